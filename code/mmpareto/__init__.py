@@ -1,0 +1,17 @@
+"""Balanced multimodal learning: MMPareto (ICML 2024) and the methods it stands among.
+
+    from mmpareto import MMPareto, METHODS
+
+Names are imported on first use, so that importing the package, and `--help`, needs no torch.
+"""
+
+import importlib
+from typing import Any
+
+__all__ = ["METHODS", "JointLoss", "MMPareto", "UniformSum"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("mmpareto.integration"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

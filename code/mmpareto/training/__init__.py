@@ -1,0 +1,1 @@
+"""The one loop, checkpoints, devices, metrics, recipes."""
