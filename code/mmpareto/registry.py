@@ -41,6 +41,11 @@ class Registry(Mapping[str, Any]):
             raise InputError(f"unknown {self.kind} {spelling!r}.{hint} Known: {', '.join(sorted(self._places))}.")
         return found
 
+    def add(self, name: str, place: str) -> None:
+        """Register one more name, for a class that lies in a package of your own."""
+        self._places[name] = place
+        self._spellings[normalised(name)] = name
+
     def __getitem__(self, spelling: str) -> Any:
         module, _, attribute = self._places[self.name(spelling)].partition(":")
         return getattr(importlib.import_module(module), attribute)

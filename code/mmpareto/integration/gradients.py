@@ -74,59 +74,48 @@ def differentiate(objectives: Objectives, passes: Sequence[Pass], scale: float |
     """
     used = [objectives.losses[name] for run in passes for name in run.losses]
     reached = leaves(used)
-    owned = {id(p) for encoder in objectives.encoders.values() for p in encoder.parameters}
-    outside = [leaf for leaf in reached if id(leaf) not in owned]
-    inside = {id(leaf) for leaf in reached} & owned
+    owned = {p for encoder in objectives.encoders.values() for p in encoder.parameters}
+    outside = [leaf for leaf in reached if leaf not in owned]
+    inside = owned.intersection(reached)
 
-    encoders: dict[str, list[list[Tensor | None]]] = {name: [] for name in objectives.encoders}
+    encoders: dict[str, dict[str, list[Tensor | None]]] = {name: {} for name in objectives.encoders}
     others: dict[Tensor, Tensor] = {}
-    finite: dict[str, Tensor] = {}
+    finite = {name: loss.detach().isfinite().reshape(()) for name, loss in objectives.losses.items()}
     for number, run in enumerate(passes, start=1):
         losses = [objectives.losses[name] for name in run.losses]
-        wanted = [[p for p in objectives.encoders[name].parameters if id(p) in inside] for name in run.encoders]
-        inputs = [*(p for parameters in wanted for p in parameters), *outside]
-        gradients = torch.autograd.grad(
+        takers = {name: objectives.encoders[name] for name in run.encoders}
+        inputs = [p for encoder in takers.values() for p in encoder.parameters if p in inside] + outside
+        found = torch.autograd.grad(
             losses,
             inputs,
             grad_outputs=[as_factor(scale, loss) for loss in losses],
             retain_graph=number < len(passes),
             allow_unused=True,
         )
-        of = {id(p): g for p, g in zip(inputs, gradients, strict=True) if g is not None}
-        for name in run.encoders:
-            encoders[name].append([of.get(id(p)) for p in objectives.encoders[name].parameters])
-        for leaf in outside:
-            if id(leaf) in of:
-                others[leaf] = others[leaf] + of[id(leaf)] if leaf in others else of[id(leaf)]
-        finite |= _finite(objectives, run, encoders, [of[id(leaf)] for leaf in outside if id(leaf) in of])
-    flags = torch.stack([finite[name] if name in finite else _is_finite(v) for name, v in objectives.losses.items()])
-    return Gradients(encoders, others, flags, as_factor(scale, used[0]).reshape(()))
+        gradient = {p: g for p, g in zip(inputs, found, strict=True) if g is not None}
+        for name, encoder in takers.items():
+            own = [loss for loss in encoder.objectives if loss in run.losses]
+            encoders[name][own[0]] = [gradient.get(p) for p in encoder.parameters]
+            _judge(finite, own, [gradient[p] for p in encoder.parameters if p in gradient])
+        remaining = [leaf for leaf in outside if leaf in gradient]
+        _judge(finite, run.losses, [gradient[leaf] for leaf in remaining])
+        others |= {p: others[p] + gradient[p] if p in others else gradient[p] for p in remaining}
+    ordered = {
+        name: [encoders[name][loss] for loss in encoder.objectives if loss in encoders[name]]
+        for name, encoder in objectives.encoders.items()
+    }
+    return Gradients(ordered, others, torch.stack([*finite.values()]), as_factor(scale, used[0]).reshape(()))
 
 
-def _finite(
-    objectives: Objectives, run: Pass, encoders: dict[str, list[list[Tensor | None]]], outside: list[Tensor]
-) -> dict[str, Tensor]:
-    """Whether each loss of a pass, and its gradient on each encoder that learns from it, is finite."""
-    flags = {loss: _is_finite(objectives.losses[loss]) for loss in run.losses}
-    for name in run.encoders:
-        sound = _all_finite([g for g in encoders[name][-1] if g is not None], like=flags[run.losses[0]])
-        for loss in set(run.losses) & set(objectives.encoders[name].objectives):
-            flags[loss] = flags[loss] & sound
-    # A gradient outside the encoders belongs to no single loss: it counts only where nothing else told.
-    sound = _all_finite(outside, like=flags[run.losses[0]])
-    told = ~torch.stack(list(flags.values())).all()
-    return {loss: flag & (sound | told) for loss, flag in flags.items()}
-
-
-def _is_finite(loss: Tensor) -> Tensor:
-    return loss.detach().isfinite().reshape(())
-
-
-def _all_finite(gradients: list[Tensor], like: Tensor) -> Tensor:
-    if not gradients:
-        return torch.ones_like(like)
-    norms = torch._foreach_norm(gradients, float("inf"))
-    return torch.stack([norm.isfinite().to(like.device) for norm in norms]).all()
+def _judge(finite: dict[str, Tensor], losses: Sequence[str], gradients: Sequence[Tensor]) -> None:
+    """Clear the flags of `losses` where their common gradient is not finite, unless one of them is cleared already."""
+    gradients = [g for g in gradients if g.numel()]
+    if gradients:
+        told = ~torch.stack([finite[loss] for loss in losses]).all()
+        norms = torch._foreach_norm(gradients, float("inf"))
+        sound = torch.stack([norm.isfinite().to(told.device) for norm in norms]).all()
+        for loss in losses:
+            finite[loss] = finite[loss] & (sound | told)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -42,8 +42,8 @@ class Report(dict[str, EncoderReport]):
 
     Attributes:
         finite: (number of losses,) bool: whether each loss and its gradients are finite; joint, then the unimodal
-            losses in the order given. Where losses were differentiated as one sum, so that theirs cannot be told
-            apart at an encoder, a gradient that is not finite counts against each of them.
+            losses in the order given. Where losses were differentiated as one sum, a gradient that is not finite
+            counts against each of them that reaches it, unless one of them is not finite itself.
     """
 
     def __init__(self, encoders: Mapping[str, EncoderReport], finite: Tensor) -> None:
@@ -59,6 +59,9 @@ class Method(abc.ABC):
     """
 
     needs_unimodal: ClassVar[bool] = True
+    """Whether the unimodal losses are descended, so that the unimodal heads are trained."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named choices of options, where a method's sources differ."""
 
     def __init__(self) -> None:
         self._accumulating = False
@@ -72,7 +75,7 @@ class Method(abc.ABC):
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
-        """The one gradient of an encoder, in new tensors, and what was seen.
+        """The one gradient of an encoder, in new tensors of any floating-point type, and what was seen.
 
         Arguments:
             modality: for messages.
@@ -134,6 +137,7 @@ class Method(abc.ABC):
         integrated += ((parameter, gradient.clone()) for parameter, gradient in gradients.others.items())
         for parameter, gradient in integrated:
             if gradient is not None:
+                gradient = gradient.to(parameter.dtype)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return Report(reports, gradients.finite)
 

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,12 @@ class MMPareto(Method):
         ValueError: an option has another value, or weights="parameter" with rescale="encoder", which has no meaning.
     """
 
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "brief": {"weights": "parameter", "rescale": "parameter", "boost": "conflict"},
+        "paper": {"weights": "encoder", "rescale": "encoder", "boost": "conflict"},
+        "released": {"weights": "encoder", "rescale": "parameter", "boost": "always", "zero_is_conflict": True},
+    }
+
     def __init__(
         self,
         gamma: float = 1.5,
@@ -62,17 +69,17 @@ class MMPareto(Method):
     @classmethod
     def brief(cls, gamma: float = 1.5) -> "MMPareto":
         """The project's brief, our default: weights and λ a parameter tensor, γ on conflict."""
-        return cls(gamma, "parameter", "parameter", "conflict")
+        return cls(gamma, **cls.variants["brief"])
 
     @classmethod
     def paper(cls, gamma: float = 1.5) -> "MMPareto":
-        """The paper's text (algorithm 1): weights and λ an encoder, γ on conflict."""
-        return cls(gamma, "encoder", "encoder", "conflict")
+        """The paper's text: weights and λ an encoder, γ on conflict."""
+        return cls(gamma, **cls.variants["paper"])
 
     @classmethod
     def released(cls, gamma: float = 1.5) -> "MMPareto":
         """The released code: weights an encoder, λ a tensor, γ always; here h may oppose a loss after rescaling."""
-        return cls(gamma, "encoder", "parameter", "always", zero_is_conflict=True)
+        return cls(gamma, **cls.variants["released"])
 
     def passes(self, objectives: Objectives) -> list[Pass]:
         """One pass for the joint loss, one for all unimodal losses (with interaction, one each)."""
@@ -109,7 +116,7 @@ class MMPareto(Method):
         boost = torch.where(conflict, self.gamma, 1.0) if self.boost == "conflict" else self.gamma
         for h, factor in zip(combined, (restored * boost).expand(len(combined)), strict=True):
             if h is not None:
-                h.mul_(factor)
+                h.mul_(factor.to(h.dtype))
 
         whole = grams.sum(0)
         norms = whole.diagonal().sqrt()
@@ -130,7 +137,7 @@ def _grams(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
         products: dict[tuple[int, int], Tensor] = {}
         for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(tensors), 2):
             products[i, j] = products[j, i] = zero if a is None or b is None else _dot(a, b)
-        rows += [products[pair] for pair in itertools.product(range(len(tensors)), repeat=2)]
+        rows += [products[i, j] for i in range(len(tensors)) for j in range(len(tensors))]
     return torch.stack(rows).view(-1, len(gradients), len(gradients)) / scale.double().square()
 
 
@@ -146,14 +153,16 @@ def _norms(tensors: Iterable[Tensor | None], scale: Tensor) -> Tensor:
 
 
 def _combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor | None]:
-    """h = n Σ αᵢ gᵢ, tensor by tensor, in new tensors of the gradients' type; empties `gradients`."""
+    """h = n Σ αᵢ gᵢ, tensor by tensor, in new tensors; empties `gradients`."""
     combined: list[Tensor | None] = []
     count = len(gradients)
     for index, weights in enumerate(alpha * count):
         h: Tensor | None = None
         for objective, weight in zip(gradients, weights, strict=True):
             g, objective[index] = objective[index], None
-            h = _add(h, None if g is None else _working(g) * weight)
+            if g is not None:
+                g = _working(g)
+                h = _add(h, g * weight.to(g.dtype))
         combined.append(h)
     return combined
 

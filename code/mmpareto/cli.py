@@ -1,0 +1,44 @@
+"""How every entry point starts and leaves: one sentence for bad input, and the exit statuses of the house."""
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from mmpareto.errors import InputError
+
+BAD_INPUT = 2
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+
+def run(main: Callable[[list[str] | None], int]) -> NoReturn:
+    """Run `main(None)` and leave the process with its exit status.
+
+    `main` parses `sys.argv[1:]` when its argument is None and returns 0, or 1 when it finished but something was
+    skipped. Bad input (`InputError`) is printed as one line on standard error and leaves with 2, as argparse does;
+    SIGINT leaves with 130 and SIGTERM with 143, both by unwinding the stack, so that `finally` blocks run.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = main(None)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = BAD_INPUT
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        status = TERMINATED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+class _Terminated(SystemExit):
+    """SIGTERM came. As a SystemExit it is nobody's error to handle on the way."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the clean-up must not be cut short
+    raise _Terminated(TERMINATED)

@@ -1,0 +1,104 @@
+"""What the audio encoder sees: the two features of a waveform that the literature uses."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torchaudio.compliance.kaldi
+
+from mmpareto.data.media import resample
+from mmpareto.errors import InputError
+
+FILTERBANK_FRAMES = 1024
+FILTERBANK_MEAN, FILTERBANK_STD = -4.503877, 5.141276  # of AudioSet, from the sources' process_audio.py
+WINDOW_SECONDS = 0.025  # Kaldi's default frame length
+
+SPECTROGRAM_RATE = 22_050
+SPECTROGRAM_SECONDS = 3
+SPECTROGRAM_FFT, SPECTROGRAM_HOP = 512, 353
+
+
+def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
+    """Kaldi log-mel filterbank (MMPareto; process_audio.py of OGM-GE).
+
+    The mean over all channels and samples is subtracted, and the first channel goes through
+    `torchaudio.compliance.kaldi.fbank` (Hann window of 25 ms every 10 ms, 128 mel bins, HTK-compatible, no energy,
+    no dither). 1024 frames are kept, or made up with zeros; then everything, the padding included, becomes
+    (x + 4.503877) / (2 · 5.141276).
+
+    Arguments:
+        waveform: (channels, samples), float32 in [−1, 1].
+        rate: its sampling rate in hertz; the sources' is 16 kHz.
+
+    Returns:
+        (1024, 128), float32: frames, mel bins.
+
+    Raises:
+        InputError: the waveform is shorter than one window.
+    """
+    if waveform.shape[1] < int(rate * WINDOW_SECONDS):
+        raise InputError(f"the sound is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 25 ms.")
+    frames = torchaudio.compliance.kaldi.fbank(
+        (waveform - waveform.mean())[:1],
+        htk_compat=True,
+        sample_frequency=rate,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )[:FILTERBANK_FRAMES]
+    padded = torch.nn.functional.pad(frames, (0, 0, 0, FILTERBANK_FRAMES - len(frames)))
+    return (padded - FILTERBANK_MEAN) / (2 * FILTERBANK_STD)
+
+
+def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
+    """Log-magnitude spectrogram of three seconds (OGM-GE and DGL on CREMA-D).
+
+    Mono by the mean of the channels, 22,050 Hz, repeated and cut to three seconds, clipped to [−1, 1]; short-time
+    Fourier transform of 512 points every 353 with a periodic Hann window, centred with reflect padding;
+    log(|S| + 1e-7). The sources repeat three times, which fills three seconds from a clip of one second; a shorter
+    one is repeated until it does.
+
+    Arguments:
+        waveform: (channels, samples), float32 in [−1, 1].
+        rate: its sampling rate in hertz.
+
+    Returns:
+        (257, 188), float32: frequencies, frames.
+
+    Raises:
+        InputError: the waveform is shorter than one window at 22,050 Hz.
+    """
+    mono = resample(waveform.mean(dim=0, keepdim=True), rate, SPECTROGRAM_RATE)[0]
+    if len(mono) < SPECTROGRAM_FFT:
+        raise InputError(f"the sound is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 23 ms.")
+    length = SPECTROGRAM_SECONDS * SPECTROGRAM_RATE
+    tiled = mono.repeat(-(-length // len(mono)))[:length].clamp(-1.0, 1.0)
+    transform = torch.stft(
+        tiled,
+        n_fft=SPECTROGRAM_FFT,
+        hop_length=SPECTROGRAM_HOP,
+        window=torch.hann_window(SPECTROGRAM_FFT),
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    return torch.log(transform.abs() + 1e-7)
+
+
+class Feature(NamedTuple):
+    """A feature of a waveform, and the rate that the waveform is brought to first."""
+
+    function: Callable[[torch.Tensor, int], torch.Tensor]
+    rate: int
+
+    def of(self, waveform: torch.Tensor, rate: int) -> torch.Tensor:
+        """The feature of `waveform` (channels, samples) at `rate` hertz."""
+        return self.function(resample(waveform, rate, self.rate), self.rate)
+
+
+FEATURES = {
+    "fbank": Feature(filterbank, 16_000),
+    "spectrogram": Feature(spectrogram, SPECTROGRAM_RATE),
+}

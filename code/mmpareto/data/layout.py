@@ -1,0 +1,222 @@
+"""Reading a prepared audio-visual folder, whoever prepared it.
+
+stat.csv                     class names, one a line; a label is a place in sorted(names)
+train.csv, test.csv          clip,class a line
+audio/<clip>.pt              filterbank; audio_spectrogram/<clip>.pt: spectrogram
+visual/<clip>/frame_00001.jpg …
+prepared.json                how it was prepared; absent where other software prepared it
+"""
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
+
+
+class FeatureFiles(NamedTuple):
+    """Where an audio feature lies and what it looks like."""
+
+    folder: str
+    shape: tuple[int, int]
+    time_axis: int
+
+
+FEATURE_FILES = {
+    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
+    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
+}
+
+
+def fingerprint(folder: Path) -> str:
+    """Hexadecimal SHA-256 of a prepared folder's lists: stat.csv, train.csv, test.csv and prepared.json.
+
+    Files that are absent are left out; the features and frames themselves are not read. Every file counts with
+    its name and its length before its content.
+    """
+    digest = hashlib.sha256()
+    for name in ("stat.csv", "train.csv", "test.csv", "prepared.json"):
+        path = Path(folder) / name
+        if path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def read_prepared(folder: Path) -> dict[str, Any]:
+    """The content of prepared.json, or {} where there is none.
+
+    Raises:
+        InputError: the folder holds no prepared data set, or the file is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; prepare the data set with `{_command(folder)}`.")
+    if not (folder / "stat.csv").is_file():
+        raise InputError(f"{folder} holds no prepared data set (no stat.csv); prepare it with `{_command(folder)}`.")
+    path = folder / "prepared.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); prepare again with `{_command(folder)}`.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
+    return content
+
+
+def read_classes(folder: Path) -> list[str]:
+    """The class names in the order of their labels, that is sorted.
+
+    Raises:
+        InputError: stat.csv is absent, empty, or names a class twice.
+    """
+    path = Path(folder) / "stat.csv"
+    names = [row[0] for row in _rows(path)]
+    if not names:
+        raise InputError(f"{path} names no class; prepare again with `{_command(folder)}`.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path} names the class {twice!r} more than once; remove the repetition.")
+    return sorted(names)
+
+
+def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str], list[int]]:
+    """The clips of train.csv or test.csv, in its order, and their labels.
+
+    Raises:
+        InputError: the file is absent or empty, a line is not clip,class, or a class is not among `classes`.
+    """
+    path = Path(folder) / f"{split}.csv"
+    label = {name: place for place, name in enumerate(classes)}
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} lists no clip; prepare again with `{_command(folder)}`.")
+    for row in rows:
+        if len(row) < 2:
+            raise InputError(f"{path} has the line {','.join(row)!r} where clip,class is expected; correct the line.")
+        if row[1] not in label:
+            raise InputError(
+                f"{path} gives the clip {row[0]} the class {row[1]!r}, which is not in stat.csv"
+                f" ({_few(classes)}); correct one of the two files."
+            )
+    return [row[0] for row in rows], [label[row[1]] for row in rows]
+
+
+def check_files(folder: Path, split: str, clips: list[str], audio: str, kinds: list[str] | None = None) -> None:
+    """Check that every clip has its feature file and its folder of frames, listing two folders only.
+
+    Arguments:
+        audio: the kind of feature, a key of `FEATURE_FILES`.
+        kinds: the kinds that prepared.json says are there.
+
+    Raises:
+        InputError: the kind was not prepared, or clips are absent (says how many, and the first few).
+    """
+    folder = Path(folder)
+    if audio not in FEATURE_FILES:
+        raise InputError(f"unknown audio feature {audio!r}; known: {', '.join(FEATURE_FILES)}.")
+    files = FEATURE_FILES[audio]
+    if (kinds is not None and audio not in kinds) or not (folder / files.folder).is_dir():
+        command = f"{_command(folder)} --audio {'fbank' if audio == 'fbank' else 'both'}"
+        raise InputError(f"{folder} was prepared without the feature {audio!r}; add it with `{command}`.")
+    features, frames = _names(folder / files.folder), _names(folder / "visual")
+    absent = [clip for clip in clips if f"{clip}.pt" not in features or clip not in frames]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of the {len(clips)} clips of {folder / split}.csv are not in {folder}/{files.folder} and"
+            f" {folder}/visual ({_few(absent)}); prepare them with `{_command(folder)}` or take them off the list."
+        )
+
+
+def count_frames(folder: Path, clip: str) -> int:
+    """The number of frames of a clip.
+
+    Raises:
+        InputError: there is none.
+    """
+    place = Path(folder) / "visual" / clip
+    count = sum(name.startswith("frame_") and name.endswith(".jpg") for name in _names(place))
+    if not count:
+        raise InputError(f"{place} holds no frame; delete the folder and prepare again with `{_command(folder)}`.")
+    return count
+
+
+def read_frame(folder: Path, clip: str, number: int) -> Tensor:
+    """Frame `number` (from 1) of a clip as uint8 (3, H, W), RGB.
+
+    Raises:
+        InputError: the file is absent or no readable JPEG.
+    """
+    path = Path(folder) / "visual" / clip / f"frame_{number:05d}.jpg"
+    try:
+        return decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        problem = "is not a readable JPEG" if path.is_file() else "is absent"
+        raise InputError(f"{path} {problem}; delete its folder and prepare again with `{_command(folder)}`.") from error
+
+
+def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
+    """The audio feature of a clip: float32, of the shape in `FEATURE_FILES`.
+
+    Raises:
+        InputError: the file is absent, damaged, or holds something else.
+    """
+    files = FEATURE_FILES[audio]
+    path = Path(folder) / files.folder / f"{clip}.pt"
+    try:
+        feature = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged or a hostile file raises is not limited to any type
+        raise InputError(
+            f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."
+        ) from error
+    check_feature(feature, audio, str(path))
+    return feature.float()
+
+
+def check_feature(feature: object, audio: str, where: str) -> None:
+    """Raise InputError unless `feature` is a floating-point tensor of the shape that `audio` features have."""
+    shape = FEATURE_FILES[audio].shape
+    if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.shape != shape:
+        found = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
+        raise InputError(f"{where} holds {found} where a float32 tensor {shape} is expected; prepare it again.")
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; prepare the data set with `{_command(path.parent)}`.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8 ({error}); correct it.") from error
+    return [row for row in rows if any(row)]
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _command(folder: Path) -> str:
+    """The command that prepares a folder."""
+    known = Path(folder).name in DATASETS
+    name = DATASETS.name(Path(folder).name) if known else "NAME"
+    raw = "" if name == "synthetic" else " --raw DIR"
+    return f"python code/prepare.py {name}{raw}{'' if known else f' --out {folder}'}"
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -1,0 +1,83 @@
+"""Which frames of a clip are read, and how they are cropped: plain numbers, no images.
+
+Every random choice comes from a generator that is passed in, so that it depends on nothing else.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch: a pure function of its three arguments (each ≥ 0)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index))))
+
+
+def fixed_frames(available: int, wanted: int) -> list[int]:
+    """The frame numbers (from 1) that evaluation reads: a sorted list of length `wanted`.
+
+    From 2·wanted frames on as the released MMPareto loader: the middle i·seg + seg // 2 of `wanted` segments of
+    seg = available // wanted frames. Below that its first number is 0, a file that does not exist; there
+    the numbers are spread evenly from the first frame to the last (the middle frame where one is wanted).
+    """
+    segment = available // wanted
+    if segment >= 2:
+        return [i * segment + segment // 2 for i in range(wanted)]
+    if wanted == 1:
+        return [1]
+    steps = wanted - 1
+    return [1 + (2 * i * (available - 1) + steps) // (2 * steps) for i in range(wanted)]  # rounded, halves up
+
+
+def random_frames(available: int, wanted: int, generator: np.random.Generator) -> list[int]:
+    """The frame numbers (from 1) that training reads: a sorted list of length `wanted`.
+
+    From 2·wanted frames on as the released MMPareto loader: one of i·seg + 1 … i·seg + seg from each of `wanted`
+    segments of seg = available // wanted frames. Below that, `wanted` different frames; where there are fewer,
+    each of them once and the rest drawn again.
+    """
+    segment = available // wanted
+    if segment >= 2:
+        return [i * segment + int(generator.integers(1, segment + 1)) for i in range(wanted)]
+    if available >= wanted:
+        chosen = generator.choice(available, size=wanted, replace=False)
+    else:
+        again = generator.integers(0, available, size=wanted - available)
+        chosen = np.concatenate([np.arange(available), again])
+    return [1 + int(number) for number in np.sort(chosen)]
+
+
+class Crop(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_crop(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Crop:
+    """A random rectangle, distributed as torchvision's RandomResizedCrop draws it (Szegedy et al. 2015).
+
+    The share of the area is uniform in `scale`, the logarithm of width / height uniform in that of `ratio`, the
+    place uniform. After ten rectangles that do not fit: the largest central one whose ratio is in `ratio`.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = height * width * generator.uniform(*scale)
+        aspect = math.exp(generator.uniform(low, high))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(generator.integers(0, height - crop_height + 1))
+            left = int(generator.integers(0, width - crop_width + 1))
+            return Crop(top, left, crop_height, crop_width)
+    crop_width = min(width, round(height * ratio[1]))
+    crop_height = min(height, round(width / ratio[0]))
+    return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)

@@ -1,0 +1,167 @@
+"""Which clips are for training and which for testing: published splits, and seeded ones where there is none."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmpareto.errors import InputError
+
+TEST_FRACTION = 0.1
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a published split: its SHA-256 with carriage returns removed, and its clips a class."""
+
+    sha256: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips for training and for testing, in order.
+
+    Attributes:
+        train, test: names of clips.
+        sentence: how the split was made, for people.
+        official: whether it is the published one, byte for byte.
+        checks: what was found when its files were compared with the published ones, a line each.
+    """
+
+    train: Sequence[str]
+    test: Sequence[str]
+    sentence: str
+    official: bool = False
+    checks: Sequence[str] = field(default_factory=tuple)
+
+
+def stratified(labels: Sequence[object], fraction: float, seed: int) -> np.ndarray:
+    """Choose about `fraction` of every class, at random.
+
+    Every class with two or more members has at least one on either side; a class with one member is not chosen
+    from. The choice is a function of the order of `labels`, of `fraction` and of `seed` alone, on every platform.
+
+    Returns:
+        Indices of the chosen members, int64, ascending.
+
+    Raises:
+        InputError: `fraction` does not lie between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the share of clips to hold out must lie between 0 and 1, not at {fraction}.")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    members: dict[object, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    chosen: list[int] = []
+    for label in sorted(members, key=str):
+        indices = members[label]
+        # Sorted draws rather than `permutation`: NumPy keeps the former the same from version to version.
+        order = np.argsort(generator.random(len(indices)), kind="stable")
+        count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
+        chosen += [indices[place] for place in order[:count]]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def random_split(labels: Mapping[str, str], seed: int) -> Split:
+    """Split clips 90 to 10 within every class; `labels` maps a clip's name to its class."""
+    names = sorted(labels)  # not the order in which a file system lists them
+    test = set(stratified([labels[name] for name in names], TEST_FRACTION, seed).tolist())
+    return Split(
+        [name for i, name in enumerate(names) if i not in test],
+        [name for i, name in enumerate(names) if i in test],
+        f"a random stratified 90/10 split with seed {seed}, not the official one",
+    )
+
+
+def speaker_split(names: Iterable[str], speaker: Callable[[str], str], seed: int) -> Split:
+    """Split clips so that no speaker is in both parts: a tenth of the speakers, at least one, is for testing.
+
+    Raises:
+        InputError: there are fewer than two speakers.
+    """
+    names = sorted(names)
+    speakers = sorted({speaker(name) for name in names})
+    if len(speakers) < 2:
+        raise InputError(f"a speaker-disjoint split needs at least two speakers; there is {len(speakers)}.")
+    draws = np.random.Generator(np.random.PCG64(seed)).random(len(speakers))
+    count = max(round(TEST_FRACTION * len(speakers)), 1)
+    test = {speakers[place] for place in np.argsort(draws, kind="stable")[:count]}
+    return Split(
+        [name for name in names if speaker(name) not in test],
+        [name for name in names if speaker(name) in test],
+        f"a speaker-disjoint split with seed {seed} ({len(speakers) - count} speakers for training, "
+        f"{count} for testing), not the official one",
+    )
+
+
+def published_split(folder: Path, published: Mapping[str, PublishedFile], labels: Mapping[str, str]) -> Split:
+    """Read `train.csv` and `test.csv` (`clip,class` a line) of `folder` and compare them with the published ones.
+
+    Arguments:
+        folder: where the files lie.
+        published: "train" and "test" → the figures of the published file; their classes are the ones allowed.
+        labels: clip → class of the raw clips, which the files must not contradict.
+
+    Raises:
+        InputError: a file is missing, a line is not of the form, a class is unknown or not the clip's, or a clip
+            is there twice.
+    """
+    read = {part: _read_split_file(folder / f"{part}.csv", published[part].counts) for part in PARTS}
+    twice = [clip for clip in read["test"] if clip in read["train"]]
+    if twice:
+        raise InputError(f"{folder}: {len(twice)} clips are in train.csv and in test.csv, the first is {twice[0]}.")
+    for part in PARTS:
+        wrong = [clip for clip, label in read[part].items() if labels.get(clip, label) != label]
+        if wrong:
+            raise InputError(
+                f"{folder / part}.csv says that {wrong[0]} is {read[part][wrong[0]]}, not {labels[wrong[0]]}."
+            )
+    checks, official = [], True
+    for part in PARTS:
+        path, expected = folder / f"{part}.csv", published[part]
+        found = checksum(path)
+        counted = Counter(read[part].values()) == Counter(expected.counts)
+        official = official and found == expected.sha256 and counted
+        verdict = "the official one" if found == expected.sha256 else f"not the official one ({expected.sha256})"
+        checks.append(f"{path}: {len(read[part])} clips, SHA-256 {found}, {verdict}")
+    sentence = "official split"
+    if not official:
+        sentence = f"the split of {folder / 'train.csv'} and test.csv, whose checksum is not the official one"
+    return Split(list(read["train"]), list(read["test"]), sentence, official, checks)
+
+
+def has_split_files(folder: Path) -> bool:
+    """Whether both files of a split lie in `folder`."""
+    return all((folder / f"{part}.csv").is_file() for part in PARTS)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a text file, carriage returns removed: the same for a file saved on Windows."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r", b"")).hexdigest()
+
+
+def _read_split_file(path: Path, classes: Iterable[str]) -> dict[str, str]:
+    """Clip → class, in the order of the file."""
+    known, clips = sorted(classes), {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the split file {path} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
+    for number, line in enumerate((line.strip() for line in lines), start=1):
+        if not line:
+            continue
+        clip, _, label = line.rpartition(",")
+        if not clip or label not in known:
+            raise InputError(f"{path}, line {number}: {line[:60]!r} is not `clip,class` with a class of {known}.")
+        if clip in clips:
+            raise InputError(f"{path}, line {number}: {clip} is there twice.")
+        clips[clip] = label
+    return clips

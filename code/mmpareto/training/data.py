@@ -1,0 +1,79 @@
+"""The data of a run: which clips train, which choose the epoch, which test."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpareto.data import DATASETS
+from mmpareto.data.clips import ClipDataset, fingerprint
+from mmpareto.data.splits import stratified
+from mmpareto.errors import InputError
+from mmpareto.training.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The parts of a data set that a run uses.
+
+    Attributes:
+        train: with augmentation.
+        train_fixed: the same clips as a test reads them, for the linear probe.
+        val: held out of the training set; None under the papers' protocol.
+        test: the data set's own.
+        record: what config.json keeps of it.
+    """
+
+    train: ClipDataset
+    train_fixed: ClipDataset
+    val: ClipDataset | None
+    test: ClipDataset
+    record: dict[str, Any]
+
+
+def open_data(settings: Settings) -> Data:
+    """Open the prepared data set of a run.
+
+    Raises:
+        InputError: it is not there or not whole, or does not have `--n_classes` classes.
+    """
+    folder = Path(settings.data)
+    whole = open_split(settings, folder, "train", training=False)
+    if settings.n_classes not in (None, len(whole.classes)):
+        raise InputError(f"--n_classes is {settings.n_classes}, but {folder}/stat.csv names {len(whole.classes)}.")
+    kept, held_out = np.arange(len(whole)), None
+    if settings.protocol == "validation":
+        held_out = stratified(whole.labels, settings.val_fraction, settings.random_seed)
+        kept = np.setdiff1d(kept, held_out)
+        if not len(held_out) or not len(kept):
+            raise InputError(
+                f"--val_fraction {settings.val_fraction:g} leaves nothing on one side of the {len(whole)} training "
+                "clips; use another fraction or --protocol paper."
+            )
+    train = open_split(settings, folder, "train", training=True, subset=kept.tolist())
+    val = None if held_out is None else open_split(settings, folder, "train", training=False, subset=held_out.tolist())
+    test = open_split(settings, folder, "test", training=False)
+    sizes = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
+    record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": sizes, "prepared": whole.prepared}
+    fixed = open_split(settings, folder, "train", training=False, subset=kept.tolist())
+    return Data(train, fixed, val, test, record)
+
+
+def open_split(
+    settings: Settings, folder: Path, split: str, *, training: bool, subset: list[int] | None = None
+) -> ClipDataset:
+    """One split of a prepared data set, read as the settings say."""
+    return DATASETS[settings.dataset].open(
+        folder,
+        split,
+        training=training,
+        seed=settings.random_seed,
+        subset=subset,
+        audio=settings.audio,
+        frames=settings.frames,
+        image_size=settings.image_size,
+        audio_frames=settings.audio_frames,
+        audio_pool=settings.audio_pool,
+        crop_scale=settings.crop_scale,
+    )

@@ -1,0 +1,265 @@
+"""The one loop.
+
+The way of one batch, in `Trainer.step`: inputs → outputs → losses → the method's gradients → the optimiser.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from mmpareto.data.batches import Batch, EpochOrder, make_loader, to_device
+from mmpareto.integration.method import Method
+from mmpareto.models.network import MultimodalNetwork
+from mmpareto.training import devices
+from mmpareto.training.checkpoints import save_checkpoint
+from mmpareto.training.data import Data
+from mmpareto.training.evaluation import Predictions, figures, predict
+from mmpareto.training.losses import losses
+from mmpareto.training.meters import FiniteWatch, Meter, report_figures
+from mmpareto.training.run_folder import BEST, LAST, write_metrics
+from mmpareto.training.settings import Settings
+from mmpareto.training.stop import Stopped, StopSignals
+
+
+class Trainer:
+    """Trains a network by a method, and can be stopped after any step and resumed as if it had not been.
+
+    What a step computes depends on the state that `last.pt` holds and on nothing else: order and augmentation are
+    functions of (seed, epoch, index).
+
+    Arguments:
+        settings: of the run.
+        data: its data.
+        network: on `device`; its weights are trained in place.
+        method: the way in which the losses' gradients become one.
+        device, gpu_ids: where it computes.
+        folder: the run's folder.
+        identity: what every checkpoint says of the network and its input.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        network: MultimodalNetwork,
+        method: Method,
+        device: torch.device,
+        gpu_ids: list[int],
+        folder: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.settings, self.data, self.network, self.method = settings, data, network, method
+        self.device, self.folder, self.identity = device, folder, identity
+        # Heads that the method does not train stay as they are: weight decay would shrink a zero gradient's weights.
+        network.heads.requires_grad_(method.needs_unimodal)
+        self.model = devices.replicated(network, gpu_ids)
+        self.precision = devices.Precision(settings.amp, device)
+        self.optimizer = make_optimizer(settings, network)
+        self.order = EpochOrder(len(data.train), settings.random_seed)
+        self.loader = self._loader(data.train, self.order)
+        heads = network.modalities if method.needs_unimodal else []
+        self.watch = FiniteWatch(["joint", *heads], self.precision.SMALLEST_SCALE)
+        self.signals = StopSignals()
+        # Where the run stands; all of it is in `last.pt`.
+        self.epoch, self.steps, self.seconds = 1, 0, 0.0
+        self.meter = Meter()
+        self.history: list[dict[str, Any]] = []
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One step on one batch; the figures that it gives, () each, left on the device."""
+        with self.precision.autocast():
+            outputs = self.model(batch.inputs)
+            joint, unimodal = losses(outputs, batch.labels)
+        scale = self.precision.scale()
+        report = self.method.backward(
+            joint,
+            unimodal,
+            encoders=dict(self.network.encoders.items()),
+            outputs=outputs,
+            labels=batch.labels,
+            scale=scale,
+        )
+        self.precision.step(self.optimizer, self.settings.clip_grad)
+        self.optimizer.zero_grad(set_to_none=True)
+
+        self.steps += 1
+        self.watch.see(self.epoch, self.steps, report.finite, scale)
+        heads = {"": (joint, outputs.joint)}
+        if self.method.needs_unimodal:
+            heads |= {f"_{name}": (unimodal[name], outputs.unimodal[name]) for name in unimodal}
+        seen = {f"train_loss{head}": loss for head, (loss, _) in heads.items()}
+        seen |= {f"train_acc{h}": (z.argmax(1) == batch.labels).double().mean() for h, (_, z) in heads.items()}
+        return seen | report_figures(report)
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train from where the run stands to its last epoch; the history, a line an epoch.
+
+        Raises:
+            Stopped: by a signal; `last.pt` holds the run as it stood.
+            NonFiniteError: a loss or gradient is NaN or infinite; `last.pt` is the last one before.
+        """
+        path = self.settings.tensorboard_path or self.folder
+        board = SummaryWriter(path, purge_step=self.epoch) if self.settings.use_tensorboard else None
+        with self.signals:
+            try:
+                while self.epoch <= self.settings.epochs:
+                    self._train_epoch()
+                    line = self._evaluate_epoch()
+                    self._finish_epoch(line)
+                    print(epoch_text(line, self.settings.epochs, self.network.modalities), flush=True)
+                    if board is not None:
+                        write_scalars(board, line)
+            except Stopped:
+                self.watch.read()
+                self.save()
+                raise
+            finally:
+                if board is not None:
+                    board.close()
+        return self.history
+
+    def _train_epoch(self) -> None:
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.epoch)
+        self.order.set_epoch(self.epoch, start=min(self.steps * settings.batch_size, len(self.data.train)))
+        self.model.train()
+        read_every = 1 if self.device.type == "cpu" else self.watch.every  # reading waits for a GPU
+        begin, before = time.monotonic(), self.seconds
+        with tqdm(
+            total=len(self.data.train),
+            initial=self.meter.weight,
+            desc=f"epoch {self.epoch}/{settings.epochs}",
+            unit=" samples",
+            leave=False,
+        ) as bar:
+            for batch in self._batches(self.loader):
+                values = self.step(batch)
+                self.meter.add(values, weight=len(batch.labels))
+                self.seconds = before + time.monotonic() - begin
+                bar.update(len(batch.labels))
+                if self.steps % read_every == 0:
+                    means = self.meter.means()
+                    bar.set_postfix(loss=f"{means['train_loss']:.3f}", acc=f"{means['train_acc']:.3f}", refresh=False)
+                self.signals.check()
+        self.watch.read()
+
+    def _evaluate_epoch(self) -> dict[str, Any]:
+        """The epoch's line of metrics.jsonl."""
+        means = self.meter.means()
+        line: dict[str, Any] = {
+            "epoch": self.epoch,
+            "seconds": round(self.seconds, 3),
+            "samples_per_second": round(self.meter.weight / max(self.seconds, 1e-9), 2),
+            "learning_rate": learning_rate(self.settings, self.epoch),
+        }
+        line |= self._figures(self.predict(self.data.test))
+        if self.data.val is not None:
+            line |= self._figures(self.predict(self.data.val), "val_")
+        return line | means
+
+    def _finish_epoch(self, line: dict[str, Any]) -> None:
+        """Keep the epoch: history, checkpoints, metrics.jsonl."""
+        chosen_by, note = ("val_acc", "validation") if self.data.val is not None else ("acc", "test (papers' protocol)")
+        better = all(line[chosen_by] > old[chosen_by] for old in self.history)
+        self.history.append(line)
+        if better:
+            content = {"model": self.network.state_dict(), "epoch": self.epoch, "selected_on": note}
+            save_checkpoint(self.folder / BEST, self.identity | content)
+        self.epoch, self.steps, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
+        self.save()
+        write_metrics(self.folder, self.history)
+
+    def predict(self, dataset: Any) -> Predictions:
+        """The network's outputs on a data set read without augmentation."""
+        normalisation = dataset.normalisation
+        loader = self._loader(dataset)
+        return predict(self.model, loader, self.device, normalisation, self.precision, self.signals.check)
+
+    def save(self) -> None:
+        """Write last.pt: everything that the rest of the run depends on."""
+        content = {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "method_state": self.method.state_dict(),
+            "random_state": devices.random_state(),
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "meter": self.meter.state_dict(),
+            "history": self.history,
+            "selected_on": "last",
+        }
+        save_checkpoint(self.folder / LAST, self.identity | content)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the run where `last.pt` holds it (its weights are in the network already)."""
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.precision.scaler.load_state_dict(checkpoint["scaler"])
+        self.method.load_state_dict(checkpoint["method_state"])
+        devices.set_random_state(checkpoint["random_state"])
+        self.epoch, self.steps, self.seconds = (checkpoint[name] for name in ("epoch", "steps", "seconds"))
+        self.meter.load_state_dict(checkpoint["meter"], self.device)
+        self.history = checkpoint["history"]
+        write_metrics(self.folder, self.history)
+
+    def _figures(self, predictions: Predictions, prefix: str = "") -> dict[str, Any]:
+        """Figures of every head; None for the unimodal heads that the method does not train."""
+        found = figures(predictions, prefix)
+        if not self.method.needs_unimodal:
+            found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
+        return found
+
+    def _loader(self, dataset: Any, order: EpochOrder | None = None) -> Any:
+        return make_loader(
+            dataset,
+            batch_size=self.settings.batch_size,
+            order=order,
+            workers=self.settings.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _batches(self, loader: Any) -> Iterator[Batch]:
+        for batch in loader:
+            yield to_device(batch, self.device, self.data.train.normalisation)
+
+
+def make_optimizer(settings: Settings, network: MultimodalNetwork) -> torch.optim.Optimizer:
+    """The optimiser over everything that is trained."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def learning_rate(settings: Settings, epoch: int) -> float:
+    """The learning rate of an epoch (from 1)."""
+    falls = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
+    return settings.learning_rate * settings.lr_decay_ratio**falls
+
+
+def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
+    """An epoch in a line."""
+    own = "".join(f", {name} {value:.4f}" for name in modalities if (value := line[f"acc_{name}"]) is not None)
+    val = f", validation {line['val_acc']:.4f}" if "val_acc" in line else ""
+    return (
+        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}; test accuracy {line['acc']:.4f}{own}{val}; "
+        f"{line['seconds']:.0f} s, {line['samples_per_second']:.1f} samples/s"
+    )
+
+
+def write_scalars(board: SummaryWriter, line: dict[str, Any]) -> None:
+    """Write the numbers of a line of metrics.jsonl to TensorBoard, under the same names."""
+    for key, value in json.loads(json.dumps(line)).items():
+        if isinstance(value, int | float) and key != "epoch":
+            board.add_scalar(key, value, line["epoch"])
+    board.flush()

@@ -1,0 +1,101 @@
+"""One run, one folder: config.json, metrics.jsonl, summary.json, checkpoints."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mmpareto.errors import InputError
+from mmpareto.files import write_text
+from mmpareto.training.settings import Settings, to_config
+
+CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
+
+
+def new_folder(settings: Settings, runs: Path = Path("runs")) -> Path:
+    """Make the folder of a new run: `--ckpt_path`, else runs/<name>, with -2, -3 … where that is taken.
+
+    Raises:
+        InputError: `--ckpt_path` holds a run already, or is no folder.
+    """
+    if settings.ckpt_path is not None:
+        folder = Path(settings.ckpt_path)
+        if (folder / CONFIG).exists():
+            raise InputError(f"{folder} already holds a run: give another --ckpt_path, or --resume {folder}.")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--ckpt_path {folder} is a file; give a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    number = 1
+    while True:
+        folder = runs / (settings.name if number == 1 else f"{settings.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def write_config(folder: Path, settings: Settings, data: dict[str, Any]) -> None:
+    """Write what is needed to run it again: arguments, versions, git commit, data fingerprint."""
+    packages = ("torch", "torchvision", "torchaudio", "numpy", "av")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    config = {"arguments": to_config(settings), "versions": versions, "git_commit": _git_commit(), "data": data}
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json.
+
+    Raises:
+        InputError: the folder holds no run, or the file is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} holds no run (no {CONFIG}); give the folder that train.py named.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["arguments"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); start the run anew.") from error
+    return config
+
+
+def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write metrics.jsonl, a line an epoch."""
+    write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in history))
+
+
+def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+    """The three epochs that a run is judged by, kept apart: the last, the best on validation, the best on test.
+
+    A tie goes to the earlier epoch. What is chosen on the test set is the papers' protocol, and is called so.
+    """
+    summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
+    if protocol == "validation":
+        summary["best_val"] = max(history, key=lambda line: line["val_acc"])
+    else:
+        summary["best_val"] = None
+        summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
+    summary["best_test"] = max(history, key=lambda line: line["acc"])
+    summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
+    return summary
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, with "+" behind it where the tree has been changed since; None outside git."""
+    here = Path(__file__).parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,281 @@
+"""Everything that a run is told: the command line, the recipe behind it, and config.json."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
+from mmpareto.integration import METHODS
+from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.registry import Registry, normalised
+from mmpareto.training.recipes import recipe
+
+VARIANTS = ("brief", "paper", "released")
+METHOD_OPTIONS = ("gamma", "weights", "rescale", "boost")
+# What a resumed run may be told anew: where it runs and how long, not what it computes.
+RESUMABLE = ("gpu_ids", "workers", "epochs", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The arguments of one run, complete and checked. Fields are named as their flags."""
+
+    dataset: str
+    method: str
+    variant: str
+    gamma: float | None
+    weights: str | None
+    rescale: str | None
+    boost: str | None
+    recipe: str
+    protocol: str
+    val_fraction: float
+    model: str | None
+    data: str
+    ckpt_path: str | None
+    random_seed: int
+    n_classes: int | None
+    encoder: str
+    fusion: str
+    pretrained: str | None
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    scheduler: str
+    lr_decay_step: int
+    lr_decay_ratio: float
+    clip_grad: float | None
+    batch_size: int
+    epochs: int
+    amp: str | None
+    audio: str
+    frames: int
+    image_size: int
+    crop_scale: tuple[float, float]
+    audio_frames: int
+    audio_pool: tuple[int, int]
+    gpu_ids: str
+    workers: int
+    use_tensorboard: bool
+    tensorboard_path: str | None
+
+    @property
+    def name(self) -> str:
+        """The run's name: <dataset>-<method, or --model>-seed<n>."""
+        return f"{self.dataset}-{self.model or self.method}-seed{self.random_seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for: a new run, or to go on with the one in `resume`."""
+
+    settings: Settings
+    resume: Path | None = None
+    stand_in: bool = False
+    """Whether the synthetic stand-in takes the place of a data set that is not there."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of train.py. Flags without a default take the recipe's value."""
+    made = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a multimodal network by one of the methods, into a folder of its own.",
+        epilog="A flag without a default takes the recipe's value (code/mmpareto/training/recipes.py).",
+        allow_abbrev=False,
+    )
+
+    run = made.add_argument_group("the run")
+    run.add_argument("--dataset", help=f"one of: {', '.join(DATASETS)}; case, - and _ do not count")
+    run.add_argument("--data", metavar="DIR", help="prepared data set (default: data/<dataset>)")
+    run.add_argument("--stand_in", action="store_true", help="if DIR is not there, make and use the synthetic stand-in")
+    run.add_argument("--method", help=f"one of: {', '.join(METHODS)} (default: mmpareto)")
+    run.add_argument("--recipe", default="released", help="training hyper-parameters: released (default) or paper")
+    run.add_argument("--protocol", choices=("validation", "paper"), default="validation", help=PROTOCOL_HELP)
+    run.add_argument("--val_fraction", type=float, default=0.1, help="share held out for validation (default: 0.1)")
+    run.add_argument("--random_seed", type=int, default=0, help="default: 0")
+    run.add_argument("--model", metavar="NAME", help="names the run, in place of the method")
+    run.add_argument("--ckpt_path", metavar="DIR", help="the run's folder (default: runs/<dataset>-<method>-seed<n>)")
+    run.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
+    run.add_argument("--train", action="store_true", help="accepted for the released code's commands; always so")
+
+    method = made.add_argument_group("MMPareto's options, over those of the variant")
+    method.add_argument("--variant", choices=VARIANTS, default="brief", help="default: brief")
+    method.add_argument("--gamma", type=float, help="magnitude boost (1.5)")
+    method.add_argument("--weights", choices=("parameter", "encoder"), help="over what weights are computed")
+    method.add_argument("--rescale", choices=("parameter", "encoder"), help="over what the magnitude is restored")
+    method.add_argument("--boost", choices=("conflict", "always"), help="when gamma applies")
+
+    network = made.add_argument_group("the network")
+    network.add_argument("--encoder", default="resnet18", help=f"one of: {', '.join(ENCODERS)}")
+    network.add_argument("--fusion", default="concat", help=f"one of: {', '.join(FUSIONS)}")
+    network.add_argument("--pretrained", metavar="FILE", help="ImageNet weights for the encoders; never downloaded")
+    network.add_argument("--n_classes", type=int, help="checked against the data")
+
+    steps = made.add_argument_group("optimisation")
+    steps.add_argument("--epochs", type=int)
+    steps.add_argument("--batch_size", type=int)
+    steps.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
+    steps.add_argument("--learning_rate", type=float)
+    steps.add_argument("--momentum", type=float, help="of SGD")
+    steps.add_argument("--weight_decay", type=float)
+    steps.add_argument("--scheduler", choices=("none", "step"), help="step: times the ratio every lr_decay_step epochs")
+    steps.add_argument("--lr_decay_step", type=int, metavar="EPOCHS")
+    steps.add_argument("--lr_decay_ratio", type=float)
+    steps.add_argument("--clip_grad", type=float, nargs="?", const=40.0, metavar="NORM", help="clip to NORM (bare: 40)")
+    steps.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
+
+    inputs = made.add_argument_group("the input")
+    inputs.add_argument("--audio", choices=("fbank", "spectrogram"), help="the prepared feature to read")
+    inputs.add_argument("--frames", type=int, help="frames a clip")
+    inputs.add_argument("--image_size", type=int, help="pixels a side")
+    inputs.add_argument("--crop_scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="area of the random crop")
+    inputs.add_argument("--audio_frames", type=int, help="filterbank frames read, from the clip's start")
+    inputs.add_argument("--audio_pool", type=int, nargs=2, metavar=("TIME", "MEL"), help="average-pools the filterbank")
+
+    machine = made.add_argument_group("the machine")
+    machine.add_argument(
+        "--gpu_ids", help="such as 0 or 0,1 (DataParallel); cpu; default: up to two GPUs, else the CPU"
+    )
+    machine.add_argument("--workers", type=int, help="loader processes (default: one a core, at most 16)")
+    machine.add_argument("--use_tensorboard", type=_truth, default=True, metavar="true|false", help="default: true")
+    machine.add_argument("--tensorboard_path", metavar="DIR", help="default: the run's folder")
+    return made
+
+
+PROTOCOL_HELP = (
+    "validation (default): hold out --val_fraction of the training set and choose the best epoch on it; "
+    "paper: train on everything and choose the best epoch on the test set, as the papers do"
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Request:
+    """Read the command line into a complete request.
+
+    Raises:
+        InputError: a value makes no sense, a name is unknown, or a folder is not there.
+    """
+    from mmpareto.training.run_folder import read_config
+
+    made = parser()
+    given = made.parse_args(arguments)
+    if given.resume is None:
+        return _new(given)
+    folder = Path(given.resume)
+    settings = from_config(read_config(folder))
+    typed = _typed(made, arguments)
+    for name in sorted(typed - {*RESUMABLE, "resume", "train", "stand_in"}):
+        if not _same(getattr(given, name), getattr(settings, name)) and not (name == "dataset" and given.stand_in):
+            raise InputError(
+                f"--resume goes on with {folder} as it was, --{name} {getattr(settings, name)}: leave --{name} out "
+                f"(only {', '.join('--' + name for name in RESUMABLE)} may change)."
+            )
+    anew = {name: getattr(given, name) for name in RESUMABLE if name in typed}
+    return Request(_checked(dataclasses.replace(settings, **anew)), folder)
+
+
+def _new(given: argparse.Namespace) -> Request:
+    if given.dataset is None:
+        raise InputError(f"--dataset is missing; it takes one of: {', '.join(DATASETS)}.")
+    methods = Registry("method", dict.fromkeys(METHODS, ""))
+    values: dict[str, Any] = vars(given) | {
+        "dataset": DATASETS.name(given.dataset),
+        "method": methods.name(given.method or "mmpareto"),
+        "encoder": ENCODERS.name(given.encoder),
+        "fusion": FUSIONS.name(given.fusion),
+    }
+    if values["method"] != "mmpareto":
+        for name in METHOD_OPTIONS:
+            if values[name] is not None:
+                raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
+    values["data"] = values["data"] or f"data/{values['dataset']}"
+    stand_in = given.stand_in and not Path(values["data"]).exists()
+    if stand_in:
+        values |= {"dataset": "synthetic", "data": "data/synthetic"}
+    for name, (value, _) in recipe(values["dataset"], values["recipe"]).items():
+        if values[name] is None:
+            values[name] = value
+    values["crop_scale"], values["audio_pool"] = tuple(values["crop_scale"]), tuple(values["audio_pool"])
+    values["gpu_ids"] = values["gpu_ids"] or "auto"
+    values["workers"] = default_workers() if values["workers"] is None else values["workers"]
+    fields = {field.name: values[field.name] for field in dataclasses.fields(Settings)}
+    return Request(_checked(Settings(**fields)), stand_in=stand_in)
+
+
+def _same(typed: Any, kept: Any) -> bool:
+    if isinstance(typed, str) and isinstance(kept, str):
+        return normalised(typed) == normalised(kept)
+    return (tuple(typed) if isinstance(typed, list) else typed) == kept
+
+
+def default_workers() -> int:
+    """One loader process a core, at most 16, the released code's number; none where there is a single core."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores == 1 else min(cores, 16)
+
+
+def to_config(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def from_config(config: dict[str, Any]) -> Settings:
+    """The settings of config.json's "arguments".
+
+    Raises:
+        InputError: they are not those of this version.
+    """
+    arguments = dict(config["arguments"])
+    names = {field.name for field in dataclasses.fields(Settings)}
+    if set(arguments) != names:
+        odd = sorted(names ^ set(arguments))
+        raise InputError(f"config.json is of another version of this code: it differs in {', '.join(odd)}.")
+    arguments["crop_scale"], arguments["audio_pool"] = tuple(arguments["crop_scale"]), tuple(arguments["audio_pool"])
+    return Settings(**arguments)
+
+
+def _typed(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> set[str]:
+    """The names of the flags that were typed, not defaulted."""
+    blank = argparse.Namespace(**{action.dest: _UNTYPED for action in made._actions})
+    return {name for name, value in vars(made.parse_args(arguments, blank)).items() if value is not _UNTYPED}
+
+
+_UNTYPED = object()
+
+
+def _checked(settings: Settings) -> Settings:
+    low, high = settings.crop_scale
+    for sound, flag, need in (
+        (settings.batch_size >= 1, "batch_size", "at least 1"),
+        (settings.epochs >= 1, "epochs", "at least 1"),
+        (settings.learning_rate > 0, "learning_rate", "above 0"),
+        (settings.momentum >= 0, "momentum", "at least 0"),
+        (settings.weight_decay >= 0, "weight_decay", "at least 0"),
+        (settings.lr_decay_step >= 1, "lr_decay_step", "at least 1"),
+        (settings.lr_decay_ratio > 0, "lr_decay_ratio", "above 0"),
+        (settings.clip_grad is None or settings.clip_grad > 0, "clip_grad", "above 0"),
+        (settings.frames >= 1, "frames", "at least 1"),
+        (settings.image_size >= 1, "image_size", "at least 1"),
+        (0 < low <= high <= 1, "crop_scale", "0 < MIN <= MAX <= 1"),
+        (settings.audio_frames >= 1, "audio_frames", "at least 1"),
+        (min(settings.audio_pool) >= 1, "audio_pool", "at least 1 each"),
+        (settings.workers >= 0, "workers", "at least 0"),
+        (settings.random_seed >= 0, "random_seed", "at least 0"),
+        (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
+        (settings.gamma is None or settings.gamma > 0, "gamma", "above 0"),
+    ):
+        if not sound:
+            raise InputError(f"--{flag} is {getattr(settings, flag)}; it must be {need}.")
+    return settings
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() in ("true", "1")

@@ -1,0 +1,206 @@
+import io
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import raw_clips
+import torch
+from mmpareto.data.media import MediaError, NoAudioError, NoFrameError, encode_jpeg, read_audio, read_frames, resample
+from mmpareto.errors import InputError
+from PIL import Image
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_audio_is_that_of_the_wave_module_bit_for_bit(tmp_path, channels):
+    path = tmp_path / "a clip: with-colon.wav"
+    raw_clips.write_wav(path, raw_clips.noise(0.7, channels=channels))
+    samples, rate = raw_clips.read_wav(path)
+    waveform, found_rate = read_audio(path)
+    assert found_rate == rate == 16_000
+    assert waveform.dtype == torch.float32
+    np.testing.assert_array_equal(waveform.numpy(), samples.astype(np.float32) / np.float32(32_768))
+
+
+@pytest.mark.parametrize(("dtype", "zero", "half"), [(np.uint8, 128, 128.0), ("<i4", 0, 2.0**31)])
+def test_other_sample_formats_fill_the_same_range(tmp_path, dtype, zero, half):
+    limits = np.iinfo(dtype)
+    samples = np.array([[limits.min, zero, limits.max, limits.max // 3]], dtype)
+    raw_clips.write_wav(tmp_path / "a.wav", samples, rate=8_000)
+    waveform, rate = read_audio(tmp_path / "a.wav")
+    assert rate == 8_000
+    np.testing.assert_array_equal(waveform.numpy(), ((samples.astype(np.float64) - zero) / half).astype(np.float32))
+
+
+def test_resampling_a_tone_gives_the_tone():
+    rate, new_rate = 16_000, 22_050
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(rate, dtype=torch.float64) / rate)[None]
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(new_rate, dtype=torch.float64) / new_rate)
+    found = resample(tone, rate, new_rate)[0]
+    assert len(found) == new_rate
+    torch.testing.assert_close(found[500:-500], expected[500:-500], atol=2e-3, rtol=0)
+    assert resample(tone, rate, rate) is tone
+
+
+def test_files_without_sound(tmp_path):
+    raw_clips.write_video(tmp_path / "silent.flv", 5)
+    with pytest.raises(NoAudioError, match=r"silent\.flv has no audio stream"):
+        read_audio(tmp_path / "silent.flv")
+    raw_clips.write_wav(tmp_path / "empty.wav", raw_clips.noise(0))
+    with pytest.raises(NoAudioError, match=r"empty\.wav"):
+        read_audio(tmp_path / "empty.wav")
+
+
+@pytest.mark.parametrize("kept", [0, 20, 44, 44 + 4096, 10_001])
+def test_a_cut_wav_is_refused_wherever_it_is_cut(tmp_path, kept):
+    path = tmp_path / "cut.wav"
+    raw_clips.write_wav(path, raw_clips.noise(1.0))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(MediaError, match=r"cut\.wav") as caught:
+        read_audio(path)
+    assert caught.value.reason == "unreadable file"
+
+
+def test_a_wav_whose_writer_did_not_know_its_size_is_read(tmp_path):
+    path = tmp_path / "piped.wav"
+    samples = raw_clips.noise(0.5)
+    raw_clips.write_wav(path, samples)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_audio(path)[0].numpy() * 32_768, samples)
+
+
+def test_missing_and_strange_files_are_named(tmp_path):
+    (tmp_path / "notes.wav").write_text("not a sound at all\n" * 40)
+    (tmp_path / "folder.wav").mkdir()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 80000\n"
+    (tmp_path / "pointer.wav").write_text(pointer)
+    for name, why in [("notes", ""), ("folder", ""), ("absent", "no such file"), ("pointer", "git lfs pull")]:
+        for read in (read_audio, lambda path: read_frames(path, 1)):
+            with pytest.raises(MediaError, match=rf"{name}\.wav.*{why}") as caught:
+                read(tmp_path / f"{name}.wav")
+            assert "\n" not in str(caught.value)
+
+
+def kept_by_the_sources(count: int, rate: Fraction, fps: int) -> list[int]:
+    """video_preprocessing.py of OGM-GE as it counts: a number that starts again at every multiple of int(rate)."""
+    whole, interval, kept, place = int(rate), int(int(rate) / fps), [], 0
+    for i in range(count):
+        if i % whole == 0:
+            place = 0
+        if place < interval * fps and place % interval == 0:
+            kept.append(i)
+        place += 1
+    return kept
+
+
+@pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])
+@pytest.mark.parametrize("rate", [raw_clips.NTSC, Fraction(25), Fraction(30)])
+def test_frames_of_constant_rate_video_are_those_of_the_sources(tmp_path, suffix, rate):
+    path = tmp_path / f"a.{suffix}"
+    raw_clips.write_video(path, 95, rate, codec={"flv": "flv", "mp4": "libx264", "avi": "mpeg4"}[suffix])
+    for fps in (1, 3, 7, int(rate)):
+        frames = read_frames(path, fps)
+        assert [raw_clips.number_of(frame) for frame in frames] == kept_by_the_sources(95, rate, fps)
+    assert frames[0].shape == (raw_clips.HEIGHT, raw_clips.WIDTH, 3) and frames[0].dtype == np.uint8
+
+
+def test_the_example_of_the_specification(tmp_path):
+    raw_clips.write_video(tmp_path / "a.flv", 75)
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
+
+
+def test_a_video_with_sound_that_goes_on_after_the_pictures(tmp_path):
+    """Flash videos of CREMA-D hold both."""
+    raw_clips.write_video(tmp_path / "a.flv", 75, sound=2.7)
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
+    waveform, rate = read_audio(tmp_path / "a.flv")
+    assert (tuple(waveform.shape), rate) == ((1, 119_070), 44_100)
+    np.testing.assert_array_equal(waveform.numpy() * 32_768, raw_clips.noise(2.7, rate=44_100))
+
+
+def test_timestamps_rounded_to_a_millisecond_do_not_make_the_rate_variable(tmp_path):
+    rng = np.random.default_rng(0)
+    exact = np.arange(90) / float(raw_clips.NTSC) * 1000
+    times = np.floor(exact + rng.random(90)).astype(int).tolist()  # up or down: always less than 1 ms off
+    raw_clips.write_video(tmp_path / "a.mp4", 90, times_ms=times, codec="libx264")
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.mp4", 1)] == [0, 29, 58, 87]
+
+
+@pytest.mark.parametrize("suffix", ["flv", "mp4"])
+@pytest.mark.parametrize("fps", [1, 2, 3])
+def test_frames_of_variable_rate_video_are_those_shown_at_the_time(tmp_path, suffix, fps):
+    rng = np.random.default_rng(1)
+    times = np.cumsum(rng.choice([20, 33, 50, 400], 60)).tolist()  # the first one is not shown at 0
+    path = tmp_path / f"a.{suffix}"
+    raw_clips.write_video(path, 60, times_ms=times, codec="flv" if suffix == "flv" else "libx264")
+    since_first = np.array(times) - times[0]
+    moments = np.arange(0, since_first[-1] + 1e-9, 1000 / fps)  # while the last frame is not over at the latest
+    expected = [int(np.searchsorted(since_first, moment + 1e-9) - 1) for moment in moments]
+    found = [raw_clips.number_of(frame) for frame in read_frames(path, fps)]
+    assert found[: len(expected)] == expected
+    assert found[len(expected) :] in ([], [59])  # where a moment falls into the time of the last frame
+
+
+def test_a_pause_makes_the_rate_variable(tmp_path):
+    times = [i * 40 for i in range(30)] + [i * 40 + 2000 for i in range(30, 60)]
+    raw_clips.write_video(tmp_path / "a.flv", 60, rate=25, times_ms=times)
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 25, 29, 29, 50]
+
+
+def test_one_frame_is_enough(tmp_path):
+    raw_clips.write_video(tmp_path / "a.flv", [77])
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [77]
+
+
+def test_more_frames_a_second_than_there_are(tmp_path):
+    raw_clips.write_video(tmp_path / "a.flv", 40)
+    with pytest.raises(InputError, match=r"a\.flv has 29\.97 frames a second, 30 cannot be kept"):
+        read_frames(tmp_path / "a.flv", 30)
+    with pytest.raises(InputError, match="at least 1, not 0"):
+        read_frames(tmp_path / "a.flv", 0)
+
+
+def test_files_without_a_picture(tmp_path):
+    raw_clips.write_sound_as_flv(tmp_path / "sound.flv")
+    (tmp_path / "header.flv").write_bytes(b"FLV\x01\x01\x00\x00\x00\x09\x00\x00\x00\x00")
+    for name in ("sound", "header"):
+        with pytest.raises(MediaError, match=rf"{name}\.flv"):
+            read_frames(tmp_path / f"{name}.flv", 1)
+    with pytest.raises(NoFrameError, match=r"no video stream"):
+        read_frames(tmp_path / "sound.flv", 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.6, 0.97])
+@pytest.mark.parametrize("kind", ["flv", "mp4", "faststart"])
+def test_a_cut_video_is_refused_wherever_it_is_cut(tmp_path, kind, share):
+    path = tmp_path / ("cut.flv" if kind == "flv" else "cut.mp4")
+    options = {"movflags": "faststart"} if kind == "faststart" else {}
+    raw_clips.write_video(path, 75, codec="flv" if kind == "flv" else "libx264", options=options)
+    raw_clips.cut(path, share)
+    with pytest.raises(MediaError, match=r"cut\.(flv|mp4)"):
+        read_frames(path, 1)
+
+
+def test_a_flash_video_cut_between_two_frames_is_refused(tmp_path):
+    """No frame is damaged then; FLV's frames of a still picture are so small that a cut easily falls there."""
+    raw_clips.write_video(tmp_path / "whole.flv", [5] * 75)
+    content = (tmp_path / "whole.flv").read_bytes()
+    for kept in range(len(content) // 2, len(content) // 2 + 60):
+        (tmp_path / "cut.flv").write_bytes(content[:kept])
+        with pytest.raises(MediaError, match=r"cut\.flv is cut short"):
+            read_frames(tmp_path / "cut.flv", 1)
+
+
+def test_jpeg_has_quality_95_and_halved_chroma():
+    noisy = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    image = Image.open(io.BytesIO(encode_jpeg(noisy)))
+    assert image.format == "JPEG" and image.size == (56, 40)
+    # The first eight entries of the luminance table in annex K of the JPEG standard, scaled by the rule of the
+    # Independent JPEG Group for quality 95: (entry · (200 − 2 · 95) + 50) // 100.
+    standard = [16, 11, 10, 16, 24, 40, 51, 61]
+    assert list(image.quantization[0][:8]) == [(entry * 10 + 50) // 100 for entry in standard]
+    assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]
+    smooth = np.stack([*np.meshgrid(np.arange(56), np.arange(40)), np.full((40, 56), 90)], axis=2).astype(np.uint8)
+    decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(smooth)))).astype(int)
+    assert np.abs(decoded - smooth).mean() < 2

@@ -1,0 +1,104 @@
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmpareto.data.sampling import fixed_frames, random_crop, random_frames, sample_generator
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
+
+
+def released_train_indices(available: int, wanted: int, draw: random.Random) -> list[int]:
+    segment = int(available / wanted)
+    return [draw.randint(i * segment + 1, i * segment + segment) for i in range(wanted)]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 5])
+def test_numbers_are_sorted_and_exist_for_every_length(wanted: int) -> None:
+    for available in range(1, 40):
+        for numbers in (
+            fixed_frames(available, wanted),
+            random_frames(available, wanted, sample_generator(0, 0, available)),
+        ):
+            assert len(numbers) == wanted
+            assert numbers == sorted(numbers)
+            assert numbers[0] >= 1 and numbers[-1] <= available
+            assert len(set(numbers)) == min(available, wanted)
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_long_clips_are_read_as_the_released_loader_does(wanted: int) -> None:
+    draw = random.Random(0)
+    for available in range(2 * wanted, 14):
+        segment = int(available / wanted)
+        assert fixed_frames(available, wanted) == [i * segment + int(segment / 2) for i in range(wanted)]
+        ours = {tuple(random_frames(available, wanted, sample_generator(0, 0, i))) for i in range(400)}
+        theirs = {tuple(released_train_indices(available, wanted, draw)) for _ in range(400)}
+        if segment**wanted <= 40:  # few enough outcomes for 400 draws to meet every one of them
+            assert ours == theirs
+        assert all(i * segment < number <= (i + 1) * segment for row in ours for i, number in enumerate(row))
+
+
+def test_short_clips() -> None:
+    assert [fixed_frames(available, 2) for available in (1, 2, 3)] == [[1, 1], [1, 2], [1, 3]]
+    assert [fixed_frames(available, 3) for available in (1, 2, 3, 4, 5)] == [
+        [1, 1, 1],
+        [1, 2, 2],
+        [1, 2, 3],
+        [1, 3, 4],
+        [1, 3, 5],
+    ]
+    drawn = {tuple(random_frames(3, 2, sample_generator(0, 0, i))) for i in range(100)}
+    assert drawn == {(1, 2), (1, 3), (2, 3)}
+    assert random_frames(1, 2, sample_generator(0, 0, 0)) == [1, 1]
+    assert random_frames(2, 2, sample_generator(0, 0, 0)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "ratio"),
+    [
+        (360, 480, (0.08, 1.0), (3 / 4, 4 / 3)),
+        (224, 224, (0.4, 1.0), (3 / 4, 4 / 3)),
+        (30, 200, (0.08, 1.0), (3 / 4, 4 / 3)),  # mostly the central fallback
+        (200, 30, (0.5, 1.0), (3 / 4, 4 / 3)),
+    ],
+)
+def test_crops_are_distributed_as_torchvisions(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    count = 1500
+    torch.manual_seed(0)
+    picture = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(picture, list(scale), list(ratio)) for _ in range(count)])
+    generator = np.random.default_rng(1)
+    ours = np.array([random_crop(height, width, generator, scale, ratio) for _ in range(count)])
+    assert (ours >= 0).all() and (ours[:, 2:] >= 1).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all() and (ours[:, 1] + ours[:, 3] <= width).all()
+    for measure in (
+        lambda box: box[:, 2] * box[:, 3],  # area
+        lambda box: box[:, 3] / box[:, 2],  # ratio
+        lambda box: box[:, 0] + box[:, 2] / 2,  # centre
+        lambda box: box[:, 1] + box[:, 3] / 2,
+    ):
+        assert ks_2samp(measure(ours), measure(theirs)).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 100), (100, 1), (1, 1), (2, 3)])
+def test_crops_of_extreme_pictures_stay_inside(height: int, width: int) -> None:
+    for index in range(50):
+        top, left, tall, wide = random_crop(height, width, sample_generator(0, 0, index))
+        assert top >= 0 and 1 <= tall <= height - top and left >= 0 and 1 <= wide <= width - left
+
+
+def test_fallback_crop_is_the_largest_central_one() -> None:
+    crop = random_crop(30, 300, np.random.default_rng(0), scale=(1.0, 1.0))  # a whole-area crop can never fit
+    assert crop == (0, (300 - 40) // 2, 30, 40)
+    assert math.isclose(crop.width / crop.height, 4 / 3)
+
+
+def test_generators_differ_by_every_argument() -> None:
+    keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)]
+    first = {sample_generator(*key).random() for key in keys}
+    assert len(first) == len(keys)
+    assert sample_generator(1, 2, 3).random() == sample_generator(1, 2, 3).random()

@@ -1,0 +1,48 @@
+"""`mmpareto.integration` is used alone, beside torch and nothing else; `import mmpareto` does not even need torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = Path(__file__).resolve().parents[2] / "code"
+
+
+def modules_after(statements: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after `statements`."""
+    program = f"import sys; sys.path.insert(0, {str(CODE)!r}); {statements}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CODE.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def used_alone() -> set[str]:
+    step = (
+        "import mmpareto.integration; from mmpareto import METHODS, MMPareto; [METHODS[name] for name in METHODS]; "
+        "import torch; p = torch.nn.Parameter(torch.ones(2)); "
+        "MMPareto().backward(p.sum(), {'a': p.prod()}, encoders={'a': [p]})"
+    )
+    return modules_after(step)
+
+
+def test_integration_imports_nothing_else_of_the_project(used_alone: set[str]) -> None:
+    own = {name for name in used_alone if name.split(".")[0] == "mmpareto"}
+    foreign = {name for name in own if name != "mmpareto" and not name.startswith("mmpareto.integration")}
+    assert not foreign
+    assert "torch" in used_alone
+
+
+def test_integration_needs_torch_alone(used_alone: set[str]) -> None:
+    """Of what requirements.txt brings for training, nothing is loaded but what torch itself loads."""
+    training = {"torchvision", "torchaudio", "torchmetrics", "tensorboard", "tqdm", "av", "PIL", "matplotlib"}
+    assert not used_alone & training - modules_after("import torch")
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    loaded = modules_after("import mmpareto")
+    assert "mmpareto" in loaded
+    assert "torch" not in loaded

@@ -1,0 +1,95 @@
+"""Calls that cannot be meant are refused, by the name of what is wrong, before anything is changed."""
+
+from typing import Any
+
+import pytest
+import torch
+from integration_reference import Multimodal, model_and_batch
+from mmpareto import MMPareto
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def model() -> Multimodal:
+    return model_and_batch("two linear")[0]
+
+
+@pytest.fixture
+def losses(model: Multimodal) -> tuple[Tensor, dict[str, Tensor]]:
+    return model.losses(*model_and_batch("two linear")[1])
+
+
+def refused(match: str, model: Multimodal, joint: Any, unimodal: Any, encoders: Any = None) -> None:
+    encoders = dict(model.encoders.items()) if encoders is None else encoders
+    with pytest.raises(ValueError, match=match):
+        MMPareto().backward(joint, unimodal, encoders=encoders)
+    assert all(p.grad is None for p in model.parameters())
+
+
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+def test_a_loss_that_needs_no_gradient(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    refused("audio", model, joint, {**unimodal, "audio": unimodal["audio"].detach()})
+    refused("visual", model, joint, {**unimodal, "visual": torch.tensor(1.0)})
+    refused("joint", model, joint.detach(), unimodal)
+
+
+def test_a_modality_without_a_loss(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    refused("visual", model, joint, {"audio": unimodal["audio"]})
+
+
+def test_a_loss_without_an_encoder(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"]})
+    refused("vidual", model, joint, unimodal | {"vidual": unimodal["audio"] * 1.0})
+
+
+def test_a_task_without_a_loss_or_an_encoder(model: Multimodal, losses: Losses) -> None:
+    _, unimodal = losses
+    both = list(model.encoders.parameters())
+    assert both
+    refused("depth", model, None, unimodal, {"shared": (model.encoders, ["audio", "depth"])})
+    refused("visual", model, None, unimodal, {"shared": (model.encoders, ["audio"])})
+
+
+def test_an_encoder_without_trainable_parameters(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": []})
+    refused("audio", model, joint, unimodal, {"audio": nn.Identity(), "visual": model.encoders["visual"]})
+    frozen = [nn.Parameter(torch.ones(2), requires_grad=False)]
+    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": frozen})
+
+
+def test_a_parameter_in_two_encoders(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    audio, visual = (list(encoder.parameters()) for encoder in model.encoders.values())
+    refused("audio|visual", model, joint, unimodal, {"audio": audio, "visual": [*visual, audio[0]]})
+
+
+def test_a_loss_that_is_no_scalar(model: Multimodal, losses: Losses) -> None:
+    joint, unimodal = losses
+    refused("audio", model, joint, {**unimodal, "audio": unimodal["audio"] * torch.ones(3)})
+    refused("joint", model, joint * torch.ones(3), unimodal)
+
+
+@pytest.mark.parametrize("gamma", [0.0, -1.5, float("nan"), float("inf")])
+def test_gamma(gamma: float) -> None:
+    with pytest.raises(ValueError, match="gamma"):
+        MMPareto(gamma=gamma)
+
+
+@pytest.mark.parametrize("option", ["weights", "rescale", "boost"])
+def test_unknown_option_values(option: str) -> None:
+    for value in ("tensor", "Parameter", "", None):
+        arguments: dict[str, Any] = {option: value}
+        with pytest.raises(ValueError, match=option):
+            MMPareto(**arguments)
+
+
+def test_rescaling_encoders_whose_tensors_were_weighted_alone() -> None:
+    """It has no meaning, says the specification of the options."""
+    with pytest.raises(ValueError, match="rescale"):
+        MMPareto(weights="parameter", rescale="encoder")

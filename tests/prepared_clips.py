@@ -1,0 +1,61 @@
+"""Writes tiny prepared folders for tests: random features, and frames that are smooth random pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+SHAPES = {"fbank": ("audio", (1024, 128)), "spectrogram": ("audio_spectrogram", (257, 188))}
+
+
+def write_prepared(
+    folder: Path,
+    *,
+    train: int = 6,
+    test: int = 3,
+    frames: int | Sequence[int] = 4,
+    classes: Sequence[str] = ("SAD", "ANG", "HAP"),
+    audio: Sequence[str] = ("fbank",),
+    size: tuple[int, int] = (36, 48),
+    prepared: Mapping[str, object] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write `train` + `test` clips named clip_000 …, whose classes go round `classes`, and return `folder`.
+
+    Arguments:
+        frames: frames a clip; a sequence is gone round.
+        classes: in the order of stat.csv, which need not be sorted.
+        size: (height, width) of the frames.
+        prepared: the content of prepared.json; {} writes none, None a fitting one.
+    """
+    random = np.random.default_rng(seed)
+    counts = [frames] if isinstance(frames, int) else list(frames)
+    lines = []
+    for number in range(train + test):
+        clip = f"clip_{number:03d}"
+        lines.append(f"{clip},{classes[number % len(classes)]}\n")
+        for kind in audio:
+            place, shape = SHAPES[kind]
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            feature = torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+            torch.save(feature, folder / place / f"{clip}.pt")
+        write_frames(folder / "visual" / clip, counts[number % len(counts)], size, random)
+    (folder / "stat.csv").write_text("".join(f"{name}\n" for name in classes))
+    (folder / "train.csv").write_text("".join(lines[:train]))
+    (folder / "test.csv").write_text("".join(lines[train:]))
+    content = {"dataset": "made", "synthetic": True, "audio": list(audio), "fps": 1} if prepared is None else prepared
+    if content:
+        (folder / "prepared.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_frames(folder: Path, count: int, size: tuple[int, int], random: np.random.Generator) -> None:
+    """Write frame_00001.jpg … frame_<count>.jpg: smooth colour fields, which JPEG keeps closely."""
+    folder.mkdir(parents=True)
+    height, width = size
+    for number in range(1, count + 1):
+        coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"frame_{number:05d}.jpg", quality=95)

@@ -1,0 +1,130 @@
+"""Tiny real WAV and FLV files for tests, and how to read the number that a frame shows."""
+
+import wave
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+NTSC = Fraction(30_000, 1001)  # 29.97 frames a second
+WIDTH, HEIGHT = 96, 64
+ROWS, COLUMNS = 2, 4  # eight blocks, black or white: a number of eight bits that compression does not change
+
+
+def noise(seconds: float, seed: int = 0, channels: int = 1, rate: int = 16_000) -> np.ndarray:
+    """16-bit noise with an offset, (channels, samples)."""
+    rng = np.random.default_rng(seed)
+    samples = rng.normal(700, 6_000, (channels, round(seconds * rate)))
+    return np.clip(np.rint(samples), -32_768, 32_767).astype("<i2")
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
+    """Write integer `samples`, (channels, samples), with the standard library."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[0])
+        file.setsampwidth(samples.dtype.itemsize)
+        file.setframerate(rate)
+        file.writeframes(np.ascontiguousarray(samples.T).tobytes())
+
+
+def read_wav(path: Path) -> tuple[np.ndarray, int]:
+    """16-bit samples, (channels, samples), and their rate, with the standard library."""
+    with wave.open(str(path), "rb") as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        return samples.reshape(-1, file.getnchannels()).T, file.getframerate()
+
+
+def picture(number: int) -> np.ndarray:
+    """A frame (height, width, 3) that shows `number`, below 256, in black and white blocks."""
+    bits = np.array([(number >> bit) & 1 for bit in range(ROWS * COLUMNS)], np.uint8).reshape(ROWS, COLUMNS)
+    blocks = np.kron(16 + 219 * bits, np.ones((HEIGHT // ROWS, WIDTH // COLUMNS), np.uint8)).astype(np.uint8)
+    return np.repeat(blocks[:, :, None], 3, axis=2)
+
+
+def number_of(frame: np.ndarray) -> int:
+    """The number that a frame shows."""
+    means = frame.mean(axis=2).reshape(ROWS, HEIGHT // ROWS, COLUMNS, WIDTH // COLUMNS).mean(axis=(1, 3))
+    return int(sum(1 << bit for bit, mean in enumerate(means.ravel()) if mean > 127))
+
+
+def write_video(
+    path: Path,
+    frames: int | Sequence[int],
+    rate: Fraction | int = NTSC,
+    times_ms: Iterable[int] | None = None,
+    codec: str = "flv",
+    options: dict[str, str] | None = None,
+    sound: float = 0.0,
+) -> None:
+    """Write a video whose frames show 0, 1, 2 …, or the numbers given, at a constant rate or at `times_ms`.
+
+    `sound` seconds of noise go with it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = range(frames) if isinstance(frames, int) else frames
+    with av.open(str(path), "w", options=options or {}) as container:
+        if sound:
+            container.add_stream("pcm_s16le", rate=44_100, layout="mono")
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.thread_count = 1
+        unit = Fraction(1, 1000) if times_ms is not None else 1 / Fraction(rate)
+        stream.codec_context.time_base = unit
+        for number, time in zip(numbers, times_ms if times_ms is not None else range(len(numbers)), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = time, unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if sound:
+            _add_noise(container, sound)
+
+
+def write_sound_as_flv(path: Path) -> None:
+    """An FLV file with sound and no picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="flv") as container:
+        container.add_stream("pcm_s16le", rate=44_100, layout="mono")
+        _add_noise(container, 0.2)
+
+
+def _add_noise(container: av.container.OutputContainer, seconds: float) -> None:
+    stream = container.streams.audio[0]
+    frame = av.AudioFrame.from_ndarray(noise(seconds, rate=44_100), format="s16", layout="mono")
+    frame.sample_rate, frame.pts = 44_100, 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def write_clip(raw: Path, name: str, seconds: float = 1.1, seed: int = 0) -> None:
+    """A clip in the folders of CREMA-D."""
+    write_wav(raw / "AudioWAV" / f"{name}.wav", noise(seconds, seed))
+    write_video(raw / "VideoFlash" / f"{name}.flv", round(seconds * NTSC))
+
+
+def write_clips(raw: Path, names: Iterable[str]) -> None:
+    """Many clips at the cost of one: they are links to the first."""
+    first, *others = names
+    write_clip(raw, first)
+    for name in others:
+        for folder, suffix in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
+            (raw / folder / f"{name}.{suffix}").hardlink_to(raw / folder / f"{first}.{suffix}")
+
+
+def names(actors: int, sentences: Sequence[str] = ("IEO", "TIE"), first: int = 1001) -> list[str]:
+    """Names of CREMA-D's form: every actor says every sentence in every emotion."""
+    return [
+        f"{actor}_{sentence}_{emotion}_XX"
+        for actor in range(first, first + actors)
+        for sentence in sentences
+        for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+    ]
+
+
+def cut(path: Path, share: float) -> None:
+    """Keep the first `share` of a file."""
+    content = path.read_bytes()
+    path.unlink()  # not through a link
+    path.write_bytes(content[: int(len(content) * share)])

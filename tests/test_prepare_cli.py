@@ -1,0 +1,199 @@
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import prepare
+import pytest
+import raw_clips
+from mmpareto import cli
+from mmpareto.errors import InputError
+
+SCRIPT = Path(prepare.__file__)
+NAMES = raw_clips.names(actors=2)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    raw_clips.write_clips(tmp_path / "my raw clips", NAMES)
+    return tmp_path / "my raw clips"
+
+
+def run(raw, out, *more):
+    return prepare.main(["cremad", "--raw", str(raw), "--out", str(out), "--workers", "1", *more])
+
+
+def test_a_whole_set(raw, tmp_path, capsys):
+    out = tmp_path / "pre pared"
+    assert run(raw, out, "--audio", "both", "--fps", "3") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"clips found +24\nprepared now +24 \(in .* a second\)\nalready there +0\nskipped +0\n", text)
+    assert "random stratified 90/10 split with seed 0, not the official one" in text
+    assert re.search(r"class +train +test\nANG +3 +1\n", text) and re.search(r"all +18 +6", text)
+    assert len(list((out / "audio_spectrogram").iterdir())) == len(list((out / "audio").iterdir())) == 24
+    assert len(list((out / "visual" / NAMES[0]).iterdir())) == 4  # of 33 frames: 0, 9, 18 and 29
+
+    assert run(raw, out, "--audio", "both", "--fps", "3", "--split", "speaker") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"prepared now +0 .*\nalready there +24", text) and "speaker-disjoint split" in text
+
+
+def test_skipped_clips_make_the_status_1_unless_they_may_be_missing(raw, tmp_path, capsys):
+    raw_clips.cut(raw / "AudioWAV" / f"{NAMES[0]}.wav", 0.6)
+    (raw / "VideoFlash" / f"{NAMES[1]}.flv").unlink()
+    (raw / "AudioWAV" / "stray name.wav").write_bytes(b"")
+    assert run(raw, tmp_path / "out") == 1
+    text = capsys.readouterr().out
+    for line in (
+        "skipped          3",
+        "  name not of the form: 1\n    stray name: is not <actor",
+        f"  no video file: 1\n    {NAMES[1]}: there is no VideoFlash/{NAMES[1]}.flv",
+        f"  unreadable file: 1\n    {NAMES[0]}: {raw}/AudioWAV/{NAMES[0]}.wav is cut short",
+    ):
+        assert line in text
+    assert run(raw, tmp_path / "out", "--allow-missing") == 0
+
+
+def test_a_clip_of_the_split_that_is_missing_makes_the_status_1(raw, tmp_path, capsys):
+    for part, names in (("train", [*NAMES[1:], "1091_WSI_SAD_XX"]), ("test", NAMES[:1])):
+        (tmp_path / f"{part}.csv").write_text("".join(f"{name},{name.split('_')[2]}\n" for name in names))
+    files = ("--split_files", str(tmp_path))
+    assert run(raw, tmp_path / "out", *files) == 1
+    text = capsys.readouterr().out
+    assert "not among the raw files: 1\n    1091_WSI_SAD_XX" in text
+    assert text.count("not the official one (") == 2 and "7b95d291b847eac9" in text
+    assert run(raw, tmp_path / "out", *files, "--allow-missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["crema"], "unknown data set 'crema'. Did you mean 'cremad'"),
+        (["cremad", "--raw", "absent"], "absent is not there; CREMA-D can be had from https://github.com/"),
+        (["cremad", "--raw", "RAW", "--fps", "0"], "--fps must be at least 1, not 0"),
+        (["cremad", "--raw", "RAW", "--split_files", "absent"], "absent does not hold train.csv and test.csv"),
+    ],
+)
+def test_bad_input_is_one_sentence(raw, tmp_path, arguments, complaint):
+    arguments = [str(raw) if argument == "RAW" else argument for argument in arguments]
+    if arguments[0] == "cremad":
+        arguments += ["--out", str(tmp_path / "out")]
+    with pytest.raises(InputError) as caught:
+        prepare.main(arguments)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--raw", "x"], ["cremad"], ["cremad", "--raw", "x", "--audio", "mfcc"]])
+def test_wrong_usage_leaves_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        prepare.main(arguments)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["cremad", "--help"]])
+def test_help_needs_no_torch(arguments):
+    code = (
+        "import sys, prepare\n"
+        f"try: prepare.main({arguments})\n"
+        "except SystemExit as leaving: print(leaving.code, [m for m in ('torch', 'av') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout.splitlines()[-1] == "0 []" and "cremad" in found.stdout
+
+
+def leave(what, capsys):
+    """The exit status of an entry point in which `what` is raised, and what it prints on standard error."""
+
+    def main(argv):
+        if isinstance(what, BaseException):
+            raise what
+        return what
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli.run(main)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return caught.value.code, capsys.readouterr().err
+
+
+def test_how_entry_points_leave(capsys):
+    assert leave(0, capsys) == (0, "")
+    assert leave(1, capsys) == (1, "")
+    assert leave(InputError("no such place."), capsys) == (2, "error: no such place.\n")
+    assert leave(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+    with pytest.raises(RuntimeError):  # a fault of the program keeps its traceback
+        leave(RuntimeError(), capsys)
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that `pid` started, and theirs."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "line"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -9, "")],
+)
+def test_an_interrupted_run_leaves_no_process_and_can_be_continued(tmp_path, sent, status, line):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    names = raw_clips.names(actors=40, sentences=("IEO", "TIE", "IOM", "IWW"))
+    raw_clips.write_clips(raw, names)
+    command = [sys.executable, str(SCRIPT), "cremad", "--raw", str(raw), "--out", str(out), "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            wait_for(lambda: len(list((out / "visual").glob("[!.]*"))) > 10)
+            started = descendants(process.pid)
+            assert len(started) >= 3  # the server and two workers
+            if sent == signal.SIGINT:
+                os.killpg(process.pid, sent)  # as a terminal does
+            else:
+                process.send_signal(sent)
+            assert process.wait(timeout=20) == status
+            wait_for(lambda: not any(alive(pid) for pid in started))
+            assert process.stderr is not None
+            errors = process.stderr.read()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith(line)
+    done = [path.name for path in (out / "visual").glob("[!.]*")]
+    assert 10 < len(done) < len(names)
+    assert not (out / "prepared.json").exists() and not (out / "train.csv").exists()
+    if sent != signal.SIGKILL:
+        assert not list((out / "visual").glob(".*"))
+    for name in done:
+        assert len(list((out / "visual" / name).iterdir())) == 2  # of 33 frames: 0 and 29
+
+    for name in names[40:]:  # so that the rest does not take long
+        for folder, suffix in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
+            (raw / folder / f"{name}.{suffix}").unlink()
+    assert run(raw, out) == 0
+    assert len((out / "train.csv").read_text().split()) + len((out / "test.csv").read_text().split()) == 40
+
+
+def wait_for(condition, seconds: float = 40.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)

@@ -1,0 +1,81 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmpareto.training.metrics import classification_metrics
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, recall_score
+
+
+def compare_with_sklearn(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    metrics = classification_metrics(logits, labels)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    classes = range(logits.shape[1])
+    truth, predicted = labels.numpy(), logits.argmax(dim=1).numpy()
+    scores = logits.double().softmax(dim=1).numpy()
+    present = [c for c in classes if (truth == c).any()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes without samples
+        confusion = confusion_matrix(truth, predicted, labels=list(classes)).tolist()
+        recall = recall_score(truth, predicted, labels=list(classes), average=None)
+        f1 = f1_score(truth, predicted, average="macro")
+    assert metrics["accuracy"] == pytest.approx(np.mean(truth == predicted))
+    assert metrics["confusion"] == confusion
+    for c, value in enumerate(metrics["per_class_accuracy"]):
+        assert value == (pytest.approx(recall[c]) if c in present else None)
+    assert metrics["macro_f1"] == pytest.approx(f1)
+    precisions = [average_precision_score(truth == c, scores[:, c]) for c in present]
+    assert metrics["mAP"] == pytest.approx(np.mean(precisions))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(1, 30),
+    classes=st.integers(1, 6),
+    used=st.integers(1, 6),
+    levels=st.sampled_from([1, 2, 3, 1000]),
+    seed=st.integers(0, 10_000),
+)
+def test_agrees_with_sklearn_also_on_ties_and_absent_classes(
+    samples: int, classes: int, used: int, levels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, levels, (samples, classes), generator=generator).float() / levels
+    labels = torch.randint(0, min(used, classes), (samples,), generator=generator)
+    compare_with_sklearn(logits, labels)
+
+
+def test_agrees_with_sklearn_on_many_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 31, (2000,), generator=generator)
+    logits = torch.randn(2000, 31, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 31)
+    compare_with_sklearn(logits, labels)
+
+
+def test_a_small_case_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0, -9.0], [0.0, 2.0, -9.0], [1.0, 0.0, -9.0], [0.0, 3.0, -9.0]])
+    metrics = classification_metrics(logits, torch.tensor([0, 0, 1, 1]))
+    assert metrics["accuracy"] == 0.5
+    assert metrics["per_class_accuracy"] == [0.5, 0.5, None]
+    assert metrics["confusion"] == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert metrics["macro_f1"] == pytest.approx(0.5)  # class 2 occurs nowhere
+    # Class 0 ranks 0✓ 2✗ 1✓ 3✗: (1 + 2/3)/2. Class 1 ranks 3✓ 1✗ 2✓ 0✗: the same.
+    assert metrics["mAP"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)),
+        (torch.zeros(2, 3), torch.zeros(3, dtype=torch.long)),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.long)),
+        (torch.zeros(2, 3), torch.tensor([0, 3])),
+        (torch.zeros(2, 3), torch.tensor([-1, 0])),
+    ],
+)
+def test_what_does_not_fit_is_refused(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        classification_metrics(logits, labels)
