@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: `python code/evaluate.py runs/<run>/best.pt`; see `--help`."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from mmpareto.cli import run
@@ -11,6 +12,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="evaluate.py",
         description="Figures, confusion matrices and a per-clip table of a checkpoint; or what it says of one clip.",
+        allow_abbrev=False,
     )
     made.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run, or the released code's .pth")
     made.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
@@ -18,43 +20,56 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dataset", help="for the released code's .pth, which does not say it (default: cremad)")
     made.add_argument("--clip", type=Path, nargs=2, metavar=("WAV", "VIDEO"), help="a clip that nobody has prepared")
     made.add_argument(
+        "--fps", type=at_least(1), help="with --clip: frames a second, where the checkpoint does not say them"
+    )
+    made.add_argument(
         "--out", type=Path, metavar="DIR", help="default: evaluation-<split>-<name> beside the checkpoint"
     )
-    made.add_argument("--gpu_ids", default="auto", help="0; cpu; default: a GPU where there is one")
-    made.add_argument("--batch_size", type=int, default=64, help="default: 64")
-    made.add_argument("--workers", type=int, default=0, help="loader processes (default: none)")
+    made.add_argument("--gpu_ids", default="auto", help="a GPU's id; cpu; default: a GPU where there is one")
+    made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
+    made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
     return made
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag whose value is an integer from `least` on."""
+
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return integer
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate, print, and write the results; the exit status."""
     given = parser().parse_args(arguments)
-    if given.batch_size < 1 or given.workers < 0:
-        from mmpareto.errors import InputError
 
-        raise InputError("--batch_size must be at least 1 and --workers at least 0.")
-
-    from mmpareto.analysis import evaluation
+    from mmpareto.analysis.trained import open_trained
     from mmpareto.training.devices import choose_devices
 
     device, _ = choose_devices(given.gpu_ids)
-    trained = evaluation.open_trained(given.checkpoint, given.dataset)
-    for note in trained.notes:
-        print(note)
+    trained = open_trained(given.checkpoint, given.dataset)
+    print("\n".join(trained.notes))
     if given.clip is not None:
+        from mmpareto.analysis import clip
+
         audio, video = given.clip
-        probabilities = evaluation.predict_clip(trained, audio, video, device)
-        print(evaluation.probability_table(probabilities, trained.description["classes"]))
+        probabilities = clip.predict_clip(trained, audio, video, device, given.fps)
+        print(clip.probability_table(probabilities, trained.description["classes"]))
     else:
-        folder = given.data or trained.folder
+        from mmpareto.analysis import evaluation
+
         out = given.out or given.checkpoint.parent / f"evaluation-{given.split}-{given.checkpoint.stem}"
-        dataset = evaluation.open_split(trained, folder, given.split)
+        dataset = evaluation.open_split(trained, given.split, given.data)
+        evaluation.make_folder(out)
         predictions = evaluation.predict_split(trained, dataset, device, given.batch_size, given.workers)
-        print(evaluation.metrics_table(predictions))
         evaluation.write_results(out, trained, dataset, predictions)
+        print(evaluation.metrics_table(predictions))
         print(f"metrics.json, per_clip.csv and confusion.png of {len(dataset)} clips: {out}")
-        if trained.banner:
-            print(trained.banner)
+    if trained.banner:
+        print(trained.banner)
     return 0
 
 

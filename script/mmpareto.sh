@@ -1,3 +1,4 @@
+#!/bin/sh
 # Trains MMPareto on CREMA-D if data/cremad is prepared, else on the synthetic stand-in.
 # Arguments go on to train.py, and override: sh script/mmpareto.sh --epochs 3 --random_seed 1
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }

@@ -1,8 +1,9 @@
+#!/bin/sh
 # Makes `python` a Python that satisfies requirements.txt: the active one where it does, else that of .venv, made here.
-# Run alone it installs; the other scripts read it with `. script/setup.sh`. test.sh names further files in
-# $requirements.
+# Run alone it installs; the other scripts read it with `. script/setup.sh`, from the root. test.sh names further files
+# in $requirements.
+case ${0##*/} in setup.sh) cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; } ;; esac
 set -eu
-cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 requirements="requirements.txt ${requirements:-}"
 
 satisfies() {
@@ -20,28 +21,66 @@ sys.exit(sys.version_info < (3, 11))
 PYTHON
 }
 
-# A signal to the script ends what it is waiting for, too.
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+# A Python that can make a .venv; Debian's lacks ensurepip until python3-venv is installed.
+find_base() {
+    for base in python3 python python3.14 python3.13 python3.12 python3.11; do
+        command -v "$base" >/dev/null && is_new_enough "$base" && "$base" -c 'import ensurepip' 2>/dev/null && return
+    done
+    echo "error: Python 3.11 or newer with its venv module is needed and none was found;" \
+        "install it (on Debian and Ubuntu: apt install python3-venv) and try again." >&2
+    exit 2
+}
+
+# Runs a Python command in a process group of its own, so that a signal to the script ends all that it started: pip and
+# venv have children, and a shell's background jobs are deaf to Ctrl-C.
 attended() {
-    "$@" &
-    child=$!
-    trap 'kill "$child" 2>/dev/null; exit 130' INT
-    trap 'kill "$child" 2>/dev/null; exit 143' TERM
-    wait "$child" || { echo "error: setting up failed: $*" >&2; exit 1; }
-    trap - INT TERM
+    trap 'leave 129' HUP
+    trap 'leave 130' INT
+    trap 'leave 143' TERM
+    "$1" -c '
+import os, signal, sys
+os.setpgid(0, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])' "$@" &
+    wait "$!" || { echo "error: setting up failed: $*" >&2; exit 1; }
+    trap - HUP INT TERM
+}
+
+# SIGINT first: pip then removes the gigabytes that it has downloaded so far. A second signal waits for nothing.
+leave() {
+    trap 'kill -s KILL -- "-$!" 2>/dev/null || :' HUP INT TERM
+    kill -s INT -- "-$!" 2>/dev/null || kill -s TERM "$!" 2>/dev/null || :
+    wait "$!" || :
+    kill -s KILL -- "-$!" 2>/dev/null || :
+    echo "stopped while setting up; start again to go on" >&2
+    exit "$1"
+}
+
+# The list of pip's files is the last thing that its installation writes.
+has_whole_pip='
+import importlib.metadata, sys
+sys.exit(not any(found.files for found in importlib.metadata.distributions(name="pip")))'
+
+make_venv() {
+    if ! .venv/bin/python -c '' 2>/dev/null; then
+        find_base
+        attended "$base" -m venv --clear .venv # --clear: what is there does not run
+    elif ! is_new_enough .venv/bin/python; then
+        echo "error: the Python in .venv is older than 3.11; delete .venv and try again." >&2
+        exit 2
+    elif ! .venv/bin/python -c "$has_whole_pip"; then
+        attended .venv/bin/python -m ensurepip
+    fi
 }
 
 if ! { command -v python >/dev/null && satisfies python; }; then
-    if ! { [ -x .venv/bin/python ] && satisfies .venv/bin/python; }; then
-        for base in python3 python python3.14 python3.13 python3.12 python3.11; do
-            command -v "$base" >/dev/null && "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && break
-            base=
-        done
-        if [ -z "$base" ]; then
-            echo "error: Python 3.11 or newer is needed and none was found; install it and try again." >&2
-            exit 2
-        fi
+    if ! satisfies .venv/bin/python; then
+        make_venv
         echo "installing $requirements into .venv (about 5 GB, a few minutes)"
-        .venv/bin/python -m pip --version >/dev/null 2>&1 || attended "$base" -m venv .venv
         arguments=
         for file in $requirements; do arguments="$arguments -r $file"; done
         # shellcheck disable=SC2086

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Installs what is missing, then lint, format check, type check and tests. Arguments go on to pytest.
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 requirements=tests/requirements.txt
@@ -6,4 +7,5 @@ python -m ruff check .
 python -m ruff format --check .
 python -m mypy
 # A process a core, and a thread a process.
-OMP_NUM_THREADS=1 exec python -m pytest -n auto "$@"
+export OMP_NUM_THREADS=1
+exec python -m pytest -n auto "$@"

@@ -1,1 +1,1 @@
-"""What is seen in a run: plots."""
+"""What a trained network does, and pictures of it."""

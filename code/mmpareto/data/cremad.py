@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.data import preparation
+from mmpareto.data.clip_set import ClipSet
 from mmpareto.data.preparation import About, RawClip, Report
 from mmpareto.data.splits import (
     PublishedFile,
@@ -41,7 +42,7 @@ OFFICIAL_SPLIT = {
 SPLITS = ("official", "random", "speaker")
 
 
-class CREMAD:
+class CREMAD(ClipSet):
     """7,442 clips of 91 actors who say one of 12 sentences in one of six emotions."""
 
     name = "cremad"

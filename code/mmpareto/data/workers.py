@@ -16,6 +16,7 @@ from typing import TypeVar
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HEAVY_MODULES = ["torch", "torchaudio.compliance.kaldi", "av", "PIL.Image"]
 
 
@@ -44,7 +45,8 @@ def outcomes(
             with worker_pool(min(workers, len(waiting))) as pool:
                 while waiting or running:
                     while waiting and len(running) < 2 * workers:
-                        future = pool.submit(function, waiting[0])
+                        with _signals_held_back():  # a process half started would be out of everyone's hands
+                            future = pool.submit(function, waiting[0])
                         running[future] = waiting.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         outcome = future.result()
@@ -66,6 +68,9 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     context.set_forkserver_preload(HEAVY_MODULES)
     with _ignoring_interrupts():
         forkserver.ensure_running()
+    answer = context.Process(target=_start_nothing)  # comes when the server has done its imports, some seconds
+    answer.start()
+    answer.join()
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(theirs,))
     try:
@@ -80,9 +85,15 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def _alone(function: Callable[[Job], Outcome], job: Job, crashed: Callable[[Job], Outcome]) -> Outcome:
     try:
         with worker_pool(1) as pool:
-            return pool.submit(function, job).result()
+            with _signals_held_back():
+                future = pool.submit(function, job)
+            return future.result()
     except BrokenProcessPool:
         return crashed(job)
+
+
+def _start_nothing() -> None:
+    pass
 
 
 def _start(theirs: Connection) -> None:
@@ -109,6 +120,23 @@ def _ignoring_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM that come inside take effect on leaving."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager

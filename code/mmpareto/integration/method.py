@@ -41,8 +41,8 @@ class Report(dict[str, EncoderReport]):
     """Modality → EncoderReport, for the methods that look at gradients; empty for those that do not.
 
     Attributes:
-        finite: (number of losses,) bool: whether each loss and its gradients are finite; joint, then the unimodal
-            losses in the order given. Where losses were differentiated as one sum, a gradient that is not finite
+        finite: (number of losses,) bool: whether each loss that the method descends, and its gradients, are finite;
+            joint, then the unimodal losses in the order given. Where losses were differentiated as one sum, a gradient that is not finite
             counts against each of them that reaches it, unless one of them is not finite itself.
     """
 
@@ -113,16 +113,16 @@ class Method(abc.ABC):
         Raises:
             ValueError: losses and encoders do not match; see `objectives.collect`.
         """
+        stored, self._stored = self._stored, None  # so that an error drops what was stored
         objectives = collect(joint, unimodal if self.needs_unimodal else {}, encoders if self.needs_unimodal else {})
         objectives = dataclasses.replace(objectives, interaction=interaction)
         gradients = differentiate(objectives, self.passes(objectives), scale)
-        if self._stored is not None:
-            self._stored.add(gradients)
-            gradients = self._stored
+        if stored is not None:
+            stored.add(gradients)
+            gradients = stored
         if self._accumulating:
             self._stored = gradients
             return Report({}, gradients.finite)
-        self._stored = None
         return self._apply(objectives, gradients)
 
     @torch.no_grad()
@@ -145,7 +145,8 @@ class Method(abc.ABC):
     def accumulate(self) -> Iterator[None]:
         """Inside, `backward` only stores objectives; the next call outside integrates their sum.
 
-        Weight each micro-batch's losses by its share of the samples. An error inside drops what was stored.
+        Weight each micro-batch's losses by its share of the samples, and keep `scale` the same throughout. An error
+        drops what was stored.
         """
         before, self._accumulating = self._accumulating, True
         try:

@@ -23,7 +23,8 @@ class MMPareto(Method):
 
     The direction harms neither loss, and its magnitude, which min-norm weights make small, is restored and boosted.
     Paper, brief and released code differ in three choices; a *group* is a tensor or the whole encoder. Two backward
-    passes over the encoders, whatever the number of modalities.
+    passes over the encoders, whatever the number of modalities. Inner products are taken in the gradients' type,
+    float32 at least: there, gradients of norms between 1e-15 and 1e15 are told apart exactly as the equations say.
 
     Arguments:
         gamma: γ > 0, the boost.
@@ -116,7 +117,7 @@ class MMPareto(Method):
         boost = torch.where(conflict, self.gamma, 1.0) if self.boost == "conflict" else self.gamma
         for h, factor in zip(combined, (restored * boost).expand(len(combined)), strict=True):
             if h is not None:
-                h.mul_(factor.to(h.dtype))
+                h.mul_(factor.to(h))
 
         whole = grams.sum(0)
         norms = whole.diagonal().sqrt()
@@ -136,20 +137,20 @@ def _grams(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
     for tensors in zip(*gradients, strict=True):
         products: dict[tuple[int, int], Tensor] = {}
         for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(tensors), 2):
-            products[i, j] = products[j, i] = zero if a is None or b is None else _dot(a, b)
+            products[i, j] = products[j, i] = zero if a is None or b is None else _dot(a, b).to(zero)
         rows += [products[i, j] for i in range(len(tensors)) for j in range(len(tensors))]
     return torch.stack(rows).view(-1, len(gradients), len(gradients)) / scale.double().square()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     # Summed pairwise: on the CPU, the error of vector_norm and dot grows with the size (4e-5 at 2 million elements).
-    return (_working(a) * _working(b)).sum().double()
+    return (_working(a) * _working(b)).sum()
 
 
 def _norms(tensors: Iterable[Tensor | None], scale: Tensor) -> Tensor:
     """(P,) float64 Euclidean norms; None counts as zero."""
     zero = torch.zeros((), dtype=torch.float64, device=scale.device)
-    return torch.stack([zero if t is None else _dot(t, t).sqrt() for t in tensors]) / scale.double()
+    return torch.stack([zero if t is None else _dot(t, t).to(zero).sqrt() for t in tensors]) / scale.double()
 
 
 def _combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor | None]:
@@ -162,7 +163,7 @@ def _combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor
             g, objective[index] = objective[index], None
             if g is not None:
                 g = _working(g)
-                h = _add(h, g * weight.to(g.dtype))
+                h = _add(h, g * weight.to(g))
         combined.append(h)
     return combined
 

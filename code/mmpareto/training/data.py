@@ -8,6 +8,7 @@ import numpy as np
 
 from mmpareto.data import DATASETS
 from mmpareto.data.clips import ClipDataset, fingerprint
+from mmpareto.data.layout import FEATURE_FILES
 from mmpareto.data.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings
@@ -36,8 +37,10 @@ def open_data(settings: Settings) -> Data:
     """Open the prepared data set of a run.
 
     Raises:
-        InputError: it is not there or not whole, or does not have `--n_classes` classes.
+        InputError: it is not there or not whole, does not have `--n_classes` classes, or its features are smaller
+            than `--audio_pool`.
     """
+    _check_pool(settings)
     folder = Path(settings.data)
     whole = open_split(settings, folder, "train", training=False)
     if settings.n_classes not in (None, len(whole.classes)):
@@ -58,6 +61,15 @@ def open_data(settings: Settings) -> Data:
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": sizes, "prepared": whole.prepared}
     fixed = open_split(settings, folder, "train", training=False, subset=kept.tolist())
     return Data(train, fixed, val, test, record)
+
+
+def _check_pool(settings: Settings) -> None:
+    files = FEATURE_FILES[settings.audio]
+    shape = list(files.shape)
+    shape[files.time_axis] = min(settings.audio_frames, shape[files.time_axis])
+    if any(block > side for block, side in zip(settings.audio_pool, shape, strict=True)):
+        pool = " ".join(map(str, settings.audio_pool))
+        raise InputError(f"--audio_pool {pool} is larger than the feature that is read, {shape[0]} by {shape[1]}.")
 
 
 def open_split(

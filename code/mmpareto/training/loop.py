@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from mmpareto.data.batches import Batch, EpochOrder, make_loader, to_device
+from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.training import devices
@@ -115,11 +115,13 @@ class Trainer:
                     print(epoch_text(line, self.settings.epochs, self.network.modalities), flush=True)
                     if board is not None:
                         write_scalars(board, line)
+                    self.signals.check()
             except Stopped:
                 self.watch.read()
                 self.save()
                 raise
             finally:
+                stop_workers(self.loader)
                 if board is not None:
                     board.close()
         return self.history
@@ -138,6 +140,7 @@ class Trainer:
             desc=f"epoch {self.epoch}/{settings.epochs}",
             unit=" samples",
             leave=False,
+            disable=None,  # where nobody watches, the line an epoch must do
         ) as bar:
             for batch in self._batches(self.loader):
                 values = self.step(batch)
@@ -178,9 +181,11 @@ class Trainer:
 
     def predict(self, dataset: Any) -> Predictions:
         """The network's outputs on a data set read without augmentation."""
-        normalisation = dataset.normalisation
         loader = self._loader(dataset)
-        return predict(self.model, loader, self.device, normalisation, self.precision, self.signals.check)
+        try:
+            return predict(self.model, loader, self.device, dataset.normalisation, self.precision, self.signals.check)
+        finally:
+            stop_workers(loader)
 
     def save(self) -> None:
         """Write last.pt: everything that the rest of the run depends on."""

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.integration import METHODS
 from mmpareto.integration.method import Method
 from mmpareto.models.network import build_network
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from mmpareto.training.data import open_data
+from mmpareto.training.data import Data, open_data
 from mmpareto.training.evaluation import figures
 from mmpareto.training.loop import Trainer
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.probe import linear_probe
-from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, summarise, write_config
+from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, summarise, write_config
 from mmpareto.training.settings import METHOD_OPTIONS, Request, Settings
 from mmpareto.training.stop import Stopped
 
@@ -38,6 +39,7 @@ def train(request: Request) -> int:
     print(f"{settings.name}: {trainer.data.record['clips']} on {trainer.device}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
+        finish(trainer, banner)
     except Stopped as stop:
         print(
             f"stopped by {stop} in epoch {trainer.epoch} after step {trainer.steps}, and saved; "
@@ -48,7 +50,6 @@ def train(request: Request) -> int:
         saved = f"{trainer.folder / LAST} is from before" if (trainer.folder / LAST).exists() else "nothing was saved"
         print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
         return 1
-    finish(trainer, banner)
     return 0
 
 
@@ -77,6 +78,8 @@ def _trainer(settings: Settings, resume: Path | None) -> Trainer:
     device, gpu_ids = devices.choose_devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
     data = open_data(settings)
+    if resume and checkpoint:
+        check_resumable(settings, data, resume, checkpoint)
     method = make_method(settings)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
@@ -104,11 +107,29 @@ def _trainer(settings: Settings, resume: Path | None) -> Trainer:
     return trainer
 
 
+def check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Raise InputError where the data are not those of the run, or the run is in a later epoch than its last."""
+    reached = checkpoint["epoch"] - (checkpoint["steps"] == 0)
+    if settings.epochs < reached:
+        raise InputError(f"--epochs is {settings.epochs}, but the run in {folder} is in epoch {reached} already.")
+    if data.record["fingerprint"] != read_config(folder)["data"]["fingerprint"]:
+        raise InputError(
+            f"--data {settings.data} is not what the run in {folder} was trained on; give that, or start anew."
+        )
+
+
 def make_method(settings: Settings) -> Method:
-    """The method with the variant's options, and over them those of the command line."""
+    """The method with the variant's options, and over them those of the command line.
+
+    Raises:
+        InputError: the options do not go together.
+    """
     kind = METHODS[settings.method]
     given = {name: getattr(settings, name) for name in METHOD_OPTIONS if getattr(settings, name) is not None}
-    return kind(**{**kind.variants.get(settings.variant, {}), **given})
+    try:
+        return kind(**{**kind.variants.get(settings.variant, {}), **given})
+    except ValueError as error:
+        raise InputError(f"--variant {settings.variant} with the options given: {error}.") from error
 
 
 def finish(trainer: Trainer, banner: str) -> None:

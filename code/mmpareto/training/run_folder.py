@@ -26,7 +26,10 @@ def new_folder(settings: Settings, runs: Path = Path("runs")) -> Path:
             raise InputError(f"{folder} already holds a run: give another --ckpt_path, or --resume {folder}.")
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--ckpt_path {folder} is a file; give a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--ckpt_path {folder} cannot be made ({error.strerror}); give another folder.") from error
         return folder
     number = 1
     while True:

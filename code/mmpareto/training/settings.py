@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,7 @@ def _checked(settings: Settings) -> Settings:
     for sound, flag, need in (
         (settings.batch_size >= 1, "batch_size", "at least 1"),
         (settings.epochs >= 1, "epochs", "at least 1"),
-        (settings.learning_rate > 0, "learning_rate", "above 0"),
+        (0 < settings.learning_rate < math.inf, "learning_rate", "above 0, and finite"),
         (settings.momentum >= 0, "momentum", "at least 0"),
         (settings.weight_decay >= 0, "weight_decay", "at least 0"),
         (settings.lr_decay_step >= 1, "lr_decay_step", "at least 1"),
@@ -266,9 +267,9 @@ def _checked(settings: Settings) -> Settings:
         (settings.audio_frames >= 1, "audio_frames", "at least 1"),
         (min(settings.audio_pool) >= 1, "audio_pool", "at least 1 each"),
         (settings.workers >= 0, "workers", "at least 0"),
-        (settings.random_seed >= 0, "random_seed", "at least 0"),
+        (0 <= settings.random_seed < 2**32, "random_seed", "from 0 to 2³² − 1, NumPy's range"),
         (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
-        (settings.gamma is None or settings.gamma > 0, "gamma", "above 0"),
+        (settings.gamma is None or 0 < settings.gamma < math.inf, "gamma", "above 0, and finite"),
     ):
         if not sound:
             raise InputError(f"--{flag} is {getattr(settings, flag)}; it must be {need}.")

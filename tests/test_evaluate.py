@@ -1,0 +1,451 @@
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import pytest
+import raw_clips
+import torch
+import torchvision
+from mmpareto.analysis.trained import open_trained
+from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
+from mmpareto.models import ENCODERS
+from mmpareto.training.run import train
+from mmpareto.training.settings import parse
+from PIL import Image
+from prepared_clips import write_prepared
+from torch import nn
+
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
+HEADS = ("joint", "audio", "visual")
+CLASSES = ["ANG", "HAP", "SAD"]
+CPU = ("--gpu_ids", "cpu")
+SMALL = ["--dataset=cremad", "--encoder=tiny", "--epochs=2", "--batch_size=4", "--workers=0", "--image_size=32", *CPU]
+
+
+def trained_run(data: Path, folder: Path, *more: str) -> Path:
+    assert train(parse([*SMALL, "--data", str(data), "--ckpt_path", str(folder), *more])) == 0
+    return folder
+
+
+def evaluated(*arguments: object) -> int:
+    return evaluate.main([*map(str, arguments), *CPU])
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Path:
+    """Frames of a different number a clip; three classes that stat.csv does not name in order."""
+    return write_prepared(folder / "my data", train=12, test=7, frames=[3, 5], size=(40, 30))
+
+
+@pytest.fixture(scope="module")
+def mmpareto_run(data: Path, folder: Path) -> Path:
+    return trained_run(data, folder / "run", "--protocol", "paper")
+
+
+@pytest.fixture(scope="module")
+def joint_run(data: Path, folder: Path) -> Path:
+    return trained_run(data, folder / "joint", "--method", "joint", "--protocol", "paper")
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_figures(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    names = [f"{kind}{head}" for kind in ("acc", "loss", "macro_f1", "map") for head in ("", "_audio", "_visual")]
+    for name in names:
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    for head in ("", "_audio", "_visual"):
+        assert found[f"per_class_accuracy{head}"] == expected[f"per_class_accuracy{head}"]
+
+
+def test_the_figures_are_those_of_the_run(mmpareto_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = history(mmpareto_run)
+    best = max(lines, key=lambda line: (line["acc"], -line["epoch"]))
+    for name, line in (("best", best), ("last", lines[-1])):
+        assert evaluated(mmpareto_run / f"{name}.pt", "--batch_size", 2) == 0
+        out = mmpareto_run / f"evaluation-test-{name}"
+        assert {path.name for path in out.iterdir()} == {"metrics.json", "per_clip.csv", "confusion.png"}
+        assert_same_figures(json.loads((out / "metrics.json").read_text()), line)
+        printed = capsys.readouterr().out
+        assert re.search(rf"^joint +{line['acc']:.4f} ", printed, re.M) and str(out) in printed
+        assert f"epoch {line['epoch']}, chosen on: test" in printed or f"the last epoch, {line['epoch']}\n" in printed
+
+
+def test_they_are_measured_in_the_precision_of_the_run(data: Path, tmp_path: Path) -> None:
+    run = trained_run(data, tmp_path / "run", "--protocol", "paper", "--amp", "bf16")
+    if "amp" not in torch.load(run / "last.pt", weights_only=True):
+        pytest.xfail("checkpoints do not say the precision of their run")
+    assert evaluated(run / "last.pt", "--batch_size", 4) == 0
+    assert_same_figures(json.loads((run / "evaluation-test-last" / "metrics.json").read_text()), history(run)[-1])
+
+
+def test_the_table_has_every_clip_once(mmpareto_run: Path, data: Path) -> None:
+    assert evaluated(mmpareto_run / "best.pt", "--workers", 1) == 0
+    out = mmpareto_run / "evaluation-test-best"
+    rows = read_table(out / "per_clip.csv")
+    assert [(row["clip"], row["class"]) for row in rows] == [
+        tuple(line.split(",")) for line in (data / "test.csv").read_text().splitlines()
+    ]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["classes"] == CLASSES and metrics["clips"] == len(rows) == 7
+    for head in HEADS:
+        counts = [[0] * len(CLASSES) for _ in CLASSES]
+        for row in rows:
+            probabilities = [float(row[f"{head}_{name}"]) for name in CLASSES]
+            assert sum(probabilities) == pytest.approx(1, abs=1e-7)
+            assert row[head] == CLASSES[int(np.argmax(probabilities))]
+            counts[CLASSES.index(row["class"])][CLASSES.index(row[head])] += 1
+        assert metrics["confusion"][head] == counts
+        right = sum(row["class"] == row[head] for row in rows)
+        assert metrics["acc" if head == "joint" else f"acc_{head}"] == pytest.approx(right / 7)
+    picture = np.asarray(Image.open(out / "confusion.png").convert("RGB"))
+    assert picture.shape[1] > picture.shape[0] > 200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_training_split_and_another_folder(mmpareto_run: Path, data: Path, tmp_path: Path) -> None:
+    assert evaluated(mmpareto_run / "last.pt", "--split", "train", "--data", data, "--out", tmp_path / "a" / "b") == 0
+    assert len(read_table(tmp_path / "a" / "b" / "per_clip.csv")) == 12
+
+
+def test_of_a_joint_run_the_probe_is_measured(joint_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((joint_run / "summary.json").read_text())
+    for name, key in (("best", "best_test"), ("last", "last")):
+        assert evaluated(joint_run / f"{name}.pt") == 0
+        assert "a linear probe's" in capsys.readouterr().out
+        metrics = json.loads((joint_run / f"evaluation-test-{name}" / "metrics.json").read_text())
+        assert_same_figures(metrics, summary[key])
+
+
+def test_probe_weights_make_the_unimodal_logits(joint_run: Path, tmp_path: Path) -> None:
+    """By hand: the unimodal column of the table is the probe's, not the network's own head's."""
+    checkpoint = torch.load(joint_run / "best.pt", weights_only=True)
+    for head in checkpoint["probe"].values():
+        head["weight"].zero_()
+        head["bias"].copy_(torch.tensor([0.0, 2.0, 1.0]))
+    torch.save(checkpoint, tmp_path / "best.pt")
+    assert evaluated(tmp_path / "best.pt") == 0
+    expected = np.exp([0, 2, 1]) / np.exp([0, 2, 1]).sum()
+    for row in read_table(tmp_path / "evaluation-test-best" / "per_clip.csv"):
+        for head in ("audio", "visual"):
+            assert row[head] == "HAP"
+            np.testing.assert_allclose([float(row[f"{head}_{name}"]) for name in CLASSES], expected, rtol=1e-6)
+
+
+def test_untrained_heads_without_a_probe_are_called_so(joint_run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(joint_run / "last.pt", weights_only=True)
+    del checkpoint["probe"]
+    torch.save(checkpoint | {"epoch": 2, "steps": 1}, tmp_path / "last.pt")
+    stopped, heads = open_trained(tmp_path / "last.pt").notes
+    assert "stopped in epoch 2, after step 1" in stopped and "untrained" in heads
+
+
+class _Trap:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def changed(run: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    content = torch.load(run / "best.pt", weights_only=True)
+    change(content)
+    torch.save(content, to)
+    return to
+
+
+def other_shape(content: dict[str, Any]) -> None:
+    content["model"]["heads.audio.bias"] = torch.zeros(5)
+
+
+def other_encoder(content: dict[str, Any]) -> None:
+    content["network"]["encoder"] = "resnet18"
+
+
+def unknown_encoder(content: dict[str, Any]) -> None:
+    content["network"]["encoder"] = "tinny"
+
+
+def other_names(content: dict[str, Any]) -> None:
+    content["data"]["classes"] = ["ANG", "HAP", "NEU"]
+
+
+def older(content: dict[str, Any]) -> None:
+    del content["heads_trained"], content["data_folder"]
+
+
+def moved(content: dict[str, Any]) -> None:
+    content["data_folder"] = "gone"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (other_shape, r"is of another architecture: heads\.audio\.bias"),
+        (other_encoder, "is of another architecture: "),
+        (unknown_encoder, "unknown encoder 'tinny'. Did you mean 'tiny'"),
+        (other_names, "has the 3 classes ANG, HAP, SAD, but .* tells 3 others apart"),
+        (older, "is of another version of this code: it lacks data_folder, heads_trained"),
+        (moved, "is not in gone; say where it is with --data"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(
+    mmpareto_run: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], complaint: str
+) -> None:
+    checkpoint = changed(mmpareto_run, tmp_path / "x.pt", change)
+    with pytest.raises(InputError, match=complaint) as caught:
+        evaluated(checkpoint)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_a_file_that_is_no_checkpoint(mmpareto_run: Path, tmp_path: Path) -> None:
+    whole = (mmpareto_run / "best.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"format": 1, "model": _Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+    torch.save({"model": _Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    torch.save([1], tmp_path / "list.pt")
+    for name in ("cut.pt", "text.pt", "text.pth", "trap.pt", "trap.pth", "list.pt", "absent.pt", "absent.pth"):
+        with pytest.raises(InputError, match=re.escape(name)) as caught:
+            evaluated(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no checkpoint"):
+        evaluated(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_data_that_does_not_fit(mmpareto_run: Path, tmp_path: Path) -> None:
+    four = write_prepared(tmp_path / "four", classes=("A", "B", "C", "D"))
+    for data, complaint in ((four, "has the 4 classes A, B, C, D, but .*best.pt tells 3 apart"), ("gone", "gone")):
+        with pytest.raises(InputError, match=complaint):
+            evaluated(mmpareto_run / "best.pt", "--data", data)
+    with pytest.raises(InputError, match="was trained on cremad, not on synthetic"):
+        evaluated(mmpareto_run / "best.pt", "--dataset", "synthetic")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make the folder"):
+        evaluated(mmpareto_run / "best.pt", "--out", tmp_path / "file")
+
+
+@pytest.mark.parametrize("flags", [["--batch_size", "0"], ["--workers", "-1"], ["--fps", "x"], ["--split", "val"]])
+def test_wrong_usage_leaves_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(["best.pt", *flags])
+    assert caught.value.code == 2 and f"argument {flags[0]}: " in capsys.readouterr().err
+
+
+def test_as_a_command_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, evaluate.__file__, str(tmp_path / "absent.pt"), "--gpu_ids", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: there is no checkpoint ") and done.stderr.count("\n") == 1
+
+
+def test_results_on_the_stand_in_say_so(data: Path, mmpareto_run: Path, tmp_path: Path, capsys: Any) -> None:
+    checkpoint = changed(mmpareto_run, tmp_path / "x.pt", lambda content: content.update(dataset="synthetic"))
+    assert evaluated(checkpoint) == 0
+    banner = DATASETS["synthetic"].banner
+    assert capsys.readouterr().out.rstrip().endswith(banner.rstrip())
+    assert json.loads((tmp_path / "evaluation-test-x" / "metrics.json").read_text())["warning"] == banner
+
+
+# The released code's checkpoints
+
+
+class ReleasedModel:
+    """The released code's network, put together by hand out of torchvision's parts."""
+
+    def __init__(self, n_classes: int, channels: int = 1) -> None:
+        torch.manual_seed(3)
+        self.parts: dict[str, nn.Module] = {
+            "audio_net": torchvision.models.resnet18(weights=None),
+            "visual_net": torchvision.models.resnet18(weights=None),
+            "head": nn.Linear(1024, n_classes),
+            "head_audio": nn.Linear(512, n_classes),
+            "head_video": nn.Linear(512, n_classes),
+        }
+        self.parts["audio_net"].conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        for name in ("audio_net", "visual_net"):
+            self.parts[name].fc = nn.Identity()
+        for part in self.parts.values():
+            part.eval()
+
+    def save(self, path: Path, accuracy: object, **extra: torch.Tensor) -> Path:
+        state = {f"module.{a}.{b}": t for a, part in self.parts.items() for b, t in part.state_dict().items()} | extra
+        optimizer = torch.optim.SGD(nn.ModuleDict(self.parts).parameters(), lr=0.002, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30, 0.1)
+        content = {"saved_epoch": 4, "acc": accuracy, "model": state}
+        torch.save(content | {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, path)
+        return path
+
+    @torch.no_grad()
+    def probabilities(self, data: Path, clip: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """Head → (C,), from the files of a prepared clip, with PIL for the pictures."""
+        feature = torch.load(data / "audio" / f"{clip}.pt", weights_only=True)
+        frames = [
+            np.asarray(Image.open(data / "visual" / clip / f"frame_{number:05d}.jpg").resize((224, 224), 2))
+            for number in numbers
+        ]
+        pictures = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
+        pictures = (pictures - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        ).view(3, 1, 1)
+        audio = self.parts["audio_net"](feature[None, None])
+        visual = self.parts["visual_net"](pictures).mean(0, keepdim=True)
+        logits = {
+            "joint": self.parts["head"](torch.cat([audio, visual], 1)),
+            "audio": self.parts["head_audio"](audio),
+            "visual": self.parts["head_video"](visual),
+        }
+        return {head: values[0].softmax(0).numpy() for head, values in logits.items()}
+
+
+def test_a_checkpoint_of_the_released_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_prepared(tmp_path / "data" / "cremad", train=3, test=3, frames=5, size=(48, 60), prepared={})
+    released = ReleasedModel(len(CLASSES))
+    extra = {"module.fusion_module.gate": torch.zeros(2), "module.tau": torch.zeros(())}
+    path = released.save(tmp_path / "best_model_of_cremad.pth", np.float64(0.75), **extra)
+    monkeypatch.chdir(tmp_path)
+    assert evaluated(path) == 0
+    printed = capsys.readouterr().out
+    assert "released code" in printed and "not used, as nothing here bears the name: fusion_module.gate, tau" in printed
+    for row in read_table(tmp_path / "evaluation-test-best_model_of_cremad" / "per_clip.csv"):
+        # Of 5 frames, two segments of 2: frames 0·2 + 1 and 1·2 + 1.
+        for head, expected in released.probabilities(data, row["clip"], [1, 3]).items():
+            found = [float(row[f"{head}_{name}"]) for name in CLASSES]
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+    with pytest.raises(InputError, match="does not name its classes"):
+        evaluated(path, "--clip", "a.wav", "a.flv", "--fps", 1)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "complaint"),
+    [
+        (lambda state: state.pop("module.head.weight"), "lacks the encoders or the joint head"),
+        (lambda state: state.pop("module.audio_net.conv1.weight"), "is of another architecture: encoders.audio"),
+        (lambda state: state.pop("module.visual_net.bn1.bias"), "is of another architecture: encoders.visual.bn1.bias"),
+    ],
+)
+def test_a_released_checkpoint_of_another_architecture(
+    tmp_path: Path, break_it: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    path = ReleasedModel(3).save(tmp_path / "x.pth", 0.5)
+    content = torch.load(path, weights_only=True)
+    break_it(content["model"])
+    torch.save(content, path)
+    with pytest.raises(InputError, match=complaint):
+        evaluated(path)
+
+
+# A clip that nobody has prepared
+
+
+@pytest.fixture(scope="module")
+def raw(folder: Path) -> Path:
+    for seed, name in enumerate(raw_clips.names(actors=1)):
+        raw_clips.write_clip(folder / "my raw", name, seconds=2.2 + 0.1 * seed, seed=seed)
+    return folder / "my raw"
+
+
+@pytest.fixture(scope="module")
+def prepared(raw: Path, folder: Path) -> Path:
+    report = DATASETS["cremad"].prepare(
+        raw=raw, out=folder / "prepared", fps=2, audio=("fbank", "spectrogram"), split="random", workers=1
+    )
+    assert report.complete
+    return folder / "prepared"
+
+
+def clip_files(raw: Path, name: str) -> tuple[Path, Path]:
+    return raw / "AudioWAV" / f"{name}.wav", raw / "VideoFlash" / f"{name}.flv"
+
+
+def printed_probabilities(text: str) -> dict[str, list[float]]:
+    """Head → probabilities, out of the table that `--clip` prints."""
+    lines = [line.split() for line in text.splitlines()]
+    place = lines.index(list(HEADS))
+    table = [line for line in lines[place + 1 :] if line[0].isupper() and len(line) == 4 and line[1][0].isdigit()]
+    return {head: [float(line[column]) for line in table] for column, head in enumerate(HEADS, start=1)}
+
+
+@pytest.mark.parametrize("audio", ["fbank", "spectrogram"])
+@pytest.mark.parametrize("method", ["mmpareto", "joint"])
+def test_a_raw_clip_gives_what_the_prepared_one_gives(
+    raw: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], audio: str, method: str
+) -> None:
+    more = ["--audio", audio, "--audio_frames", "150", "--audio_pool", "2", "1", "--epochs", "1", "--method", method]
+    run = trained_run(prepared, tmp_path / "run", "--protocol", "paper", *more)
+    assert evaluated(run / "best.pt") == 0
+    rows = read_table(run / "evaluation-test-best" / "per_clip.csv")
+    from mmpareto.analysis.clip import predict_clip
+
+    trained = open_trained(run / "best.pt")
+    classes = trained.description["classes"]
+    for row in rows:
+        found = predict_clip(trained, *clip_files(raw, row["clip"]), torch.device("cpu"))
+        for head in HEADS:
+            expected = [float(row[f"{head}_{name}"]) for name in classes]
+            np.testing.assert_allclose(found[head].numpy(), expected, atol=1e-5, rtol=0)
+    capsys.readouterr()
+    row = rows[0]
+    assert evaluated(run / "best.pt", "--clip", *clip_files(raw, row["clip"])) == 0
+    for head, values in printed_probabilities(capsys.readouterr().out).items():
+        np.testing.assert_allclose(values, [float(row[f"{head}_{name}"]) for name in classes], atol=6e-4)
+
+
+def test_a_clip_that_cannot_be_read(mmpareto_run: Path, raw: Path, tmp_path: Path) -> None:
+    wav, flv = clip_files(raw, raw_clips.names(actors=1)[0])
+    (tmp_path / "text.flv").write_text("hello")
+    short = tmp_path / "short.wav"
+    raw_clips.write_wav(short, raw_clips.noise(0.01))
+    for files, complaint in (
+        ((tmp_path / "absent.wav", flv), "absent.wav"),
+        ((wav, tmp_path / "absent.flv"), "absent.flv"),
+        ((wav, tmp_path / "text.flv"), "text.flv"),
+        ((wav, wav), "no video stream"),
+        ((flv, flv), "no audio stream"),
+        ((short, flv), "too short"),
+    ):
+        with pytest.raises(InputError, match=complaint) as caught:
+            evaluated(mmpareto_run / "best.pt", "--clip", *files)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_frame_rate_comes_from_the_checkpoint_or_from_fps(
+    mmpareto_run: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = clip_files(raw, raw_clips.names(actors=1)[0])
+    assert evaluated(mmpareto_run / "best.pt", "--clip", *files) == 0
+    known = capsys.readouterr().out
+    with pytest.raises(InputError, match="was trained on 1 frames a second, not 2"):
+        evaluated(mmpareto_run / "best.pt", "--clip", *files, "--fps", 2)
+
+    checkpoint = changed(mmpareto_run, tmp_path / "x.pt", lambda content: content["data"].update(fps=None))
+    with pytest.raises(InputError, match=r"does not say at how many frames a second .* --fps"):
+        evaluated(checkpoint, "--clip", *files)
+    capsys.readouterr()
+    assert evaluated(checkpoint, "--clip", *files, "--fps", 1) == 0
+    assert capsys.readouterr().out == known

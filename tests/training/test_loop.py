@@ -1,0 +1,156 @@
+"""The loop against a second one, written by hand: autograd, momentum, weight decay, schedule, clipping."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmpareto.data.batches import EpochOrder
+from mmpareto.data.clips import ClipDataset
+from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.training.losses import losses
+from mmpareto.training.meters import Meter
+from prepared_clips import write_prepared
+from tiny_runs import metrics, read, run, trainer_of
+from torch import Tensor
+
+BATCH, RATE, MOMENTUM, DECAY = 4, 0.05, 0.9, 0.01
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=10, test=4)
+
+
+def batches(data: Path, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """The batches of an epoch, put together clip by clip; the last one holds two clips."""
+    clips = ClipDataset(
+        data, "train", training=True, seed=3, frames=1, image_size=24, audio_frames=64, crop_scale=(0.08, 1)
+    )
+    order = EpochOrder(len(clips), seed=3)
+    order.set_epoch(epoch)
+    keys = list(order)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    for start in range(0, len(keys), BATCH):
+        samples = [clips[key] for key in keys[start : start + BATCH]]
+        audio = torch.stack([inputs["audio"] for inputs, _, _ in samples])
+        visual = torch.stack([(inputs["visual"] / 255 - mean) / std for inputs, _, _ in samples])
+        yield {"audio": audio, "visual": visual}, torch.tensor([label for _, label, _ in samples])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """By the definition: the mean of −log softmax at the label."""
+    return -torch.stack([row[label] - row.exp().sum().log() for row, label in zip(logits, labels, strict=True)]).mean()
+
+
+def initial() -> MultimodalNetwork:
+    torch.manual_seed(3)
+    return build_network({"audio": 1, "visual": 3}, 3, encoder="tiny")
+
+
+def by_hand(
+    data: Path, method: str, *, decay_every: int | None = None, clip: float | None = None
+) -> tuple[MultimodalNetwork, list[float]]:
+    """Two epochs; the network, and the mean joint loss of each epoch over its samples."""
+    network = initial()
+    trained = [(n, p) for n, p in network.named_parameters() if method == "uniform" or not n.startswith("heads.")]
+    velocity: dict[str, Tensor] = {}
+    means = []
+    for epoch in (1, 2):
+        rate = RATE * (0.1 ** ((epoch - 1) // decay_every) if decay_every else 1)
+        total = 0.0
+        for inputs, labels in batches(data, epoch):
+            outputs = network(inputs)
+            loss = cross_entropy(outputs.joint, labels)
+            total += loss.item() * len(labels)
+            if method == "uniform":
+                loss = loss + sum(cross_entropy(logits, labels) for logits in outputs.unimodal.values())
+            gradients = torch.autograd.grad(loss, [p for _, p in trained])
+            if clip is not None:
+                norm = torch.cat([g.flatten() for g in gradients]).norm()
+                gradients = [g * min(1.0, clip / norm.item()) for g in gradients]
+            with torch.no_grad():
+                for (name, p), g in zip(trained, gradients, strict=True):
+                    velocity[name] = MOMENTUM * velocity.get(name, torch.zeros_like(p)) + g + DECAY * p
+                    p -= rate * velocity[name]
+        means.append(total / 10)
+    return network, means
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "options"),
+    [
+        ("uniform", "", {}),
+        ("joint", "", {}),
+        ("uniform", "--scheduler step --lr_decay_step 1 --lr_decay_ratio 0.1", {"decay_every": 1}),
+        ("uniform", "--clip_grad 0.2", {"clip": 0.2}),
+        ("joint", "--clip_grad 0.2", {"clip": 0.2}),
+        ("joint", "--clip_grad 1000", {}),
+        ("uniform", "--lr_decay_step 1 --lr_decay_ratio 0.1", {}),  # no effect without the scheduler
+    ],
+)
+def test_two_epochs_equal_a_loop_written_by_hand(
+    method: str, more: str, options: dict[str, float], data: Path, tmp_path: Path
+) -> None:
+    line = f"--protocol paper --random_seed 3 --weight_decay {DECAY} --method {method} {more}"
+    assert run(data, tmp_path, *line.split()) == 0
+    expected, means = by_hand(data, method, **options)  # type: ignore[arg-type]
+    found = read(tmp_path / "last.pt")["model"]
+    untouched = initial().state_dict()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+        trained = method == "uniform" or not name.startswith("heads.")
+        assert torch.equal(found[name], untouched[name]) is not trained, name
+    assert [line["train_loss"] for line in metrics(tmp_path)] == pytest.approx(means, abs=1e-5)
+    rates = [RATE, RATE * (0.1 if "decay_every" in options else 1)]
+    assert [line["learning_rate"] for line in metrics(tmp_path)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer], data: Path, tmp_path: Path) -> None:
+    line = f"--protocol paper --random_seed 3 --weight_decay {DECAY} --method uniform --optimizer {name} --epochs 1"
+    trainer = trainer_of(data, tmp_path, *line.split())
+    trainer.fit()
+    network = initial()
+    optimizer = kind(network.parameters(), lr=RATE, weight_decay=DECAY)  # type: ignore[call-arg]
+    for inputs, labels in batches(data, 1):
+        outputs = network(inputs)
+        unimodal = sum(cross_entropy(logits, labels) for logits in outputs.unimodal.values())
+        optimizer.zero_grad()
+        (cross_entropy(outputs.joint, labels) + unimodal).backward()
+        optimizer.step()
+    # Where a gradient is close to 0 Adam turns its rounding into steps of the size of the rate.
+    found = trainer.network.state_dict()
+    wrong = [n for n, t in network.state_dict().items() if ((found[n] - t).abs() > 1e-4).double().mean() > 0.01]
+    assert not wrong
+
+
+def test_losses_are_cross_entropies_by_modality() -> None:
+    labels = torch.tensor([0, 2, 1, 1])
+    logits = {name: torch.randn(4, 3, dtype=torch.float64) for name in ("joint", "text", "flow", "touch")}
+    found = losses(Outputs(logits["joint"], {n: z for n, z in logits.items() if n != "joint"}, {}), labels)
+    torch.testing.assert_close(found.joint, cross_entropy(logits["joint"], labels))
+    assert list(found.unimodal) == ["text", "flow", "touch"]
+    for name, loss in found.unimodal.items():
+        torch.testing.assert_close(loss, cross_entropy(logits[name], labels))
+
+
+def test_means_of_an_epoch_weigh_samples_not_steps() -> None:
+    meter = Meter()
+    meter.add({"a": torch.tensor(1.0), "b": torch.tensor(0.1)}, weight=4)
+    meter.add({"a": torch.tensor(4.0), "b": torch.tensor(0.4)}, weight=2)
+    assert meter.means() == pytest.approx({"a": 2.0, "b": 0.2})
+    again = Meter()
+    again.load_state_dict(meter.state_dict(), torch.device("cpu"))
+    assert again.means() == meter.means() and again.weight == 6
+    assert Meter().means() == {}
+
+
+def test_gradients_are_let_go_after_every_step_and_modes_are_right(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path, "--epochs", 1)
+    modes = []
+    trainer.network.register_forward_hook(lambda module, inputs, outputs: modes.append(module.training))
+    trainer.fit()
+    assert all(p.grad is None for p in trainer.network.parameters())
+    # 7 training, 4 test and 3 validation clips in batches of 4.
+    assert modes == [True, True, False, False]

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmpareto.data.clips import ClipDataset
+from mmpareto.models.network import build_network
+from mmpareto.training.probe import fit_head
+from prepared_clips import write_prepared
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tiny_runs import metrics, read, run
+from torch import Tensor
+
+DECAY = 1e-3
+
+
+def samples(count: int, size: int, classes: int, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Gaussian clouds whose features have very different scales and offsets."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    centres = torch.randn(classes, size, generator=generator)
+    features = centres[labels] + spread * torch.randn(count, size, generator=generator)
+    return features * torch.logspace(-2, 2, size) + torch.linspace(-5, 50, size), labels
+
+
+def sklearn_head(features: Tensor, labels: Tensor) -> tuple[StandardScaler, LogisticRegression]:
+    """The same objective: mean cross-entropy + ½·decay·‖W‖² is C·(sum of cross-entropies) + ½‖W‖², C = 1/(N·decay)."""
+    scaler = StandardScaler().fit(features.double().numpy())
+    solver = LogisticRegression(C=1 / (len(labels) * DECAY), tol=1e-10, max_iter=10_000)
+    return scaler, solver.fit(scaler.transform(features.double().numpy()), labels.numpy())
+
+
+@pytest.mark.parametrize(("count", "size", "classes", "spread"), [(120, 5, 3, 2.0), (60, 20, 4, 0.5), (40, 3, 6, 1.0)])
+def test_the_head_is_sklearns_logistic_regression(count: int, size: int, classes: int, spread: float) -> None:
+    features, labels = samples(count, size, classes, spread)
+    head = fit_head(features, labels, classes)
+    assert head["weight"].shape == (classes, size) and head["bias"].shape == (classes,)
+    assert head["weight"].dtype == torch.float32 and not head["weight"].requires_grad
+    scaler, expected = sklearn_head(features, labels)
+    logits = (features @ head["weight"].T + head["bias"]).softmax(1)
+    probabilities = expected.predict_proba(scaler.transform(features.double().numpy()))
+    np.testing.assert_allclose(logits.numpy(), probabilities, atol=2e-3)
+
+
+def test_separable_classes_are_separated_and_the_weights_stay_finite() -> None:
+    features, labels = samples(40, 12, 4, spread=0.01)
+    head = fit_head(features, labels, 4)
+    assert torch.equal((features @ head["weight"].T + head["bias"]).argmax(1), labels)
+    assert all(tensor.isfinite().all() for tensor in head.values())
+
+
+def test_a_constant_feature_and_an_absent_class_are_no_harm() -> None:
+    features, labels = samples(30, 4, 3, spread=0.5)
+    features[:, 2] = 7.0
+    head = fit_head(features, labels, 5)  # classes 3 and 4 have no sample
+    logits = features @ head["weight"].T + head["bias"]
+    assert logits.isfinite().all() and logits.argmax(1).max() < 3
+    assert torch.equal(head["weight"][:, 2], torch.zeros(5))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=21, test=9)
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one joint loss whose best epoch on the test set is not its last."""
+    made = tmp_path_factory.mktemp("runs") / "run"
+    assert run(data, made, "--method", "joint", "--epochs", "3") == 0
+    return made
+
+
+def features_of(data: Path, checkpoint: dict, clips: list[str], split: str) -> tuple[dict[str, Tensor], list[int]]:
+    network = build_network(**checkpoint["network"])
+    network.load_state_dict(checkpoint["model"])
+    network.eval()
+    whole = ClipDataset(data, split, training=False, frames=1, image_size=24, audio_frames=64)
+    places = [whole.clips.index(clip) for clip in clips] if clips else list(range(len(whole)))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    inputs = [whole[place][0] for place in places]
+    with torch.no_grad():
+        audio = torch.stack([values["audio"] for values in inputs])
+        visual = torch.stack([(values["visual"] / 255 - mean) / std for values in inputs])
+        found = network({"audio": audio, "visual": visual}).features
+    return found, [whole.labels[place] for place in places]
+
+
+def test_unimodal_heads_of_a_joint_run_stay_as_they_were_initialised(folder: Path) -> None:
+    torch.manual_seed(0)
+    initial = build_network({"audio": 1, "visual": 3}, 3, encoder="tiny").state_dict()
+    for name in ("last.pt", "best.pt"):
+        content = read(folder / name)
+        assert content["heads_trained"] is False
+        for key, tensor in initial.items():
+            if key.startswith("heads."):
+                assert torch.equal(content["model"][key], tensor), key
+        assert not torch.equal(content["model"]["fusion.fc_out.weight"], initial["fusion.fc_out.weight"])
+
+
+def test_the_summary_has_the_probes_accuracies_and_the_checkpoints_its_heads(data: Path, folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "linear probe" in summary["unimodal_note"]
+    from mmpareto.training.data import open_data
+    from mmpareto.training.settings import from_config
+
+    training = open_data(from_config(json.loads((folder / "config.json").read_text()))).train.clips
+    for name, key in (("last.pt", "last"), ("best.pt", "best_val")):
+        content = read(folder / name)
+        assert list(content["probe"]) == ["audio", "visual"]
+        features, labels = features_of(data, content, training, "train")
+        test_features, test_labels = features_of(data, content, [], "test")
+        for modality, head in content["probe"].items():
+            expected = fit_head(features[modality], torch.tensor(labels), 3)
+            torch.testing.assert_close(head["weight"], expected["weight"], rtol=1e-3, atol=1e-3)
+            logits = test_features[modality] @ head["weight"].T + head["bias"]
+            right = (logits.argmax(1) == torch.tensor(test_labels)).double().mean().item()
+            assert summary[key][f"acc_{modality}"] == pytest.approx(right)
+
+
+def test_what_was_not_measured_is_null(folder: Path) -> None:
+    for line in metrics(folder):
+        assert line["acc_audio"] is None and line["loss_visual"] is None and line["val_acc_audio"] is None
+        assert isinstance(line["acc"], float) and isinstance(line["val_acc"], float)
+        assert not any(key.startswith(("train_acc_", "conflict_rate_", "cosine_", "norm_")) for key in line)
+    summary = json.loads((folder / "summary.json").read_text())
+    probed = {summary["last"]["epoch"], summary["best_val"]["epoch"]}
+    assert (summary["best_test"]["acc_audio"] is not None) == (summary["best_test"]["epoch"] in probed)

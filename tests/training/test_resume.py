@@ -1,0 +1,172 @@
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mmpareto.training.loop as loop
+import pytest
+from mmpareto.errors import InputError
+from prepared_clips import write_prepared
+from tiny_runs import acting, assert_same_run, metrics, read, resume, run, send_signal
+
+EPOCHS = ("--epochs", "3")
+# 18 clips, of which 3 validate: 15 in batches of 4, so steps 4, 8 and 12 end an epoch.
+POINTS: dict[str, tuple[object, str, int]] = {
+    "after the first step": (loop.Trainer, "step", 1),
+    "in the middle of an epoch": (loop.Trainer, "step", 6),
+    "after the last step of an epoch": (loop.Trainer, "step", 8),
+    "while testing": (loop, "predict", 3),
+    "while validating": (loop, "predict", 4),
+    "between epochs": (loop.Trainer, "_finish_epoch", 2),
+    "after the last epoch": (loop.Trainer, "_finish_epoch", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=18, test=6, prepared={})
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Uninterrupted runs, each made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def get(*more: str) -> Path:
+        if more not in made:
+            made[more] = tmp_path_factory.mktemp("whole") / "run"
+            assert run(data, made[more], *more) == 0
+        return made[more]
+
+    return get
+
+
+def interrupted(data: Path, folder: Path, point: str, *more: str) -> None:
+    owner, name, call = POINTS[point]
+    with acting(owner, name, call, send_signal, before=name == "predict"):
+        assert run(data, folder, *more) == 143
+    assert (folder / "last.pt").exists() and not (folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_stopped_anywhere_and_resumed_is_the_run_never_stopped(
+    point: str, data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    interrupted(data, tmp_path / "run", point, *EPOCHS)
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", whole(*EPOCHS))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("method", ["mmpareto", "uniform", "joint"])
+def test_for_every_method_and_optimiser_also_when_stopped_twice(
+    method: str, optimizer: str, data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    more = (*EPOCHS, "--method", method, "--optimizer", optimizer, "--learning_rate", "0.01")
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *more)
+    with acting(loop.Trainer, "step", 5, send_signal):  # two steps end epoch 2, so in epoch 3
+        assert resume(tmp_path / "run") == 143
+    assert read(tmp_path / "run/last.pt")["steps"] == 3
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", whole(*more))
+
+
+def test_nothing_depends_on_the_number_of_loader_processes(
+    data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert run(data, tmp_path / "two", *EPOCHS, "--workers", "2") == 0
+    assert_same_run(tmp_path / "two", whole(*EPOCHS))
+
+
+def test_stopped_with_loader_processes_and_resumed_without(
+    data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    begin = time.monotonic()
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS, "--workers", "2")
+    print(f"stopping took {time.monotonic() - begin:.1f} s with the run")
+    assert resume(tmp_path / "run", "--workers", "0") == 0
+    assert_same_run(tmp_path / "run", whole(*EPOCHS))
+
+
+def test_a_longer_run_is_a_shorter_one_resumed(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
+    assert run(data, tmp_path / "run", "--epochs", "1", "--method", "joint") == 0  # so the probe is redone, too
+    assert resume(tmp_path / "run", *EPOCHS) == 0
+    assert_same_run(tmp_path / "run", whole(*EPOCHS, "--method", "joint"))
+
+
+def test_a_finished_run_resumed_stays_as_it_is(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
+    assert run(data, tmp_path / "run", *EPOCHS) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert resume(tmp_path / "run") == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is saved after it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(loop.Trainer, "step", 6), (loop, "write_metrics", 2), (loop, "save_checkpoint", 3)],
+    ids=["in the middle of an epoch", "before metrics.jsonl is written", "between best.pt and last.pt"],
+)
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    owner: object, name: str, call: int, data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with acting(owner, name, call, kill, before=True), pytest.raises(Killed):
+        run(data, folder, *EPOCHS)
+    lines = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(lines + lines)  # what another writer may have left behind is cut
+    assert resume(folder) == 0
+    assert_same_run(folder, whole(*EPOCHS))
+
+
+def test_a_run_that_stands_beyond_the_epochs_asked_for_is_refused(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
+    with pytest.raises(InputError, match="--epochs"):
+        resume(tmp_path / "run", "--epochs", "1")
+
+
+def test_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
+    before = (tmp_path / "run/config.json").read_bytes()
+    other = write_prepared(tmp_path / "other", train=12, test=6, prepared={})
+    with pytest.raises(InputError, match="--data"):
+        resume(tmp_path / "run", "--data", str(other))
+    assert (tmp_path / "run/config.json").read_bytes() == before
+
+
+def test_the_same_data_may_lie_elsewhere(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
+    (tmp_path / "moved").symlink_to(data)
+    assert resume(tmp_path / "run", "--data", str(tmp_path / "moved")) == 0
+    assert metrics(tmp_path / "run")[-1]["acc"] == metrics(whole(*EPOCHS))[-1]["acc"]
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no checkpoint", "torn checkpoint", "torn config"])
+def test_what_cannot_be_resumed_is_said_in_a_sentence(damage: str, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    if damage != "no folder":
+        interrupted(data, folder, "after the first step", *EPOCHS)
+    if damage == "no checkpoint":
+        (folder / "last.pt").unlink()
+    if damage == "torn checkpoint":
+        (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:1000])
+    if damage == "torn config":
+        (folder / "config.json").write_text((folder / "config.json").read_text()[:100])
+    with pytest.raises(InputError, match=r"run"):
+        resume(folder)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", "after the first step", *EPOCHS)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["arguments"]["encoder"] = "plain"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="architecture"):
+        resume(tmp_path / "run")

@@ -1,0 +1,314 @@
+import dataclasses
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmpareto.data.clips import ClipDataset, fingerprint
+from mmpareto.errors import InputError
+from mmpareto.models.network import build_network
+from mmpareto.training.checkpoints import save_checkpoint
+from mmpareto.training.data import open_data
+from mmpareto.training.run import summary_text, train
+from mmpareto.training.run_folder import new_folder, summarise
+from mmpareto.training.settings import parse
+from prepared_clips import write_prepared
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import acting, arguments, metrics, read, run
+
+HEADS = ("", "_audio", "_visual")
+OF_A_SET = ("loss", "acc", "macro_f1", "map", "per_class_accuracy")
+OF_AN_ENCODER = ("conflict_rate", "cosine", "norm_joint", "norm_unimodal", "weight_joint", "weight_unimodal", "rescale")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=18, test=7)
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of MMPareto, with validation and TensorBoard."""
+    made = tmp_path_factory.mktemp("runs") / "a" / "run"
+    assert run(data, made, "--epochs", "3", "--use_tensorboard", "true", "--val_fraction", "0.3") == 0
+    return made
+
+
+def evaluated(data: Path, checkpoint: dict[str, Any], split: str, places: list[int] | None = None) -> dict[str, float]:
+    """Accuracy and mean cross-entropy of every head, one clip at a time, by hand."""
+    network = build_network(**checkpoint["network"])
+    network.load_state_dict(checkpoint["model"])
+    network.eval()
+    clips = ClipDataset(data, split, training=False, frames=1, image_size=24, audio_frames=64)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    right, loss = dict.fromkeys(HEADS, 0.0), dict.fromkeys(HEADS, 0.0)
+    places = list(range(len(clips))) if places is None else places
+    for place in places:
+        inputs, label, _ = clips[place]
+        visual = (inputs["visual"] / 255 - mean) / std
+        with torch.no_grad():
+            outputs = network({"audio": inputs["audio"][None], "visual": visual[None]})
+        logits = {"": outputs.joint, **{f"_{name}": values for name, values in outputs.unimodal.items()}}
+        for head, (scores,) in logits.items():
+            right[head] += scores.tolist().index(max(scores.tolist())) == label
+            loss[head] += math.log(sum(math.exp(s) for s in scores.tolist())) - scores[label].item()
+    return {f"{k}{h}": v[h] / len(places) for k, v in (("acc", right), ("loss", loss)) for h in HEADS}
+
+
+def assert_figures(line: dict[str, Any], prefix: str, expected: dict[str, float]) -> None:
+    assert {key: line[prefix + key] for key in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_figures_are_those_of_the_checkpoints(data: Path, folder: Path) -> None:
+    lines = metrics(folder)
+    validation = validation_places(data, "--val_fraction", "0.3")
+    last, best = read(folder / "last.pt"), read(folder / "best.pt")
+    best_line = max(lines, key=lambda line: line["val_acc"])
+    assert best["epoch"] == best_line["epoch"] and last["epoch"] == 4  # where it would go on
+    for checkpoint, line in ((last, lines[-1]), (best, best_line)):
+        assert_figures(line, "", evaluated(data, checkpoint, "test"))
+        assert_figures(line, "val_", evaluated(data, checkpoint, "train", validation))
+
+
+def test_metrics_hold_the_promised_keys_an_epoch_a_line(folder: Path) -> None:
+    promised = {"epoch", "seconds", "samples_per_second", "learning_rate"}
+    promised |= {f"{part}{key}{head}" for part in ("", "val_") for key in OF_A_SET for head in HEADS}
+    promised |= {f"train_{key}{head}" for key in ("loss", "acc") for head in HEADS}
+    promised |= {f"{key}_{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}
+    lines = metrics(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert set(line) == promised
+        assert {key for key in line if key.startswith("acc")} == {"acc", "acc_audio", "acc_visual"}
+        accuracies = [line[f"{part}acc{head}"] for part in ("", "val_", "train_") for head in HEADS]
+        rates = [line[f"conflict_rate_{m}"] for m in ("audio", "visual")]
+        assert all(isinstance(value, float) and 0 <= value <= 1 for value in accuracies + rates)
+        assert line["learning_rate"] == 0.05
+        for m in ("audio", "visual"):
+            assert line[f"weight_joint_{m}"] + line[f"weight_unimodal_{m}"] == pytest.approx(1)
+            assert -1 <= line[f"cosine_{m}"] <= 1 and min(line[f"norm_joint_{m}"], line[f"norm_unimodal_{m}"]) > 0
+
+
+def test_tensorboard_shows_the_same_numbers(folder: Path) -> None:
+    events = EventAccumulator(str(folder)).Reload()
+    lines = metrics(folder)
+    numbers = {key for key, value in lines[0].items() if isinstance(value, float | int)} - {"epoch"}
+    assert set(events.Tags()["scalars"]) == numbers
+    for key in numbers:
+        scalars = events.Scalars(key)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3]
+        assert [scalar.value for scalar in scalars] == pytest.approx([line[key] for line in lines], rel=1e-6)
+
+
+def test_config_holds_what_is_needed_to_run_it_again(data: Path, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    line = arguments(data, folder, "--epochs", 3, "--use_tensorboard", "true", "--val_fraction", 0.3)
+    expected = dataclasses.asdict(parse(line).settings)
+    assert config["arguments"] == json.loads(json.dumps(expected))
+    assert config["versions"]["torch"] == importlib.metadata.version("torch")
+    assert {"python", "torch", "torchvision", "torchaudio", "numpy", "av"} == set(config["versions"])
+    assert config["git_commit"] is None or len(config["git_commit"].rstrip("+")) == 40
+    assert config["data"]["fingerprint"] == fingerprint(data)
+    assert config["data"]["clips"] == {"train": 12, "val": 6, "test": 7}
+
+
+def test_the_folder_holds_what_the_house_says_and_no_more(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
+    assert names == {"config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"}
+
+
+def test_the_summary_of_a_run_with_validation(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = metrics(folder)
+    assert summary["protocol"] == "validation" and summary["last"] == lines[-1]
+    assert summary["best_val"] == max(lines, key=lambda line: (line["val_acc"], -line["epoch"]))
+    assert summary["best_test"] == max(lines, key=lambda line: (line["acc"], -line["epoch"]))
+    assert "papers' protocol" in summary["best_test_note"]
+    assert read(folder / "best.pt")["selected_on"] == "validation"
+
+
+def test_the_summary_of_the_papers_protocol(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, tmp_path, "--protocol", "paper") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["best_val"] is None and "--protocol paper" in summary["best_val_reason"]
+    assert summary["last"]["epoch"] == 2 and "papers' protocol" in summary["best_test_note"]
+    assert summary["data"]["clips"] == {"train": 18, "val": 0, "test": 7}
+    assert not any(key.startswith("val_") for key in summary["last"])
+    best = read(tmp_path / "best.pt")
+    assert "test" in best["selected_on"] and best["epoch"] == summary["best_test"]["epoch"]
+    printed = capsys.readouterr().out
+    assert "best on test (papers' protocol)" in printed and f"{100 * summary['last']['acc']:.2f}" in printed
+
+
+def test_a_tie_goes_to_the_earlier_epoch() -> None:
+    history = [{"epoch": n, "acc": a, "val_acc": v} for n, a, v in ((1, 0.1, 0.2), (2, 0.5, 0.9), (3, 0.5, 0.9))]
+    summary = summarise(history, "validation")
+    assert [summary[key]["epoch"] for key in ("last", "best_val", "best_test")] == [3, 2, 2]
+
+
+def test_best_pt_is_the_earlier_epoch_in_a_tie(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path, "--learning_rate", "1e-12", "--momentum", "0", "--protocol", "paper") == 0
+    lines = metrics(tmp_path)
+    assert lines[0]["acc"] == lines[1]["acc"]
+    assert read(tmp_path / "best.pt")["epoch"] == 1
+
+
+def validation_places(data: Path, *more: str) -> list[int]:
+    opened = open_data(parse(arguments(data, None, *more)).settings)
+    assert opened.val is not None
+    names = ClipDataset(data, "train", training=False).clips
+    return [names.index(clip) for clip in opened.val.clips]
+
+
+def test_validation_clips_are_apart_stratified_and_seeded(data: Path) -> None:
+    opened = open_data(parse(arguments(data, None, "--val_fraction", "0.3")).settings)
+    assert opened.val is not None
+    train_clips, val_clips = set(opened.train.clips), set(opened.val.clips)
+    assert not train_clips & val_clips and len(train_clips | val_clips) == 18
+    assert [opened.val.labels.count(label) for label in range(3)] == [2, 2, 2]
+    assert opened.test.clips == [f"clip_{n:03d}" for n in range(18, 25)]
+    assert opened.train.training and not (opened.val.training or opened.test.training or opened.train_fixed.training)
+    assert opened.train_fixed.clips == opened.train.clips
+    assert validation_places(data) == validation_places(data)
+    assert len({tuple(validation_places(data, "--random_seed", str(seed))) for seed in range(4)}) > 1
+
+
+def test_checkpoints_hold_tensors_builtins_and_lists_and_what_a_clip_needs(folder: Path) -> None:
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            assert type(value) is dict or type(value).__name__ == "OrderedDict"
+            for key, inner in value.items():
+                assert isinstance(key, str | int)
+                check(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner)
+        else:
+            assert value is None or isinstance(value, torch.Tensor | str | int | float | bool), type(value)
+
+    for name in ("last.pt", "best.pt"):
+        content = read(folder / name)
+        check(content)
+        assert content["data"]["classes"] == ["ANG", "HAP", "SAD"]
+        assert content["data"]["audio"] == "fbank" and content["data"]["fps"] == 1
+        assert content["data"]["normalisation"]["visual"][0] == [0.485, 0.456, 0.406]
+        assert (content["dataset"], content["method"], content["heads_trained"]) == ("cremad", "mmpareto", True)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def torn(content: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path / "last.pt", {"epoch": 2})
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_folders_of_runs_are_numbered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cremad-joint-seed3", "cremad-joint-seed3-2", "cremad-joint-seed3-3"):
+        more = ("--method", "joint", "--random_seed", 3, "--epochs", 1, "--encoder", "plain")
+        assert train(parse(arguments(data, None, *more))) == 0
+        assert (tmp_path / "runs" / name / "summary.json").exists()
+    settings = parse(arguments(data, None, "--model", "mine")).settings
+    assert new_folder(settings) == Path("runs/cremad-mine-seed0")
+
+
+def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=r"already holds a run.*--resume"):
+        run(data, folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="--ckpt_path"):
+            run(data, place)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--n_classes 6", r"--n_classes is 6.*names 3"),
+        ("--gpu_ids 99", "--gpu_ids names GPU 99"),
+        ("--amp fp16", "fp16 needs a GPU"),
+        ("--pretrained nowhere.pth", r"nowhere\.pth"),
+        ("--data nowhere", "there is no folder nowhere"),
+        ("--data empty", "no prepared data set"),
+        ("--audio spectrogram", "without the feature 'spectrogram'"),
+        ("--weights parameter --rescale encoder", "has no meaning"),
+        ("--variant paper --weights parameter", "has no meaning"),
+        ("--val_fraction 0.0001 --data single", "leaves nothing"),
+        ("--audio_pool 65 1", "--audio_pool"),
+        ("--audio_pool 1 129", "--audio_pool"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
+    more: str, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write_prepared(tmp_path / "single", train=2, test=1, classes=("A", "B", "C"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message) as error:
+        train(parse(arguments(data, None, *more.split())))
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("file", ["audio/clip_004.pt", "visual/clip_004/frame_00001.jpg"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "cremad", frames=1)
+    (data / file).write_bytes(b"no such thing")
+    with pytest.raises(InputError, match=file) as error:
+        run(data, tmp_path / "run", "--workers", workers, "--protocol", "paper")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_said_of_the_stand_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mmpareto.data import DATASETS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DATASETS["cremad"], "banner", "SYNTHETIC: proves nothing")
+        assert run(data, tmp_path / "run", "--epochs", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "SYNTHETIC: proves nothing"
+    assert lines.count("SYNTHETIC: proves nothing") == 2 and lines.index(lines[0], 1) > 3
+    assert json.loads((tmp_path / "run/summary.json").read_text())["warning"] == lines[0]
+
+
+def test_the_printed_table_shows_percent_and_what_is_missing() -> None:
+    line = {"epoch": 7, "acc": 0.75125, "acc_a": 0.5, "acc_v": None}
+    summary = {"name": "n", "last": line, "best_val": None, "best_val_reason": "why", "best_test": line}
+    text = summary_text(summary, ["a", "v"]).splitlines()
+    assert text[2].split() == ["last", "epoch", "7", "75.12", "50.00", "–"] and "(why)" in text[3]
+
+
+def test_weights_come_from_a_file_and_the_seed(data: Path, tmp_path: Path) -> None:
+    more = ("--epochs", 1, "--learning_rate", 1e-12, "--method", "uniform", "--random_seed")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run(data, tmp_path / name, *more, seed) == 0
+    a, b, c = (read(tmp_path / name / "last.pt")["model"]["fusion.fc_out.weight"] for name in "abc")
+    assert torch.equal(a, b) and not torch.allclose(a, c)
+
+
+def test_a_run_that_fails_before_it_starts_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    import mmpareto.training.run as module
+
+    def fail() -> None:
+        raise InputError("no")
+
+    with acting(module, "build_network", 1, fail), pytest.raises(InputError):
+        run(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,235 @@
+import ast
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmpareto.errors import InputError
+from mmpareto.training.loop import learning_rate
+from mmpareto.training.settings import Settings, default_workers, from_config, parse, to_config
+from prepared_clips import write_prepared
+from tiny_runs import resume, run
+
+CODE = Path(__file__).resolve().parents[2] / "code"
+# method.md and data.md give these for the released code; they are not read from the recipe.
+RELEASED = {
+    "learning_rate": 0.002,
+    "batch_size": 64,
+    "epochs": 50,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "scheduler": "none",
+    "audio": "fbank",
+    "frames": 2,
+    "image_size": 224,
+    "audio_frames": 1024,
+    "audio_pool": (1, 1),
+    "crop_scale": (0.08, 1.0),
+}
+
+
+BAD_VALUES = (
+    "batch_size=0 batch_size=-1 epochs=0 learning_rate=0 learning_rate=-1 learning_rate=nan learning_rate=inf "
+    "momentum=-0.1 weight_decay=-1 weight_decay=nan lr_decay_step=0 lr_decay_ratio=0 clip_grad=0 clip_grad=nan "
+    "frames=0 image_size=0 audio_frames=0 workers=-1 random_seed=-1 random_seed=4294967296 val_fraction=0 "
+    "val_fraction=1 val_fraction=nan gamma=0 gamma=inf"
+)
+
+
+def settings(line: str) -> Settings:
+    return parse(line.split()).settings
+
+
+def assert_values(found: Settings, expected: dict[str, object]) -> None:
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_the_released_codes_own_command_means_the_same() -> None:
+    found = settings("--dataset CREMAD --model MMPareto --gpu_ids 3 --n_classes 6 --train")
+    assert_values(found, RELEASED | {"dataset": "cremad", "method": "mmpareto", "gpu_ids": "3", "n_classes": 6})
+    assert found.name == "cremad-MMPareto-seed0"
+    assert found.random_seed == 0 and found.clip_grad is None and found.amp is None and found.use_tensorboard
+
+
+def test_all_other_flags_of_the_released_code_are_accepted() -> None:
+    found = settings(
+        "--dataset CREMAD --model m --n_classes 6 --batch_size 32 --epochs 7 --optimizer adam --learning_rate 0.1"
+        " --lr_decay_step 3 --lr_decay_ratio 0.5 --ckpt_path log_cd --train --clip_grad --use_tensorboard True"
+        " --tensorboard_path logs --random_seed 4 --gpu_ids 0,1,2,3"
+    )
+    assert_values(found, {"batch_size": 32, "epochs": 7, "optimizer": "adam", "learning_rate": 0.1})
+    assert_values(found, {"lr_decay_step": 3, "lr_decay_ratio": 0.5, "ckpt_path": "log_cd", "clip_grad": 40.0})
+    assert_values(found, {"use_tensorboard": True, "tensorboard_path": "logs", "random_seed": 4, "gpu_ids": "0,1,2,3"})
+
+
+def test_the_released_schedule_is_without_effect_as_it_is_never_stepped_there() -> None:
+    found = settings("--dataset CREMAD --train --lr_decay_step 30 --lr_decay_ratio 0.1")
+    assert [learning_rate(found, epoch) for epoch in (1, 30, 31, 50)] == [0.002] * 4
+    found = dataclasses.replace(found, scheduler="step")
+    assert [learning_rate(found, epoch) for epoch in (1, 30, 31, 60, 61)] == pytest.approx(
+        [2e-3, 2e-3, 2e-4, 2e-4, 2e-5]
+    )
+
+
+def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
+    assert_values(settings("--dataset cremad"), RELEASED)
+    assert_values(settings("--dataset cremad --recipe paper"), RELEASED | {"learning_rate": 1e-3})
+    found = settings("--dataset cremad --recipe paper --learning_rate 0.3 --audio_pool 2 4 --crop_scale 0.5 0.9")
+    assert_values(found, RELEASED | {"learning_rate": 0.3, "audio_pool": (2, 4), "crop_scale": (0.5, 0.9)})
+    assert settings("--dataset cremad --momentum 0").momentum == 0  # a flag's zero is a value, too
+    with pytest.raises(InputError, match=r"no recipe 'papers'.*released or paper"):
+        settings("--dataset cremad --recipe papers")
+
+
+def test_defaults_of_the_house() -> None:
+    found = settings("--dataset cremad")
+    assert_values(found, {"method": "mmpareto", "variant": "brief", "protocol": "validation", "val_fraction": 0.1})
+    assert_values(found, {"data": "data/cremad", "ckpt_path": None, "encoder": "resnet18", "fusion": "concat"})
+    assert found.gpu_ids == "auto" and found.name == "cremad-mmpareto-seed0"
+    assert found.workers == default_workers()
+    assert settings("--dataset cremad --workers 0").workers == 0
+
+
+@pytest.mark.parametrize("cores, workers", [(1, 0), (2, 2), (64, 16)])
+def test_a_loader_process_a_core(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert default_workers() == workers
+
+
+@pytest.mark.parametrize("spelling", ["CREMAD", "cremad", "CREMA-D", "crema_d", "Crema-d"])
+def test_names_of_data_sets_ignore_case_and_dashes(spelling: str) -> None:
+    assert settings(f"--dataset {spelling}").dataset == "cremad"
+
+
+def test_names_of_methods_ignore_case_and_dashes() -> None:
+    assert settings("--dataset cremad --method MM-Pareto").method == "mmpareto"
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("--dataset cremat", "unknown data set 'cremat'.*'cremad'"),
+        ("--dataset cremad --method mmparetto", "unknown method 'mmparetto'.*'mmpareto'"),
+        ("--dataset cremad --method unifrom", "unknown method 'unifrom'.*'uniform'"),
+        ("--dataset cremad --encoder resnet19", "unknown encoder 'resnet19'.*'resnet18'"),
+        ("--dataset cremad --fusion concatt", "unknown fusion 'concatt'.*'concat'"),
+        ("--method joint", "--dataset is missing.*cremad"),
+    ],
+)
+def test_unknown_names_bring_the_near_miss(line: str, near: str) -> None:
+    with pytest.raises(InputError, match=near) as error:
+        settings(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    BAD_VALUES.split(),
+)
+def test_a_bad_value_names_its_flag(flag: str) -> None:
+    name, _, value = flag.partition("=")
+    with pytest.raises(InputError, match=f"^--{name} is .*must be") as error:
+        settings(f"--dataset cremad --{flag}")
+    assert "\n" not in str(error.value)
+    assert value.lstrip("-") in str(error.value) or float(value) == float(str(error.value).split()[2].rstrip(";"))
+
+
+@pytest.mark.parametrize("flag", ["crop_scale 0 1", "crop_scale 0.9 0.5", "crop_scale 0.5 1.5", "audio_pool 0 1"])
+def test_a_bad_pair_names_its_flag(flag: str) -> None:
+    with pytest.raises(InputError, match=f"^--{flag.split()[0]} is"):
+        settings(f"--dataset cremad --{flag}")
+
+
+@pytest.mark.parametrize("option", ["gamma 2", "weights encoder", "rescale encoder", "boost always"])
+def test_an_option_of_mmpareto_is_refused_by_other_methods(option: str) -> None:
+    name = option.split()[0]
+    with pytest.raises(InputError, match=f"--{name} is MMPareto's"):
+        settings(f"--dataset cremad --method uniform --{option}")
+
+
+def test_the_stand_in_takes_the_place_of_absent_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = "--dataset cremad --stand_in --method joint"
+    request = parse(line.split())
+    assert request.stand_in
+    assert_values(request.settings, {"dataset": "synthetic", "data": "data/synthetic", "method": "joint"})
+    assert request.settings.epochs < 50 and request.settings.image_size < 224  # the stand-in's own recipe
+    (tmp_path / "data/cremad").mkdir(parents=True)
+    request = parse(line.split())
+    assert not request.stand_in
+    assert_values(request.settings, RELEASED | {"dataset": "cremad", "data": "data/cremad"})
+
+
+def test_config_json_gives_the_same_settings_back() -> None:
+    found = settings("--dataset cremad --clip_grad 3 --audio_pool 2 4 --gamma 2 --method mmpareto")
+    assert from_config({"arguments": to_config(found)}) == found
+    with pytest.raises(InputError, match=r"another version.*epochs"):
+        from_config({"arguments": {k: v for k, v in to_config(found).items() if k != "epochs"}})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = write_prepared(tmp_path_factory.mktemp("data") / "cremad", prepared={})
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert run(data, folder, "--epochs", "1", "--clip_grad", "3", "--audio_pool", "1", "2") == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("learning_rate 0.06", "batch_size 5", "method joint", "variant paper", "random_seed 1", "clip_grad"),
+        *("protocol paper", "audio_pool 1 1", "encoder resnet18", "amp bf16", "dataset synthetic", "model x"),
+    ],
+)
+def test_resume_refuses_what_would_change_the_run(flag: str, finished: Path) -> None:
+    with pytest.raises(InputError, match=rf"--resume goes on with .*--{flag.split()[0]}"):
+        parse(["--resume", str(finished), *f"--{flag}".split()])
+
+
+def test_resume_accepts_the_same_flags_and_what_may_change(finished: Path) -> None:
+    same = "--dataset CREMA-D --method MMPareto --variant brief --learning_rate 0.05 --clip_grad 3 --train --stand_in"
+    request = parse(["--resume", str(finished), *same.split(), "--audio_pool", "1", "2"])
+    assert request.resume == finished and request.settings.epochs == 1 and not request.stand_in
+    changes = "--epochs 3 --workers 1 --gpu_ids 0 --data there"
+    anew = parse(["--resume", str(finished), *changes.split()]).settings
+    assert_values(anew, {"epochs": 3, "workers": 1, "gpu_ids": "0", "data": "there", "learning_rate": 0.05})
+    assert resume(finished) == 0
+
+
+def test_resume_checks_what_changes(finished: Path) -> None:
+    with pytest.raises(InputError, match="--epochs is 0"):
+        parse(["--resume", str(finished), "--epochs", "0"])
+
+
+def test_the_scripts_flags_go_with_resume_of_a_stand_in_run(finished: Path, tmp_path: Path) -> None:
+    """`sh script/mmpareto.sh --resume DIR` says --dataset cremad --stand_in, where the run is of the stand-in."""
+    config = (finished / "config.json").read_text().replace('"dataset": "cremad"', '"dataset": "synthetic"')
+    (tmp_path / "config.json").write_text(config)
+    line = "--dataset cremad --stand_in --method mmpareto --variant brief --recipe released --resume"
+    assert parse([*line.split(), str(tmp_path)]).settings.dataset == "synthetic"
+
+
+def test_help_needs_no_torch() -> None:
+    probe = (
+        "import sys\n"
+        "from mmpareto.training.settings import parse\n"
+        "try:\n    parse(['--help'])\n"
+        "except SystemExit as leave:\n    print([leave.code, sorted({'torch', 'numpy', 'av'} & set(sys.modules))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=CODE, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == [0, []]
+    for flag in dataclasses.fields(Settings):
+        assert f"--{flag.name} " in done.stdout
+
+
+def test_help_of_the_entry_point_leaves_with_0_and_bad_input_with_2(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, CODE / "train.py", "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "--learning_rate" in done.stdout and done.stderr == ""
+    bad = subprocess.run(
+        [sys.executable, CODE / "train.py", "--dataset", "cremat"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1

@@ -1,0 +1,127 @@
+"""Runs of a second or less for tests of the training loop: small images, small encoders, a dozen clips."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmpareto.models import ENCODERS
+from mmpareto.training.loop import Trainer
+from mmpareto.training.run import started, train
+from mmpareto.training.settings import parse
+from torch import Tensor, nn
+
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
+ENCODERS.add("plain", "tiny_runs:PlainEncoder")
+
+SMALL = (
+    "--dataset cremad --encoder tiny --gpu_ids cpu --workers 0 --use_tensorboard false --batch_size 4 --epochs 2 "
+    "--learning_rate 0.05 --frames 1 --image_size 24 --audio_frames 64"
+)
+UNTIMED = ("seconds", "samples_per_second")  # what two runs of the same computation may differ in
+
+
+class PlainEncoder(nn.Module):
+    """One linear layer and a tanh on averaged pixels: no BatchNorm, so that samples do not see each other."""
+
+    feature_size = 6
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(channels * 16, self.feature_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(1) if x.dim() == 5 else x
+        return self.layer(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)).tanh()
+
+
+def arguments(data: Path, folder: Path | None, *more: object) -> list[str]:
+    """A command line for train.py; of a flag that is given twice the last one counts."""
+    place = [] if folder is None else ["--ckpt_path", str(folder)]
+    return [*SMALL.split(), "--data", str(data), *place, *map(str, more)]
+
+
+def run(data: Path, folder: Path, *more: object) -> int:
+    """Train as train.py does, in this process."""
+    return train(parse(arguments(data, folder, *more)))
+
+
+def resume(folder: Path, *more: object) -> int:
+    return train(parse(["--resume", str(folder), *map(str, more)]))
+
+
+def trainer_of(data: Path, folder: Path, *more: object) -> Trainer:
+    """A trainer that has not trained yet."""
+    return started(parse(arguments(data, folder, *more)).settings)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(value: Any) -> Any:
+    """The same without seconds and rates, at any depth."""
+    if isinstance(value, dict):
+        return {key: untimed(inner) for key, inner in value.items() if key not in UNTIMED}
+    return [untimed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, at any depth."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{number}")
+    elif isinstance(a, Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two run folders hold the same weights, optimiser, meter, history and figures."""
+    for name in ("last.pt", "best.pt"):
+        assert_same(untimed(read(a / name)), untimed(read(b / name)), name)
+    assert untimed(metrics(a)) == untimed(metrics(b))
+    assert untimed(json.loads((a / "summary.json").read_text())) == untimed(
+        json.loads((b / "summary.json").read_text())
+    )
+
+
+@contextlib.contextmanager
+def acting(owner: Any, name: str, call: int, act: Callable[[], None], *, before: bool = False) -> Iterator[None]:
+    """While entered, `act` after (or before) the `call`th call, from 1, of the function `owner.name`."""
+    original, calls = getattr(owner, name), 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if before and calls == call:
+            act()
+        result = original(*args, **kwargs)
+        if not before and calls == call:
+            act()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, wrapped)
+        yield
+
+
+def send_signal() -> None:
+    """What a person's `kill` does to this process."""
+    os.kill(os.getpid(), signal.SIGTERM)
