@@ -7,8 +7,6 @@ from pathlib import Path
 from mmpareto import cli
 from mmpareto.data import DATASETS
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare the data set that the first argument names; 0, or 1 when something was skipped."""
@@ -26,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also draw a contact sheet of the prepared clips")
     options = vars(parser.parse_args(argv[1:]))
     allow_missing, sheet = options.pop("allow_missing"), options.pop("sheet")
-    options["out"] = options["out"] or DATA / dataset.name
+    options["out"] = options["out"] or Path("data") / dataset.name
 
     report = dataset.prepare(**options)
     print(report.text())
@@ -35,10 +33,8 @@ def main(argv: list[str] | None = None) -> int:
 
         contact_sheet(options["out"], sheet)
         print(f"contact sheet    {sheet}")
-    if dataset.synthetic:
-        from mmpareto.data.synthetic import BANNER
-
-        print(BANNER)
+    if dataset.banner:
+        print(dataset.banner)
     return 0 if report.complete or allow_missing else 1
 
 

@@ -35,9 +35,11 @@ find_base() {
     exit 2
 }
 
-# Runs a Python command in a process group of its own, so that a signal to the script ends all that it started: pip and
-# venv have children, and a shell's background jobs are deaf to Ctrl-C.
+# attended SIGNAL PYTHON …: runs a Python command in a process group of its own, so that a signal to the script ends, by
+# SIGNAL, all that it started: pip and venv have children, and a shell's background jobs are deaf to Ctrl-C.
 attended() {
+    ending=$1
+    shift
     trap 'leave 129' HUP
     trap 'leave 130' INT
     trap 'leave 143' TERM
@@ -50,10 +52,10 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" &
     trap - HUP INT TERM
 }
 
-# SIGINT first: pip then removes the gigabytes that it has downloaded so far. A second signal waits for nothing.
+# A second signal waits for nothing.
 leave() {
     trap 'kill -s KILL -- "-$!" 2>/dev/null || :' HUP INT TERM
-    kill -s INT -- "-$!" 2>/dev/null || kill -s TERM "$!" 2>/dev/null || :
+    kill -s "$ending" -- "-$!" 2>/dev/null || kill -s TERM "$!" 2>/dev/null || :
     wait "$!" || :
     kill -s KILL -- "-$!" 2>/dev/null || :
     echo "stopped while setting up; start again to go on" >&2
@@ -68,12 +70,12 @@ sys.exit(not any(found.files for found in importlib.metadata.distributions(name=
 make_venv() {
     if ! .venv/bin/python -c '' 2>/dev/null; then
         find_base
-        attended "$base" -m venv --clear .venv # --clear: what is there does not run
+        attended TERM "$base" -m venv --clear .venv # --clear: what is there does not run
     elif ! is_new_enough .venv/bin/python; then
         echo "error: the Python in .venv is older than 3.11; delete .venv and try again." >&2
         exit 2
     elif ! .venv/bin/python -c "$has_whole_pip"; then
-        attended .venv/bin/python -m ensurepip
+        attended TERM .venv/bin/python -m ensurepip
     fi
 }
 
@@ -83,8 +85,9 @@ if ! { command -v python >/dev/null && satisfies python; }; then
         echo "installing $requirements into .venv (about 5 GB, a few minutes)"
         arguments=
         for file in $requirements; do arguments="$arguments -r $file"; done
+        # SIGINT: pip then removes the gigabytes that it has downloaded so far.
         # shellcheck disable=SC2086
-        attended .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
+        attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
     fi
     PATH="$PWD/.venv/bin:$PATH"
     export PATH

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
+from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.data.features import FEATURES, filterbank
 from mmpareto.data.media import read_audio, read_frames
-from mmpareto.data.preparation import FEATURE_FOLDERS, About, RawClip, locked, prepare_clips
+from mmpareto.data.preparation import About, RawClip, locked, prepare_clips
 from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
 from PIL import Image
@@ -255,7 +256,7 @@ def test_figures_below_one_are_refused(raw, tmp_path, option):
 
 
 def test_every_feature_has_a_folder():
-    assert FEATURE_FOLDERS.keys() == FEATURES.keys()
+    assert FEATURE_FILES.keys() == FEATURES.keys()
 
 
 def test_long_lists_are_shortened(raw, tmp_path):

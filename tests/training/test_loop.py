@@ -43,9 +43,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -torch.stack([row[label] - row.exp().sum().log() for row, label in zip(logits, labels, strict=True)]).mean()
 
 
-def initial() -> MultimodalNetwork:
+def initial(encoder: str = "tiny") -> MultimodalNetwork:
     torch.manual_seed(3)
-    return build_network({"audio": 1, "visual": 3}, 3, encoder="tiny")
+    return build_network({"audio": 1, "visual": 3}, 3, encoder=encoder)
 
 
 def by_hand(
@@ -108,10 +108,11 @@ def test_two_epochs_equal_a_loop_written_by_hand(
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer], data: Path, tmp_path: Path) -> None:
+    # An encoder without BatchNorm: of a bias before one the gradient is rounding, which Adam makes a whole step of.
     line = f"--protocol paper --random_seed 3 --weight_decay {DECAY} --method uniform --optimizer {name} --epochs 1"
-    trainer = trainer_of(data, tmp_path, *line.split())
+    trainer = trainer_of(data, tmp_path, *line.split(), "--encoder", "plain")
     trainer.fit()
-    network = initial()
+    network = initial("plain")
     optimizer = kind(network.parameters(), lr=RATE, weight_decay=DECAY)  # type: ignore[call-arg]
     for inputs, labels in batches(data, 1):
         outputs = network(inputs)
@@ -119,10 +120,7 @@ def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer
         optimizer.zero_grad()
         (cross_entropy(outputs.joint, labels) + unimodal).backward()
         optimizer.step()
-    # Where a gradient is close to 0 Adam turns its rounding into steps of the size of the rate.
-    found = trainer.network.state_dict()
-    wrong = [n for n, t in network.state_dict().items() if ((found[n] - t).abs() > 1e-4).double().mean() > 0.01]
-    assert not wrong
+    torch.testing.assert_close(dict(trainer.network.state_dict()), dict(network.state_dict()), rtol=1e-3, atol=1e-4)
 
 
 def test_losses_are_cross_entropies_by_modality() -> None:
@@ -144,6 +142,15 @@ def test_means_of_an_epoch_weigh_samples_not_steps() -> None:
     again.load_state_dict(meter.state_dict(), torch.device("cpu"))
     assert again.means() == meter.means() and again.weight == 6
     assert Meter().means() == {}
+
+
+def test_steps_that_a_scaler_skips_are_left_out_of_the_means() -> None:
+    meter = Meter()
+    for cosine, norm in ((float("nan"), float("inf")), (0.5, float("inf")), (-1.0, float("inf"))):
+        meter.add({"loss": torch.tensor(1.0), "cosine": torch.tensor(cosine), "norm": torch.tensor(norm)}, weight=4)
+    means = meter.means()
+    assert (means["loss"], means["cosine"], meter.weight) == (1.0, -0.25, 12)
+    assert means["norm"] != means["norm"]  # NaN: no step gave one
 
 
 def test_gradients_are_let_go_after_every_step_and_modes_are_right(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mmpareto.files import whole_file
 
 MOST_WRITTEN = 12  # classes; with more of them, figures would not fit into the cells
-INCHES_A_CLASS = 0.42
+INCHES_A_CLASS, LEAST_INCHES, MOST_INCHES = 0.42, 3.0, 8.0  # a panel's side
 
 
 def confusion_picture(
@@ -32,7 +32,7 @@ def confusion_figure(matrices: Mapping[str, Sequence[Sequence[int]]], classes: S
         matrices: head → (C, C) counts.
         classes: C names.
     """
-    size = max(3.0, INCHES_A_CLASS * len(classes))
+    size = min(max(INCHES_A_CLASS * len(classes), LEAST_INCHES), MOST_INCHES)
     figure = Figure(figsize=(size * len(matrices) + 0.8, size + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as image
 
 from mmpareto.data import layout
-from mmpareto.data.layout import FEATURE_FILES, fingerprint
+from mmpareto.data.feature_files import FEATURE_FILES
+from mmpareto.data.layout import fingerprint
 from mmpareto.data.sampling import fixed_frames, random_crop, random_frames, sample_generator
 from mmpareto.errors import InputError
 

@@ -12,28 +12,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from mmpareto.data import DATASETS
+from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.errors import InputError
-
-
-class FeatureFiles(NamedTuple):
-    """Where an audio feature lies and what it looks like."""
-
-    folder: str
-    shape: tuple[int, int]
-    time_axis: int
-
-
-FEATURE_FILES = {
-    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
-    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
-}
 
 
 def fingerprint(folder: Path) -> str:

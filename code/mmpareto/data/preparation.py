@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.data.splits import Split
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
 
 FRAMES = "visual"
-FEATURE_FOLDERS = {"fbank": "audio", "spectrogram": "audio_spectrogram"}  # the features of `features.FEATURES`
 RECORD, RECORD_UNFINISHED = "prepared.json", "preparing.json"
 NAMES_SHOWN = 20
 AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": ("fbank", "spectrogram")}
@@ -159,7 +159,7 @@ def prepare_clips(
         about: the data set.
         out: the prepared folder.
         fps: frames kept a second.
-        audio: names of audio features, see FEATURE_FOLDERS.
+        audio: names of audio features, see FEATURE_FILES.
         seed: goes into the record.
         workers: processes; by default one for every core that this process may use. 1 works in this process.
         found: clips found, if it is not the number of `clips`.
@@ -260,7 +260,7 @@ def _job(clip: RawClip, out: Path, fps: int, audio: Sequence[str]) -> _Job | Non
 
 
 def _feature_path(out: Path, kind: str, name: str) -> Path:
-    return out / FEATURE_FOLDERS[kind] / f"{name}.pt"
+    return out / FEATURE_FILES[kind].folder / f"{name}.pt"
 
 
 def _run(job: _Job) -> _Outcome:
@@ -318,7 +318,7 @@ def _without_partial(out: Path) -> Iterator[None]:
 
 
 def _remove_partial(out: Path) -> None:
-    for folder in (FRAMES, *FEATURE_FOLDERS.values()):
+    for folder in (FRAMES, *(files.folder for files in FEATURE_FILES.values())):
         for path in (out / folder).glob(".*"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -358,7 +358,7 @@ def _write_lists(report: Report, about: About, done: Mapping[str, str]) -> None:
 
 def _write_record(report: Report, about: About, record: Mapping[str, Any], clips: Sequence[str], seed: int) -> None:
     """prepared.json. A feature counts as prepared when every listed clip has it, now or from an earlier run."""
-    kinds = [kind for kind in FEATURE_FOLDERS if all(_feature_path(report.out, kind, name).exists() for name in clips)]
+    kinds = [kind for kind in FEATURE_FILES if all(_feature_path(report.out, kind, name).exists() for name in clips)]
     entries = {
         "dataset": about.name,
         "title": about.title,

@@ -41,7 +41,7 @@ TEST_FRACTION = 0.2  # more than CREMA-D's tenth, which would leave 7 clips a cl
 FRAME_RATE = Fraction(30_000, 1001)
 UNINFORMATIVE = 0.15  # of all clips in the voice, and of as many others in the face
 # How strongly each of CREMA-D's levels is acted, by the voice and by the face: voices carry the class more plainly.
-LEVELS = {"LO": (0.85, 0.65), "MD": (0.95, 0.8), "HI": (1.1, 1.0), "XX": (1.0, 0.85)}
+LEVELS = {"LO": (0.85, 0.55), "MD": (0.95, 0.75), "HI": (1.1, 0.95), "XX": (1.0, 0.8)}
 VERSION = 1  # of the drawings and voices; goes up when a seed no longer gives the same clips
 _SETTINGS, _SETTINGS_UNFINISHED = "settings.json", "writing.json"
 

@@ -42,8 +42,9 @@ class Report(dict[str, EncoderReport]):
 
     Attributes:
         finite: (number of losses,) bool: whether each loss that the method descends, and its gradients, are finite;
-            joint, then the unimodal losses in the order given. Where losses were differentiated as one sum, a gradient that is not finite
-            counts against each of them that reaches it, unless one of them is not finite itself.
+            joint, then the unimodal losses in the order given. Where losses were differentiated as one sum, a
+            gradient that is not finite counts against each of them that reaches it, unless one of them is not
+            finite itself.
     """
 
     def __init__(self, encoders: Mapping[str, EncoderReport], finite: Tensor) -> None:

@@ -4,6 +4,7 @@ The way of one batch, in `Trainer.step`: inputs → outputs → losses → the m
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import Data
 from mmpareto.training.evaluation import Predictions, figures, predict
 from mmpareto.training.losses import losses
-from mmpareto.training.meters import FiniteWatch, Meter, report_figures
+from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, report_figures
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
 from mmpareto.training.settings import Settings
 from mmpareto.training.stop import Stopped, StopSignals
@@ -154,8 +155,11 @@ class Trainer:
         self.watch.read()
 
     def _evaluate_epoch(self) -> dict[str, Any]:
-        """The epoch's line of metrics.jsonl."""
-        means = self.meter.means()
+        """The epoch's line of metrics.jsonl.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite.
+        """
         line: dict[str, Any] = {
             "epoch": self.epoch,
             "seconds": round(self.seconds, 3),
@@ -165,7 +169,14 @@ class Trainer:
         line |= self._figures(self.predict(self.data.test))
         if self.data.val is not None:
             line |= self._figures(self.predict(self.data.val), "val_")
-        return line | means
+        line |= self.meter.means()
+        odd = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
+        odd_losses = [key for key in odd if "loss" in key]
+        if odd_losses:
+            raise NonFiniteError(
+                f"epoch {self.epoch}, evaluated after step {self.steps}: NaN or infinite {', '.join(odd_losses)}"
+            )
+        return line | dict.fromkeys(odd)  # of gradients that fp16 left out at every step
 
     def _finish_epoch(self, line: dict[str, Any]) -> None:
         """Keep the epoch: history, checkpoints, metrics.jsonl."""

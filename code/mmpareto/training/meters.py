@@ -10,7 +10,10 @@ from mmpareto.integration.method import EncoderReport
 
 
 class Meter:
-    """Weighted means of a fixed set of figures over the steps of an epoch, summed on the device in float64."""
+    """Weighted means of a fixed set of figures over the steps of an epoch, summed on the device in float64.
+
+    A figure that is not finite is left out: under fp16 it is of a step that the scaler skips.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -19,14 +22,18 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
         """Add a step's figures, () each, with the weight of its samples."""
-        step = torch.stack([value.detach().double() for value in values.values()]) * weight
+        step = torch.stack([value.detach().double() for value in values.values()])
+        finite = step.isfinite()
+        step = torch.stack([torch.where(finite, step, 0.0), finite]) * weight  # (2, figures): sums and weights
         self.names = list(values)
         self.sums = step if self.sums is None else self.sums + step
         self.weight += weight
 
     def means(self) -> dict[str, float]:
-        """The means so far; waits for the device."""
-        return {} if self.sums is None else dict(zip(self.names, (self.sums / self.weight).tolist(), strict=True))
+        """The means so far, NaN where no step gave a finite figure; waits for the device."""
+        if self.sums is None:
+            return {}
+        return dict(zip(self.names, (self.sums[0] / self.sums[1]).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins."""

@@ -1,0 +1,384 @@
+"""The scripts, on copies beside stand-ins for Python, so that nothing is downloaded."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+SCRIPTS = sorted(path.name for path in (REPOSITORY / "script").glob("*.sh"))
+TRAINING = {
+    "mmpareto.sh": ["--method", "mmpareto", "--variant", "brief"],
+    "uniform_baseline.sh": ["--method", "uniform"],
+    "one_joint_loss.sh": ["--method", "joint"],
+}
+SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
+
+# A Python that answers what setup.sh asks it, without installing anything. What it is, is files in its home.
+FAKE = r"""#!/bin/sh
+home='@HOME@'
+me=@ME@
+note() { echo "$me $*" >>"$home/log"; }
+case $1 in
+-) if [ -e "$home/$me.satisfies" ]; then exit 0; else exit 1; fi ;;
+-c) case $2 in
+    '') exit 0 ;;
+    *version_info*) if [ -e "$home/$me.old" ]; then exit 1; else exit 0; fi ;;
+    *ensurepip*) if [ -e "$home/$me.bare" ]; then exit 1; else exit 0; fi ;;
+    *'name="pip"'*) if [ -e "$home/$me.pip" ]; then exit 0; else exit 1; fi ;;
+    *) exec "@PYTHON@" "$@" ;;
+    esac ;;
+-m) note "$@"
+    hold() { if [ -e "$home/hold.$1" ]; then sleep 300 & sleep 301; fi; }
+    case $2 in
+    venv) hold venv
+        for last; do :; done
+        rm -rf "$last" && mkdir -p "$last/bin"
+        sed "s/^me=$me\$/me=venv/" "$0" >"$last/bin/python"
+        chmod +x "$last/bin/python"
+        : >"$home/venv.pip" ;;
+    ensurepip) : >"$home/venv.pip" ;;
+    pip) hold pip
+        if [ -e "$home/pip.fails" ]; then echo "no such thing" >&2; exit 1; fi
+        : >"$home/venv.satisfies" ;;
+    esac ;;
+*) echo "cwd $PWD"
+    for argument; do echo "argument $argument"; done
+    if [ -e "$home/hold.train" ]; then exec "@PYTHON@" "$home/train.py" "$$"; fi ;;
+esac
+"""
+TRAIN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+print("ready", os.getpid(), flush=True)
+time.sleep(300)
+"""
+
+
+class Machine:
+    """A copy of the scripts in a folder with a space in its name, and a PATH with nothing on it but what is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "my clone"
+        self.home = folder / "home"
+        self.path = folder / "path"
+        for place in (self.root / "code", self.home, self.path):
+            place.mkdir(parents=True)
+        shutil.copytree(REPOSITORY / "script", self.root / "script")
+        (self.root / "code" / "script").symlink_to("../script")
+        shutil.copytree(REPOSITORY / ".ci", self.root / ".ci")
+        for name in ("requirements.txt", "tests/requirements.txt"):
+            (self.root / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, self.root / name)
+        for tool in ("sh", "dirname", "sed", "rm", "mkdir", "chmod", "sleep", *SHELLS):
+            (self.path / tool).symlink_to(str(shutil.which(tool)))
+        (self.home / "train.py").write_text(TRAIN)
+
+    def python(self, name: str, *traits: str) -> None:
+        """Put a Python on PATH; traits: satisfies, old (below 3.11), bare (without ensurepip)."""
+        program = FAKE
+        for mark, value in (("@HOME@", self.home), ("@ME@", name), ("@PYTHON@", sys.executable)):
+            program = program.replace(mark, str(value))
+        (self.path / name).write_text(program)
+        (self.path / name).chmod(0o755)
+        self.traits(name, *traits)
+
+    def traits(self, name: str, *traits: str) -> None:
+        for trait in traits:
+            (self.home / f"{name}.{trait}").touch()
+
+    def environment(self) -> dict[str, str]:
+        return {"PATH": str(self.path), "HOME": str(self.home)}
+
+    def run(self, *command: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command,
+            cwd=cwd or self.root,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def log(self) -> list[str]:
+        """What Pythons were asked to do by `-m`."""
+        return (self.home / "log").read_text().splitlines() if (self.home / "log").exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def trained(done: "subprocess.CompletedProcess[str]", root: Path) -> list[str]:
+    """The arguments that Python was started with at the end, in `root`."""
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert f"cwd {root.resolve()}" in lines
+    return [line.removeprefix("argument ") for line in lines if line.startswith("argument ")]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_is_a_script_of_a_plain_shell(shell: str, script: str) -> None:
+    path = REPOSITORY / "script" / script
+    assert subprocess.run([shell, "-n", path], check=False, capture_output=True).stderr == b""
+    assert path.read_text().startswith("#!/bin/sh\n# ")
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "setup.sh"])
+def test_it_begins_and_ends_as_all_do(script: str) -> None:
+    lines = [line for line in (REPOSITORY / "script" / script).read_text().splitlines() if not line.startswith("#")]
+    assert lines[0].startswith('cd -P "$(dirname "$0")/.."') and lines[-1].startswith("exec python ")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("script", TRAINING)
+def test_training_from_any_folder(machine: Machine, script: str, shell: str) -> None:
+    machine.python("python", "satisfies")
+    extra = ["--epochs", "3", "--model", "two words", "--data", "a*b"]
+    (machine.root.parent / "else where").mkdir()
+    places = {
+        machine.root: f"script/{script}",
+        machine.root / "script": script,
+        machine.root / "code": f"script/{script}",  # the released README's words
+        machine.root / "code" / "script": f"./{script}",
+        machine.root.parent: f"my clone/script/{script}",
+        machine.root.parent / "else where": str(machine.root / "script" / script),
+    }
+    for cwd, path in places.items():
+        found = trained(machine.run(shell, path, *extra, cwd=cwd), machine.root)
+        assert found[0] == "code/train.py" and found[-len(extra) :] == extra
+        assert " ".join(TRAINING[script]) in " ".join(found)
+        for pair in (["--dataset", "cremad"], ["--recipe", "released"], ["--protocol", "paper"]):
+            assert found[found.index(pair[0]) + 1] == pair[1]
+        assert "--stand_in" in found
+    assert machine.log() == [] and not (machine.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_train_py_understands_the_arguments_and_later_ones_override(
+    machine: Machine, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmpareto.training.settings import parse
+
+    machine.python("python", "satisfies")
+    monkeypatch.chdir(machine.root)
+    given = trained(machine.run("sh", f"script/{script}"), machine.root)[1:]
+    request = parse(given)
+    assert request.stand_in and request.settings.dataset == "synthetic"
+    assert (request.settings.protocol, request.settings.recipe) == ("paper", "released")
+    (machine.root / "data" / "cremad").mkdir(parents=True)
+    request = parse(given)
+    assert not request.stand_in and request.settings.dataset == "cremad"
+    request = parse([*given, "--protocol", "validation", "--recipe", "paper", "--epochs", "3"])
+    assert (request.settings.protocol, request.settings.learning_rate) == ("validation", 1e-3)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_fresh_machine(machine: Machine, shell: str) -> None:
+    machine.python("python3")
+    done = machine.run(shell, "script/mmpareto.sh", "--epochs", "1")
+    assert trained(done, machine.root)[-2:] == ["--epochs", "1"]
+    assert done.stdout.startswith("installing requirements.txt")
+    assert machine.log() == [
+        "python3 -m venv --clear .venv",
+        "venv -m pip install --quiet --disable-pip-version-check -r requirements.txt",
+    ]
+    done = machine.run(shell, "script/mmpareto.sh")  # the second time it is there
+    assert "installing" not in done.stdout and len(machine.log()) == 2
+    trained(done, machine.root)
+
+
+@pytest.mark.parametrize("place", ["root", "code"])
+def test_setup_alone(machine: Machine, place: str) -> None:
+    machine.python("python3")
+    cwd = {"root": machine.root, "code": machine.root / "code"}[place]
+    assert machine.run("sh", "script/setup.sh", cwd=cwd).returncode == 0
+    assert (machine.root / ".venv" / "bin" / "python").exists()
+
+
+def test_a_python_that_does_not_satisfy_is_left_alone(machine: Machine) -> None:
+    machine.python("python")
+    trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
+    assert machine.log()[0] == "python -m venv --clear .venv" and len(machine.log()) == 2
+
+
+@pytest.mark.parametrize("traits", [None, "old", "bare"])
+def test_without_a_python_that_will_do(machine: Machine, traits: str | None) -> None:
+    if traits:
+        machine.python("python3", traits)
+        machine.python("python", "old")
+    done = machine.run("sh", "script/mmpareto.sh")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: Python 3.11 or newer ") and done.stderr.count("\n") == 1
+    assert not (machine.root / ".venv").exists()
+
+
+def test_a_newer_python_under_its_own_name_is_found(machine: Machine) -> None:
+    machine.python("python3", "old")
+    machine.python("python3.12")
+    trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
+    assert machine.log()[0] == "python3.12 -m venv --clear .venv"
+
+
+def test_an_old_venv_is_not_deleted(machine: Machine) -> None:
+    machine.python("python3")
+    machine.run("sh", "script/setup.sh")
+    (machine.home / "venv.satisfies").unlink()
+    machine.traits("venv", "old")
+    done = machine.run("sh", "script/mmpareto.sh")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "delete .venv" in done.stderr
+    assert len(machine.log()) == 2
+
+
+@pytest.mark.parametrize("left", ["no python", "dangling python", "no pip", "no packages"])
+def test_an_installation_that_was_cut_off_is_finished(machine: Machine, left: str) -> None:
+    machine.python("python3")
+    machine.run("sh", "script/setup.sh")
+    (machine.home / "venv.satisfies").unlink()
+    (machine.home / "log").unlink()
+    python = machine.root / ".venv" / "bin" / "python"
+    if left in ("no python", "dangling python"):
+        python.unlink()
+    if left == "dangling python":
+        python.symlink_to("gone")
+    if left == "no pip":
+        (machine.home / "venv.pip").unlink()
+    trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
+    first = {"no pip": "venv -m ensurepip", "no packages": machine.log()[-1]}
+    assert machine.log()[0] == first.get(left, "python3 -m venv --clear .venv")
+    assert machine.log()[-1].startswith("venv -m pip install ")
+
+
+def test_a_failed_installation_says_so(machine: Machine) -> None:
+    machine.python("python3")
+    machine.traits("pip", "fails")
+    done = machine.run("sh", "script/mmpareto.sh")
+    assert done.returncode == 1 and "argument" not in done.stdout
+    assert done.stderr.splitlines()[0] == "no such thing"
+    assert done.stderr.splitlines()[1].startswith("error: setting up failed: .venv/bin/python -m pip install ")
+    (machine.home / "pip.fails").unlink()
+    trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
+
+
+def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
+    machine.python("python3")
+    done = machine.run("sh", "my clone/.ci/run", "-k", "two words", cwd=machine.root.parent)
+    assert done.returncode == 0, done.stderr
+    assert machine.log() == [
+        "python3 -m venv --clear .venv",
+        "venv -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt",
+        "venv -m ruff check .",
+        "venv -m ruff format --check .",
+        "venv -m mypy",
+        "venv -m pytest -n auto -k two words",
+    ]
+
+
+def test_real_requirements_are_compared_with_what_is_installed(machine: Machine) -> None:
+    """setup.sh's own question, answered by this Python."""
+    import numpy
+    import torch
+
+    machine.python("python3")
+    machine.python("python")
+    real = f'#!/bin/sh\ncase $1 in -) exec "{sys.executable}" "$@" ;; *) echo "argument $1" ;; esac\n'
+    (machine.path / "python").write_text(real)
+    requirements = machine.root / "requirements.txt"
+    right = f"torch=={torch.__version__.partition('+')[0]}\n\n# a comment\nnumpy=={numpy.__version__}  # why\n"
+    for content, sound in ((right, True), ("torch==1.0\n", False), (right + "no-such-package==1\n", False)):
+        requirements.write_text(content)
+        done = machine.run("sh", "script/setup.sh")
+        assert done.returncode == 0, done.stderr
+        assert (machine.log() == []) is sound
+        shutil.rmtree(machine.root / ".venv", ignore_errors=True)
+        (machine.home / "venv.satisfies").unlink(missing_ok=True)
+
+
+# Signals
+
+
+def processes_with(word: str) -> dict[int, str]:
+    """Living processes whose environment has HOME=`word`: all that a machine here has started."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and f"HOME={word}\0".encode() in (place / "environ").read_bytes():
+                found[int(place.name)] = (place / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def held(machine: Machine) -> Iterator[Machine]:
+    yield machine
+    for pid in processes_with(str(machine.home)):
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(machine: Machine, *command: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        cwd=machine.root,
+        env=machine.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("step", ["venv", "pip"])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_while_installing_leaves_no_process(
+    held: Machine, shell: str, step: str, sent: signal.Signals, status: int
+) -> None:
+    held.python("python3")
+    (held.home / f"hold.{step}").touch()
+    with start(held, shell, "script/mmpareto.sh") as process:
+        wait_for(lambda: sum("sleep" in line for line in processes_with(str(held.home)).values()) == 2)
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does
+        else:
+            process.send_signal(sent)
+        assert process.wait(timeout=20) == status
+        wait_for(lambda: not processes_with(str(held.home)))
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert errors.splitlines()[-1] == "stopped while setting up; start again to go on" and "Traceback" not in errors
+    (held.home / f"hold.{step}").unlink()
+    trained(held.run(shell, "script/mmpareto.sh"), held.root)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> None:
+    held.python("python", "satisfies")
+    (held.home / "hold.train").touch()
+    with start(held, shell, "script/uniform_baseline.sh") as process:
+        assert process.stdout is not None
+        ready = next(line for line in process.stdout if line.startswith("ready "))
+        assert int(ready.split()[1]) == process.pid  # it is the script's own process by now
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+    assert not processes_with(str(held.home))

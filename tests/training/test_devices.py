@@ -1,0 +1,187 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmpareto.data.batches import Batch, to_device
+from mmpareto.errors import InputError
+from mmpareto.models.network import Outputs
+from mmpareto.training.devices import Precision, choose_devices
+from mmpareto.training.loop import Trainer
+from prepared_clips import write_prepared
+from tiny_runs import metrics, read, run, trainer_of
+from torch import Tensor, nn
+
+METHODS = [
+    *("--method uniform", "--method joint"),
+    *("--variant brief", "--variant paper", "--variant released"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=12, test=4)
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("there", "gpu_ids", "device", "ids"),
+    [
+        (0, "auto", "cpu", []),
+        (0, "cpu", "cpu", []),
+        (4, "cpu", "cpu", []),
+        (1, "auto", "cuda:0", [0]),
+        (4, "auto", "cuda:0", [0, 1]),  # the paper's number
+        (4, "3", "cuda:3", [3]),
+        (4, "2,0", "cuda:2", [2, 0]),
+        (4, "0, 1", "cuda:0", [0, 1]),
+    ],
+)
+def test_devices(there: int, gpu_ids: str, device: str, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, there)
+    assert choose_devices(gpu_ids) == (torch.device(device), ids)
+
+
+@pytest.mark.parametrize(
+    ("there", "gpu_ids", "message"),
+    [
+        (0, "0", r"GPU 0.*no GPU that PyTorch can use.*--gpu_ids cpu"),
+        (1, "1", r"GPU 1, but this machine has 1 GPU \(ids from 0\)"),
+        (2, "0,7", r"GPU 7, but this machine has 2 GPUs"),
+        (2, "-1", "GPU -1"),
+        (2, "1,1", r"a GPU twice: 1,1"),
+        (2, "gpu0", r"'gpu0'; give ids such as 0 or 0,1"),
+        (2, "", "give ids"),
+        (2, "0,", "give ids"),
+    ],
+)
+def test_devices_that_are_not_there(there: int, gpu_ids: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, there)
+    with pytest.raises(InputError, match=message):
+        choose_devices(gpu_ids)
+
+
+def test_fp16_needs_a_gpu_and_bf16_does_not(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--amp bf16"):
+        Precision("fp16", torch.device("cpu"))
+    assert run(data, tmp_path / "half", "--amp", "bf16", "--method", "uniform") == 0
+    assert run(data, tmp_path / "full", "--method", "uniform") == 0
+    half, full = metrics(tmp_path / "half"), metrics(tmp_path / "full")
+    assert half[0]["train_loss"] == pytest.approx(full[0]["train_loss"], rel=0.05)
+    assert half[0]["train_loss"] != full[0]["train_loss"]
+    assert all(t.dtype != torch.bfloat16 for t in read(tmp_path / "half/last.pt")["model"].values())
+
+
+class Copies(torch.autograd.Function):
+    """Two copies of every parameter, as DataParallel's Broadcast makes them: what is unreached gets zero, not None."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        copies = [p.clone() for _ in range(2) for p in parameters]
+        ctx.mark_non_differentiable(*(c for c, p in zip(copies, parameters * 2, strict=True) if not p.requires_grad))
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        half = len(gradients) // 2
+        return tuple(a + b for a, b in zip(gradients[:half], gradients[half:], strict=True))
+
+
+class Replicas(nn.Module):
+    """DataParallel over two devices, on the CPU: replicas on the halves of a batch, gathered again."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> Outputs:
+        names = [name for name, _ in self.network.named_parameters()]
+        copies = Copies.apply(*self.network.parameters())
+        halves = [{name: values.chunk(2)[number] for name, values in inputs.items()} for number in (0, 1)]
+        first, second = (
+            torch.func.functional_call(
+                self.network, dict(zip(names, copies[number * len(names) :], strict=False)), (halves[number],)
+            )
+            for number in (0, 1)
+        )
+        joined = [
+            {name: torch.cat([a[name], b[name]]) for name in a}
+            for a, b in ((first.unimodal, second.unimodal), (first.features, second.features))
+        ]
+        return Outputs(torch.cat([first.joint, second.joint]), *joined)
+
+
+def batches(trainer: Trainer) -> list[Batch]:
+    trainer.order.set_epoch(1)
+    return [to_device(batch, trainer.device, trainer.data.train.normalisation) for batch in trainer.loader]
+
+
+@pytest.mark.parametrize("line", METHODS)
+def test_replicas_on_halves_of_a_batch_train_as_one_device_does(line: str, data: Path, tmp_path: Path) -> None:
+    more = ("--encoder", "plain", "--weight_decay", "0.3", "--protocol", "paper", *line.split())
+    single = trainer_of(data, tmp_path / "single", *more)
+    double = trainer_of(data, tmp_path / "double", *more)
+    double.model = Replicas(double.network)
+    heads = copy.deepcopy(single.network.heads.state_dict())
+    for batch in batches(single):
+        one, two = single.step(batch), double.step(batch)
+        assert list(one) == list(two)
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        dict(double.network.state_dict()), dict(single.network.state_dict()), rtol=1e-4, atol=1e-6
+    )
+    if line == "--method joint":  # zero gradients and weight decay would shrink heads that nobody trains
+        assert all(torch.equal(t, heads[name]) for name, t in double.network.heads.state_dict().items())
+
+
+def on_gpu(data: Path, folder: Path, *more: str) -> Trainer:
+    return trainer_of(data, folder, "--gpu_ids", "0", "--protocol", "paper", *more)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("line", METHODS)
+def test_a_step_on_a_gpu_equals_one_on_the_cpu(line: str, data: Path, tmp_path: Path) -> None:
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        cpu = trainer_of(data, tmp_path / "cpu", "--encoder", "plain", "--protocol", "paper", *line.split())
+        gpu = on_gpu(data, tmp_path / "gpu", "--encoder", "plain", *line.split())
+        cpu.step(batches(cpu)[0])
+        gpu.step(batches(gpu)[0])
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+    found = {name: tensor.cpu() for name, tensor in gpu.network.state_dict().items()}
+    torch.testing.assert_close(found, dict(cpu.network.state_dict()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("line", [*METHODS, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
+def test_a_step_never_waits_for_the_gpu(line: str, data: Path, tmp_path: Path) -> None:
+    trainer = on_gpu(data, tmp_path / "run", *line.split())
+    first, *rest = batches(trainer)
+    trainer.meter.add(trainer.step(first), weight=4)  # the optimiser's state and cuDNN's plans are made here
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in rest:
+            trainer.meter.add(trainer.step(batch), weight=4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("line", METHODS)
+def test_fp16_trains_and_resumes(line: str, data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path / "half", "--gpu_ids", "0", "--amp", "fp16", *line.split()) == 0
+    content = read(tmp_path / "half/last.pt")
+    assert content["scaler"]["scale"] > 0
+    assert all(t.isfinite().all() and t.dtype != torch.float16 for t in content["model"].values())
+    assert run(data, tmp_path / "full", "--gpu_ids", "0", *line.split()) == 0
+    half, full = metrics(tmp_path / "half"), metrics(tmp_path / "full")
+    assert half[0]["train_loss"] == pytest.approx(full[0]["train_loss"], rel=0.2)
