@@ -16,6 +16,7 @@ from prepared_clips import write_prepared
 
 TRAIN = Path(__file__).resolve().parents[2] / "code" / "train.py"
 EPOCHS = 60  # longer than anyone waits
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_signal_ends_the_step_saves_and_leaves_no_process(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
     )
     try:
         wait_until(lambda: (folder / "metrics.jsonl").exists() or process.poll() is not None)
@@ -86,7 +87,7 @@ def test_a_signal_ends_the_step_saves_and_leaves_no_process(
 
     if to_group:  # one of the two goes on, to its end
         done = subprocess.run(
-            command("--resume", folder, "--epochs", content["epoch"]), capture_output=True, text=True, check=False
+            command("--resume", folder, "--epochs", content["epoch"]), capture_output=True, text=True, env=ONE_THREAD
         )
         assert done.returncode == 0, done.stderr
         summary = json.loads((folder / "summary.json").read_text())
