@@ -174,8 +174,24 @@ def readme() -> str:
     return README.read_text(encoding="utf-8")
 
 
-def fences(language: str) -> list[str]:
+def examples(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", readme(), re.M | re.S)
+
+
+def prose() -> str:
+    """The README without its code."""
+    text = re.sub(r"^```.*?^```", "", readme(), flags=re.M | re.S)
+    return re.sub(r"`[^`]+`", "", re.sub(r"^    .*", "", text, flags=re.M))
+
+
+def commands() -> list[str]:
+    """The command lines of the README: indented, in a fence of a shell, or within a sentence."""
+    text = re.sub(r"^```.*?^```", "", readme(), flags=re.M | re.S)
+    indented = re.findall(r"^    (\S.*)", text, re.M)
+    inline = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"^    .*", "", text, flags=re.M))]
+    fenced = "\n".join(examples("(?:sh|bash|console)")).replace("\\\n", " ").splitlines()
+    lines = [line.partition(" #")[0] for line in [*indented, *inline, *fenced]]
+    return [line for line in lines if re.match(r"(\$ |[\w./-]*python |sh |cd )", line)]
 
 
 @needs_readme
@@ -186,43 +202,43 @@ def test_the_readme_names_every_script(script: str) -> None:
 
 @needs_readme
 def test_what_the_readme_points_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)\s]+)", readme()) + re.findall(r"""(?:src|href)=["']([^"']+)""", readme())
+    links = re.findall(r"\]\(([^)\s]+)", prose()) + re.findall(r"""(?:src|href)=["']([^"']+)""", prose())
     relative = {link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)} - {""}
-    named = set(re.findall(r"(?<![\w./-])((?:script|code|tests|pics)/[\w./-]*\w\.(?:sh|py|png|jpg|svg|md))", readme()))
+    named = set(re.findall(r"(?<![\w./-])((?:script|code|tests)/[\w./-]*\w\.(?:sh|py|md))", readme()))
     absent = [path for path in sorted(relative | named) if not (REPOSITORY / path).exists()]
     assert not absent
 
 
 @needs_readme
 def test_the_links_within_the_readme_lead_somewhere() -> None:
-    text = re.sub(r"^```.*?^```", "", readme(), flags=re.M | re.S)
-    titles = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    titles = re.findall(r"^#+ +(.+?) *$", readme(), re.M)
     anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert not set(re.findall(r"\]\(#([^)]+)\)", text)) - anchors
+    assert not set(re.findall(r"\]\(#([^)]+)\)", prose())) - anchors
+
+
+@functools.cache
+def help_of(entry: str, *first: str) -> str:
+    return probe(entry, [*first, "--help"])[0]
 
 
 @needs_readme
-def test_the_commands_of_the_readme_have_the_flags_that_they_use() -> None:
-    """A flag that a command line names after a script or an entry point is one that its --help knows."""
-    joined = "\n".join(fences("(?:sh|bash|console)")).replace("\\\n", " ")
-    for line in joined.splitlines():
-        entry = re.search(r"code/(\w+\.py)(.*)", line) or re.search(r"script/(?!test|setup)\w+\.sh()(.*)", line)
-        if entry is None:
+def test_the_commands_of_the_readme_use_flags_that_exist() -> None:
+    assert any("script/mmpareto.sh" in line for line in commands())
+    for line in commands():
+        if not (entry := re.search(r"(?:code/(\w+\.py)|script/(?!test|setup)\w+\.sh)(.*)", line)):
             continue
-        name = entry[1] or "train.py"
-        words = entry[2].partition("#")[0].split()
+        name, words = entry[1] or "train.py", entry[2].split()
+        # prepare.py has the options of the data set that it prepares.
         first = words[:1] if name == "prepare.py" and words and not words[0].startswith("-") else []
-        known, _ = probe(name, [*first, "--help"])
         for flag in (word.partition("=")[0] for word in words if re.match(r"--\w", word)):
-            assert re.search(rf"{flag}\b", known), f"{name} has no {flag}: {line}"
+            assert re.search(rf"{flag}\b", help_of(name, *first)), f"{name} has no {flag}: {line}"
 
 
 @needs_readme
 def test_the_python_examples_of_the_readme_run(tmp_path: Path) -> None:
-    examples = fences("python")
-    assert any("MMPareto" in example for example in examples)
+    assert any("MMPareto" in example for example in examples("python"))
     environment = dict(os.environ, PYTHONPATH=str(CODE))
-    for example in examples:
+    for example in examples("python"):
         done = subprocess.run(
             [sys.executable, "-c", example],
             cwd=tmp_path,

@@ -62,7 +62,7 @@ def in_a_program_of_ones_own(installed: Path, cwd: Path, program: str) -> str:
         "import sys\n"
         f"sys.path.insert(0, {str(installed)!r})\n"
         "class Blocker:\n"
-        "    names = {'torchvision', 'torchaudio', 'numpy', 'tqdm', 'tensorboard', 'av', 'PIL', 'matplotlib', 'scipy'}\n"
+        "    names = {'torchvision', 'torchaudio', 'numpy', 'tqdm', 'tensorboard', 'av', 'PIL', 'matplotlib'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in self.names:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"

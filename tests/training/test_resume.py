@@ -7,6 +7,7 @@ import mmpareto.training.loop as loop
 import pytest
 from mmpareto.errors import InputError
 from prepared_clips import write_prepared
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import acting, assert_same_run, metrics, read, resume, run, send_signal
 
 EPOCHS = ("--epochs", "3")
@@ -124,6 +125,18 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     (folder / "metrics.jsonl").write_text(lines + lines)  # what another writer may have left behind is cut
     assert resume(folder) == 0
     assert_same_run(folder, whole(*EPOCHS))
+
+
+def test_tensorboard_shows_every_epoch_once_after_a_kill(data: Path, tmp_path: Path) -> None:
+    more = (*EPOCHS, "--use_tensorboard", "true")
+    with acting(loop.Trainer, "step", 6, kill, before=True), pytest.raises(Killed):
+        run(data, tmp_path, *more)
+    with acting(loop, "write_scalars", 1, kill), pytest.raises(Killed):
+        resume(tmp_path)
+    assert resume(tmp_path) == 0
+    scalars = EventAccumulator(str(tmp_path)).Reload().Scalars("acc")
+    assert [scalar.step for scalar in scalars] == [1, 2, 3]
+    assert [scalar.value for scalar in scalars] == pytest.approx([line["acc"] for line in metrics(tmp_path)])
 
 
 def test_a_run_that_stands_beyond_the_epochs_asked_for_is_refused(data: Path, tmp_path: Path) -> None:

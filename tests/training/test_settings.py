@@ -157,6 +157,8 @@ def test_the_stand_in_takes_the_place_of_absent_data(tmp_path: Path, monkeypatch
     assert request.stand_in
     assert_values(request.settings, {"dataset": "synthetic", "data": "data/synthetic", "method": "joint"})
     assert request.settings.epochs < 50 and request.settings.image_size < 224  # the stand-in's own recipe
+    given = parse([*line.split(), "--data", "nowhere"])
+    assert not given.stand_in and given.settings.data == "nowhere"  # the user meant a folder: that is an error
     (tmp_path / "data/cremad").mkdir(parents=True)
     request = parse(line.split())
     assert not request.stand_in

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from mmpareto.integration.gradients import Pass
-from mmpareto.integration.method import EncoderReport, Method
+from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.report import EncoderReport
 
 
 class JointLoss(Method):

@@ -11,45 +11,7 @@ from torch import Tensor
 
 from mmpareto.integration.gradients import Gradients, Pass, differentiate
 from mmpareto.integration.objectives import Encoders, Objectives, collect
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderReport:
-    """What a method saw and did at one encoder; tensors on the encoder's device, free of any graph.
-
-    Columns are the encoder's objectives: joint, unimodal, or those it was given, in their order. G is the number
-    of groups over which weights are computed, R of those over which λ is: 1, or the encoder's trainable tensors.
-
-    Attributes:
-        cosine: () cosine between the objectives' gradients over the whole encoder; 0 where one of them is zero.
-            With more than two objectives, the smallest of their pairs.
-        norms: (n,) Euclidean norms of the objectives' gradients over the whole encoder, unscaled.
-        weights: (G, n) convex weights α.
-        conflict: (G,) bool.
-        rescale: (R,) the factor max(1, λ) that restores the magnitude, γ not included; 1 where nothing was
-            restored, 0 where the group is stationary.
-    """
-
-    cosine: Tensor
-    norms: Tensor
-    weights: Tensor
-    conflict: Tensor
-    rescale: Tensor
-
-
-class Report(dict[str, EncoderReport]):
-    """Modality → EncoderReport, for the methods that look at gradients; empty for those that do not.
-
-    Attributes:
-        finite: (number of losses,) bool: whether each loss that the method descends, and its gradients, are finite;
-            joint, then the unimodal losses in the order given. Where losses were differentiated as one sum, a
-            gradient that is not finite counts against each of them that reaches it, unless one of them is not
-            finite itself.
-    """
-
-    def __init__(self, encoders: Mapping[str, EncoderReport], finite: Tensor) -> None:
-        super().__init__(encoders)
-        self.finite = finite
+from mmpareto.integration.report import EncoderReport, Report
 
 
 class Method(abc.ABC):

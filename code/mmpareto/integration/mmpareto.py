@@ -2,16 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmpareto.integration.gradients import Pass, separate_passes
-from mmpareto.integration.method import EncoderReport, Method
+from mmpareto.integration.linear_algebra import add, combine, grams_of, machine_epsilon, norms_of
+from mmpareto.integration.method import Method
 from mmpareto.integration.min_norm import min_norm_weights
 from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.report import EncoderReport
 
 
 class MMPareto(Method):
@@ -94,9 +96,9 @@ class MMPareto(Method):
             raise ValueError(
                 f"MMPareto integrates two objectives an encoder; encoder {modality!r} has {len(gradients)}"
             )
-        total = _norms((_add(*pair) for pair in zip(*gradients, strict=True)), scale)
-        grams = _grams(gradients, scale)
-        eps = 32 * max(_eps(g) for objective in gradients for g in objective)
+        total = norms_of((add(*pair) for pair in zip(*gradients, strict=True)), scale)
+        grams = grams_of(gradients, scale)
+        eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
         # 1. Conflict and weights.
         groups = grams.sum(0, keepdim=True) if self.weights == "encoder" else grams
@@ -104,10 +106,10 @@ class MMPareto(Method):
         alpha = torch.where(conflict.unsqueeze(-1), min_norm_weights(groups), 0.5)
 
         # 2. The direction, tensor by tensor; the gradients are let go on the way.
-        combined = _combine(gradients, alpha.expand(len(grams), 2))
+        combined = combine(gradients, alpha.expand(len(grams), 2))
 
         # 3. The magnitude. Where ‖h‖ is lost in rounding, there is no direction to restore: stationary.
-        norm = _norms(combined, scale)
+        norm = norms_of(combined, scale)
         reach = grams.diagonal(dim1=-2, dim2=-1).sqrt()
         if self.rescale == "encoder":
             norm, total, reach = (x.square().sum(0, keepdim=True).sqrt() for x in (norm, total, reach))
@@ -119,65 +121,8 @@ class MMPareto(Method):
             if h is not None:
                 h.mul_(factor.to(h))
 
-        whole = grams.sum(0)
-        norms = whole.diagonal().sqrt()
-        product = norms.prod()
-        cosine = torch.where(product == 0, 0.0, whole[0, 1] / product)
-        return combined, EncoderReport(cosine, norms, alpha, conflict, restored)
+        return combined, EncoderReport.of(grams.sum(0), alpha, conflict, restored)
 
     def _conflict(self, gramian: Tensor) -> Tensor:
         a, b, c = gramian[..., 0, 0], gramian[..., 1, 1], gramian[..., 0, 1]
         return (c <= 0) & (a > 0) & (b > 0) if self.zero_is_conflict else c < 0
-
-
-def _grams(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
-    """(P, n, n) float64 inner products of the objectives' gradients, a tensor at a time; None counts as zero."""
-    zero = torch.zeros((), dtype=torch.float64, device=scale.device)
-    rows = []
-    for tensors in zip(*gradients, strict=True):
-        products: dict[tuple[int, int], Tensor] = {}
-        for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(tensors), 2):
-            products[i, j] = products[j, i] = zero if a is None or b is None else _dot(a, b).to(zero)
-        rows += [products[i, j] for i in range(len(tensors)) for j in range(len(tensors))]
-    return torch.stack(rows).view(-1, len(gradients), len(gradients)) / scale.double().square()
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    # Summed pairwise: on the CPU, the error of vector_norm and dot grows with the size (4e-5 at 2 million elements).
-    return (_working(a) * _working(b)).sum()
-
-
-def _norms(tensors: Iterable[Tensor | None], scale: Tensor) -> Tensor:
-    """(P,) float64 Euclidean norms; None counts as zero."""
-    zero = torch.zeros((), dtype=torch.float64, device=scale.device)
-    return torch.stack([zero if t is None else _dot(t, t).to(zero).sqrt() for t in tensors]) / scale.double()
-
-
-def _combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor | None]:
-    """h = n Σ αᵢ gᵢ, tensor by tensor, in new tensors; empties `gradients`."""
-    combined: list[Tensor | None] = []
-    count = len(gradients)
-    for index, weights in enumerate(alpha * count):
-        h: Tensor | None = None
-        for objective, weight in zip(gradients, weights, strict=True):
-            g, objective[index] = objective[index], None
-            if g is not None:
-                g = _working(g)
-                h = _add(h, g * weight.to(g))
-        combined.append(h)
-    return combined
-
-
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
-def _working(tensor: Tensor) -> Tensor:
-    """In the type that the arithmetic is done in: float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _eps(tensor: Tensor | None) -> float:
-    return 0.0 if tensor is None else torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).eps

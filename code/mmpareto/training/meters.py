@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.method import EncoderReport
+from mmpareto.integration.report import EncoderReport
 
 
 class Meter:

@@ -93,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
     run = made.add_argument_group("the run")
     run.add_argument("--dataset", help=f"one of: {', '.join(DATASETS)}; case, - and _ do not count")
     run.add_argument("--data", metavar="DIR", help="prepared data set (default: data/<dataset>)")
-    run.add_argument("--stand_in", action="store_true", help="if DIR is not there, make and use the synthetic stand-in")
+    run.add_argument(
+        "--stand_in", action="store_true", help="without --data and data/<dataset>, make and use the synthetic one"
+    )
     run.add_argument("--method", help=f"one of: {', '.join(METHODS)} (default: mmpareto)")
     run.add_argument("--recipe", default="released", help="training hyper-parameters: released (default) or paper")
     run.add_argument("--protocol", choices=("validation", "paper"), default="validation", help=PROTOCOL_HELP)
@@ -194,7 +196,7 @@ def _new(given: argparse.Namespace) -> Request:
             if values[name] is not None:
                 raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
     values["data"] = values["data"] or f"data/{values['dataset']}"
-    stand_in = given.stand_in and not Path(values["data"]).exists()
+    stand_in = given.stand_in and given.data is None and not Path(values["data"]).exists()  # a wrong DIR is an error
     if stand_in:
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
     for name, (value, _) in recipe(values["dataset"], values["recipe"]).items():
