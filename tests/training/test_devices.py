@@ -1,4 +1,5 @@
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from mmpareto.data.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import Outputs
-from mmpareto.training.devices import Precision, choose_devices
+from mmpareto.training.devices import Precision, choose_devices, loader_workers
 from mmpareto.training.loop import Trainer
 from prepared_clips import write_prepared
 from tiny_runs import metrics, read, run, trainer_of
@@ -64,6 +65,17 @@ def test_devices_that_are_not_there(there: int, gpu_ids: str, message: str, monk
     gpus(monkeypatch, there)
     with pytest.raises(InputError, match=message):
         choose_devices(gpu_ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "cores", "workers"),
+    [(None, "cpu", 8, 0), (None, "cuda", 2, 2), (None, "cuda", 64, 16), (0, "cuda", 8, 0), (3, "cpu", 1, 3)],
+)
+def test_loader_processes(
+    given: int | None, device: str, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert loader_workers(given, torch.device(device)) == workers
 
 
 def test_fp16_needs_a_gpu_and_bf16_does_not(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,7 @@ def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=file) as error:
         run(data, tmp_path / "run", "--workers", workers, "--protocol", "paper")
     assert "\n" not in str(error.value)
+    assert not multiprocessing.active_children()
 
 
 def test_what_is_said_of_the_stand_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

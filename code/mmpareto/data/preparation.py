@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.data.splits import Split
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
+from mmpareto.progress import progress
 
 FRAMES = "visual"
 RECORD, RECORD_UNFINISHED = "prepared.json", "preparing.json"
@@ -240,7 +239,7 @@ def _work(clips: Sequence[RawClip], report: Report, fps: int, audio: Sequence[st
     report.already = len(clips) - len(jobs)
     failed = set()
     with contextlib.closing(outcomes(_run, jobs, workers, _crashed)) as done:
-        for outcome in tqdm(done, total=len(jobs), unit="clip", desc=report.title, disable=not jobs):
+        for outcome in progress(done, total=len(jobs), unit="clip", desc=report.title, disable=not jobs):
             if outcome.reason is None:
                 report.prepared += 1
             else:

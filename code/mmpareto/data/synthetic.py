@@ -19,7 +19,6 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mmpareto.data import cremad, preparation
 from mmpareto.data.clip_set import ClipSet
@@ -30,6 +29,7 @@ from mmpareto.data.synthetic_voices import RATE, SENTENCES, Speech, Voice, speak
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
+from mmpareto.progress import progress
 
 BANNER = (
     "SYNTHETIC DATA: drawn faces and computed voices, made up by this program. "
@@ -272,7 +272,7 @@ def _remove_partial(folder: Path) -> None:
 def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, workers: int | None) -> None:
     results = outcomes(partial(_write_clip, folder, seed), clips, workers or cores(), crashed=lambda clip: clip)
     with contextlib.closing(results) as done:
-        for crashed in tqdm(done, total=len(clips), unit="clip", desc="drawing and speaking", disable=not clips):
+        for crashed in progress(done, total=len(clips), unit="clip", desc="drawing and speaking", disable=not clips):
             if crashed is not None:
                 raise InputError(f"the process that writes {crashed.name} dies, twice; try --workers 1.")
 

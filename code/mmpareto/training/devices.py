@@ -1,6 +1,7 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
+import os
 import random
 from typing import Any
 
@@ -37,6 +38,17 @@ def choose_devices(gpu_ids: str) -> tuple[torch.device, list[int]]:
     if len(set(ids)) < len(ids):
         raise InputError(f"--gpu_ids names a GPU twice: {gpu_ids}.")
     return torch.device("cuda", ids[0]), ids
+
+
+def loader_workers(given: int | None, device: torch.device) -> int:
+    """The number of loader processes: what was given; else one a core with a GPU, at most 16, the released number.
+
+    On the CPU they would only take cores from training, which needs far more of them than loading.
+    """
+    if given is not None:
+        return given
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device.type == "cpu" else min(cores, 16)
 
 
 def replicated(network: nn.Module, ids: list[int]) -> nn.Module:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork
+from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import Data
@@ -112,10 +112,10 @@ class Trainer:
                 while self.epoch <= self.settings.epochs:
                     self._train_epoch()
                     line = self._evaluate_epoch()
+                    if board is not None:
+                        write_scalars(board, line)  # before the checkpoint: a resumed run purges what it repeats
                     self._finish_epoch(line)
                     print(epoch_text(line, self.settings.epochs, self.network.modalities), flush=True)
-                    if board is not None:
-                        write_scalars(board, line)
                     self.signals.check()
             except Stopped:
                 self.watch.read()
@@ -135,13 +135,12 @@ class Trainer:
         self.model.train()
         read_every = 1 if self.device.type == "cpu" else self.watch.every  # reading waits for a GPU
         begin, before = time.monotonic(), self.seconds
-        with tqdm(
+        with progress(
             total=len(self.data.train),
             initial=self.meter.weight,
             desc=f"epoch {self.epoch}/{settings.epochs}",
             unit=" samples",
             leave=False,
-            disable=None,  # where nobody watches, the line an epoch must do
         ) as bar:
             for batch in self._batches(self.loader):
                 values = self.step(batch)
@@ -238,7 +237,7 @@ class Trainer:
             dataset,
             batch_size=self.settings.batch_size,
             order=order,
-            workers=self.settings.workers,
+            workers=devices.loader_workers(self.settings.workers, self.device),
             pin_memory=self.device.type == "cuda",
         )
 

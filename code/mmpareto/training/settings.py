@@ -61,7 +61,7 @@ class Settings:
     audio_frames: int
     audio_pool: tuple[int, int]
     gpu_ids: str
-    workers: int
+    workers: int | None
     use_tensorboard: bool
     tensorboard_path: str | None
 
@@ -144,7 +144,9 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--gpu_ids", help="such as 0 or 0,1 (DataParallel); cpu; default: up to two GPUs, else the CPU"
     )
-    machine.add_argument("--workers", type=int, help="loader processes (default: one a core, at most 16)")
+    machine.add_argument(
+        "--workers", type=int, help="loader processes (default: one a core, at most 16; on the CPU none)"
+    )
     machine.add_argument("--use_tensorboard", type=_truth, default=True, metavar="true|false", help="default: true")
     machine.add_argument("--tensorboard_path", metavar="DIR", help="default: the run's folder")
     return made
@@ -204,7 +206,6 @@ def _new(given: argparse.Namespace) -> Request:
             values[name] = value
     values["crop_scale"], values["audio_pool"] = tuple(values["crop_scale"]), tuple(values["audio_pool"])
     values["gpu_ids"] = values["gpu_ids"] or "auto"
-    values["workers"] = default_workers() if values["workers"] is None else values["workers"]
     fields = {field.name: values[field.name] for field in dataclasses.fields(Settings)}
     return Request(_checked(Settings(**fields)), stand_in=stand_in)
 
@@ -213,14 +214,6 @@ def _same(typed: Any, kept: Any) -> bool:
     if isinstance(typed, str) and isinstance(kept, str):
         return normalised(typed) == normalised(kept)
     return (tuple(typed) if isinstance(typed, list) else typed) == kept
-
-
-def default_workers() -> int:
-    """One loader process a core, at most 16, the released code's number; none where there is a single core."""
-    import os
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores == 1 else min(cores, 16)
 
 
 def to_config(settings: Settings) -> dict[str, Any]:
@@ -268,7 +261,7 @@ def _checked(settings: Settings) -> Settings:
         (0 < low <= high <= 1, "crop_scale", "0 < MIN <= MAX <= 1"),
         (settings.audio_frames >= 1, "audio_frames", "at least 1"),
         (min(settings.audio_pool) >= 1, "audio_pool", "at least 1 each"),
-        (settings.workers >= 0, "workers", "at least 0"),
+        (settings.workers is None or settings.workers >= 0, "workers", "at least 0"),
         (0 <= settings.random_seed < 2**32, "random_seed", "from 0 to 2³² − 1, NumPy's range"),
         (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
         (settings.gamma is None or 0 < settings.gamma < math.inf, "gamma", "above 0, and finite"),

@@ -1,0 +1,12 @@
+"""Progress bars: live on a terminal, a line every half minute in a log."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """`tqdm(iterable, **options)`, which shows rate and time left on standard error."""
+    return tqdm(iterable, mininterval=0.2 if sys.stderr.isatty() else 30, **options)
