@@ -89,6 +89,47 @@ def test_fp16_needs_a_gpu_and_bf16_does_not(data: Path, tmp_path: Path) -> None:
     assert all(t.dtype != torch.bfloat16 for t in read(tmp_path / "half/last.pt")["model"].values())
 
 
+def scaled(trainer: Trainer, scale: float) -> Trainer:
+    """With the gradient scaler of fp16, which works on the CPU, too, around float32."""
+    trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return trainer
+
+
+@pytest.mark.parametrize("clip", [[], ["--clip_grad", "0.3"]])
+@pytest.mark.parametrize("line", METHODS)
+def test_loss_scaling_changes_nothing_but_the_arithmetic(
+    line: str, clip: list[str], data: Path, tmp_path: Path
+) -> None:
+    more = ("--encoder", "plain", "--protocol", "paper", *line.split(), *clip)
+    plain = trainer_of(data, tmp_path / "plain", *more)
+    with_scaler = scaled(trainer_of(data, tmp_path / "scaled", *more), 2.0**12)
+    for batch in batches(plain):
+        one, two = plain.step(batch), with_scaler.step(batch)
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        dict(with_scaler.network.state_dict()), dict(plain.network.state_dict()), rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("line", METHODS)
+def test_steps_that_overflow_are_skipped_until_the_scale_fits(line: str, data: Path, tmp_path: Path) -> None:
+    trainer = scaled(
+        trainer_of(data, tmp_path, "--encoder", "plain", "--learning_rate", "1e-6", *line.split()), 2.0**127
+    )
+    batch = batches(trainer)[0]
+    trainer.network.fusion.fc_out.weight.data.mul_(1000)  # gradients above 2, so that the first scale overflows
+    moved = []
+    for _ in range(90):
+        before = copy.deepcopy(trainer.network.state_dict())
+        trainer.meter.add(trainer.step(batch), weight=4)
+        moved.append(any(not torch.equal(t, before[name]) for name, t in trainer.network.state_dict().items()))
+    assert not moved[0] and moved[-1] and moved == sorted(moved)
+    trainer.watch.read()  # no error
+    assert not [name for name, value in trainer.meter.means().items() if value != value]
+    assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
+
+
 class Copies(torch.autograd.Function):
     """Two copies of every parameter, as DataParallel's Broadcast makes them: what is unreached gets zero, not None."""
 

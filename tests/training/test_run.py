@@ -223,7 +223,7 @@ def test_folders_of_runs_are_numbered(data: Path, tmp_path: Path, monkeypatch: p
         assert train(parse(arguments(data, None, *more))) == 0
         assert (tmp_path / "runs" / name / "summary.json").exists()
     settings = parse(arguments(data, None, "--model", "mine")).settings
-    assert new_folder(settings) == Path("runs/cremad-mine-seed0")
+    assert new_folder(settings.name, settings.ckpt_path) == Path("runs/cremad-mine-seed0")
 
 
 def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mmpareto.training.loop import Trainer
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.probe import linear_probe
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, summarise, write_config
-from mmpareto.training.settings import METHOD_OPTIONS, Request, Settings
+from mmpareto.training.settings import METHOD_OPTIONS, Request, Settings, to_config
 from mmpareto.training.stop import Stopped
 
 
@@ -91,8 +91,8 @@ def _trainer(settings: Settings, resume: Path | None) -> Trainer:
     network = build_network(**shape, pretrained=pretrained)
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
-    folder = resume or new_folder(settings)
-    write_config(folder, settings, data.record)
+    folder = resume or new_folder(settings.name, settings.ckpt_path)
+    write_config(folder, to_config(settings), data.record)
     identity = {
         "network": shape,
         "data": data.train.description,
@@ -100,6 +100,7 @@ def _trainer(settings: Settings, resume: Path | None) -> Trainer:
         "data_folder": settings.data,
         "method": settings.method,
         "heads_trained": method.needs_unimodal,
+        "amp": settings.amp,
     }
     trainer = Trainer(settings, data, network.to(device), method, device, gpu_ids, folder, identity)
     if checkpoint:

@@ -9,19 +9,18 @@ from typing import Any
 
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
-from mmpareto.training.settings import Settings, to_config
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
 
 
-def new_folder(settings: Settings, runs: Path = Path("runs")) -> Path:
-    """Make the folder of a new run: `--ckpt_path`, else runs/<name>, with -2, -3 … where that is taken.
+def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> Path:
+    """Make the folder of a new run: `ckpt_path`, else runs/<name>, with -2, -3 … where that is taken.
 
     Raises:
         InputError: `--ckpt_path` holds a run already, or is no folder.
     """
-    if settings.ckpt_path is not None:
-        folder = Path(settings.ckpt_path)
+    if ckpt_path is not None:
+        folder = Path(ckpt_path)
         if (folder / CONFIG).exists():
             raise InputError(f"{folder} already holds a run: give another --ckpt_path, or --resume {folder}.")
         if folder.exists() and not folder.is_dir():
@@ -33,7 +32,7 @@ def new_folder(settings: Settings, runs: Path = Path("runs")) -> Path:
         return folder
     number = 1
     while True:
-        folder = runs / (settings.name if number == 1 else f"{settings.name}-{number}")
+        folder = runs / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder
@@ -41,11 +40,11 @@ def new_folder(settings: Settings, runs: Path = Path("runs")) -> Path:
             number += 1
 
 
-def write_config(folder: Path, settings: Settings, data: dict[str, Any]) -> None:
+def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) -> None:
     """Write what is needed to run it again: arguments, versions, git commit, data fingerprint."""
     packages = ("torch", "torchvision", "torchaudio", "numpy", "av")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
-    config = {"arguments": to_config(settings), "versions": versions, "git_commit": _git_commit(), "data": data}
+    config = {"arguments": arguments, "versions": versions, "git_commit": _git_commit(), "data": data}
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 

@@ -14,6 +14,7 @@ from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
 from mmpareto.registry import Registry, normalised
 from mmpareto.training.recipes import recipe
+from mmpareto.training.run_folder import read_config
 
 VARIANTS = ("brief", "paper", "released")
 METHOD_OPTIONS = ("gamma", "weights", "rescale", "boost")
@@ -164,8 +165,6 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     Raises:
         InputError: a value makes no sense, a name is unknown, or a folder is not there.
     """
-    from mmpareto.training.run_folder import read_config
-
     made = parser()
     given = made.parse_args(arguments)
     if given.resume is None:
