@@ -1,5 +1,6 @@
 """How every entry point starts and leaves: one sentence for bad input, and the exit statuses of the house."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
     skipped. Bad input (`InputError`) is printed as one line on standard error and leaves with 2, as argparse does;
     SIGINT leaves with 130 and SIGTERM with 143, both by unwinding the stack, so that `finally` blocks run.
     """
+    # Read when torch is first imported. OpenMP threads that spin while they wait take the cores from whoever computes:
+    # on a machine with other work, a training step takes twice as long with them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main(None)

@@ -267,7 +267,7 @@ def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("file", ["audio/clip_004.pt", "visual/clip_004/frame_00001.jpg"])
+@pytest.mark.parametrize("file", ["audio/clip_004.pt", "visual/clip_004/frame_00001.jpg", "audio/clip_007.pt"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "cremad", frames=1)
