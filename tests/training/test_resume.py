@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_tensorboard_shows_every_epoch_once_after_a_kill(
 ) -> None:
     with acting(owner, name, call, kill), pytest.raises(Killed):
         run(data, tmp_path, *EPOCHS, "--use_tensorboard", "true")
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which tell the second and a counter
     assert resume(tmp_path) == 0
     scalars = EventAccumulator(str(tmp_path)).Reload().Scalars("acc")
     assert [scalar.step for scalar in scalars] == [1, 2, 3]

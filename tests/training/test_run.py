@@ -13,9 +13,10 @@ from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import open_data
-from mmpareto.training.run import summary_text, train
-from mmpareto.training.run_folder import new_folder, summarise
+from mmpareto.training.run import train
+from mmpareto.training.run_folder import new_folder
 from mmpareto.training.settings import parse
+from mmpareto.training.summary import summarise, summary_text
 from prepared_clips import write_prepared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import acting, arguments, metrics, read, run

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmpareto.models import ENCODERS
 from mmpareto.training.loop import Trainer
-from mmpareto.training.run import started, train
+from mmpareto.training.run import make_trainer, train
 from mmpareto.training.settings import parse
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def resume(folder: Path, *more: object) -> int:
 
 def trainer_of(data: Path, folder: Path, *more: object) -> Trainer:
     """A trainer that has not trained yet."""
-    return started(parse(arguments(data, folder, *more)).settings)
+    return make_trainer(parse(arguments(data, folder, *more)).settings)
 
 
 def read(path: Path) -> dict[str, Any]:

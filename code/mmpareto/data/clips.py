@@ -43,7 +43,7 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         image_size: side of the square images, in pixels.
         audio_frames: keep the first so many steps of time only. The published setting keeps all; a run on a few
             CPU cores need not compute over the padding of short clips.
-        audio_pool: average over blocks of so many (rows, columns) of the feature, after that; also for small runs.
+        audio_pool: average over blocks of so many (steps of time, frequencies) after that; also for small runs.
         crop_scale: range of the share of the area that a training crop has.
 
     Raises:
@@ -159,7 +159,8 @@ def _audio_input(description: Mapping[str, Any], feature: Tensor) -> Tensor:
         axis = FEATURE_FILES[description["audio"]].time_axis
         feature = feature.narrow(axis, 0, min(description["audio_frames"], feature.shape[axis]))
     feature = feature.unsqueeze(0)
-    pool = tuple(description["audio_pool"])
+    time, frequency = description["audio_pool"]
+    pool = (time, frequency) if FEATURE_FILES[description["audio"]].time_axis == 0 else (frequency, time)
     return feature if pool == (1, 1) else F.avg_pool2d(feature, pool)
 
 

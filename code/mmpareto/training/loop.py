@@ -141,6 +141,7 @@ class Trainer:
             desc=f"epoch {self.epoch}/{settings.epochs}",
             unit=" samples",
             leave=False,
+            disable=None,  # in a log, the line an epoch must do
         ) as bar:
             for batch in self._batches(self.loader):
                 values = self.step(batch)
@@ -250,10 +251,12 @@ def make_optimizer(settings: Settings, network: MultimodalNetwork) -> torch.opti
     """The optimiser over everything that is trained."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     rate, decay = settings.learning_rate, settings.weight_decay
+    fused = True if settings.amp == "fp16" else None  # a fused optimiser skips an overflow without asking the host
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+        momentum = settings.momentum
+        return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(parameters, lr=rate, weight_decay=decay)
+    return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
 
 
 def learning_rate(settings: Settings, epoch: int) -> float:

@@ -37,6 +37,8 @@ _RELEASED = {
     "audio_frames": Value(1024, RELEASED_LOADER),
     "audio_pool": Value((1, 1), RELEASED_LOADER),
 }
+# Over any recipe where the optimiser is Adam.
+ADAM = {"weight_decay": Value(0.0, f"{RELEASED_CODE}: weight decay is SGD's alone")}
 _PAPER = {name: Value(value, NOT_IN_PAPER) for name, (value, _) in _RELEASED.items()} | {
     "learning_rate": Value(1e-3, "MMPareto paper, experimental settings"),
     "optimizer": Value("sgd", "MMPareto paper, experimental settings"),

@@ -41,10 +41,16 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
 
 
 def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) -> None:
-    """Write what is needed to run it again: arguments, versions, git commit, data fingerprint."""
+    """Write what is needed to run it again: arguments, versions, git commit, data fingerprint.
+
+    A resumed run keeps those that it began with, and adds the new ones under "resumed".
+    """
     packages = ("torch", "torchvision", "torchaudio", "numpy", "av")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
-    config = {"arguments": arguments, "versions": versions, "git_commit": _git_commit(), "data": data}
+    config: dict[str, Any] = {"arguments": arguments, "versions": versions, "git_commit": _git_commit(), "data": data}
+    if (folder / CONFIG).exists():
+        before = read_config(folder)
+        config = before | {"arguments": arguments, "resumed": [*before.get("resumed", []), config]}
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
@@ -68,22 +74,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write metrics.jsonl, a line an epoch."""
     write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in history))
-
-
-def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
-    """The three epochs that a run is judged by, kept apart: the last, the best on validation, the best on test.
-
-    A tie goes to the earlier epoch. What is chosen on the test set is the papers' protocol, and is called so.
-    """
-    summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
-    if protocol == "validation":
-        summary["best_val"] = max(history, key=lambda line: line["val_acc"])
-    else:
-        summary["best_val"] = None
-        summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
-    summary["best_test"] = max(history, key=lambda line: line["acc"])
-    summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
-    return summary
 
 
 def _version(package: str) -> str | None:

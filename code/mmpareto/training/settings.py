@@ -13,11 +13,11 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
 from mmpareto.registry import Registry, normalised
-from mmpareto.training.recipes import recipe
+from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
 VARIANTS = ("brief", "paper", "released")
-METHOD_OPTIONS = ("gamma", "weights", "rescale", "boost")
+METHOD_OPTIONS = ("gamma", "weights", "rescale", "boost")  # of MMPareto, over those of its variant
 # What a resumed run may be told anew: where it runs and how long, not what it computes.
 RESUMABLE = ("gpu_ids", "workers", "epochs", "data")
 
@@ -28,7 +28,7 @@ class Settings:
 
     dataset: str
     method: str
-    variant: str
+    variant: str | None
     gamma: float | None
     weights: str | None
     rescale: str | None
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--train", action="store_true", help="accepted for the released code's commands; always so")
 
     method = made.add_argument_group("MMPareto's options, over those of the variant")
-    method.add_argument("--variant", choices=VARIANTS, default="brief", help="default: brief")
+    method.add_argument("--variant", choices=VARIANTS, help="default: brief")
     method.add_argument("--gamma", type=float, help="magnitude boost (1.5)")
     method.add_argument("--weights", choices=("parameter", "encoder"), help="over what weights are computed")
     method.add_argument("--rescale", choices=("parameter", "encoder"), help="over what the magnitude is restored")
@@ -138,8 +138,8 @@ def parser() -> argparse.ArgumentParser:
     inputs.add_argument("--frames", type=int, help="frames a clip")
     inputs.add_argument("--image_size", type=int, help="pixels a side")
     inputs.add_argument("--crop_scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="area of the random crop")
-    inputs.add_argument("--audio_frames", type=int, help="filterbank frames read, from the clip's start")
-    inputs.add_argument("--audio_pool", type=int, nargs=2, metavar=("TIME", "MEL"), help="average-pools the filterbank")
+    inputs.add_argument("--audio_frames", type=int, help="steps of time read of the feature, from its start")
+    inputs.add_argument("--audio_pool", type=int, nargs=2, metavar=("TIME", "MEL"), help="average-pools the feature")
 
     machine = made.add_argument_group("the machine")
     machine.add_argument(
@@ -173,7 +173,9 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     settings = from_config(read_config(folder))
     typed = _typed(made, arguments)
     for name in sorted(typed - {*RESUMABLE, "resume", "train", "stand_in"}):
-        if not _same(getattr(given, name), getattr(settings, name)) and not (name == "dataset" and given.stand_in):
+        if not _same(name, getattr(given, name), getattr(settings, name)) and not (
+            name == "dataset" and given.stand_in
+        ):
             raise InputError(
                 f"--resume goes on with {folder} as it was, --{name} {getattr(settings, name)}: leave --{name} out "
                 f"(only {', '.join('--' + name for name in RESUMABLE)} may change)."
@@ -192,15 +194,19 @@ def _new(given: argparse.Namespace) -> Request:
         "encoder": ENCODERS.name(given.encoder),
         "fusion": FUSIONS.name(given.fusion),
     }
-    if values["method"] != "mmpareto":
-        for name in METHOD_OPTIONS:
-            if values[name] is not None:
-                raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
+    if values["method"] == "mmpareto":
+        values["variant"] = values["variant"] or "brief"
+    for name in ("variant", *METHOD_OPTIONS):
+        if values["method"] != "mmpareto" and values[name] is not None:
+            raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
     values["data"] = values["data"] or f"data/{values['dataset']}"
     stand_in = given.stand_in and given.data is None and not Path(values["data"]).exists()  # a wrong DIR is an error
     if stand_in:
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
-    for name, (value, _) in recipe(values["dataset"], values["recipe"]).items():
+    chosen = recipe(values["dataset"], values["recipe"])
+    if values["optimizer"] == "adam":
+        chosen = chosen | ADAM
+    for name, (value, _) in chosen.items():
         if values[name] is None:
             values[name] = value
     values["crop_scale"], values["audio_pool"] = tuple(values["crop_scale"]), tuple(values["audio_pool"])
@@ -209,8 +215,8 @@ def _new(given: argparse.Namespace) -> Request:
     return Request(_checked(Settings(**fields)), stand_in=stand_in)
 
 
-def _same(typed: Any, kept: Any) -> bool:
-    if isinstance(typed, str) and isinstance(kept, str):
+def _same(name: str, typed: Any, kept: Any) -> bool:
+    if name in ("dataset", "method", "encoder", "fusion"):
         return normalised(typed) == normalised(kept)
     return (tuple(typed) if isinstance(typed, list) else typed) == kept
 
@@ -263,6 +269,7 @@ def _checked(settings: Settings) -> Settings:
         (settings.workers is None or settings.workers >= 0, "workers", "at least 0"),
         (0 <= settings.random_seed < 2**32, "random_seed", "from 0 to 2³² − 1, NumPy's range"),
         (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
+        (settings.model is None or Path(settings.model).name == settings.model, "model", "a name, not a path"),
         (settings.gamma is None or 0 < settings.gamma < math.inf, "gamma", "above 0, and finite"),
     ):
         if not sound:

@@ -1,0 +1,88 @@
+"""What a finished run is judged by."""
+
+import json
+from typing import Any
+
+from torch import Tensor
+
+from mmpareto.files import write_text
+from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from mmpareto.training.evaluation import figures
+from mmpareto.training.loop import Trainer
+from mmpareto.training.probe import linear_probe
+from mmpareto.training.run_folder import BEST, LAST, SUMMARY
+
+
+def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
+    """Write summary.json of a finished run; its content.
+
+    Arguments:
+        warning: what must be said of results on this data, if anything.
+    """
+    summary = summarise(trainer.history, trainer.settings.protocol)
+    if not trainer.method.needs_unimodal:
+        probe_unimodal(trainer, summary)
+    summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
+    if warning:
+        summary["warning"] = warning
+    write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+    """The three epochs that a run is judged by, kept apart: the last, the best on validation, the best on test.
+
+    A tie goes to the earlier epoch. What is chosen on the test set is the papers' protocol, and is called so.
+    """
+    summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
+    if protocol == "validation":
+        summary["best_val"] = max(history, key=lambda line: line["val_acc"])
+    else:
+        summary["best_val"] = None
+        summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
+    summary["best_test"] = max(history, key=lambda line: line["acc"])
+    summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
+    return summary
+
+
+def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
+    """Measure the unimodal accuracy of a model whose unimodal heads are untrained, by a linear probe.
+
+    The heads go into the checkpoint beside its weights ("probe"), the figures into the epochs of the summary of
+    which there is a checkpoint.
+    """
+    probed: dict[int, dict[str, dict[str, Tensor]]] = {}
+    for name in (LAST, BEST):
+        checkpoint = load_checkpoint(trainer.folder / name)
+        epoch = checkpoint["epoch"] - 1 if name == LAST else checkpoint["epoch"]
+        if epoch not in probed:
+            load_weights(trainer.network, checkpoint["model"], name)
+            heads = probed[epoch] = linear_probe(trainer.predict(trainer.data.train_fixed))
+            found = figures(trainer.predict(trainer.data.test).with_heads(heads))
+            own = {key: value for key, value in found.items() if any(key.endswith(f"_{m}") for m in heads)}
+            for kept in ("last", "best_val", "best_test"):
+                if summary[kept] is not None and summary[kept]["epoch"] == epoch:
+                    summary[kept] = summary[kept] | own
+        save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
+    summary["unimodal_note"] = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
+
+
+def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
+    """The summary as a table; accuracies on the test set in percent."""
+    lines = [f"{summary['name']}: accuracy on the test set, %", f"{'':34}epoch  joint" + _cells(modalities)]
+    names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
+    for key, title in names.items():
+        line = summary[key]
+        if line is None:
+            lines.append(f"  {title:32}    –  ({summary[key + '_reason']})")
+        else:
+            accuracies = [line["acc"], *(line[f"acc_{name}"] for name in modalities)]
+            cells = _cells(["–" if value is None else f"{100 * value:.2f}" for value in accuracies])
+            lines.append(f"  {title:32}{line['epoch']:5}" + cells)
+    if "unimodal_note" in summary:
+        lines.append(f"  ({summary['unimodal_note']})")
+    return "\n".join(lines)
+
+
+def _cells(values: list[str]) -> str:
+    return "".join(f"{value:>9}" for value in values)
