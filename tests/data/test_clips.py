@@ -132,6 +132,9 @@ def test_options_shape_the_inputs(folder: Path) -> None:
     assert spectrogram[0][0]["audio"].shape == (1, 257, 188)
     cut = ClipDataset(folder, "test", training=False, audio="spectrogram", audio_frames=100)
     assert torch.equal(cut[0][0]["audio"], spectrogram[0][0]["audio"][:, :, :100])
+    pooled = ClipDataset(folder, "test", training=False, audio="spectrogram", audio_pool=(4, 2))[0][0]["audio"]
+    expected = spectrogram[0][0]["audio"][:, :256].reshape(1, 128, 2, 47, 4).mean(dim=(2, 4))  # time goes across
+    torch.testing.assert_close(pooled, expected)
     chosen = ClipDataset(folder, "train", training=False, subset=[4, 0])
     assert chosen.clips == ["clip_004", "clip_000"] and chosen.labels == [0, 2] and len(chosen) == 2
 

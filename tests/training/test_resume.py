@@ -187,3 +187,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: P
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="architecture"):
         resume(tmp_path / "run")
+
+
+def test_config_keeps_what_the_run_began_with(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
+    before = json.loads((tmp_path / "run/config.json").read_text())
+    assert resume(tmp_path / "run", "--workers", "2") == 0
+    after = json.loads((tmp_path / "run/config.json").read_text())
+    assert after["arguments"] == before["arguments"] | {"workers": 2}
+    assert [after[key] for key in ("versions", "git_commit", "data")] == [
+        before[key] for key in ("versions", "git_commit", "data")
+    ]
+    assert len(after["resumed"]) == 1 and after["resumed"][0]["versions"] == before["versions"]

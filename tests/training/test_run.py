@@ -253,6 +253,9 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--val_fraction 0.0001 --data single", "leaves nothing"),
         ("--audio_pool 65 1", "--audio_pool"),
         ("--audio_pool 1 129", "--audio_pool"),
+        ("--image_size 3", "cannot take a batch of 2 at --image_size 3"),
+        ("--encoder normed --batch_size 1", "cannot take a batch of 1 .*more than 1 value per channel"),
+        ("--tensorboard_path single/stat.csv", "--tensorboard_path single/stat.csv is a file"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
@@ -266,6 +269,15 @@ def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
         train(parse(arguments(data, None, *more.split())))
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_the_stand_in_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--gpu_ids names GPU 99"):
+        train(parse(["--dataset", "cremad", "--stand_in", "--gpu_ids", "99"]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("file", ["audio/clip_004.pt", "visual/clip_004/frame_00001.jpg", "audio/clip_007.pt"])

@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -228,3 +229,30 @@ def test_help_of_the_entry_point_leaves_with_0_and_bad_input_with_2(tmp_path: Pa
         [sys.executable, CODE / "train.py", "--dataset", "cremat"], capture_output=True, text=True, cwd=tmp_path
     )
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+
+
+def test_adam_has_no_weight_decay_unless_asked_for() -> None:
+    """The released code builds Adam without one."""
+    assert parse(["--dataset", "cremad", "--optimizer", "adam"]).settings.weight_decay == 0
+    assert parse(["--dataset", "cremad", "--optimizer", "adam", "--weight_decay", "0.1"]).settings.weight_decay == 0.1
+    assert parse(["--dataset", "cremad", "--optimizer", "adamw"]).settings.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "/abs"])
+def test_a_runs_name_is_no_path(name: str) -> None:
+    with pytest.raises(InputError, match="--model"):
+        parse(["--dataset", "cremad", "--model", name])
+
+
+@pytest.mark.parametrize("option", ["--variant brief", "--gamma 2", "--weights encoder"])
+def test_mmparetos_options_are_its_own(option: str) -> None:
+    with pytest.raises(InputError, match=f"{option.split()[0]} is MMPareto's; method 'uniform'"):
+        parse(["--dataset", "cremad", "--method", "uniform", *option.split()])
+
+
+def test_paths_are_compared_to_the_letter(finished: Path, tmp_path: Path) -> None:
+    config = json.loads((finished / "config.json").read_text())
+    config["arguments"]["tensorboard_path"] = "my-runs"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="--tensorboard_path"):
+        parse(["--resume", str(tmp_path), "--tensorboard_path", "my_runs"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 ENCODERS.add("plain", "tiny_runs:PlainEncoder")
+ENCODERS.add("normed", "tiny_runs:NormedEncoder")
 
 SMALL = (
     "--dataset cremad --encoder tiny --gpu_ids cpu --workers 0 --use_tensorboard false --batch_size 4 --epochs 2 "
@@ -38,6 +39,17 @@ class PlainEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean(1) if x.dim() == 5 else x
         return self.layer(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)).tanh()
+
+
+class NormedEncoder(PlainEncoder):
+    """With BatchNorm on the feature, as a ResNet has it where its last map is 1×1: a batch of one is too small."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm = nn.BatchNorm1d(self.feature_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))
 
 
 def arguments(data: Path, folder: Path | None, *more: object) -> list[str]:

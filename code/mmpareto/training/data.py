@@ -65,11 +65,11 @@ def open_data(settings: Settings) -> Data:
 
 def _check_pool(settings: Settings) -> None:
     files = FEATURE_FILES[settings.audio]
-    shape = list(files.shape)
-    shape[files.time_axis] = min(settings.audio_frames, shape[files.time_axis])
-    if any(block > side for block, side in zip(settings.audio_pool, shape, strict=True)):
+    time = min(settings.audio_frames, files.shape[files.time_axis])
+    frequencies = files.shape[1 - files.time_axis]
+    if settings.audio_pool[0] > time or settings.audio_pool[1] > frequencies:
         pool = " ".join(map(str, settings.audio_pool))
-        raise InputError(f"--audio_pool {pool} is larger than the feature that is read, {shape[0]} by {shape[1]}.")
+        raise InputError(f"--audio_pool {pool} is larger than the feature that is read, {time} by {frequencies}.")
 
 
 def open_split(
