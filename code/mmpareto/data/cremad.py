@@ -2,10 +2,9 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mmpareto.data import preparation
 from mmpareto.data.clip_set import ClipSet
@@ -84,72 +83,41 @@ class CREMAD(ClipSet):
         seed: int = 0,
         workers: int | None = None,
     ) -> Report:
-        """Prepare the raw folder `raw` in `out`; see `prepare_raw_folder`."""
-        about = About(cls.name, cls.title, cls.synthetic, cls.classes)
-        return prepare_raw_folder(
-            about,
-            raw=raw,
+        """Prepare the raw clips.
+
+        Arguments:
+            raw: the folder with AudioWAV and VideoFlash, one above it, or one of the two.
+            out: the prepared folder.
+            fps: frames kept a second.
+            audio: names of audio features.
+            split: "official", "random" or "speaker". The official split needs its files; without them the split is
+                random, and says so.
+            split_files: folder of train.csv and test.csv; by default they are looked for in `raw`.
+            seed: of a split that is not official.
+            workers: parallel processes; all cores by default.
+
+        Raises:
+            InputError: `raw` holds no clip, the split files are wrong, or as `preparation.prepare_clips`.
+        """
+        try:
+            folder = _raw_folder(raw, cls.title)
+            clips, skipped, found = scan(folder)
+        except OSError as error:
+            raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
+        if not found:
+            raise InputError(f"{folder / AUDIO_FOLDER} and {VIDEO_FOLDER} hold no clip of {cls.title}; see {RAW_PAGE}.")
+        return preparation.prepare_clips(
+            clips,
+            _split(clips, split, split_files, [raw, folder], seed),
+            About(cls.name, cls.title, cls.synthetic, cls.classes),
             out=out,
             fps=fps,
             audio=audio,
-            split=split,
-            split_files=split_files,
             seed=seed,
             workers=workers,
+            found=found,
+            skipped=skipped,
         )
-
-
-def prepare_raw_folder(
-    about: About,
-    *,
-    raw: Path,
-    out: Path,
-    fps: int = 1,
-    audio: Sequence[str] = ("fbank",),
-    split: str = "official",
-    split_files: Path | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    origin: Mapping[str, Any] | None = None,
-) -> Report:
-    """Prepare clips that lie in the folders, and under the names, of CREMA-D.
-
-    Arguments:
-        about: what the prepared set is called.
-        raw: the folder with AudioWAV and VideoFlash, one above it, or one of the two.
-        out: the prepared folder.
-        fps: frames kept a second.
-        audio: names of audio features.
-        split: "official", "random" or "speaker". The official split needs its files; without them the split is
-            random, and says so.
-        split_files: folder of train.csv and test.csv; by default they are looked for in `raw`.
-        seed: of a split that is not official.
-        workers: parallel processes; all cores by default.
-        origin: see `prepare_clips`.
-
-    Raises:
-        InputError: `raw` holds no clip, the split files are wrong, or as `prepare_clips`.
-    """
-    try:
-        folder = _raw_folder(raw, about.title)
-        clips, skipped, found = scan(folder)
-    except OSError as error:
-        raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
-    if not found:
-        raise InputError(f"{folder / AUDIO_FOLDER} and {VIDEO_FOLDER} hold no clip of {about.title}; see {RAW_PAGE}.")
-    return preparation.prepare_clips(
-        clips,
-        _split(clips, split, split_files, [raw, folder], seed),
-        about,
-        out=out,
-        fps=fps,
-        audio=audio,
-        seed=seed,
-        workers=workers,
-        found=found,
-        skipped=skipped,
-        origin=origin,
-    )
 
 
 def scan(folder: Path) -> tuple[list[RawClip], dict[str, dict[str, str]], int]:
