@@ -152,7 +152,8 @@ class Trainer:
                     means = self.meter.means()
                     bar.set_postfix(loss=f"{means['train_loss']:.3f}", acc=f"{means['train_acc']:.3f}", refresh=False)
                 self.signals.check()
-        self.watch.read()
+        self.watch.read()  # waits for a GPU, so that the time is the whole epoch's
+        self.seconds = before + time.monotonic() - begin
 
     def _evaluate_epoch(self) -> dict[str, Any]:
         """The epoch's line of metrics.jsonl.
