@@ -66,7 +66,7 @@ def recipe(dataset: str, name: str) -> dict[str, Value]:
     Raises:
         InputError: the data set has no such recipe.
     """
-    known = RECIPES[dataset]
+    known = RECIPES.get(dataset, {})
     if name not in known:
-        raise InputError(f"{dataset} has no recipe {name!r}; --recipe takes {' or '.join(known)}.")
+        raise InputError(f"{dataset} has no recipe {name!r}; known: {', '.join(known) or 'none'}.")
     return known[name]
