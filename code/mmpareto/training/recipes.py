@@ -68,5 +68,5 @@ def recipe(dataset: str, name: str) -> dict[str, Value]:
     """
     known = RECIPES.get(dataset, {})
     if name not in known:
-        raise InputError(f"{dataset} has no recipe {name!r}; known: {', '.join(known) or 'none'}.")
+        raise InputError(f"{dataset} has no recipe {name!r}; it has {' or '.join(known) or 'none'}.")
     return known[name]
