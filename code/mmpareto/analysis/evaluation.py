@@ -61,7 +61,10 @@ def predict_split(
         found = predict(network, loader, device, dataset.normalisation, trained.precision(device))
     finally:
         stop_workers(loader)
-    return trained.with_probe(found)
+    found = trained.with_probe(found)
+    if not all(logits.isfinite().all() for logits in found.logits.values()):
+        raise InputError(f"{trained.path} gives outputs that are NaN or infinite on {dataset.folder}; check the data.")
+    return found
 
 
 def metrics_table(predictions: Predictions) -> str:

@@ -1,6 +1,7 @@
 """Figures of a model on a data set."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmpareto.data.batches import Batch, to_device
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
+from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.metrics import classification_metrics
 
 
@@ -83,12 +85,20 @@ def _gathered(parts: Iterable[Tensor]) -> Tensor:
 
 
 def figures(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
-    """The figures of metrics.jsonl: loss, acc, macro_f1, map and per_class_accuracy, with _<modality> for its head."""
+    """The figures of metrics.jsonl: loss, acc, macro_f1, map and per_class_accuracy, with _<modality> for its head.
+
+    Raises:
+        NonFiniteError: a loss is NaN or infinite.
+    """
+    losses = {h: F.cross_entropy(logits, predictions.labels).item() for h, logits in predictions.logits.items()}
+    odd = [head or "joint" for head, loss in losses.items() if not math.isfinite(loss)]
+    if odd:
+        raise NonFiniteError(f"the {' and '.join(odd)} loss in evaluation is NaN or infinite")
     found: dict[str, Any] = {}
     for head, metrics in predictions.metrics().items():
         suffix = f"_{head}" if head else ""
         found |= {
-            f"{prefix}loss{suffix}": F.cross_entropy(predictions.logits[head], predictions.labels).item(),
+            f"{prefix}loss{suffix}": losses[head],
             f"{prefix}acc{suffix}": metrics["accuracy"],
             f"{prefix}macro_f1{suffix}": metrics["macro_f1"],
             f"{prefix}map{suffix}": metrics["mAP"],

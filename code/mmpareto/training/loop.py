@@ -167,17 +167,14 @@ class Trainer:
             "samples_per_second": round(self.meter.weight / max(self.seconds, 1e-9), 2),
             "learning_rate": learning_rate(self.settings, self.epoch),
         }
-        line |= self._figures(self.predict(self.data.test))
-        if self.data.val is not None:
-            line |= self._figures(self.predict(self.data.val), "val_")
-        line |= self.meter.means()
-        odd = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
-        odd_losses = [key for key in odd if "loss" in key]
-        if odd_losses:
-            raise NonFiniteError(
-                f"epoch {self.epoch}, evaluated after step {self.steps}: NaN or infinite {', '.join(odd_losses)}"
-            )
-        return line | dict.fromkeys(odd)  # of gradients that fp16 left out at every step
+        try:
+            line |= self._figures(self.predict(self.data.test))
+            if self.data.val is not None:
+                line |= self._figures(self.predict(self.data.val), "val_")
+        except NonFiniteError as error:
+            raise NonFiniteError(f"epoch {self.epoch}, after step {self.steps}: {error}") from None
+        means = self.meter.means()
+        return line | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _finish_epoch(self, line: dict[str, Any]) -> None:
         """Keep the epoch: history, checkpoints, metrics.jsonl."""
