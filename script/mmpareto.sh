@@ -3,4 +3,4 @@
 # Arguments go on to train.py, and override: sh script/mmpareto.sh --epochs 3 --random_seed 1
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 . script/setup.sh
-exec python code/train.py --dataset cremad --stand_in --method mmpareto --variant brief --recipe released --protocol paper "$@"
+exec python code/train.py --dataset cremad --stand_in --method mmpareto --recipe released --protocol paper "$@"

@@ -37,6 +37,7 @@ def train(request: Request) -> int:
         print(banner, flush=True)
     devices.choose_devices(settings.gpu_ids)  # refuses a GPU that is not there before anything is made
     if request.stand_in:
+        print(f"{request.stand_in} is not there: the synthetic stand-in takes its place", flush=True)
         make_stand_in(settings)
     trainer = make_trainer(settings, request.resume)
     print(f"{settings.name}: {trainer.data.record['clips']} on {trainer.device}, into {trainer.folder}", flush=True)
@@ -65,7 +66,6 @@ def train(request: Request) -> int:
 def make_stand_in(settings: Settings) -> None:
     """Make and prepare the synthetic stand-in, unless that has been done."""
     folder = Path(settings.data)
-    print("no prepared data set was found: the synthetic stand-in takes its place", flush=True)
     if not (folder / "prepared.json").exists():
         print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 

@@ -78,8 +78,8 @@ class Request:
 
     settings: Settings
     resume: Path | None = None
-    stand_in: bool = False
-    """Whether the synthetic stand-in takes the place of a data set that is not there."""
+    stand_in: str | None = None
+    """The folder that is not there, where the synthetic stand-in takes its place."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -200,8 +200,9 @@ def _new(given: argparse.Namespace) -> Request:
         if values["method"] != "mmpareto" and values[name] is not None:
             raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
     values["data"] = values["data"] or f"data/{values['dataset']}"
-    stand_in = given.stand_in and given.data is None and not Path(values["data"]).exists()  # a wrong DIR is an error
-    if stand_in:
+    stand_in = None
+    if given.stand_in and given.data is None and not Path(values["data"]).exists():  # a wrong DIR is an error
+        stand_in = values["data"]
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
     chosen = recipe(values["dataset"], values["recipe"])
     if values["optimizer"] == "adam":
