@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "script").glob("*.sh"))
 TRAINING = {
-    "mmpareto.sh": ["--method", "mmpareto", "--variant", "brief"],
+    "mmpareto.sh": ["--method", "mmpareto"],
     "uniform_baseline.sh": ["--method", "uniform"],
     "one_joint_loss.sh": ["--method", "joint"],
 }
