@@ -1,10 +1,9 @@
 """Evaluate a checkpoint: `python code/evaluate.py runs/<run>/best.pt`; see `--help`."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from mmpareto.cli import run
+from mmpareto.cli import at_least, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,17 +28,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
     made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
     return made
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of a flag whose value is an integer from `least` on."""
-
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        return int(text)
-
-    return integer
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ Names are imported on first use, so that importing the package, and `--help`, ne
 import importlib
 from typing import Any
 
-__all__ = ["METHODS", "JointLoss", "MMPareto", "UniformSum"]
+__all__ = ["DGL", "METHODS", "JointLoss", "MMPareto", "UniformSum"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """How every entry point starts and leaves: one sentence for bad input, and the exit statuses of the house."""
 
+import argparse
 import os
 import signal
 import sys
@@ -37,6 +38,17 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag whose value is an integer from `least` on."""
+
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return integer
 
 
 class _Terminated(SystemExit):

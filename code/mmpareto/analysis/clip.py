@@ -39,8 +39,8 @@ def predict_clip(
     frames = [_decoded(encode_jpeg(frame)) for frame in read_frames(video, _frame_rate(trained, fps))]
     inputs = prepare_input(description, feature, frames)
     unknown = torch.zeros(1, dtype=torch.int64)
-    batch = Batch({name: values.unsqueeze(0) for name, values in inputs.items()}, labels=unknown, indices=unknown)
     network, precision = trained.network.to(device), trained.precision(device)
+    batch = Batch({name: inputs[name].unsqueeze(0) for name in network.modalities}, labels=unknown, indices=unknown)
     predictions = trained.with_probe(predict(network, [batch], device, description["normalisation"], precision))
     return {head or "joint": logits[0].softmax(0) for head, logits in predictions.logits.items()}
 

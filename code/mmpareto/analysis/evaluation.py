@@ -39,8 +39,9 @@ def open_split(trained: Trained, split: str, folder: Path | None = None) -> Clip
         image_size=description["image_size"],
         audio_frames=description["audio_frames"],
         audio_pool=tuple(description["audio_pool"]),
+        modalities=trained.network.modalities,
     )
-    outputs = trained.network.heads[trained.network.modalities[0]].out_features
+    outputs = trained.network.n_classes
     expected = description.get("classes", dataset.classes)
     if dataset.classes != expected or len(dataset.classes) != outputs:
         others = f"{outputs} others" if len(dataset.classes) == outputs else str(outputs)

@@ -45,10 +45,11 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
             CPU cores need not compute over the padding of short clips.
         audio_pool: average over blocks of so many (steps of time, frequencies) after that; also for small runs.
         crop_scale: range of the share of the area that a training crop has.
+        modalities: read these only; all where None.
 
     Raises:
-        InputError: the folder is no prepared data set or lacks clips, or one of its lists is wrong. Reading a
-            sample raises it for a damaged or missing file.
+        InputError: the folder is no prepared data set or lacks clips, one of its lists is wrong, or it has no such
+            modality. Reading a sample raises it for a damaged or missing file.
     """
 
     channels: Mapping[str, int] = {"audio": 1, "visual": 3}
@@ -68,7 +69,13 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
         audio_frames: int | None = None,
         audio_pool: tuple[int, int] = (1, 1),
         crop_scale: tuple[float, float] = (0.08, 1.0),
+        modalities: Sequence[str] | None = None,
     ) -> None:
+        odd = set(modalities or ()) - set(self.channels)
+        if odd:
+            raise InputError(f"there is no modality {min(odd)!r} in {folder}; it has {' and '.join(self.channels)}.")
+        if modalities is not None:
+            self.channels = {name: count for name, count in self.channels.items() if name in modalities}
         self.folder = Path(folder)
         self.training = training
         self.seed = seed
@@ -103,9 +110,13 @@ class ClipDataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """The sample of `index`, or of (epoch, index); a plain index stands for epoch 0."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        feature = layout.read_feature(self.folder, self.clips[index], self.description["audio"])
-        visual = self._random_images(epoch, index) if self.training else self._fixed_images(index)
-        inputs = {"audio": _audio_input(self.description, feature), "visual": torch.stack(visual)}
+        inputs = {}
+        if "audio" in self.channels:
+            feature = layout.read_feature(self.folder, self.clips[index], self.description["audio"])
+            inputs["audio"] = _audio_input(self.description, feature)
+        if "visual" in self.channels:
+            visual = self._random_images(epoch, index) if self.training else self._fixed_images(index)
+            inputs["visual"] = torch.stack(visual)
         return inputs, self.labels[index], index
 
     def _fixed_images(self, index: int) -> list[Tensor]:

@@ -15,12 +15,13 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["METHODS", "JointLoss", "MMPareto", "UniformSum"]
+__all__ = ["DGL", "METHODS", "JointLoss", "MMPareto", "UniformSum"]
 
 _CLASSES = {
     "joint": "joint:JointLoss",
     "uniform": "uniform:UniformSum",
     "mmpareto": "mmpareto:MMPareto",
+    "dgl": "dgl:DGL",
 }
 
 

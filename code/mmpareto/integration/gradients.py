@@ -1,23 +1,25 @@
 """The gradients of one step, an encoder and an objective at a time, in as few backward passes as can be."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.objectives import Objectives, as_factor, leaves
+from mmpareto.integration.objectives import JOINT, Objectives, as_factor, leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
     """Losses that are differentiated together, by one backward pass over their sum.
 
-    Each of `encoders` takes what comes of it as the gradient of one objective. The other encoders take nothing.
+    Each of `encoders` takes what comes of it as the gradient of one objective. The other encoders take nothing. What
+    lies outside the encoders takes it as well, unless `outside` is False.
     """
 
     losses: list[str]
     encoders: list[str]
+    outside: bool = True
 
 
 @dataclasses.dataclass
@@ -27,15 +29,17 @@ class Gradients:
     Attributes:
         encoders: modality → a list an objective of gradients, in the order of the encoder's parameters; None
             where the objective does not reach the parameter.
-        others: (parameter, gradient) for everything else that a loss reaches: the plain sum.
+        others: parameter → gradient for everything else that a loss reaches: the plain sum.
         finite: (number of losses,) bool: whether a loss and its gradients are finite.
         scale: () the factor that all gradients bear.
+        statistics: what else the method needs of the batch: name → tensor that is summed over micro-batches.
     """
 
     encoders: dict[str, list[list[Tensor | None]]]
     others: dict[Tensor, Tensor]
     finite: Tensor
     scale: Tensor
+    statistics: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def add(self, more: "Gradients") -> None:
         """Add the gradients of a further micro-batch."""
@@ -45,6 +49,7 @@ class Gradients:
         for parameter, gradient in more.others.items():
             self.others[parameter] = self.others[parameter] + gradient if parameter in self.others else gradient
         self.finite = self.finite & more.finite
+        self.statistics = {name: value + more.statistics[name] for name, value in self.statistics.items()}
 
 
 def separate_passes(objectives: Objectives) -> list[Pass]:
@@ -67,15 +72,26 @@ def separate_passes(objectives: Objectives) -> list[Pass]:
     return passes
 
 
-def differentiate(objectives: Objectives, passes: Sequence[Pass], scale: float | Tensor | None = None) -> Gradients:
+def differentiate(
+    objectives: Objectives,
+    passes: Sequence[Pass],
+    scale: float | Tensor | None = None,
+    *,
+    retain_graph: bool = False,
+) -> Gradients:
     """Run the passes. Nothing is written to `.grad`, so that an error leaves everything as it was.
 
-    The graph is kept until the last pass and freed by it, as `Tensor.backward` does.
+    The graph is kept until the last pass and freed by it, as `Tensor.backward` does, unless `retain_graph`.
+
+    Raises:
+        ValueError: a loss does not reach its encoder.
     """
     used = [objectives.losses[name] for run in passes for name in run.losses]
-    reached = leaves(used)
+    reach = {name: leaves([objectives.losses[name]]) for run in passes for name in run.losses}
+    _check_reach(objectives, reach)
+    reached = list(dict.fromkeys(leaf for found in reach.values() for leaf in found))
     owned = {p for encoder in objectives.encoders.values() for p in encoder.parameters}
-    outside = [leaf for leaf in reached if leaf not in owned]
+    others_reached = [leaf for leaf in reached if leaf not in owned]
     inside = owned.intersection(reached)
 
     encoders: dict[str, dict[str, list[Tensor | None]]] = {name: {} for name in objectives.encoders}
@@ -84,12 +100,15 @@ def differentiate(objectives: Objectives, passes: Sequence[Pass], scale: float |
     for number, run in enumerate(passes, start=1):
         losses = [objectives.losses[name] for name in run.losses]
         takers = {name: objectives.encoders[name] for name in run.encoders}
+        outside = others_reached if run.outside else []
         inputs = [p for encoder in takers.values() for p in encoder.parameters if p in inside] + outside
+        if not inputs:
+            continue
         found = torch.autograd.grad(
             losses,
             inputs,
             grad_outputs=[as_factor(scale, loss) for loss in losses],
-            retain_graph=number < len(passes),
+            retain_graph=retain_graph or number < len(passes),
             allow_unused=True,
         )
         gradient = {p: g for p, g in zip(inputs, found, strict=True) if g is not None}
@@ -105,6 +124,22 @@ def differentiate(objectives: Objectives, passes: Sequence[Pass], scale: float |
         for name, encoder in objectives.encoders.items()
     }
     return Gradients(ordered, others, torch.stack([*finite.values()]), as_factor(scale, used[0]).reshape(()))
+
+
+def _check_reach(objectives: Objectives, reach: Mapping[str, Sequence[Tensor]]) -> None:
+    """Refuse losses of another graph: of another model, or of features that were detached."""
+    ids = {name: {id(leaf) for leaf in found} for name, found in reach.items()}
+    unreached: dict[str, list[str]] = {}
+    for modality, encoder in objectives.encoders.items():
+        for loss in encoder.objectives:
+            if loss in ids and not any(id(parameter) in ids[loss] for parameter in encoder.parameters):
+                unreached.setdefault(loss, []).append(modality)
+    for loss, encoders in unreached.items():
+        if loss != JOINT or len(encoders) == len(objectives.encoders):
+            raise ValueError(
+                f"loss {loss!r} does not reach encoder {encoders[0]!r}: compute it from the outputs of the model whose "
+                "encoders you pass, without detach()"
+            )
 
 
 def _judge(finite: dict[str, Tensor], losses: Sequence[str], gradients: Sequence[Tensor]) -> None:

@@ -1,5 +1,6 @@
 """MMPareto (Wei & Hu, "Innocent Unimodal Assistance", ICML 2024, arXiv 2405.17730)."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -8,12 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Pass, separate_passes
 from mmpareto.integration.linear_algebra import add, combine, grams_of, machine_epsilon, norms_of
 from mmpareto.integration.method import Method
 from mmpareto.integration.min_norm import min_norm_weights
-from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
+from mmpareto.integration.weighted import groups_of, in_conflict
 
 
 class MMPareto(Method):
@@ -24,6 +24,9 @@ class MMPareto(Method):
                          λ = ‖g_m + g_u‖ / ‖h‖, h ← γ · max(1, λ) · h
 
     The direction harms neither loss, and its magnitude, which min-norm weights make small, is restored and boosted.
+    With n objectives an encoder, there is a conflict where any two inner products are negative, α minimises over all of
+    them but those whose gradient is zero in that group, and the rest is the same (h = n Σ αᵢ gᵢ, n of those left).
+
     Paper, brief and released code differ in three choices; a *group* is a tensor or the whole encoder. Two backward
     passes over the encoders, whatever the number of modalities. Inner products are taken in the gradients' type,
     float32 at least: there, gradients of norms between 1e-15 and 1e15 are told apart exactly as the equations say.
@@ -40,6 +43,7 @@ class MMPareto(Method):
         ValueError: an option has another value, or weights="parameter" with rescale="encoder", which has no meaning.
     """
 
+    source = "Wei & Hu, MMPareto, ICML 2024 (arXiv 2405.17730)"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "brief": {"weights": "parameter", "rescale": "parameter", "boost": "conflict"},
         "paper": {"weights": "encoder", "rescale": "encoder", "boost": "conflict"},
@@ -84,29 +88,23 @@ class MMPareto(Method):
         """The released code: weights an encoder, λ a tensor, γ always; here h may oppose a loss after rescaling."""
         return cls(gamma, **cls.variants["released"])
 
-    def passes(self, objectives: Objectives) -> list[Pass]:
-        """One pass for the joint loss, one for all unimodal losses (with interaction, one each)."""
-        return separate_passes(objectives)
-
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
         """Steps 1 to 3 of the class docstring, for every group of the encoder at once."""
-        if len(gradients) != 2:
-            raise ValueError(
-                f"MMPareto integrates two objectives an encoder; encoder {modality!r} has {len(gradients)}"
-            )
-        total = norms_of((add(*pair) for pair in zip(*gradients, strict=True)), scale)
+        total = norms_of((functools.reduce(add, tensors) for tensors in zip(*gradients, strict=True)), scale)
         grams = grams_of(gradients, scale)
         eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
         # 1. Conflict and weights.
-        groups = grams.sum(0, keepdim=True) if self.weights == "encoder" else grams
+        groups = groups_of(grams, self.weights == "parameter")
         conflict = self._conflict(groups)
-        alpha = torch.where(conflict.unsqueeze(-1), min_norm_weights(groups), 0.5)
+        alpha = torch.where(conflict.unsqueeze(-1), min_norm_weights(groups, skip_zero=True), 1 / len(gradients))
 
         # 2. The direction, tensor by tensor; the gradients are let go on the way.
-        combined = combine(gradients, alpha.expand(len(grams), 2))
+        share = (groups.diagonal(dim1=-2, dim2=-1) > 0).double().mean(-1, keepdim=True)
+        factors = torch.where(conflict.unsqueeze(-1), alpha * share, alpha)
+        combined = combine(gradients, factors.expand(grams.shape[:2]))
 
         # 3. The magnitude. Where ‖h‖ is lost in rounding, there is no direction to restore: stationary.
         norm = norms_of(combined, scale)
@@ -123,6 +121,10 @@ class MMPareto(Method):
 
         return combined, EncoderReport.of(grams.sum(0), alpha, conflict, restored)
 
-    def _conflict(self, gramian: Tensor) -> Tensor:
-        a, b, c = gramian[..., 0, 0], gramian[..., 1, 1], gramian[..., 0, 1]
-        return (c <= 0) & (a > 0) & (b > 0) if self.zero_is_conflict else c < 0
+    def _conflict(self, gramians: Tensor) -> Tensor:
+        if not self.zero_is_conflict:
+            return in_conflict(gramians)
+        nonzero = gramians.diagonal(dim1=-2, dim2=-1) > 0
+        pairs = nonzero.unsqueeze(-1) & nonzero.unsqueeze(-2)
+        different = ~torch.eye(gramians.shape[-1], dtype=torch.bool, device=gramians.device)
+        return ((gramians <= 0) & pairs & different).flatten(1).any(1)

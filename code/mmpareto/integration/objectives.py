@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ Encoders: TypeAlias = Mapping[str, Parameters | tuple[Parameters, Sequence[str]]
 JOINT = "joint"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Encoder:
     """An encoder's trainable tensors, and the names of the losses that are its objectives, in order."""
 
@@ -21,7 +21,7 @@ class Encoder:
     objectives: list[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Objectives:
     """The losses of one step by name (the joint loss first) and the encoders by modality."""
 
@@ -30,9 +30,7 @@ class Objectives:
     interaction: bool = False
 
 
-def collect(
-    joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, interaction: bool = False
-) -> Objectives:
+def collect(joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders) -> Objectives:
     """Match losses with encoders and check both.
 
     An encoder's objectives are the joint loss and the unimodal loss of its own name, unless it is given as
@@ -51,19 +49,34 @@ def collect(
         _check_loss(name, loss)
     found: dict[str, Encoder] = {}
     for modality, given in encoders.items():
-        own: Sequence[str] = [modality]
-        if isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], Tensor):
-            given, own = given
+        parameters, own = _entry(given, [modality])
         for name in own:
             if name not in unimodal:
                 raise ValueError(f"encoder {modality!r} has no loss {name!r}: add it to the unimodal losses")
         objectives = [JOINT, *own] if joint is not None else list(own)
-        found[modality] = Encoder(_trainable(modality, given), objectives)
+        found[modality] = Encoder(_trainable(modality, parameters), objectives)
     _check_apart(found)
     for name in unimodal:
         if not any(name in encoder.objectives for encoder in found.values()):
             raise ValueError(f"unimodal loss {name!r} has no encoder: add encoders[{name!r}] or leave the loss out")
-    return Objectives(losses, found, interaction)
+    return Objectives(losses, found)
+
+
+def collect_joint(joint: Tensor | None, encoders: Encoders, method: str) -> Objectives:
+    """The joint loss as the one objective of every encoder, for the methods that look at no other.
+
+    Raises:
+        ValueError: see `collect`; or there is no joint loss.
+    """
+    if joint is None:
+        raise ValueError(f"{method} descends the joint loss: pass it")
+    return collect(joint, {}, {name: (_entry(given, ())[0], ()) for name, given in encoders.items()})
+
+
+def _entry(given: Any, default: Sequence[str]) -> tuple[Parameters, Sequence[str]]:
+    """An entry of `encoders` with the names of its losses, `default` where it does not say them."""
+    named = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], Tensor)
+    return given if named else (given, default)
 
 
 def _check_loss(name: str, loss: Tensor) -> None:

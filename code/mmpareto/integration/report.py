@@ -1,7 +1,7 @@
 """What a method saw and did in a step."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,8 +47,18 @@ class Report(dict[str, EncoderReport]):
             joint, then the unimodal losses in the order given. Where losses were differentiated as one sum, a
             gradient that is not finite counts against each of them that reaches it, unless one of them is not
             finite itself.
+        losses: the names of those losses.
+        figures: what else the method has to say of the step, such as its coefficients: name → () tensor.
     """
 
-    def __init__(self, encoders: Mapping[str, EncoderReport], finite: Tensor) -> None:
+    def __init__(
+        self,
+        encoders: Mapping[str, EncoderReport],
+        finite: Tensor,
+        losses: Sequence[str],
+        figures: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__(encoders)
         self.finite = finite
+        self.losses = list(losses)
+        self.figures = dict(figures or {})

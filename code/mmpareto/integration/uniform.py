@@ -1,12 +1,12 @@
 """The uniform baseline: all losses count the same."""
 
-from mmpareto.integration.joint import JointLoss
+from mmpareto.integration.joint import PlainSum
 
 
-class UniformSum(JointLoss):
-    """Descend L_m + Σₖ L_uᵏ: the joint loss and every unimodal loss, summed (MMPareto paper, section 3.1).
+class UniformSum(PlainSum):
+    """Descend L_m + Σₖ L_uᵏ, the plain sum of the joint loss and every unimodal loss.
 
-    One backward pass over the sum.
+    One backward pass over the sum (MMPareto paper, section 3.1).
     """
 
-    needs_unimodal = True
+    source = "Wei & Hu, MMPareto, ICML 2024: its uniform baseline"

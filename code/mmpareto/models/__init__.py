@@ -3,4 +3,14 @@
 from mmpareto.registry import Registry
 
 ENCODERS = Registry("encoder", {"resnet18": "mmpareto.models.resnet:ResNet18"})
-FUSIONS = Registry("fusion", {"concat": "mmpareto.models.fusion:ConcatFusion"})
+FUSIONS = Registry(
+    "fusion",
+    {
+        "concat": "mmpareto.models.fusion:ConcatFusion",
+        "sum": "mmpareto.models.fusion:SumFusion",
+        "film": "mmpareto.models.fusion:FiLMFusion",
+        "bilinear": "mmpareto.models.fusion:BilinearFusion",
+        "gated": "mmpareto.models.fusion:GatedFusion",
+    },
+)
+BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

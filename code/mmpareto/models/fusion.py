@@ -1,13 +1,42 @@
-"""Fusion modules: the features of all modalities → the joint logits."""
+"""Fusion modules: the features of all modalities → the joint logits; and what each modality alone makes of them."""
 
+import abc
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 
-class ConcatFusion(nn.Module):
-    """Concatenates the features, then applies one linear head, `fc_out`.
+class Fusion(nn.Module, abc.ABC):
+    """Maps {modality: feature (B, size)} to joint logits (B, C).
+
+    A unimodal prediction can be had from it too (`alone`): DGL trains every encoder through the fusion that all share.
+
+    Arguments:
+        n_classes: number of joint logits, C.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.n_classes = n_classes
+
+    @abc.abstractmethod
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+
+    @abc.abstractmethod
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """Logits (B, C) of one modality's feature (B, size) alone, by the same weights (DGL's released code)."""
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Modality → the part (B, C) that it contributes to the joint logits; {} where they are no sum of parts."""
+        return {}
+
+
+class ConcatFusion(Fusion):
+    """Concatenates the features, then applies one linear head, `fc_out`: Σₖ W_k x_k + b.
+
+    A modality alone: zeros in place of the other features.
 
     Arguments:
         feature_sizes: modality → length of its feature; their order is the order of concatenation.
@@ -15,10 +44,140 @@ class ConcatFusion(nn.Module):
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
-        super().__init__()
-        self.modalities = tuple(feature_sizes)
+        super().__init__(n_classes)
+        self.sizes = dict(feature_sizes)
         self.fc_out = nn.Linear(sum(feature_sizes.values()), n_classes)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Map modality → (B, feature size) to joint logits (B, n_classes)."""
-        return self.fc_out(torch.cat([features[name] for name in self.modalities], dim=1))
+        """Joint logits (B, C)."""
+        return self.fc_out(torch.cat([features[name] for name in self.sizes], dim=1))
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """W_k x_k + b."""
+        return nn.functional.linear(feature, self._weights()[name], self.fc_out.bias)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W_k x_k + b/n (OGM-GE's, for any number of modalities)."""
+        bias = self.fc_out.bias / len(self.sizes)
+        return {name: nn.functional.linear(features[name], w, bias) for name, w in self._weights().items()}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(zip(self.sizes, self.fc_out.weight.split([*self.sizes.values()], dim=1), strict=True))
+
+
+class SumFusion(Fusion):
+    """A linear head a modality, summed: Σₖ fc_k(x_k). A modality alone: fc_k(x_k).
+
+    Arguments:
+        feature_sizes: modality → length of its feature.
+        n_classes: number of joint logits.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        self.fc = nn.ModuleDict({name: nn.Linear(size, n_classes) for name, size in feature_sizes.items()})
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """fc_k(x_k)."""
+        return self.fc[name](feature)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """fc_k(x_k)."""
+        return {name: fc(features[name]) for name, fc in self.fc.items()}
+
+
+class PairFusion(Fusion):
+    """Base of the fusions that are defined for two modalities, with features of the same length.
+
+    Arguments:
+        feature_sizes: first and second modality → length of their features.
+        n_classes: number of joint logits.
+
+    Raises:
+        ValueError: there are not two modalities, or their features differ in length.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        if len(feature_sizes) != 2:
+            raise ValueError(f"it fuses two modalities, not {len(feature_sizes)}; concat and sum fuse any number")
+        if len(set(feature_sizes.values())) != 1:
+            raise ValueError(f"it fuses features of the same length, not {[*feature_sizes.values()]}")
+        self.first, self.second = feature_sizes
+        self.size = feature_sizes[self.first]
+        self.fc_out = nn.Linear(self.size, n_classes)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return self.fc_out(self.fuse(features[self.first], features[self.second]))
+
+    @abc.abstractmethod
+    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        """The fused feature (B, size)."""
+
+
+class FiLMFusion(PairFusion):
+    """The first feature scales and shifts the second: γ(x)·y + β(x), then a linear head (OGM-GE's FiLM).
+
+    Perez et al., "FiLM: visual reasoning with a general conditioning layer", AAAI 2018. A modality alone modulates
+    itself.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(feature_sizes, n_classes)
+        self.fc = nn.Linear(self.size, 2 * self.size)
+
+    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        """γ(x)·y + β(x)."""
+        gamma, beta = self.fc(first).chunk(2, dim=1)
+        return gamma * second + beta
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """With the feature in both places."""
+        return self.fc_out(self.fuse(feature, feature))
+
+
+class BilinearFusion(PairFusion):
+    """The outer product x⊗y, a linear layer back to the feature's length, and a linear head.
+
+    It is called FiLM in the released DGL code. A modality alone: x⊗x (with zeros for the other there would be nothing
+    to learn from). The linear layer holds size³ weights: 134 million for ResNet-18's 512.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(feature_sizes, n_classes)
+        self.fc = nn.Linear(self.size**2, self.size)
+
+    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        """The linear layer on x⊗y."""
+        return self.fc((first.unsqueeze(2) * second.unsqueeze(1)).flatten(1))
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """With the feature in both places."""
+        return self.fc_out(self.fuse(feature, feature))
+
+
+class GatedFusion(PairFusion):
+    """With f_k = fc_k(x_k), the first gates the second: fc_out(σ(f_1)·f_2).
+
+    Kiela et al., "Efficient large-scale multi-modal classification", AAAI 2018. A modality alone gates itself:
+    fc_out(σ(f_k)·f_k). In the released DGL code the joint loss is cut off after fc_k, which therefore never train;
+    here they are part of the fusion and do.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(feature_sizes, n_classes)
+        self.fc = nn.ModuleDict({name: nn.Linear(size, size) for name, size in feature_sizes.items()})
+
+    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        """σ(f_1)·f_2."""
+        return self.fc[self.first](first).sigmoid() * self.fc[self.second](second)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """fc_out(σ(f_k)·f_k)."""
+        own = self.fc[name](feature)
+        return self.fc_out(own.sigmoid() * own)

@@ -1,13 +1,13 @@
 """The network: one encoder a modality, a fusion with the joint head, one unimodal head a modality."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from mmpareto.errors import InputError
-from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.checkpoints import load_pretrained
 from mmpareto.models.initialisation import released_initialisation
 
@@ -21,9 +21,11 @@ class Outputs(NamedTuple):
     joint: Tensor
     """Joint logits (B, C)."""
     unimodal: dict[str, Tensor]
-    """Modality → logits (B, C) of its own head."""
+    """Modality → logits (B, C) of its own head, or of the fusion on its feature alone."""
     features: dict[str, Tensor]
     """Modality → feature (B, feature size) of its encoder."""
+    contributions: dict[str, Tensor]
+    """Modality → the part (B, C) of the joint logits that it contributes; {} where they are no sum of parts."""
 
 
 class MultimodalNetwork(nn.Module):
@@ -32,26 +34,51 @@ class MultimodalNetwork(nn.Module):
     Arguments:
         encoders: modality → module mapping that modality's input to (B, feature size).
         fusion: module mapping {modality: feature} to the joint logits; the joint head is part of it.
-        heads: modality → module mapping its feature to logits.
+        heads: modality → module mapping its feature to logits; none where the fusion predicts from one modality, too.
+        blocks: modules through which the encoders exchange information, one after each of their last stages. The
+            encoders then have `stages()`, `widths` and `pool()`, as ResNet18 has.
 
     The order of `encoders` is the order of modalities everywhere.
+
+    Attributes:
+        interaction: whether a unimodal loss reaches other encoders than its own.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], fusion: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    fusion: Any
+    blocks: Any
+    interaction: bool
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        fusion: nn.Module,
+        heads: Mapping[str, nn.Module] | None = None,
+        blocks: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
-        if not encoders or set(heads) != set(encoders):
-            raise ValueError(f"one encoder and one head a modality, got encoders {[*encoders]} and heads {[*heads]}")
+        if not encoders or (heads is not None and set(heads) != set(encoders)):
+            raise ValueError(f"one encoder and one head a modality, got encoders {[*encoders]} and heads {heads}")
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
-        self.heads = nn.ModuleDict({name: heads[name] for name in encoders})
+        self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
+        self.blocks = nn.ModuleList(blocks)
+        self.interaction = len(self.blocks) > 0
 
     @property
     def modalities(self) -> list[str]:
         """The modalities' names, in order."""
         return list(self.encoders)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
+    @property
+    def n_classes(self) -> int:
+        """The number of classes."""
+        return next(iter(self.heads.values())).out_features if self.heads else self.fusion.n_classes
+
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
         """Classify a batch given as {modality: tensor with the batch first}.
+
+        Arguments:
+            hold: with blocks, the modality whose gates keep to their running mean.
 
         Raises:
             InputError: a modality of the network is not among the inputs, or the reverse.
@@ -61,9 +88,42 @@ class MultimodalNetwork(nn.Module):
                 f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
                 f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
             )
-        features = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
-        return Outputs(self.fusion(features), unimodal, features)
+        features = self._encode(inputs, hold)
+        if self.heads:
+            unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        else:
+            unimodal = {name: self.fusion.alone(name, feature) for name, feature in features.items()}
+        return Outputs(self.fusion(features), unimodal, features, self.fusion.contributions(features))
+
+    def _encode(self, inputs: Mapping[str, Tensor], hold: str | None) -> dict[str, Tensor]:
+        if not self.blocks:
+            return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        maps = {name: inputs[name] for name in self.encoders}
+        batch = len(next(iter(maps.values())))
+        stages = {name: encoder.stages() for name, encoder in self.encoders.items()}
+        plain = len(next(iter(stages.values()))) - len(self.blocks)
+        for number in range(plain + len(self.blocks)):
+            maps = {name: stages[name][number](x) for name, x in maps.items()}
+            if number >= plain:
+                maps = self.blocks[number - plain](maps, batch, hold)
+        return {name: encoder.pool(maps[name], batch) for name, encoder in self.encoders.items()}
+
+    def bypass(self) -> dict[str, list[nn.Parameter]]:
+        """Modality → the blocks' parameters that its gates depend on: its own, and those that all share."""
+        shared = [p for block in self.blocks for p in block.squeeze.parameters()]
+        return {name: shared + [p for b in self.blocks for p in b.excite[name].parameters()] for name in self.encoders}
+
+    def train_parts(self, *, joint: bool, unimodal: bool) -> None:
+        """Train what the losses that are descended reach; the encoders stay as they are.
+
+        Elsewhere a gradient may be zero in place of None (in compiled and replicated models), and weight decay would
+        shrink the weights.
+        """
+        self.fusion.requires_grad_(joint or (unimodal and not self.heads))
+        self.heads.requires_grad_(unimodal)
+
+
+HEADS = ("own", "shared")
 
 
 def build_network(
@@ -72,26 +132,44 @@ def build_network(
     *,
     encoder: str = "resnet18",
     fusion: str = "concat",
+    heads: str = "own",
+    blocks: str | None = None,
     pretrained: Path | None = None,
 ) -> MultimodalNetwork:
-    """The network of the paper's setting, with freshly initialised weights (`released_initialisation`).
+    """The network of the papers' setting, with freshly initialised weights (`released_initialisation`).
 
     Arguments:
         channels: modality → channels of its input; the order is that of the modalities.
         n_classes: number of classes.
         encoder: a name in `ENCODERS`; every modality gets one of its own.
         fusion: a name in `FUSIONS`.
+        heads: "own", a linear head a modality; or "shared", unimodal predictions by the fusion (DGL).
+        blocks: a name in `BLOCKS`, put after the encoders' last three stages; none where None.
         pretrained: a local file of ImageNet weights for the encoders (`load_pretrained`).
 
     Raises:
-        InputError: an unknown name, or a weight file that cannot be read or does not fit.
+        InputError: an unknown name, parts that do not fit together, or a weight file that cannot be read.
     """
+    if heads not in HEADS:
+        raise InputError(f"heads is {heads!r}; it must be {HEADS[0]!r} or {HEADS[1]!r}.")
     encoders = {name: ENCODERS[encoder](count) for name, count in channels.items()}
     sizes = {name: module.feature_size for name, module in encoders.items()}
-    heads = {name: nn.Linear(size, n_classes) for name, size in sizes.items()}
-    network = MultimodalNetwork(encoders, FUSIONS[fusion](sizes, n_classes), heads)
+    own = {name: nn.Linear(size, n_classes) for name, size in sizes.items()} if heads == "own" else None
+    try:
+        fused = FUSIONS[fusion](sizes, n_classes)
+    except ValueError as error:
+        raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
+    network = MultimodalNetwork(encoders, fused, own, _blocks(blocks, encoder, encoders) if blocks else ())
     released_initialisation(network)
     if pretrained is not None:
         for module in encoders.values():
             load_pretrained(module, pretrained)
     return network
+
+
+def _blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[nn.Module]:
+    """A block after each of the encoders' last three stages, as Wu et al. have them."""
+    if not all(hasattr(module, "stages") for module in encoders.values()):
+        raise InputError(f"{kind} blocks lie between an encoder's stages, and {encoder} has none; take resnet18.")
+    widths = [{name: module.widths[stage] for name, module in encoders.items()} for stage in (-3, -2, -1)]
+    return [BLOCKS[kind](widths_there) for widths_there in widths]

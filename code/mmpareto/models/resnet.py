@@ -1,5 +1,7 @@
 """ResNet-18, the encoder of the MMPareto paper's experiments."""
 
+from collections.abc import Callable
+
 import torchvision
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ class ResNet18(nn.Module):
     """
 
     feature_size = 512
+    widths = (64, 128, 256, 512)
+    """Channels of the maps that the stages give."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -31,9 +35,20 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W), or (B, T, C, H, W) for T frames, to (B, 512), averaged over space and frames."""
-        batch, frames = x.shape[0], x.shape[1] if x.dim() == 5 else 1
+        batch = len(x)
+        for stage in self.stages():
+            x = stage(x)
+        return self.pool(x, batch)
+
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """The way to the last map, in four parts; maps are (B·T, channels, H, W)."""
+        return [self._first, self.layer2, self.layer3, self.layer4]
+
+    def _first(self, x: Tensor) -> Tensor:
         if x.dim() == 5:
             x = x.flatten(0, 1)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3)).reshape(batch, frames, self.feature_size).mean(dim=1)
+        return self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+
+    def pool(self, x: Tensor, batch: int) -> Tensor:
+        """The last map (B·T, 512, H, W) averaged over space and frames: (B, 512)."""
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, -1)).mean(dim=1)

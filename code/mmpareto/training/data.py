@@ -1,6 +1,7 @@
 """The data of a run: which clips train, which choose the epoch, which test."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Data:
 
     Attributes:
         train: with augmentation.
-        train_fixed: the same clips as a test reads them, for the linear probe.
+        train_fixed: the same clips as a test reads them, for linear probes and prototypes.
         val: held out of the training set; None under the papers' protocol.
         test: the data set's own.
         record: what config.json keeps of it.
@@ -33,8 +34,11 @@ class Data:
     record: dict[str, Any]
 
 
-def open_data(settings: Settings) -> Data:
+def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Data:
     """Open the prepared data set of a run.
+
+    Arguments:
+        modalities: read these only; all where None.
 
     Raises:
         InputError: it is not there or not whole, does not have `--n_classes` classes, or its features are smaller
@@ -42,25 +46,34 @@ def open_data(settings: Settings) -> Data:
     """
     _check_pool(settings)
     folder = Path(settings.data)
-    whole = open_split(settings, folder, "train", training=False)
+    whole = open_split(settings, "train", modalities, training=False)
     if settings.n_classes not in (None, len(whole.classes)):
         raise InputError(f"--n_classes is {settings.n_classes}, but {folder}/stat.csv names {len(whole.classes)}.")
-    kept, held_out = np.arange(len(whole)), None
+    kept, held_out = list(range(len(whole))), None
     if settings.protocol == "validation":
-        held_out = stratified(whole.labels, settings.val_fraction, settings.random_seed)
-        kept = np.setdiff1d(kept, held_out)
-        if not len(held_out) or not len(kept):
-            raise InputError(
-                f"--val_fraction {settings.val_fraction:g} leaves nothing on one side of the {len(whole)} training "
-                "clips; use another fraction or --protocol paper."
-            )
-    train = open_split(settings, folder, "train", training=True, subset=kept.tolist())
-    val = None if held_out is None else open_split(settings, folder, "train", training=False, subset=held_out.tolist())
-    test = open_split(settings, folder, "test", training=False)
+        kept, held_out = hold_out(whole.labels, settings)
+    train = open_split(settings, "train", modalities, training=True, subset=kept)
+    val = None if held_out is None else open_split(settings, "train", modalities, training=False, subset=held_out)
+    test = open_split(settings, "test", modalities, training=False)
     sizes = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": sizes, "prepared": whole.prepared}
-    fixed = open_split(settings, folder, "train", training=False, subset=kept.tolist())
-    return Data(train, fixed, val, test, record)
+    return Data(train, open_split(settings, "train", modalities, training=False, subset=kept), val, test, record)
+
+
+def hold_out(labels: Sequence[int], settings: Settings) -> tuple[list[int], list[int]]:
+    """Places of the clips to train on, and of those held out: `--val_fraction` of every class, seeded.
+
+    Raises:
+        InputError: one side would be empty.
+    """
+    held_out = stratified(labels, settings.val_fraction, settings.random_seed)
+    kept = np.setdiff1d(np.arange(len(labels)), held_out)
+    if not len(held_out) or not len(kept):
+        raise InputError(
+            f"--val_fraction {settings.val_fraction:g} leaves nothing on one side of the {len(labels)} training "
+            "clips; use another fraction or --protocol paper."
+        )
+    return kept.tolist(), held_out.tolist()
 
 
 def _check_pool(settings: Settings) -> None:
@@ -73,11 +86,11 @@ def _check_pool(settings: Settings) -> None:
 
 
 def open_split(
-    settings: Settings, folder: Path, split: str, *, training: bool, subset: list[int] | None = None
+    settings: Settings, split: str, modalities: Sequence[str] | None, *, training: bool, subset: list[int] | None = None
 ) -> ClipDataset:
-    """One split of a prepared data set, read as the settings say."""
+    """One split of the prepared data set, read as the settings say."""
     return DATASETS[settings.dataset].open(
-        folder,
+        Path(settings.data),
         split,
         training=training,
         seed=settings.random_seed,
@@ -88,4 +101,5 @@ def open_split(
         audio_frames=settings.audio_frames,
         audio_pool=settings.audio_pool,
         crop_scale=settings.crop_scale,
+        modalities=modalities,
     )

@@ -76,6 +76,7 @@ def predict(
         _gathered(part.joint for part in parts),
         {name: _gathered(part.unimodal[name] for part in parts) for name in names},
         {name: _gathered(part.features[name] for part in parts) for name in names},
+        {},
     )
     return Predictions(outputs, torch.cat(labels).cpu())
 

@@ -23,6 +23,9 @@ from mmpareto.training.data import Data
 from mmpareto.training.evaluation import Predictions, figures, predict
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, report_figures
+from mmpareto.training.method_loop import MethodLoop
+from mmpareto.training.optimisation import learning_rate, make_optimizer, set_learning_rate
+from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
 from mmpareto.training.settings import Settings
 from mmpareto.training.stop import Stopped, StopSignals
@@ -40,9 +43,13 @@ class Trainer:
         network: on `device`; its weights are trained in place.
         method: the way in which the losses' gradients become one.
         device, gpu_ids: where it computes.
-        folder: the run's folder.
         identity: what every checkpoint says of the network and its input.
+
+    Attributes:
+        folder: the run's folder; to be set before anything is written.
     """
+
+    folder: Path
 
     def __init__(
         self,
@@ -52,21 +59,19 @@ class Trainer:
         method: Method,
         device: torch.device,
         gpu_ids: list[int],
-        folder: Path,
         identity: dict[str, Any],
     ) -> None:
         self.settings, self.data, self.network, self.method = settings, data, network, method
-        self.device, self.folder, self.identity = device, folder, identity
-        # Heads that the method does not train stay as they are: weight decay would shrink a zero gradient's weights.
-        network.heads.requires_grad_(method.needs_unimodal)
+        self.device, self.identity = device, identity
         self.model = devices.replicated(network, gpu_ids)
         self.precision = devices.Precision(settings.amp, device)
         self.optimizer = make_optimizer(settings, network)
         self.order = EpochOrder(len(data.train), settings.random_seed)
         self.loader = self._loader(data.train, self.order)
-        heads = network.modalities if method.needs_unimodal else []
-        self.watch = FiniteWatch(["joint", *heads], self.precision.SMALLEST_SCALE)
+        self.watch = FiniteWatch(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals()
+        self.offered = MethodLoop(settings, data, network, device, gpu_ids, self.signals.check)
+        self.recorder = GradientRecorder(settings, len(data.train), network, method)
         # Where the run stands; all of it is in `last.pt`.
         self.epoch, self.steps, self.seconds = 1, 0, 0.0
         self.meter = Meter()
@@ -74,10 +79,12 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One step on one batch; the figures that it gives, () each, left on the device."""
+        asked = self.method.before_forward(self.offered, batch.inputs, batch.labels)
         with self.precision.autocast():
-            outputs = self.model(batch.inputs)
+            outputs = self.model(batch.inputs, **asked)
             joint, unimodal = losses(outputs, batch.labels)
         scale = self.precision.scale()
+        measured = self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale)
         report = self.method.backward(
             joint,
             unimodal,
@@ -85,18 +92,25 @@ class Trainer:
             outputs=outputs,
             labels=batch.labels,
             scale=scale,
+            interaction=self.network.interaction,
         )
+        self.recorder.keep(measured, report)
         self.precision.step(self.optimizer, self.settings.clip_grad)
         self.optimizer.zero_grad(set_to_none=True)
 
         self.steps += 1
-        self.watch.see(self.epoch, self.steps, report.finite, scale)
+        self.watch.see(self.epoch, self.steps, report, scale)
         heads = {"": (joint, outputs.joint)}
-        if self.method.needs_unimodal:
+        if self.heads_trained:
             heads |= {f"_{name}": (unimodal[name], outputs.unimodal[name]) for name in unimodal}
         seen = {f"train_loss{head}": loss for head, (loss, _) in heads.items()}
         seen |= {f"train_acc{h}": (z.argmax(1) == batch.labels).double().mean() for h, (_, z) in heads.items()}
         return seen | report_figures(report)
+
+    @property
+    def heads_trained(self) -> bool:
+        """Whether the unimodal predictions are the method's work: of heads that it trains now, or of the fusion."""
+        return self.method.descends_unimodal or not self.network.heads
 
     def fit(self) -> list[dict[str, Any]]:
         """Train from where the run stands to its last epoch; the history, a line an epoch.
@@ -129,8 +143,12 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, self.epoch)
+        set_learning_rate(self.optimizer, settings, self.epoch)
+        self.offered.epoch = self.epoch
+        if self.steps == 0:
+            self.method.begin_epoch(self.offered)
+        # What the method does not train stays as it is: weight decay would shrink the weights of a zero gradient.
+        self.network.train_parts(joint=self.method.descends_joint, unimodal=self.method.descends_unimodal)
         self.order.set_epoch(self.epoch, start=min(self.steps * settings.batch_size, len(self.data.train)))
         self.model.train()
         read_every = 1 if self.device.type == "cpu" else self.watch.every  # reading waits for a GPU
@@ -177,12 +195,18 @@ class Trainer:
         return line | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _finish_epoch(self, line: dict[str, Any]) -> None:
-        """Keep the epoch: history, checkpoints, metrics.jsonl."""
+        """Keep the epoch: the method's part, history, checkpoints, metrics.jsonl."""
+        self.method.end_epoch(self.offered)
         chosen_by, note = ("val_acc", "validation") if self.data.val is not None else ("acc", "test (papers' protocol)")
         better = all(line[chosen_by] > old[chosen_by] for old in self.history)
         self.history.append(line)
         if better:
-            content = {"model": self.network.state_dict(), "epoch": self.epoch, "selected_on": note}
+            content = {
+                "model": self.network.state_dict(),
+                "heads_trained": self.heads_trained,
+                "epoch": self.epoch,
+                "selected_on": note,
+            }
             save_checkpoint(self.folder / BEST, self.identity | content)
         self.epoch, self.steps, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
         self.save()
@@ -200,6 +224,7 @@ class Trainer:
         """Write last.pt: everything that the rest of the run depends on."""
         content = {
             "model": self.network.state_dict(),
+            "heads_trained": self.heads_trained,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "method_state": self.method.state_dict(),
@@ -211,6 +236,7 @@ class Trainer:
             "history": self.history,
             "selected_on": "last",
         }
+        self.recorder.write(self.folder)  # first: what is beyond last.pt, a resumed run drops
         save_checkpoint(self.folder / LAST, self.identity | content)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -222,12 +248,11 @@ class Trainer:
         self.epoch, self.steps, self.seconds = (checkpoint[name] for name in ("epoch", "steps", "seconds"))
         self.meter.load_state_dict(checkpoint["meter"], self.device)
         self.history = checkpoint["history"]
-        write_metrics(self.folder, self.history)
 
     def _figures(self, predictions: Predictions, prefix: str = "") -> dict[str, Any]:
         """Figures of every head; None for the unimodal heads that the method does not train."""
         found = figures(predictions, prefix)
-        if not self.method.needs_unimodal:
+        if not self.heads_trained:
             found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
         return found
 
@@ -243,24 +268,6 @@ class Trainer:
     def _batches(self, loader: Any) -> Iterator[Batch]:
         for batch in loader:
             yield to_device(batch, self.device, self.data.train.normalisation)
-
-
-def make_optimizer(settings: Settings, network: MultimodalNetwork) -> torch.optim.Optimizer:
-    """The optimiser over everything that is trained."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    fused = True if settings.amp == "fp16" else None  # a fused optimiser skips an overflow without asking the host
-    if settings.optimizer == "sgd":
-        momentum = settings.momentum
-        return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, fused=fused)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(parameters, lr=rate, weight_decay=decay, fused=fused)
-
-
-def learning_rate(settings: Settings, epoch: int) -> float:
-    """The learning rate of an epoch (from 1)."""
-    falls = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
-    return settings.learning_rate * settings.lr_decay_ratio**falls
 
 
 def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:

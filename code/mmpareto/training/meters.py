@@ -1,12 +1,12 @@
 """What is kept of the steps of an epoch, without waiting for the device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.report import EncoderReport
+from mmpareto.integration.report import Report
 
 
 class Meter:
@@ -45,24 +45,19 @@ class Meter:
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 
-def report_figures(reports: Mapping[str, EncoderReport]) -> dict[str, Tensor]:
-    """What a method's report says of every encoder, as () tensors named for metrics.jsonl.
+def report_figures(report: Report) -> dict[str, Tensor]:
+    """What a method's report says, as () tensors named for metrics.jsonl.
 
     Weights and the rescaling factor are means over groups; the conflict rate is the share of groups in conflict.
     """
     figures: dict[str, Tensor] = {}
-    for modality, report in reports.items():
-        weights = report.weights.mean(0)
-        figures |= {
-            f"conflict_rate_{modality}": report.conflict.double().mean(),
-            f"cosine_{modality}": report.cosine,
-            f"norm_joint_{modality}": report.norms[0],
-            f"norm_unimodal_{modality}": report.norms[1],
-            f"weight_joint_{modality}": weights[0],
-            f"weight_unimodal_{modality}": weights[1],
-            f"rescale_{modality}": report.rescale.mean(),
-        }
-    return figures
+    for modality, seen in report.items():
+        weights = seen.weights.mean(0)
+        figures |= {f"conflict_rate_{modality}": seen.conflict.double().mean(), f"cosine_{modality}": seen.cosine}
+        for place, name in enumerate(("joint", "unimodal")):
+            figures |= {f"norm_{name}_{modality}": seen.norms[place], f"weight_{name}_{modality}": weights[place]}
+        figures[f"rescale_{modality}"] = seen.rescale.mean()
+    return figures | report.figures
 
 
 class NonFiniteError(Exception):
@@ -73,23 +68,22 @@ class FiniteWatch:
     """Reads `report.finite` late, so that no step waits for the device for it.
 
     Arguments:
-        names: of the losses, in the order of the flags.
         smallest_scale: under loss scaling, what is not finite above this scale is left to the scaler.
         every: steps between two readings.
     """
 
-    def __init__(self, names: Sequence[str], smallest_scale: float, every: int = 20) -> None:
-        self.names, self.smallest_scale, self.every = names, smallest_scale, every
-        self._seen: list[tuple[int, int, Tensor]] = []
+    def __init__(self, smallest_scale: float, every: int = 20) -> None:
+        self.smallest_scale, self.every = smallest_scale, every
+        self._seen: list[tuple[int, int, list[str], Tensor]] = []
 
-    def see(self, epoch: int, step: int, finite: Tensor, scale: Tensor | None) -> None:
+    def see(self, epoch: int, step: int, report: Report, scale: Tensor | None) -> None:
         """Note a step's flags; read them when it is time.
 
         Raises:
             NonFiniteError: see `read`.
         """
-        settled = finite if scale is None else finite | (scale > self.smallest_scale)
-        self._seen.append((epoch, step, settled))
+        settled = report.finite if scale is None else report.finite | (scale > self.smallest_scale)
+        self._seen.append((epoch, step, report.losses, settled))
         if len(self._seen) >= self.every:
             self.read()
 
@@ -102,7 +96,9 @@ class FiniteWatch:
         seen, self._seen = self._seen, []
         if not seen:
             return
-        for (epoch, step, _), flags in zip(seen, torch.stack([flags for *_, flags in seen]).tolist(), strict=True):
-            if not all(flags):
-                bad = " and ".join(name for name, sound in zip(self.names, flags, strict=True) if not sound)
+        values = torch.cat([flags for *_, flags in seen]).tolist()
+        for epoch, step, names, flags in seen:
+            sound, values = values[: len(flags)], values[len(flags) :]
+            if not all(sound):
+                bad = " and ".join(name for name, fine in zip(names, sound, strict=True) if not fine)
                 raise NonFiniteError(f"epoch {epoch}, step {step}: the {bad} loss or its gradient is NaN or infinite")

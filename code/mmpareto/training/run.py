@@ -18,7 +18,7 @@ from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.loop import Trainer
 from mmpareto.training.meters import NonFiniteError
-from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config
+from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import METHOD_OPTIONS, Request, Settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
@@ -80,15 +80,16 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     checkpoint = load_checkpoint(resume / LAST) if resume else None
     device, gpu_ids = devices.choose_devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
-    data = open_data(settings)
+    method = make_method(settings)
+    data = open_data(settings, method.modalities)
     if resume and checkpoint:
         check_resumable(settings, data, resume, checkpoint)
-    method = make_method(settings)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
         "encoder": settings.encoder,
         "fusion": settings.fusion,
+        **method.network,
     }
     pretrained = None if checkpoint or not settings.pretrained else Path(settings.pretrained)
     network = build_network(**shape, pretrained=pretrained)
@@ -97,21 +98,27 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     check_fits(network, data, settings)
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
-    folder = resume or new_folder(settings.name, settings.ckpt_path)
-    if not checkpoint or checkpoint["epoch"] <= settings.epochs:  # resuming a finished run changes nothing
-        write_config(folder, to_config(settings), data.record)
     identity = {
         "network": shape,
         "data": data.train.description,
         "dataset": settings.dataset,
         "data_folder": settings.data,
         "method": settings.method,
-        "heads_trained": method.needs_unimodal,
         "amp": settings.amp,
     }
-    trainer = Trainer(settings, data, network.to(device), method, device, gpu_ids, folder, identity)
-    if checkpoint:
+    trainer = Trainer(settings, data, network.to(device), method, device, gpu_ids, identity)
+    if resume and checkpoint:
         trainer.restore(checkpoint)
+        trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
+    try:
+        method.begin_training(trainer.offered)
+    except ValueError as error:
+        raise InputError(f"--method {settings.method}: {error}.") from error
+    trainer.folder = resume or new_folder(settings.name, settings.ckpt_path)
+    if not checkpoint or checkpoint["epoch"] <= settings.epochs:  # resuming a finished run changes nothing
+        write_config(trainer.folder, to_config(settings), data.record)
+    if checkpoint:
+        write_metrics(trainer.folder, trainer.history)  # without what came after last.pt
     return trainer
 
 

@@ -11,6 +11,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import write_text
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
+GRADIENTS = "gradients.npz"
 
 
 def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> Path:

@@ -20,7 +20,7 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
         warning: what must be said of results on this data, if anything.
     """
     summary = summarise(trainer.history, trainer.settings.protocol)
-    if not trainer.method.needs_unimodal:
+    if not trainer.heads_trained:
         probe_unimodal(trainer, summary)
     summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
     if warning:

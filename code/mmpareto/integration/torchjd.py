@@ -1,0 +1,259 @@
+"""Every aggregator of the TorchJD library (torchjd.org) as a method; the library is imported on first use."""
+
+import difflib
+import functools
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.linear_algebra import grams_of
+from mmpareto.integration.method import Method
+from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.report import EncoderReport
+from mmpareto.integration.weighted import in_conflict
+
+
+class TorchJD(Method):
+    """Aggregate the Jacobian of an encoder's objectives by an aggregator of TorchJD: `TorchJD.of("UPGrad")()`.
+
+        h = A(J),  J of shape (objectives, all of the encoder's elements)
+
+    just as the aggregator returns it: of one that averages, such as MGDA, h is 1/n of what Pareto here descends. A
+    single objective is left as it is. J bears no factor of a gradient scaler. One backward pass an objective of an
+    encoder. The device is waited for: an aggregator is not shown what is not finite, and many have their programme
+    solved on the CPU. Every encoder has an aggregator of its own; what that keeps between steps is in the state. The
+    reported weights are 1/n of the coefficients with which the gradients come closest to h.
+
+    Arguments: those of the aggregator. A vector is a tensor, a sequence of numbers, or text ("0.3,0.7").
+
+    Raises:
+        ValueError: TorchJD, or what it needs for this aggregator, is not installed; an argument is missing or wrong;
+            `backward`: the aggregator does not take this number of objectives.
+    """
+
+    source = "TorchJD (arXiv 2406.16232)"
+    memory = ("kept",)
+    aggregator: ClassVar[Any] = None
+    """The library's class."""
+
+    @staticmethod
+    def known() -> list[str]:
+        """The names of all aggregators; none without the library."""
+        return list(_aggregators())
+
+    @staticmethod
+    @functools.cache
+    def of(name: str) -> "type[TorchJD]":
+        """The method that applies the aggregator of this name, with the aggregator's own arguments.
+
+        Raises:
+            ValueError: there is none, or no library.
+        """
+        known = _aggregators()
+        if not known:
+            raise ValueError(f"torchjd:{name} needs the TorchJD library: pip install torchjd")
+        if name not in known:
+            lower = {k.lower(): k for k in known}
+            near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=1)]
+            hint = f"did you mean {near[0]}? There are" if near else "there are"
+            raise ValueError(f"TorchJD has no aggregator {name!r}: {hint} {', '.join(known)}")
+        sentence, source = _described(known[name])
+
+        def __init__(self: TorchJD, *args: Any, **options: Any) -> None:  # noqa: N807
+            TorchJD.__init__(self, *args, **options)
+
+        typing.cast(Any, __init__).__signature__ = inspect.signature(known[name].__init__, eval_str=True)
+        body = {"__doc__": sentence, "__init__": __init__, "aggregator": known[name], "source": source}
+        return type(name, (TorchJD,), body | {"__module__": __name__})
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__()
+        if self.aggregator is None:
+            raise ValueError("TorchJD has many aggregators: choose one, such as TorchJD.of('UPGrad')")
+        hints = typing.get_type_hints(self.aggregator.__init__)
+        try:
+            given = inspect.signature(self.aggregator).bind(*args, **options).arguments
+            self.options = {name: _vector(value, hints[name]) for name, value in given.items()}
+            self.aggregator(**self.options)
+        except ImportError as error:
+            raise ValueError(f"torchjd:{type(self).__name__} lacks a library: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"torchjd:{type(self).__name__}: {error}") from error
+        self._finite = True
+        self._live: dict[str, nn.Module] = {}
+        self._loaded: dict[str, dict[str, Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by the aggregator's name: the class is made anew."""
+        return _rebuilt, (type(self).__name__, self.options, self.state_dict())
+
+    @property
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """Modality → what its aggregator keeps between steps, for those that keep anything (they can be reset)."""
+        live = {name: dict(_numbers(a)) for name, a in self._live.items() if hasattr(a, "reset")}
+        return self._loaded | live
+
+    @kept.setter
+    def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
+        self._live, self._loaded = {}, dict(value)
+
+    def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
+        """Note whether the step is one."""
+        self._finite = bool(gradients.finite.all())
+        return {}
+
+    def integrate(
+        self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
+    ) -> tuple[list[Tensor | None], EncoderReport | None]:
+        """The Jacobian, what the aggregator makes of it, and that in the parameters' shapes."""
+        gramian, jacobian = grams_of(gradients, scale).sum(0), _jacobian(gradients, scale)
+        h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
+        if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
+            h = self._aggregated(modality, jacobian)
+            weights = _coefficients(gramian, jacobian @ h) / len(gradients)
+        conflict = in_conflict(gramian.unsqueeze(0))
+        report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))
+        return _apart(h * scale.to(h), gradients), report
+
+    def _aggregated(self, modality: str, jacobian: Tensor) -> Tensor:
+        try:
+            if modality not in self._live:
+                options = {k: v.to(jacobian) if isinstance(v, Tensor) else v for k, v in self.options.items()}
+                aggregator = self.aggregator(**options)
+                if modality in self._loaded:
+                    _restore(aggregator, self._loaded[modality], jacobian)
+                self._live[modality] = aggregator
+            return self._live[modality](jacobian)
+        except ValueError as error:
+            raise ValueError(f"torchjd:{type(self).__name__} at encoder {modality!r}: {error}") from error
+
+
+def _rebuilt(name: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> TorchJD:
+    method = TorchJD.of(name)(**options)
+    method.load_state_dict(state)
+    return method
+
+
+# --- the library ---
+
+
+def _aggregators() -> dict[str, Any]:
+    """Name → class of what TorchJD exports as an aggregator; not the bases of others."""
+    try:
+        library = importlib.import_module("torchjd.aggregation")
+    except ImportError:
+        return {}
+    exported = {name: getattr(library, name) for name in library.__all__}
+    found = {name: kind for name, kind in exported.items() if issubclass(kind, library.Aggregator)}
+    bases = {base for kind in found.values() for base in kind.__mro__[1:]}
+    return {name: kind for name, kind in found.items() if kind not in bases}
+
+
+def _described(kind: Any) -> tuple[str, str]:
+    """The first sentence of an aggregator's docstring in plain text, and the address of its paper."""
+    text = " ".join((inspect.getdoc(kind) or "").split())
+    address = re.search(r"<(https?://[^>]+)>`_", text)
+    text = text.replace(":class:`~torchjd.Stateful` ", "")
+    text = re.sub(r":class:`~?(?:\w+\.)*(\w+)`", r"\1", text)
+    text = re.sub(r"`([^`<]+) <[^>]+>`_", r"\1", text)
+    source = f"{kind.__name__} of TorchJD" + (f", {address[1]}" if address else "")
+    return re.split(r"(?<=\.) ", text)[0], source
+
+
+def _vector(value: Any, hint: Any) -> Any:
+    """A tensor of text or a sequence, where the argument takes one; anything else as it is."""
+    kinds = typing.get_args(hint) or (hint,)
+    if Tensor not in kinds or not isinstance(value, str | list | tuple):
+        return value
+    if isinstance(value, str):
+        try:
+            value = [float(part) for part in value.split(",")]
+        except ValueError:
+            raise ValueError(f"{value!r} is not a number nor numbers with commas between, such as 0.3,0.7") from None
+        if len(value) == 1 and float in kinds:
+            return value[0]
+    return torch.tensor(value, dtype=torch.float64)
+
+
+# --- the Jacobian ---
+
+
+def _jacobian(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
+    """(n, elements of the tensors that an objective reaches), float32 at least, without the scaler's factor."""
+    columns = [torch.zeros(len(gradients), 0, device=scale.device)]  # float32: cat takes the widest type
+    for tensors in zip(*gradients, strict=True):
+        reached = [g for g in tensors if g is not None]
+        if reached:
+            zero = torch.zeros_like(reached[0])
+            rows = [(zero if g is None else g).flatten() for g in tensors]
+            columns.append(torch.stack(rows).to(scale.device))
+    jacobian = torch.cat(columns, dim=1)
+    return jacobian / scale.to(jacobian)
+
+
+def _apart(vector: Tensor, gradients: list[list[Tensor | None]]) -> list[Tensor | None]:
+    """A row of the Jacobian as tensors in the parameters' shapes; None where no objective reaches."""
+    parts: list[Tensor | None] = []
+    for tensors in zip(*gradients, strict=True):
+        like = next((g for g in tensors if g is not None), None)
+        if like is None:
+            parts.append(None)
+        else:
+            parts.append(vector[: like.numel()].view(like.shape).to(like.device, copy=True))
+            vector = vector[like.numel() :]
+    return parts
+
+
+def _coefficients(gramian: Tensor, products: Tensor) -> Tensor:
+    """(n,) the shortest c for which Σ cᵢ gᵢ is nearest to h, from the products ⟨gᵢ, h⟩."""
+    lengths = gramian.diagonal().sqrt()
+    inverse = torch.where(lengths == 0, 0.0, 1 / lengths)
+    cosines = gramian * inverse.outer(inverse)
+    return inverse * (torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ (inverse * products.to(gramian)))
+
+
+# --- what an aggregator keeps between steps ---
+
+
+def _places(aggregator: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """The attributes of an aggregator and its parts that are no options: (name, part, attribute)."""
+    options = inspect.signature(type(aggregator)).parameters
+    for path, part in aggregator.named_modules():
+        for attribute in sorted((vars(part).keys() | part._buffers.keys()) - vars(nn.Module()).keys()):
+            if attribute.removeprefix("_") not in options:
+                yield f"{path}.{attribute}", part, attribute
+
+
+def _numbers(aggregator: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What of it are tensors and builtins: name → value; arrays as tensors."""
+    for name, part, attribute in _places(aggregator):
+        value = getattr(part, attribute)
+        if hasattr(value, "__array__"):
+            yield name, torch.as_tensor(value).detach().clone()
+        elif isinstance(value, bool | int | float | str):
+            yield name, value
+
+
+def _restore(aggregator: nn.Module, kept: Mapping[str, Any], jacobian: Tensor) -> None:
+    """Put back what `_numbers` gave.
+
+    A first call lets the aggregator build what cannot be stored, and shows where and in what type each number belongs.
+    """
+    with torch.random.fork_rng([jacobian.device] if jacobian.is_cuda else []):
+        aggregator(jacobian)
+    for name, part, attribute in list(_places(aggregator)):
+        if name in kept:
+            value, like = kept[name], getattr(part, attribute)
+            if isinstance(value, Tensor):
+                array = hasattr(like, "__array__") and not isinstance(like, Tensor)
+                value = (
+                    value.numpy().copy() if array else value.to(like.device if isinstance(like, Tensor) else jacobian)
+                )
+            setattr(part, attribute, value)

@@ -1,0 +1,132 @@
+"""What the training loop offers to the methods that need more than losses and outputs (`integration.hooks.Loop`)."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch import Tensor, nn
+
+from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
+from mmpareto.data.clips import ClipDataset
+from mmpareto.integration.hooks import Trial
+from mmpareto.integration.objectives import JOINT
+from mmpareto.models.network import MultimodalNetwork, Outputs
+from mmpareto.training import devices
+from mmpareto.training.data import Data, hold_out, open_split
+from mmpareto.training.evaluation import predict
+from mmpareto.training.losses import losses
+from mmpareto.training.optimisation import make_optimizer, set_learning_rate
+from mmpareto.training.settings import Settings
+
+
+class MethodLoop:
+    """The loop as a method sees it; see `integration.hooks.Loop` for what each member is.
+
+    Arguments:
+        settings, data, network: of the run; the network is on `device`.
+        gpu_ids: the GPUs that share a batch.
+        check: called after every batch; what it raises ends what the method asked for, and the run.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        network: MultimodalNetwork,
+        device: torch.device,
+        gpu_ids: list[int],
+        check: Callable[[], None],
+    ) -> None:
+        self.epoch, self.epochs = 1, settings.epochs
+        self.network = network
+        self._settings, self._data, self._device, self._gpu_ids, self._check = settings, data, device, gpu_ids, check
+        self._precision = devices.Precision(settings.amp, device)
+        self._model = devices.replicated(network, gpu_ids)
+
+    @torch.no_grad()
+    def respond(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        """The network's outputs in evaluation mode, without a graph."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with self._precision.autocast():
+                return self._model(inputs)
+        finally:
+            self.network.train(was_training)
+
+    def features(self, share: float) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+        """Features of a share of the training set, drawn anew an epoch, read without augmentation."""
+        dataset = self._data.train_fixed
+        order = EpochOrder(len(dataset), self._settings.random_seed)
+        order.set_epoch(self.epoch, start=len(dataset) - max(1, round(share * len(dataset))))
+        for batch in self._batches(dataset, order):
+            yield self.respond(batch.inputs).features, batch.labels
+            self._check()
+
+    def trial(self, loss: str, epochs: int) -> Trial:
+        """Train a copy on one loss alone. What is held out is the run's validation set, or part of its training set."""
+        train, train_fixed, validation = self._trial_parts()
+        network = copy.deepcopy(self.network)
+        model = devices.replicated(network, self._gpu_ids)
+        precision = devices.Precision(self._settings.amp, self._device)
+        optimizer = make_optimizer(self._settings, network)
+        order = EpochOrder(len(train), self._settings.random_seed)
+        with torch.random.fork_rng(self._gpu_ids):  # the run draws what it would have drawn without the trial
+            before = [self._mean_loss(model, part, loss) for part in (train_fixed, validation)]
+            for epoch in range(self.epoch, self.epoch + epochs):
+                set_learning_rate(optimizer, self._settings, epoch)
+                order.set_epoch(epoch)
+                model.train()
+                for batch in self._batches(train, order):
+                    with precision.autocast():
+                        chosen = _chosen(loss, model(batch.inputs), batch.labels)
+                    precision.scaler.scale(chosen).backward()
+                    precision.step(optimizer, self._settings.clip_grad)
+                    optimizer.zero_grad(set_to_none=True)
+                    self._check()
+            after = [self._mean_loss(model, part, loss) for part in (train_fixed, validation)]
+        return Trial(before[0], after[0], before[1], after[1])
+
+    def _trial_parts(self) -> tuple[ClipDataset, ClipDataset, ClipDataset]:
+        data = self._data
+        if data.val is not None:
+            return data.train, data.train_fixed, data.val
+        kept, held_out = hold_out(data.train.labels, self._settings)  # the papers' protocol trains on everything
+        modalities = list(data.train.channels)
+
+        def part(training: bool, subset: list[int]) -> ClipDataset:
+            return open_split(self._settings, "train", modalities, training=training, subset=subset)
+
+        return part(True, kept), part(False, kept), part(False, held_out)
+
+    def _mean_loss(self, model: nn.Module, dataset: ClipDataset, loss: str) -> float:
+        loader = self._loader(dataset)
+        try:
+            found = predict(model, loader, self._device, dataset.normalisation, self._precision, self._check)
+        finally:
+            stop_workers(loader)
+        return F.cross_entropy(found.logits["" if loss == JOINT else loss], found.labels).item()
+
+    def _batches(self, dataset: ClipDataset, order: EpochOrder) -> Iterator[Batch]:
+        loader = self._loader(dataset, order)
+        try:
+            for batch in loader:
+                yield to_device(batch, self._device, dataset.normalisation)
+        finally:
+            stop_workers(loader)
+
+    def _loader(self, dataset: ClipDataset, order: EpochOrder | None = None) -> Any:
+        return make_loader(
+            dataset,
+            batch_size=self._settings.batch_size,
+            order=order,
+            workers=devices.loader_workers(self._settings.workers, self._device),
+            pin_memory=self._device.type == "cuda",
+        )
+
+
+def _chosen(loss: str, outputs: Outputs, labels: Tensor) -> Tensor:
+    joint, unimodal = losses(outputs, labels)
+    return joint if loss == JOINT else unimodal[loss]

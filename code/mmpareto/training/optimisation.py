@@ -1,0 +1,29 @@
+"""The optimiser and its learning rate."""
+
+import torch
+from torch import nn
+
+from mmpareto.training.settings import Settings
+
+
+def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all parameters; it leaves alone those that have no gradient."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    fused = True if settings.amp == "fp16" else None  # a fused optimiser skips an overflow without asking the host
+    if settings.optimizer == "sgd":
+        momentum = settings.momentum
+        return torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(network.parameters(), lr=rate, weight_decay=decay, fused=fused)
+
+
+def learning_rate(settings: Settings, epoch: int) -> float:
+    """The learning rate of an epoch (from 1)."""
+    falls = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
+    return settings.learning_rate * settings.lr_decay_ratio**falls
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Settings, epoch: int) -> None:
+    """Give the optimiser the learning rate of an epoch (from 1)."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(settings, epoch)

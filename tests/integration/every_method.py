@@ -1,0 +1,197 @@
+"""One model and one loop that every method can work on, whatever it needs beside losses."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from mmpareto import METHODS
+from mmpareto.integration.hooks import Trial
+from mmpareto.integration.method import Method
+from mmpareto.integration.report import Report
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+CLASSES, FEATURE = 3, 4
+NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
+COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # any list of objectives will do
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending")
+
+
+class Outputs(NamedTuple):
+    joint: Tensor
+    unimodal: dict[str, Tensor]
+    features: dict[str, Tensor]
+    contributions: dict[str, Tensor]
+
+
+class Encoder(nn.Module):
+    """Image of 2×5×5 → 4 features; a convolution for the methods that look at 4-D weights; no BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.layer = nn.Linear(27, FEATURE)
+        self.gate = nn.Linear(FEATURE, FEATURE)  # what Greedy takes for its bypass
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(torch.tanh(self.conv(x)).flatten(1))
+        return torch.tanh(x) * torch.sigmoid(self.gate(x))
+
+
+class Model(nn.Module):
+    """An encoder a modality, fusion by concatenation, a head a modality; float64.
+
+    Arguments:
+        count: of modalities.
+        mixed: whether every encoder's feature takes up something of the others' (dense interaction).
+        recompute: whether activations are computed anew in the backward pass.
+    """
+
+    def __init__(self, count: int = 2, *, mixed: bool = False, recompute: bool = False, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoders = nn.ModuleDict({name: Encoder() for name in NAMES[:count]})
+            self.fusion = nn.Linear(FEATURE * count, CLASSES)
+            self.heads = nn.ModuleDict({name: nn.Linear(FEATURE, CLASSES) for name in NAMES[:count]})
+        self.interaction, self.recompute = mixed, recompute
+        self.double()
+
+    @property
+    def modalities(self) -> list[str]:
+        return list(self.encoders)
+
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
+        features = {}
+        for name, encoder in self.encoders.items():
+            x = inputs[name]
+            features[name] = checkpoint(encoder, x, use_reentrant=False) if self.recompute else encoder(x)
+        if self.interaction:
+            mean = torch.stack([*features.values()]).mean(0)
+            features = {name: x + mean for name, x in features.items()}
+        weights = self.fusion.weight.split(FEATURE, dim=1)
+        bias = self.fusion.bias / len(features)
+        parts = {name: x @ w.T + bias for (name, x), w in zip(features.items(), weights, strict=True)}
+        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        return Outputs(torch.stack([*parts.values()]).sum(0), unimodal, features, parts)
+
+    def bypass(self) -> dict[str, list[nn.Parameter]]:
+        return {name: list(encoder.gate.parameters()) for name, encoder in self.encoders.items()}
+
+
+Batch = tuple[dict[str, Tensor], Tensor]
+
+
+def batch_of(count: int = 2, size: int = 12, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(100 + seed)
+    inputs = {n: torch.randn(size, 2, 5, 5, generator=generator, dtype=torch.float64) for n in NAMES[:count]}
+    return inputs, torch.randint(CLASSES, (size,), generator=generator)
+
+
+class Loop:
+    """A user's own loop with all that a method may ask for (`mmpareto.integration.hooks.Loop`)."""
+
+    def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
+        self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
+
+    def respond(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        with torch.no_grad():
+            return self.network(inputs)
+
+    def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
+        yield self.respond(self.batch[0]).features, self.batch[1]
+
+    def trial(self, loss: str, epochs: int) -> Trial:
+        return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)
+
+
+def make(name: str, modality: str = "audio") -> Method:
+    return METHODS[name](**({"modality": modality} if name == "unimodal" else {}))
+
+
+def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:
+    """A method that has been through the beginning of training and an epoch of `batch`."""
+    method, loop = make(name), Loop(model, batch)
+    method.begin_training(loop)
+    method.begin_epoch(loop)
+    method.end_epoch(loop)
+    return method, loop
+
+
+def losses_of(outputs: Outputs, labels: Tensor, share: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    unimodal = {name: share * cross_entropy(z, labels) for name, z in outputs.unimodal.items()}
+    return share * cross_entropy(outputs.joint, labels), unimodal
+
+
+def step(
+    method: Method,
+    loop: Loop,
+    batch: Batch,
+    *,
+    share: float = 1.0,
+    scale: float | None = None,
+    model: nn.Module | None = None,
+    seed: int = 0,
+) -> Report:
+    """Hooks, forward, losses, backward; `.grad` is left as it comes. `model` may be a compiled one."""
+    inputs, labels = batch
+    asked = method.before_forward(loop, inputs, labels)
+    outputs = (loop.network if model is None else model)(inputs, **asked)
+    joint, unimodal = losses_of(outputs, labels, share)
+    torch.manual_seed(seed)
+    return method.backward(
+        joint,
+        unimodal,
+        encoders=dict(loop.network.encoders.items()),
+        outputs=outputs,
+        labels=labels,
+        scale=scale,
+        interaction=loop.network.interaction,
+    )
+
+
+def take_grads(model: nn.Module) -> dict[str, Tensor | None]:
+    """`.grad` by name, which is then cleared."""
+    found = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_close(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None], tolerance: float = 1e-6) -> None:
+    """Both have the same gradients, to `tolerance` of each one's norm; None only where the other has None."""
+    assert list(a) == list(b)
+    for name, left in a.items():
+        right = b[name]
+        assert (left is None) == (right is None), name
+        if left is not None and right is not None:
+            assert float((left - right).norm()) <= tolerance * float(right.norm()) + 1e-14, name
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a state, at any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from tensors_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from tensors_in(inner)
+
+
+def assert_same_state(a: Any, b: Any) -> None:
+    """Bit for bit, at any depth; a NaN equals a NaN."""
+    assert type(a) is type(b)
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and torch.equal(a[~a.isnan()], b[~b.isnan()])
+    elif isinstance(a, Mapping):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same_state(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same_state(x, y)
+    else:
+        assert a == b

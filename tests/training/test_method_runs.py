@@ -1,0 +1,109 @@
+"""Every method in the training loop: whole runs, stopped and resumed, and what each leaves untrained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mmpareto.training.loop as loop
+import pytest
+import torch
+from mmpareto import METHODS
+from prepared_clips import write_prepared
+from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
+
+OPTIONS = {  # so that three short epochs see what a method does over time
+    "unimodal": ("--modality", "visual"),
+    "pretrain_finetune": ("--pretrain_epochs", "1"),
+    "gblending": ("--trial_epochs", "1"),
+    "agm": ("--alpha", "1"),
+}
+every = pytest.mark.parametrize("name", list(METHODS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=18, test=6, prepared={})
+
+
+def flags(name: str) -> tuple[str, ...]:
+    return ("--method", name, "--epochs", "3", "--learning_rate", "0.01", *OPTIONS.get(name, ()))
+
+
+@every
+@pytest.mark.parametrize("protocol", ["validation", "paper"])
+def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
+    name: str, protocol: str, data: Path, tmp_path: Path
+) -> None:
+    """15 or 18 clips in batches of 4: stopped in epoch 2 or at its end, and in evaluation."""
+    if protocol == "paper" and name not in ("gblending", "mmpareto"):
+        pytest.skip("the protocol matters where a method needs validation losses")
+    more = (*flags(name), "--protocol", protocol)
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(loop.Trainer, "step", 6, send_signal):
+        assert run(data, tmp_path / "run", *more) == 143
+    with acting(loop, "predict", 1, send_signal, before=True):
+        assert resume(tmp_path / "run") == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@every
+def test_what_a_run_says(name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, tmp_path / "run", *flags(name)) == 0
+    history = metrics(tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    modalities = ["visual"] if name == "unimodal" else ["audio", "visual"]
+    for line in history:
+        assert all(0 <= line[key] <= 1 for key in ("acc", "train_acc", "val_acc"))
+        assert {key for key in line if key.startswith("acc_")} == {f"acc_{m}" for m in modalities}
+    for modality in modalities:  # of trained heads, of the shared fusion, or of a linear probe
+        assert 0 <= summary["last"][f"acc_{modality}"] <= 1
+    assert name in capsys.readouterr().out
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {key.split(".")[0] for key, value in before.items() if not torch.equal(value, after[key])}
+
+
+@every
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_what_a_method_leaves_untrained_does_not_shrink(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
+    """In a compiled model what a loss does not reach is zero, not None, and weight decay would act on it."""
+    trainer = trainer_of(data, tmp_path / "run", *flags(name), "--weight_decay", "0.5", "--protocol", "paper")
+    if compiled:
+        torch._dynamo.reset()
+        trainer.model = torch.compile(trainer.network, backend="aot_eager")
+    parameters = dict(trainer.network.named_parameters())
+    before = {key: p.detach().clone() for key, p in parameters.items()}
+    trainer._train_epoch()
+    parts = {"encoders", "fusion"} | ({"blocks"} if name == "greedy" else set())
+    if not trainer.network.heads:
+        expected = parts
+    else:
+        expected = parts | {"heads"} if trainer.method.descends_unimodal else parts
+        expected -= set() if trainer.method.descends_joint else {"fusion"}
+    assert moved(before, {key: p.detach() for key, p in parameters.items()}) == expected
+
+
+def test_pretraining_goes_over_to_the_joint_loss(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path / "run", *flags("pretrain_finetune"))
+    snapshots = []
+    evaluate: Callable[..., dict[str, object]] = trainer._evaluate_epoch
+
+    def watched() -> dict[str, object]:
+        snapshots.append({key: p.detach().clone() for key, p in trainer.network.named_parameters()})
+        return evaluate()
+
+    trainer._evaluate_epoch = watched  # type: ignore[method-assign]
+    history = trainer.fit()
+    assert moved(snapshots[0], snapshots[1]) == moved(snapshots[1], snapshots[2]) == {"encoders", "fusion"}
+    assert [line["acc_audio"] is None for line in history] == [False, True, True]
+
+
+def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path / "run", *flags("unimodal"))
+    assert trainer.network.modalities == ["visual"]
+    inputs, _, _ = trainer.data.train[0]
+    assert list(inputs) == ["visual"]
+    outputs = trainer.network({"visual": inputs["visual"][None]})
+    assert torch.equal(outputs.joint, outputs.unimodal["visual"])
