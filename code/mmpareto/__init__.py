@@ -8,10 +8,8 @@ Names are imported on first use, so that importing the package, and `--help`, ne
 import importlib
 from typing import Any
 
-__all__ = ["DGL", "METHODS", "JointLoss", "MMPareto", "UniformSum"]
-
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("mmpareto.integration"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.integration"), name)

@@ -51,6 +51,13 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def truth(text: str) -> bool:
+    """The type of a flag whose value is true or false."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() in ("true", "1")
+
+
 class _Terminated(SystemExit):
     """SIGTERM came. As a SystemExit it is nobody's error to handle on the way."""
 

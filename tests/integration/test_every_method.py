@@ -248,7 +248,7 @@ def test_bad_input_is_told_and_touches_nothing(name: str) -> None:
     joint, unimodal = losses_of(outputs, batch_of()[1])
     stray = dict(unimodal)
     cases: list[tuple[str, Model, dict[str, object]]] = []
-    cls = METHODS[name]
+    cls, _ = ready(name, model, batch_of())
     if name != "unimodal":
         cases.append(("two encoders", tied, {}))
     cases.append(("'audio' has no trainable parameter", frozen, {}))

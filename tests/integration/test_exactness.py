@@ -135,21 +135,29 @@ def test_unreached_and_frozen_parameters() -> None:
     assert report["audio"].weights.shape == (4, 2)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_encoder_that_no_loss_reaches(variant: str) -> None:
-    make, options = VARIANTS[variant]
+def test_an_encoder_that_its_loss_does_not_reach_is_told() -> None:
+    model, batch = model_and_batch("two linear")
+    joint, unimodal = model.losses(*batch)
+    encoders = {**dict(model.encoders.items()), "touch": torch.nn.Linear(2, 2).double()}
+    head = next(model.heads["audio"].parameters())
+    with pytest.raises(ValueError, match="'touch' does not reach encoder 'touch'"):
+        MMPareto().backward(joint, {**unimodal, "touch": head.sum()}, encoders=encoders)
+    assert all(p.grad is None for p in [*model.parameters(), *encoders["touch"].parameters()])
+
+
+def test_an_encoder_that_the_joint_loss_does_not_reach_takes_its_own_gradient() -> None:
+    """Such as one whose feature is dropped for a batch."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     stray = torch.nn.Linear(2, 2).double()
-    expected, _ = expectation("mmpareto", model, batch, options)
-    head = next(model.heads["audio"].parameters())
-    report = make().backward(
-        joint, {**unimodal, "touch": head.sum() * 0}, encoders={**dict(model.encoders.items()), "touch": stray}
+    expected, _ = expectation("mmpareto", model, batch, BRIEF)
+    loss = stray.weight.square().sum()
+    report = MMPareto().backward(
+        joint, {**unimodal, "touch": loss}, encoders={**dict(model.encoders.items()), "touch": [stray.weight]}
     )
     assert_gradients(expected)
-    assert all(p.grad is None for p in stray.parameters())
-    assert report["touch"].norms.tolist() == [0.0, 0.0]
-    assert not bool(report["touch"].conflict.any())
+    torch.testing.assert_close(stray.weight.grad, 2 * stray.weight)
+    assert report["touch"].norms[0] == 0 and not bool(report["touch"].conflict.any())
 
 
 def test_unimodal_heads_of_the_joint_loss_keep_no_gradient() -> None:

@@ -125,7 +125,7 @@ def test_joint_and_unimodal_losses_with_weights_of_every_encoders_own(count: int
 
 def test_weights_balance_norms_where_losses_fall_alike() -> None:
     """With equal training rates the loss is least where all weighted norms are equal (paper, section 3.2)."""
-    method = GradNorm(learning_rate=1e-2)
+    method = GradNorm(weights_learning_rate=1e-2)
     gradients = [[torch.full((2, 2), size, dtype=torch.float64)] for size in (0.5, 1.0, 2.0)]
     for _ in range(400):
         parameters = [nn.Parameter(torch.ones(2, 2, dtype=torch.float64))]
@@ -157,7 +157,7 @@ def test_the_last_layer_is_the_last_matrix_that_an_objective_moves(zero: float |
 
 
 def test_weights_stay_positive() -> None:
-    method = GradNorm(learning_rate=1e3)
+    method = GradNorm(weights_learning_rate=1e3)
     tasks = Tasks(3)
     for _ in range(4):
         losses = tasks.losses()
@@ -243,7 +243,9 @@ def test_one_encoder_that_overflows_holds_the_others_back() -> None:
     assert_same_state(method.state_dict(), before)
 
 
-@pytest.mark.parametrize(("options", "match"), [({"alpha": -1.0}, "alpha"), ({"learning_rate": 0.0}, "learning_rate")])
+@pytest.mark.parametrize(
+    ("options", "match"), [({"alpha": -1.0}, "alpha"), ({"weights_learning_rate": 0.0}, "weights_learning_rate")]
+)
 def test_options_out_of_range_are_refused(options: dict[str, float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         GradNorm(**options)

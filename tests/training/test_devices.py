@@ -166,8 +166,7 @@ class Replicas(nn.Module):
             for number in (0, 1)
         )
         joined = [
-            {name: torch.cat([a[name], b[name]]) for name in a}
-            for a, b in ((first.unimodal, second.unimodal), (first.features, second.features))
+            {name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(first[1:], second[1:], strict=True)
         ]
         return Outputs(torch.cat([first.joint, second.joint]), *joined)
 
@@ -184,6 +183,8 @@ def test_replicas_on_halves_of_a_batch_train_as_one_device_does(line: str, data:
     double = trainer_of(data, tmp_path / "double", *more)
     double.model = Replicas(double.network)
     heads = copy.deepcopy(single.network.heads.state_dict())
+    double.begin_epoch()
+    single.begin_epoch()
     for batch in batches(single):
         one, two = single.step(batch), double.step(batch)
         assert list(one) == list(two)

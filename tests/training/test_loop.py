@@ -126,7 +126,7 @@ def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer
 def test_losses_are_cross_entropies_by_modality() -> None:
     labels = torch.tensor([0, 2, 1, 1])
     logits = {name: torch.randn(4, 3, dtype=torch.float64) for name in ("joint", "text", "flow", "touch")}
-    found = losses(Outputs(logits["joint"], {n: z for n, z in logits.items() if n != "joint"}, {}), labels)
+    found = losses(Outputs(logits["joint"], {n: z for n, z in logits.items() if n != "joint"}, {}, {}), labels)
     torch.testing.assert_close(found.joint, cross_entropy(logits["joint"], labels))
     assert list(found.unimodal) == ["text", "flow", "touch"]
     for name, loss in found.unimodal.items():

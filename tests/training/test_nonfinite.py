@@ -6,6 +6,7 @@ import mmpareto.training.loop as loop
 import pytest
 import torch
 from mmpareto.data.batches import EpochOrder
+from mmpareto.integration.report import Report
 from mmpareto.training.data import open_data
 from mmpareto.training.meters import FiniteWatch, NonFiniteError
 from mmpareto.training.settings import parse
@@ -124,36 +125,40 @@ class Flags:
         monkeypatch.setattr(FiniteWatch, "read", counted)
 
 
+def report(finite: torch.Tensor) -> Report:
+    return Report({}, finite, ["joint", "audio"])
+
+
 def test_flags_are_read_at_most_twenty_steps_late(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = Flags(monkeypatch)
     for bad in range(1, 41):
-        watch = FiniteWatch(["joint", "audio"], smallest_scale=1.0)
+        watch = FiniteWatch(smallest_scale=1.0)
         with pytest.raises(NonFiniteError, match=rf"epoch 4, step {bad}: the audio loss"):
             for step in range(1, bad + 21):
-                watch.see(4, step, BAD_AUDIO if step == bad else OK, None)
+                watch.see(4, step, report(BAD_AUDIO if step == bad else OK), None)
                 assert step < bad + 20
     assert flags.reads == 20 * 1 + 20 * 2  # and not at every step
 
 
 def test_the_first_of_several_bad_steps_is_named_and_all_its_losses() -> None:
-    watch = FiniteWatch(["joint", "audio"], smallest_scale=1.0)
+    watch = FiniteWatch(smallest_scale=1.0)
     for step, finite in ((1, OK), (2, BAD_JOINT & BAD_AUDIO), (3, BAD_JOINT)):
-        watch.see(1, step, finite, None)
+        watch.see(1, step, report(finite), None)
     with pytest.raises(NonFiniteError, match="step 2: the joint and audio loss"):
         watch.read()
     watch.read()  # told once
 
 
 def test_under_loss_scaling_only_what_persists_at_the_smallest_scale_is_an_error() -> None:
-    watch = FiniteWatch(["joint", "audio"], smallest_scale=1.0)
+    watch = FiniteWatch(smallest_scale=1.0)
     for step, scale in enumerate((65536.0, 2.0, 1.0001), start=1):
-        watch.see(1, step, BAD_JOINT, torch.tensor(scale))
+        watch.see(1, step, report(BAD_JOINT), torch.tensor(scale))
     watch.read()
-    watch.see(1, 4, OK, torch.tensor(1.0))
-    watch.see(1, 5, BAD_JOINT, torch.tensor(1.0))
+    watch.see(1, 4, report(OK), torch.tensor(1.0))
+    watch.see(1, 5, report(BAD_JOINT), torch.tensor(1.0))
     with pytest.raises(NonFiniteError, match="step 5: the joint loss"):
         watch.read()
-    watch.see(1, 6, BAD_JOINT, torch.tensor(0.5))
+    watch.see(1, 6, report(BAD_JOINT), torch.tensor(0.5))
     with pytest.raises(NonFiniteError, match="step 6"):
         watch.read()
 

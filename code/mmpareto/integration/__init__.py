@@ -15,36 +15,57 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["DGL", "METHODS", "JointLoss", "MMPareto", "UniformSum"]
-
-_CLASSES = {
+_PLACES = {
     "joint": "joint:JointLoss",
     "uniform": "uniform:UniformSum",
+    "pareto": "pareto:Pareto",
     "mmpareto": "mmpareto:MMPareto",
     "dgl": "dgl:DGL",
+    "ogm": "ogm:OGM",
+    "ogm_ge": "ogm:OGMGE",
+    "gblending": "gblending:GBlending",
+    "greedy": "greedy:Greedy",
+    "pmr": "pmr:PMR",
+    "agm": "agm:AGM",
+    "unimodal": "unimodal:Unimodal",
+    "pretrain_finetune": "pretrain_finetune:PretrainFinetune",
+    "gradnorm": "gradnorm:GradNorm",
+    "pcgrad": "pcgrad:PCGrad",
+    "metabalance": "metabalance:MetaBalance",
 }
+TORCHJD = "torchjd:"
 
 
 class Methods(Mapping[str, Any]):
-    """Maps a method's name to its class, which is imported on first use."""
+    """Maps a method's name to its class, which is imported on first use.
+
+    "torchjd:UPGrad", and so for every aggregator of TorchJD, is found too, but not listed.
+    """
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = _CLASSES[name].partition(":")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        if name.startswith(TORCHJD):
+            return _load("torchjd:TorchJD").of(name.removeprefix(TORCHJD))
+        return _load(_PLACES[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_CLASSES)
+        return iter(_PLACES)
 
     def __len__(self) -> int:
-        return len(_CLASSES)
+        return len(_PLACES)
 
 
 METHODS = Methods()
+_BY_CLASS = {place.partition(":")[2]: place for place in [*_PLACES.values(), "torchjd:TorchJD"]}
+
+__all__ = ["METHODS", *_BY_CLASS]
+
+
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
 
 
 def __getattr__(name: str) -> Any:
-    for place in _CLASSES.values():
-        module, _, attribute = place.partition(":")
-        if attribute == name:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    if name in _BY_CLASS:
+        return _load(_BY_CLASS[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

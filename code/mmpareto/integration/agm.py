@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class AGM(Modulation):
 
     source = "Li et al., AGM, ICCV 2023 (arXiv 2308.07686)"
     title = "AGM"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"ratio": "paper"},
+        "released": {"ratio": "released"},
+    }
     memory = ("averages", "steps")
 
     def __init__(self, alpha: float = 1.0, limit: float = 7.0, ratio: str = "paper") -> None:

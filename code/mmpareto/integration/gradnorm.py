@@ -17,7 +17,7 @@ class GradNorm(WeightedGradients):
     With W the encoder's last layer (its last tensor of two or more dimensions that has a gradient other than zero):
 
         Gᵢ = ‖wᵢ ∇_W Lᵢ‖        rᵢ = (Lᵢ/Lᵢ at the first step) over the mean of these        h = Σ wᵢ gᵢ
-        w ← w − learning_rate · ∂/∂w Σᵢ |Gᵢ − Ḡ·rᵢ^α|, with Ḡ·rᵢ^α held constant;   w ← w · n/Σw
+        w ← w − weights_learning_rate · ∂/∂w Σᵢ |Gᵢ − Ḡ·rᵢ^α|, with Ḡ·rᵢ^α held constant;   w ← w · n/Σw
 
     The step is taken with the weights from before their update, as in the paper's algorithm 1. A weight does not fall
     below a thousandth: the paper does not say what a negative one would mean. One backward pass an objective of an
@@ -25,7 +25,7 @@ class GradNorm(WeightedGradients):
 
     Arguments:
         alpha: α ≥ 0, how strongly slow objectives are favoured [1.5].
-        learning_rate: > 0, of the weights [0.025].
+        weights_learning_rate: > 0, of the weights [0.025].
 
     Raises:
         ValueError: an option is out of range.
@@ -35,13 +35,13 @@ class GradNorm(WeightedGradients):
     memory = ("loss_weights", "first_losses")
     SMALLEST = 1e-3
 
-    def __init__(self, alpha: float = 1.5, learning_rate: float = 0.025) -> None:
+    def __init__(self, alpha: float = 1.5, weights_learning_rate: float = 0.025) -> None:
         super().__init__()
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alpha must be at least 0, not {alpha}")
-        if not (math.isfinite(learning_rate) and learning_rate > 0):
-            raise ValueError(f"learning_rate must be a positive number, not {learning_rate}")
-        self.alpha, self.learning_rate = alpha, learning_rate
+        if not (math.isfinite(weights_learning_rate) and weights_learning_rate > 0):
+            raise ValueError(f"weights_learning_rate must be a positive number, not {weights_learning_rate}")
+        self.alpha, self.weights_learning_rate = alpha, weights_learning_rate
         self.loss_weights: dict[str, Tensor] = {}
         self.first_losses: dict[str, Tensor] = {}
         self._losses: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ class GradNorm(WeightedGradients):
         inverse_rates = self._losses[modality] / self.first_losses[modality].to(norms)
         target = (weights * norms).mean() * (inverse_rates / inverse_rates.mean()) ** self.alpha
         slope = torch.sign(weights * norms - target) * norms
-        updated = (weights - self.learning_rate * slope).clamp(min=self.SMALLEST)
+        updated = (weights - self.weights_learning_rate * slope).clamp(min=self.SMALLEST)
         updated = updated * count / updated.sum()
         sound = self._finite.to(norms.device) & updated.isfinite().all()
         self.loss_weights = self.loss_weights | {modality: torch.where(sound, updated, weights)}

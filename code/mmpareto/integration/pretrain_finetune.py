@@ -14,8 +14,8 @@ class PretrainFinetune(PlainSum):
     """Train every encoder on its own unimodal loss first, then everything on the joint loss.
 
     At first Σₖ L_uᵏ is descended: encoders share nothing, so that each is trained as if alone, and fusion and joint
-    head wait. From epoch `pretrain_epochs` + 1 on it is L_m, and the unimodal heads stay as they are. The optimiser goes
-    on with its state. One backward pass. In a loop of your own, call `finetune()` when the second part begins.
+    head wait. From epoch `pretrain_epochs` + 1 on it is L_m, and the unimodal heads stay as they are. The optimiser
+    goes on with its state. One backward pass. In a loop of your own, call `finetune()` when the second part begins.
 
     Arguments:
         pretrain_epochs: epochs of the first part, ≥ 0; None: half of the run's.

@@ -52,4 +52,7 @@ class Unimodal(PlainSum):
             return str(self.modality)
         if self.modality is None and len(names) == 1:
             return str(next(iter(names)))
-        raise ValueError(f"unimodal training needs one of the modalities {', '.join(names)}: give it as `modality`")
+        found = ", ".join(names) or "none"
+        if self.modality is None:
+            raise ValueError(f"unimodal training is of one of the modalities, {found}: choose it by `modality`")
+        raise ValueError(f"modality {self.modality!r} is not among the unimodal losses, {found}: choose one that is")

@@ -44,7 +44,9 @@ class MultimodalNetwork(nn.Module):
         interaction: whether a unimodal loss reaches other encoders than its own.
     """
 
+    encoders: Any
     fusion: Any
+    heads: Any
     blocks: Any
     interaction: bool
 

@@ -141,22 +141,25 @@ class Trainer:
                     board.close()
         return self.history
 
-    def _train_epoch(self) -> None:
-        settings = self.settings
-        set_learning_rate(self.optimizer, settings, self.epoch)
+    def begin_epoch(self) -> None:
+        """Make everything ready for the epoch's first step, or for that after which the run was stopped."""
+        set_learning_rate(self.optimizer, self.settings, self.epoch)
         self.offered.epoch = self.epoch
         if self.steps == 0:
             self.method.begin_epoch(self.offered)
         # What the method does not train stays as it is: weight decay would shrink the weights of a zero gradient.
         self.network.train_parts(joint=self.method.descends_joint, unimodal=self.method.descends_unimodal)
-        self.order.set_epoch(self.epoch, start=min(self.steps * settings.batch_size, len(self.data.train)))
+        self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, len(self.data.train)))
         self.model.train()
+
+    def _train_epoch(self) -> None:
+        self.begin_epoch()
         read_every = 1 if self.device.type == "cpu" else self.watch.every  # reading waits for a GPU
         begin, before = time.monotonic(), self.seconds
         with progress(
             total=len(self.data.train),
             initial=self.meter.weight,
-            desc=f"epoch {self.epoch}/{settings.epochs}",
+            desc=f"epoch {self.epoch}/{self.settings.epochs}",
             unit=" samples",
             leave=False,
             disable=None,  # in a log, the line an epoch must do

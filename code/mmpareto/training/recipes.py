@@ -1,4 +1,4 @@
-"""Hyper-parameters as data: per data set, what the released code and what the paper's text use, each with its source.
+"""Hyper-parameters as data: per data set, what released codes and what the paper's text use, each with its source.
 
 A recipe sets training hyper-parameters only; the options of a method are its variant's. Any flag overrides it.
 """
@@ -18,6 +18,8 @@ class Value(NamedTuple):
 RELEASED_CODE = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, MMPareto.py)"
 RELEASED_LOADER = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, dataset/av_dataset.py)"
 NOT_IN_PAPER = f"not given in the paper; {RELEASED_CODE}"
+DGL_CODE = "released DGL code (shicaiwei123/ICCV2025-GDL)"
+NOT_IN_DGL = f"as {RELEASED_CODE}; both descend from OGM-GE's code"
 CPU_SIZED = "chosen here so that the stand-in trains in minutes on two CPU cores"
 
 _RELEASED = {
@@ -30,6 +32,7 @@ _RELEASED = {
     "scheduler": Value("none", f"{RELEASED_CODE}: a StepLR is built and never stepped"),
     "lr_decay_step": Value(30, f"{RELEASED_CODE}; without effect unless the scheduler is 'step'"),
     "lr_decay_ratio": Value(0.1, f"{RELEASED_CODE}; without effect unless the scheduler is 'step'"),
+    "clip_grad": Value(None, f"{RELEASED_CODE}: a flag that is off by default"),
     "audio": Value("fbank", RELEASED_LOADER),
     "frames": Value(2, RELEASED_LOADER),
     "image_size": Value(224, RELEASED_LOADER),
@@ -44,6 +47,18 @@ _PAPER = {name: Value(value, NOT_IN_PAPER) for name, (value, _) in _RELEASED.ite
     "optimizer": Value("sgd", "MMPareto paper, experimental settings"),
     "momentum": Value(0.9, "MMPareto paper, experimental settings"),
 }
+_DGL = {name: Value(value, NOT_IN_DGL) for name, (value, _) in _RELEASED.items()} | {
+    "learning_rate": Value(0.002, DGL_CODE),
+    "epochs": Value(100, DGL_CODE),
+    "optimizer": Value("sgd", DGL_CODE),
+    "scheduler": Value("step", DGL_CODE),
+    "lr_decay_step": Value(70, DGL_CODE),
+    "lr_decay_ratio": Value(0.1, DGL_CODE),
+    "clip_grad": Value(40.0, DGL_CODE),
+    "audio": Value("spectrogram", f"{DGL_CODE}, on CREMA-D"),
+    "frames": Value(1, f"{DGL_CODE}, on CREMA-D"),
+    "audio_frames": Value(188, f"{DGL_CODE}: all of a spectrogram of 3 s"),
+}
 _STAND_IN = {name: Value(value, CPU_SIZED) for name, (value, _) in _RELEASED.items()} | {
     "learning_rate": Value(0.01, CPU_SIZED),
     "batch_size": Value(16, CPU_SIZED),
@@ -54,9 +69,16 @@ _STAND_IN = {name: Value(value, CPU_SIZED) for name, (value, _) in _RELEASED.ite
     "audio_pool": Value((4, 2), CPU_SIZED),
 }
 
+_DGL_STAND_IN = _STAND_IN | {
+    "scheduler": Value("step", CPU_SIZED),
+    "lr_decay_step": Value(6, f"{CPU_SIZED}: at seven tenths of the run, as in the {DGL_CODE}"),
+    "clip_grad": Value(40.0, DGL_CODE),
+    "frames": Value(1, DGL_CODE),
+}
+
 RECIPES: dict[str, dict[str, dict[str, Value]]] = {
-    "cremad": {"released": _RELEASED, "paper": _PAPER},
-    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN},
+    "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL},
+    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
 }
 
 

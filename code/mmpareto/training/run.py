@@ -10,16 +10,15 @@ import torch
 from mmpareto.data import DATASETS
 from mmpareto.data.batches import make_loader, to_device
 from mmpareto.errors import InputError
-from mmpareto.integration import METHODS
-from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.loop import Trainer
 from mmpareto.training.meters import NonFiniteError
+from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
-from mmpareto.training.settings import METHOD_OPTIONS, Request, Settings, to_config
+from mmpareto.training.settings import Request, Settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
@@ -80,7 +79,7 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     checkpoint = load_checkpoint(resume / LAST) if resume else None
     device, gpu_ids = devices.choose_devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
-    method = make_method(settings)
+    method = make_method(settings.method, settings.options)
     data = open_data(settings, method.modalities)
     if resume and checkpoint:
         check_resumable(settings, data, resume, checkpoint)
@@ -149,20 +148,6 @@ def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> No
             f"{settings.audio_frames}, --audio_pool {settings.audio_pool} ({str(error).splitlines()[0]}); enlarge them "
             "or change --batch_size."
         ) from error
-
-
-def make_method(settings: Settings) -> Method:
-    """The method with the variant's options, and over them those of the command line.
-
-    Raises:
-        InputError: the options do not go together.
-    """
-    kind = METHODS[settings.method]
-    given = {name: getattr(settings, name) for name in METHOD_OPTIONS if getattr(settings, name) is not None}
-    try:
-        return kind(**{**kind.variants.get(settings.variant, {}), **given})
-    except ValueError as error:
-        raise InputError(f"--variant {settings.variant} with the options given: {error}.") from error
 
 
 def _python() -> str:

@@ -8,31 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpareto.cli import at_least, truth
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.registry import Registry, normalised
+from mmpareto.registry import normalised
+from mmpareto.training.method_options import make_method, method_name, read_options, typed_options
 from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
-VARIANTS = ("brief", "paper", "released")
-METHOD_OPTIONS = ("gamma", "weights", "rescale", "boost")  # of MMPareto, over those of its variant
 # What a resumed run may be told anew: where it runs and how long, not what it computes.
 RESUMABLE = ("gpu_ids", "workers", "epochs", "data")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of one run, complete and checked. Fields are named as their flags."""
+    """The arguments of one run, complete and checked. Fields are named as their flags; `options` are the method's."""
 
     dataset: str
     method: str
     variant: str | None
-    gamma: float | None
-    weights: str | None
-    rescale: str | None
-    boost: str | None
+    options: dict[str, Any]
     recipe: str
     protocol: str
     val_fraction: float
@@ -65,11 +62,12 @@ class Settings:
     workers: int | None
     use_tensorboard: bool
     tensorboard_path: str | None
+    record_gradients: int | None
 
     @property
     def name(self) -> str:
         """The run's name: <dataset>-<method, or --model>-seed<n>."""
-        return f"{self.dataset}-{self.model or self.method}-seed{self.random_seed}"
+        return f"{self.dataset}-{self.model or self.method.replace(':', '-')}-seed{self.random_seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="train.py",
         description="Train a multimodal network by one of the methods, into a folder of its own.",
-        epilog="A flag without a default takes the recipe's value (code/mmpareto/training/recipes.py).",
+        epilog="A flag without a default takes the recipe's value (code/mmpareto/training/recipes.py). The options of "
+        "a method, such as --gamma 2, are flags too: see --list-methods.",
         allow_abbrev=False,
     )
 
@@ -97,8 +96,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--stand_in", action="store_true", help="without --data and data/<dataset>, make and use the synthetic one"
     )
-    run.add_argument("--method", help=f"one of: {', '.join(METHODS)} (default: mmpareto)")
-    run.add_argument("--recipe", default="released", help="training hyper-parameters: released (default) or paper")
+    run.add_argument("--method", help=f"one of: {', '.join(METHODS)}, torchjd:NAME (default: mmpareto)")
+    run.add_argument("--variant", help="of the method's options, where its sources differ (see --list-methods)")
+    run.add_argument("--list-methods", action=_ListMethods, nargs=0, help="print every method with its options")
+    run.add_argument("--recipe", default="released", help="training hyper-parameters: released (default), paper, dgl")
     run.add_argument("--protocol", choices=("validation", "paper"), default="validation", help=PROTOCOL_HELP)
     run.add_argument("--val_fraction", type=float, default=0.1, help="share held out for validation (default: 0.1)")
     run.add_argument("--random_seed", type=int, default=0, help="default: 0")
@@ -106,13 +107,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--ckpt_path", metavar="DIR", help="the run's folder (default: runs/<dataset>-<method>-seed<n>)")
     run.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     run.add_argument("--train", action="store_true", help="accepted for the released code's commands; always so")
-
-    method = made.add_argument_group("MMPareto's options, over those of the variant")
-    method.add_argument("--variant", choices=VARIANTS, help="default: brief")
-    method.add_argument("--gamma", type=float, help="magnitude boost (1.5)")
-    method.add_argument("--weights", choices=("parameter", "encoder"), help="over what weights are computed")
-    method.add_argument("--rescale", choices=("parameter", "encoder"), help="over what the magnitude is restored")
-    method.add_argument("--boost", choices=("conflict", "always"), help="when gamma applies")
 
     network = made.add_argument_group("the network")
     network.add_argument("--encoder", default="resnet18", help=f"one of: {', '.join(ENCODERS)}")
@@ -148,9 +142,25 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--workers", type=int, help="loader processes (default: one a core, at most 16; on the CPU none)"
     )
-    machine.add_argument("--use_tensorboard", type=_truth, default=True, metavar="true|false", help="default: true")
+    machine.add_argument("--use_tensorboard", type=truth, default=True, metavar="true|false", help="default: true")
     machine.add_argument("--tensorboard_path", metavar="DIR", help="default: the run's folder")
+    machine.add_argument(
+        "--record-gradients",
+        "--record_gradients",
+        dest="record_gradients",
+        type=at_least(1),
+        metavar="N",
+        help="write the losses' gradients, layer by layer, to gradients.npz: of every Nth step from the first on",
+    )
     return made
+
+
+class _ListMethods(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        from mmpareto.training.method_options import methods_text  # imports torch
+
+        print(methods_text())
+        parser.exit()
 
 
 PROTOCOL_HELP = (
@@ -166,9 +176,10 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
         InputError: a value makes no sense, a name is unknown, or a folder is not there.
     """
     made = parser()
-    given = made.parse_args(arguments)
+    given, rest = made.parse_known_args(arguments)
+    flags = [action.dest for action in made._actions]
     if given.resume is None:
-        return _new(given)
+        return _new(given, rest, flags)
     folder = Path(given.resume)
     settings = from_config(read_config(folder))
     typed = _typed(made, arguments)
@@ -180,25 +191,25 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
                 f"--resume goes on with {folder} as it was, --{name} {getattr(settings, name)}: leave --{name} out "
                 f"(only {', '.join('--' + name for name in RESUMABLE)} may change)."
             )
+    for name, value in typed_options(settings.method, rest, flags).items():
+        if value != settings.options.get(name):
+            raise InputError(
+                f"--resume goes on with {folder} as it was, --{name} {settings.options.get(name)}: leave --{name} out."
+            )
     anew = {name: getattr(given, name) for name in RESUMABLE if name in typed}
     return Request(_checked(dataclasses.replace(settings, **anew)), folder)
 
 
-def _new(given: argparse.Namespace) -> Request:
+def _new(given: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -> Request:
     if given.dataset is None:
         raise InputError(f"--dataset is missing; it takes one of: {', '.join(DATASETS)}.")
-    methods = Registry("method", dict.fromkeys(METHODS, ""))
     values: dict[str, Any] = vars(given) | {
         "dataset": DATASETS.name(given.dataset),
-        "method": methods.name(given.method or "mmpareto"),
+        "method": method_name(given.method or "mmpareto"),
         "encoder": ENCODERS.name(given.encoder),
         "fusion": FUSIONS.name(given.fusion),
     }
-    if values["method"] == "mmpareto":
-        values["variant"] = values["variant"] or "brief"
-    for name in ("variant", *METHOD_OPTIONS):
-        if values["method"] != "mmpareto" and values[name] is not None:
-            raise InputError(f"--{name} is MMPareto's; method {values['method']!r} has no such option.")
+    values["variant"], values["options"] = read_options(values["method"], given.variant, rest, flags)
     values["data"] = values["data"] or f"data/{values['dataset']}"
     stand_in = None
     if given.stand_in and given.data is None and not Path(values["data"]).exists():  # a wrong DIR is an error
@@ -239,13 +250,14 @@ def from_config(config: dict[str, Any]) -> Settings:
         odd = sorted(names ^ set(arguments))
         raise InputError(f"config.json is of another version of this code: it differs in {', '.join(odd)}.")
     arguments["crop_scale"], arguments["audio_pool"] = tuple(arguments["crop_scale"]), tuple(arguments["audio_pool"])
+    make_method(arguments["method"], arguments["options"])
     return Settings(**arguments)
 
 
 def _typed(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> set[str]:
     """The names of the flags that were typed, not defaulted."""
     blank = argparse.Namespace(**{action.dest: _UNTYPED for action in made._actions})
-    return {name for name, value in vars(made.parse_args(arguments, blank)).items() if value is not _UNTYPED}
+    return {name for name, value in vars(made.parse_known_args(arguments, blank)[0]).items() if value is not _UNTYPED}
 
 
 _UNTYPED = object()
@@ -271,14 +283,7 @@ def _checked(settings: Settings) -> Settings:
         (0 <= settings.random_seed < 2**32, "random_seed", "from 0 to 2³² − 1, NumPy's range"),
         (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
         (settings.model is None or Path(settings.model).name == settings.model, "model", "a name, not a path"),
-        (settings.gamma is None or 0 < settings.gamma < math.inf, "gamma", "above 0, and finite"),
     ):
         if not sound:
             raise InputError(f"--{flag} is {getattr(settings, flag)}; it must be {need}.")
     return settings
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
-    return text.lower() in ("true", "1")

@@ -1,0 +1,138 @@
+"""The options of every method on the command line, and the list of methods."""
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+from mmpareto import METHODS
+from mmpareto.errors import InputError
+from mmpareto.integration.torchjd import TorchJD
+from mmpareto.training.method_options import make_method, methods_text
+from mmpareto.training.settings import Settings, from_config, parse, parser, to_config
+
+
+def settings(line: str) -> Settings:
+    return parse(["--dataset", "cremad", *line.split()]).settings
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--method ogm --alpha 0.1 --modulation_ends=7", {"alpha": 0.1, "modulation_starts": 0, "modulation_ends": 7}),
+        ("--method mmpareto --variant released --gamma 2", {"gamma": 2.0, "weights": "encoder", "boost": "always"}),
+        ("--variant released --zero_is_conflict false", {"zero_is_conflict": False, "rescale": "parameter"}),
+        ("--method pmr", {"factor": "clipped", "mu": 0.01}),
+        ("--method pmr --variant released --mu 0.5", {"factor": "one", "mu": 0.5, "momentum_starts": 2}),
+        ("--method agm --variant released", {"ratio": "released"}),
+        ("--method unimodal --modality audio", {"modality": "audio"}),
+        ("--method unimodal", {"modality": None}),
+        ("--method pretrain_finetune --pretrain_epochs 3", {"pretrain_epochs": 3}),
+        ("--method uniform", {}),
+        ("--method gblending --mode online --every 4", {"mode": "online", "every": 4, "trial_epochs": 0}),
+    ],
+)
+def test_options_are_those_of_the_class_over_the_variants(line: str, expected: dict[str, Any]) -> None:
+    found = settings(line)
+    assert {name: found.options[name] for name in expected} == expected
+    method = make_method(found.method, found.options)
+    assert type(method) is METHODS[found.method]
+    assert {name: getattr(method, name) for name in expected} == expected
+    assert from_config({"arguments": to_config(found)}) == found
+
+
+def test_the_first_variant_is_the_default() -> None:
+    for name, kind in METHODS.items():
+        found = settings(f"--method {name}")
+        assert found.variant == next(iter(kind.variants), None)
+        for option, value in kind.variants.get(found.variant, {}).items():
+            assert found.options[option] == value
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("--gama 2", r"unknown flag --gama\. Did you mean --gamma\?"),
+        ("--method ogm --alhpa 2", r"unknown flag --alhpa\. Did you mean --alpha\?"),
+        ("--epoch 2", r"unknown flag --epoch\. Did you mean --epochs\?"),
+        ("--method uniform --gamma 2", r"unknown flag --gamma.*'uniform': none"),
+        ("--method uniform --variant brief", "method 'uniform' has no variant 'brief'; it has none"),
+        ("--variant papers", "no variant 'papers'; it has brief, paper, released"),
+        ("stray", "unknown flag stray"),
+        ("--gamma 0", "gamma must be a positive number, not 0.0"),
+        ("--gamma inf", "gamma must be a positive number"),
+        ("--weights parameter --rescale encoder", "has no meaning"),
+        ("--weights tensor", "weights must be 'parameter' or 'encoder'"),
+        ("--method dgl --alpha -1", "alpha must be a positive number"),
+        ("--method greedy --window 0", "window must be at least 1"),
+        ("--method torchjd:UPGad", "no aggregator 'UPGad': did you mean UPGrad"),
+        ("--method torchjd:Krum", "needs --n_byzantine"),
+        ("--method torchjd:Constant --weights 0.3,x", "'0.3,x' is not a number"),
+    ],
+)
+def test_bad_options_are_told_in_one_sentence(line: str, match: str) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        settings(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["--gamma much", "--gamma", "--zero_is_conflict perhaps", "--method ogm --alpha x"])
+def test_values_of_another_type_leave_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        settings(line)
+    assert leave.value.code == 2 and "argument --" in capsys.readouterr().err
+
+
+def test_aggregators_of_torchjd_take_their_own_options() -> None:
+    pytest.importorskip("torchjd")
+    found = settings("--method TorchJD:AlignedMTL --scale_mode median --pref_vector 1,2")
+    assert found.method == "torchjd:AlignedMTL" and found.name == "cremad-torchjd-AlignedMTL-seed0"
+    assert found.options == {"pref_vector": "1,2", "scale_mode": "median"}
+    method = make_method(found.method, found.options)
+    assert method.options["pref_vector"].tolist() == [1, 2]
+    assert settings("--method torchjd:CAGrad --c 0.5").options == {"c": 0.5, "norm_eps": 1e-4}
+    with pytest.raises(SystemExit):
+        settings("--method torchjd:AlignedMTL --scale_mode mode")
+
+
+def test_without_torchjd_a_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.import_module
+
+    def absent(name: str, *rest: Any) -> Any:
+        if name.startswith("torchjd"):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    TorchJD.of.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(InputError, match=r"--method torchjd:UPGrad: .*pip install torchjd"):
+        settings("--method torchjd:UPGrad")
+    assert "pip install torchjd" in methods_text()
+    TorchJD.of.cache_clear()
+
+
+def options_of(name: str) -> set[str]:
+    return set(inspect.signature(METHODS[name]).parameters)
+
+
+def test_no_option_has_the_name_of_another_flag() -> None:
+    flags = {action.dest for action in parser()._actions}
+    for name in [*METHODS, *(f"torchjd:{aggregator}" for aggregator in TorchJD.known())]:
+        assert not options_of(name) & flags, name
+
+
+def test_the_list_says_everything_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        parse(["--list-methods"])
+    assert leave.value.code == 0
+    text = capsys.readouterr().out
+    paragraphs = dict(re.findall(r"^(\S+)\n((?:    .*\n?)+)", text, flags=re.MULTILINE))
+    assert set(paragraphs) == {*METHODS, "torchjd:NAME"}
+    for name, kind in METHODS.items():
+        said = " ".join(paragraphs[name].split())
+        assert kind.__doc__.splitlines()[0] in said and kind.source in said
+        for option in options_of(name):
+            assert f"--{option} " in said
+        for variant in kind.variants:
+            assert variant in said
