@@ -1,12 +1,15 @@
 """An encoder that costs next to nothing, for tests of what is around it."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 
 class TinyEncoder(nn.Module):
-    """Two strided convolutions with BatchNorm; takes (B, C, H, W) or (B, T, C, H, W)."""
+    """Two strided convolutions with BatchNorm; takes (B, C, H, W) or (B, T, C, H, W). In stages, as ResNet18 is."""
 
     feature_size = 8
+    widths = (4, 4, 8, 8)
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -15,6 +18,19 @@ class TinyEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.flatten(0, 1) if x.dim() == 5 else x
-        features = self.layers(frames).mean(dim=(2, 3))
-        return features.view(len(x), -1, self.feature_size).mean(1)
+        batch = len(x)
+        for stage in self.stages():
+            x = stage(x)
+        return self.pool(x, batch)
+
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        return [self._first, self._second, self.layers[3], self.layers[4]]
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.layers[0](x.flatten(0, 1) if x.dim() == 5 else x)
+
+    def _second(self, x: Tensor) -> Tensor:
+        return self.layers[2](self.layers[1](x))
+
+    def pool(self, x: Tensor, batch: int) -> Tensor:
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, -1)).mean(1)

@@ -8,6 +8,7 @@ import mmpareto.training.loop as loop
 import pytest
 import torch
 from mmpareto import METHODS
+from mmpareto.errors import InputError
 from prepared_clips import write_prepared
 from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
 
@@ -108,3 +109,35 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
     assert list(batch.inputs) == ["visual"]
     outputs = trainer.network(batch.inputs)
     assert torch.equal(outputs.joint, outputs.unimodal["visual"])
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat or sum"),
+        ("--method ogm_ge --fusion film", "no sum over modalities"),
+        ("--method unimodal", "one of the modalities, audio, visual"),
+        ("--method unimodal --modality text", "text"),
+        ("--method unimodal --modality audio --fusion film", "two modalities"),
+        ("--method greedy --encoder plain", "stages"),
+        ("--method torchjd:Constant --weights 1,2,3", "two objectives"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_anything_is_made(
+    line: str, match: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        run(data, tmp_path / "run", *line.split())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["UPGrad", "Random", "PCD"])
+def test_aggregators_of_torchjd_train_and_resume(name: str, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchjd")
+    more = ("--method", f"torchjd:{name}", "--protocol", "paper")
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(loop.Trainer, "step", 6, send_signal):
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")

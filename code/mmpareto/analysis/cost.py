@@ -18,8 +18,8 @@ from mmpareto.integration.hooks import Trial
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.progress import progress
-from mmpareto.registry import Registry
 from mmpareto.training.losses import losses
+from mmpareto.training.method_options import make_method, method_name
 
 BASELINE = "uniform"
 CHANNELS = {"audio": 1, "visual": 3}
@@ -41,8 +41,7 @@ def chosen(names: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: an unknown name.
     """
-    known = Registry("method", dict.fromkeys(METHODS, ""))
-    picked = [known.name(name) for name in names] if names else list(known)
+    picked = [method_name(name) for name in names or METHODS]
     return [BASELINE, *(name for name in dict.fromkeys(picked) if name != BASELINE)]
 
 
@@ -53,7 +52,7 @@ class Contender:
 
     def __init__(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
         torch.manual_seed(0)
-        self.method: Method = METHODS[name](**({"modality": next(iter(inputs))} if name == "unimodal" else {}))
+        self.method: Method = make_method(name, {"modality": next(iter(inputs))} if name == "unimodal" else {})
         self.inputs = {m: inputs[m] for m in self.method.modalities or inputs}
         self.labels = labels
         channels = {m: CHANNELS[m] for m in self.inputs}

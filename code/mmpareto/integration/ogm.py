@@ -14,6 +14,10 @@ from mmpareto.integration.objectives import Objectives
 
 # κ = 1 − tanh(43) ≈ 9e-38 is still a normal float32 number: a coefficient never vanishes.
 LARGEST_ARGUMENT = 43.0
+NOT_ADDITIVE = (
+    "compares what the modalities contribute to the joint logits, and this fusion's are no sum over modalities: use "
+    "one whose are (--fusion concat or sum)"
+)
 
 
 class OGM(Modulation):
@@ -58,6 +62,11 @@ class OGM(Modulation):
         """Say which epoch begins, from 0."""
         self.active = self.modulation_starts <= epoch <= self.modulation_ends
 
+    def begin_training(self, loop: Loop) -> None:
+        """Refuse a network that says that its joint logits are no sum over modalities."""
+        if not getattr(loop.network, "additive", True):
+            raise ValueError(f"{self.title} {NOT_ADDITIVE}")
+
     def begin_epoch(self, loop: Loop) -> None:
         """Modulate in the epochs chosen."""
         self.set_epoch(loop.epoch - 1)  # the loop counts from 1
@@ -93,10 +102,7 @@ class OGM(Modulation):
         if contributions:
             return contributions
         if contributions is not None:
-            raise ValueError(
-                f"{self.title} compares what the modalities contribute to the joint logits, and this fusion's are no"
-                " sum over modalities: use one whose are (--fusion concat or sum)"
-            )
+            raise ValueError(f"{self.title} {NOT_ADDITIVE}")
         unimodal = getattr(outputs, "unimodal", None)
         if not unimodal:
             raise ValueError(

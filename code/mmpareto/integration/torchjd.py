@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.hooks import Loop
 from mmpareto.integration.linear_algebra import grams_of
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Objectives
@@ -104,6 +105,15 @@ class TorchJD(Method):
     def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
         self._live, self._loaded = {}, dict(value)
 
+    def begin_training(self, loop: Loop) -> None:
+        """Refuse an aggregator that does not take two objectives, joint and unimodal; without drawing a number."""
+        jacobian = torch.eye(2)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                self._made_for(jacobian)(jacobian)
+            except ValueError as error:
+                raise ValueError(f"it does not take two objectives, joint and unimodal ({error})") from error
+
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Note whether the step is one."""
         self._finite = bool(gradients.finite.all())
@@ -122,11 +132,14 @@ class TorchJD(Method):
         report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))
         return _apart(h * scale.to(h), gradients), report
 
+    def _made_for(self, jacobian: Tensor) -> nn.Module:
+        options = {k: v.to(jacobian) if isinstance(v, Tensor) else v for k, v in self.options.items()}
+        return self.aggregator(**options)
+
     def _aggregated(self, modality: str, jacobian: Tensor) -> Tensor:
         try:
             if modality not in self._live:
-                options = {k: v.to(jacobian) if isinstance(v, Tensor) else v for k, v in self.options.items()}
-                aggregator = self.aggregator(**options)
+                aggregator = self._made_for(jacobian)
                 if modality in self._loaded:
                     _restore(aggregator, self._loaded[modality], jacobian)
                 self._live[modality] = aggregator

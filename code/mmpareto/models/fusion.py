@@ -16,6 +16,9 @@ class Fusion(nn.Module, abc.ABC):
         n_classes: number of joint logits, C.
     """
 
+    additive = False
+    """Whether the joint logits are a sum of contributions."""
+
     def __init__(self, n_classes: int) -> None:
         super().__init__()
         self.n_classes = n_classes
@@ -42,6 +45,8 @@ class ConcatFusion(Fusion):
         feature_sizes: modality → length of its feature; their order is the order of concatenation.
         n_classes: number of joint logits.
     """
+
+    additive = True
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(n_classes)
@@ -72,6 +77,8 @@ class SumFusion(Fusion):
         feature_sizes: modality → length of its feature.
         n_classes: number of joint logits.
     """
+
+    additive = True
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(n_classes)

@@ -76,6 +76,11 @@ class MultimodalNetwork(nn.Module):
         """The number of classes."""
         return next(iter(self.heads.values())).out_features if self.heads else self.fusion.n_classes
 
+    @property
+    def additive(self) -> bool:
+        """Whether the joint logits are a sum of what the modalities contribute."""
+        return self.fusion.additive
+
     def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
         """Classify a batch given as {modality: tensor with the batch first}.
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
+from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
@@ -85,15 +86,18 @@ class Trainer:
             joint, unimodal = losses(outputs, batch.labels)
         scale = self.precision.scale()
         measured = self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale)
-        report = self.method.backward(
-            joint,
-            unimodal,
-            encoders=dict(self.network.encoders.items()),
-            outputs=outputs,
-            labels=batch.labels,
-            scale=scale,
-            interaction=self.network.interaction,
-        )
+        try:
+            report = self.method.backward(
+                joint,
+                unimodal,
+                encoders=dict(self.network.encoders.items()),
+                outputs=outputs,
+                labels=batch.labels,
+                scale=scale,
+                interaction=self.network.interaction,
+            )
+        except ValueError as error:
+            raise InputError(f"--method {self.settings.method}: {error}.") from error
         self.recorder.keep(measured, report)
         self.precision.step(self.optimizer, self.settings.clip_grad)
         self.optimizer.zero_grad(set_to_none=True)
