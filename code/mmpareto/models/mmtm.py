@@ -40,7 +40,7 @@ class MMTM(nn.Module):
             batch: B.
             hold: the modality whose gates are replaced by their running mean.
         """
-        squeezed = [x.unflatten(0, (batch, -1)).mean(dim=(1, 3, 4)) for x in maps.values()]
+        squeezed = [maps[name].unflatten(0, (batch, -1)).mean(dim=(1, 3, 4)) for name in self.excite]
         common = self.squeeze(torch.cat(squeezed, dim=1)).relu()
         gates = {name: excite(common).sigmoid() for name, excite in self.excite.items()}
         if self.training:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmpareto.data import DATASETS
+from mmpareto.data.batches import EpochOrder, make_loader
 from mmpareto.data.clips import ClipDataset, fingerprint
 from mmpareto.data.layout import FEATURE_FILES
 from mmpareto.data.splits import stratified
 from mmpareto.errors import InputError
+from mmpareto.training.devices import loader_workers
 from mmpareto.training.settings import Settings
 
 
@@ -102,4 +105,15 @@ def open_split(
         audio_pool=settings.audio_pool,
         crop_scale=settings.crop_scale,
         modalities=modalities,
+    )
+
+
+def open_loader(settings: Settings, device: torch.device, dataset: ClipDataset, order: EpochOrder | None = None) -> Any:
+    """The run's loader of a data set: in its own order where none is given."""
+    return make_loader(
+        dataset,
+        batch_size=settings.batch_size,
+        order=order,
+        workers=loader_workers(settings.workers, device),
+        pin_memory=device.type == "cuda",
     )

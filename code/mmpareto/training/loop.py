@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
+from mmpareto.data.batches import Batch, EpochOrder, stop_workers, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
-from mmpareto.training.data import Data
+from mmpareto.training.data import Data, open_loader
 from mmpareto.training.evaluation import Predictions, figures, predict
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, report_figures
@@ -68,7 +68,7 @@ class Trainer:
         self.precision = devices.Precision(settings.amp, device)
         self.optimizer = make_optimizer(settings, network)
         self.order = EpochOrder(len(data.train), settings.random_seed)
-        self.loader = self._loader(data.train, self.order)
+        self.loader = open_loader(settings, device, data.train, self.order)
         self.watch = FiniteWatch(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals()
         self.offered = MethodLoop(settings, data, network, device, gpu_ids, self.signals.check)
@@ -221,7 +221,7 @@ class Trainer:
 
     def predict(self, dataset: Any) -> Predictions:
         """The network's outputs on a data set read without augmentation."""
-        loader = self._loader(dataset)
+        loader = open_loader(self.settings, self.device, dataset)
         try:
             return predict(self.model, loader, self.device, dataset.normalisation, self.precision, self.signals.check)
         finally:
@@ -262,15 +262,6 @@ class Trainer:
         if not self.heads_trained:
             found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
         return found
-
-    def _loader(self, dataset: Any, order: EpochOrder | None = None) -> Any:
-        return make_loader(
-            dataset,
-            batch_size=self.settings.batch_size,
-            order=order,
-            workers=devices.loader_workers(self.settings.workers, self.device),
-            pin_memory=self.device.type == "cuda",
-        )
 
     def _batches(self, loader: Any) -> Iterator[Batch]:
         for batch in loader:

@@ -2,19 +2,18 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
-from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
+from mmpareto.data.batches import Batch, EpochOrder, stop_workers, to_device
 from mmpareto.data.clips import ClipDataset
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.training import devices
-from mmpareto.training.data import Data, hold_out, open_split
+from mmpareto.training.data import Data, hold_out, open_loader, open_split
 from mmpareto.training.evaluation import predict
 from mmpareto.training.losses import losses
 from mmpareto.training.optimisation import make_optimizer, set_learning_rate
@@ -102,7 +101,7 @@ class MethodLoop:
         return part(True, kept), part(False, kept), part(False, held_out)
 
     def _mean_loss(self, model: nn.Module, dataset: ClipDataset, loss: str) -> float:
-        loader = self._loader(dataset)
+        loader = open_loader(self._settings, self._device, dataset)
         try:
             found = predict(model, loader, self._device, dataset.normalisation, self._precision, self._check)
         finally:
@@ -110,21 +109,12 @@ class MethodLoop:
         return F.cross_entropy(found.logits["" if loss == JOINT else loss], found.labels).item()
 
     def _batches(self, dataset: ClipDataset, order: EpochOrder) -> Iterator[Batch]:
-        loader = self._loader(dataset, order)
+        loader = open_loader(self._settings, self._device, dataset, order)
         try:
             for batch in loader:
                 yield to_device(batch, self._device, dataset.normalisation)
         finally:
             stop_workers(loader)
-
-    def _loader(self, dataset: ClipDataset, order: EpochOrder | None = None) -> Any:
-        return make_loader(
-            dataset,
-            batch_size=self._settings.batch_size,
-            order=order,
-            workers=devices.loader_workers(self._settings.workers, self._device),
-            pin_memory=self._device.type == "cuda",
-        )
 
 
 def _chosen(loss: str, outputs: Outputs, labels: Tensor) -> Tensor:

@@ -1,0 +1,184 @@
+"""Fusions against their formulas, written out in float64."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from mmpareto.models import FUSIONS
+from mmpareto.models.fusion import Fusion
+from torch import Tensor
+
+B, SIZE, CLASSES = 4, 5, 3
+NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in the alphabet's order
+ADDITIVE = ["concat", "sum"]
+PAIRS = [name for name in FUSIONS if name not in ADDITIVE]
+
+Weights = Mapping[str, Tensor]
+Formula = Callable[[Weights, Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    return torch.einsum("ij,bj->bi", w[f"{name}.weight"], x) + w[f"{name}.bias"]
+
+
+def film(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    both = linear(w, "fc", x)
+    return linear(w, "fc_out", both[:, :SIZE] * y + both[:, SIZE:])
+
+
+def bilinear(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    back = torch.einsum("kij,bi,bj->bk", w["fc.weight"].view(SIZE, SIZE, SIZE), x, y) + w["fc.bias"]
+    return linear(w, "fc_out", back)
+
+
+def gated(w: Weights, x: Tensor, y: Tensor, *, first: str = "visual", second: str = "audio") -> Tensor:
+    gate = 1 / (1 + torch.exp(-linear(w, f"fc.{first}", x)))
+    return linear(w, "fc_out", gate * linear(w, f"fc.{second}", y))
+
+
+def concat(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    left, right = w["fc_out.weight"][:, :SIZE], w["fc_out.weight"][:, SIZE:]
+    return torch.einsum("ij,bj->bi", left, x) + torch.einsum("ij,bj->bi", right, y) + w["fc_out.bias"]
+
+
+def added(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return linear(w, "fc.visual", x) + linear(w, "fc.audio", y)
+
+
+JOINT: dict[str, Formula] = {"concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated}
+
+
+def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
+    """method.md on DGL; FiLM, of which it does not speak, modulates itself."""
+    zeros = torch.zeros_like(x)
+    if fusion == "concat":
+        return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
+    if fusion == "sum":
+        return linear(w, f"fc.{name}", x)
+    if fusion == "gated":
+        return gated(w, x, x, first=name, second=name)
+    return JOINT[fusion](w, x, x)
+
+
+def pair(fusion: str) -> Fusion:
+    return FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+
+
+def features(sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    return {name: torch.randn(B, size, dtype=torch.float64) for name, size in sizes.items()}
+
+
+def two_features() -> tuple[Tensor, Tensor]:
+    both = features({"visual": SIZE, "audio": SIZE})
+    return both["visual"], both["audio"]
+
+
+def sizes_of(n: int) -> dict[str, int]:
+    return {name: 2 + number for number, name in enumerate(NAMES[:n])}
+
+
+def test_every_fusion_has_its_formula_here() -> None:
+    assert set(JOINT) == set(FUSIONS)
+
+
+@pytest.mark.parametrize("name", list(FUSIONS))
+def test_joint_logits_are_those_of_the_formula(name: str) -> None:
+    fusion = pair(name)
+    x, y = two_features()
+    torch.testing.assert_close(fusion({"visual": x, "audio": y}), JOINT[name](fusion.state_dict(), x, y))
+
+
+@pytest.mark.parametrize("name", list(FUSIONS))
+def test_the_order_of_modalities_is_that_of_the_sizes_not_of_the_features(name: str) -> None:
+    fusion = pair(name)
+    x, y = two_features()
+    logits = fusion({"visual": x, "audio": y})
+    assert torch.equal(fusion({"audio": y, "visual": x}), logits)
+    assert not torch.allclose(fusion({"visual": y, "audio": x}), logits)
+    parts = fusion.contributions({"audio": y, "visual": x})
+    assert list(parts) == (["visual", "audio"] if name in ADDITIVE else [])
+
+
+@pytest.mark.parametrize("modality", ["visual", "audio"])
+@pytest.mark.parametrize("name", list(FUSIONS))
+def test_logits_of_a_modality_alone_are_dgls(name: str, modality: str) -> None:
+    fusion = pair(name)
+    x, _ = two_features()
+    torch.testing.assert_close(fusion.alone(modality, x), alone(name, fusion.state_dict(), modality, x))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_alone_in_a_concatenation_is_the_joint_head_on_zeros_for_the_others(n: int) -> None:
+    sizes = sizes_of(n)
+    fusion, given = FUSIONS["concat"](sizes, CLASSES).double(), features(sizes)
+    for name, x in given.items():
+        with_zeros = {other: x if other == name else torch.zeros_like(given[other]) for other in sizes}
+        torch.testing.assert_close(fusion.alone(name, x), fusion(with_zeros))
+
+
+@pytest.mark.parametrize("modality", ["visual", "audio"])
+@pytest.mark.parametrize("name", list(FUSIONS))
+def test_alone_teaches_every_element_of_every_feature(name: str, modality: str) -> None:
+    """Zeros for the other modality would teach nothing where features are multiplied."""
+    x, _ = two_features()
+    x.requires_grad_()
+    torch.nn.functional.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
+    assert x.grad is not None
+    assert (x.grad != 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+@pytest.mark.parametrize("name", ADDITIVE)
+def test_contributions_add_up_to_the_joint_logits(name: str, n: int) -> None:
+    sizes = sizes_of(n)
+    fusion, given = FUSIONS[name](sizes, CLASSES).double(), features(sizes)
+    parts = fusion.contributions(given)
+    assert fusion.additive
+    assert list(parts) == list(sizes)
+    torch.testing.assert_close(sum(parts.values()), fusion(given))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_contributions_to_a_concatenation_share_the_bias_equally(n: int) -> None:
+    """z_k = W_k x_k + b/n, OGM-GE's b/2 for two modalities."""
+    sizes = sizes_of(n)
+    fusion, given = FUSIONS["concat"](sizes, CLASSES).double(), features(sizes)
+    w, offset = fusion.state_dict(), 0
+    for name, part in fusion.contributions(given).items():
+        columns = w["fc_out.weight"][:, offset : offset + sizes[name]]
+        torch.testing.assert_close(part, torch.einsum("ij,bj->bi", columns, given[name]) + w["fc_out.bias"] / n)
+        offset += sizes[name]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_contributions_to_a_sum_are_the_layers_own_logits(n: int) -> None:
+    sizes = sizes_of(n)
+    fusion, given = FUSIONS["sum"](sizes, CLASSES).double(), features(sizes)
+    for name, part in fusion.contributions(given).items():
+        torch.testing.assert_close(part, linear(fusion.state_dict(), f"fc.{name}", given[name]))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_is_no_sum_has_no_contributions(name: str) -> None:
+    fusion = pair(name)
+    x, y = two_features()
+    assert fusion.contributions({"visual": x, "audio": y}) == {}
+    assert not fusion.additive
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_pair_fusion_refuses_another_number_of_modalities(name: str, n: int) -> None:
+    with pytest.raises(ValueError, match=f"two modalities, not {n}; concat and sum"):
+        FUSIONS[name](dict.fromkeys(NAMES[:n], SIZE), CLASSES)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_fusion_refuses_features_of_different_lengths(name: str) -> None:
+    with pytest.raises(ValueError, match=r"same length, not \[5, 4\]"):
+        FUSIONS[name]({"visual": 5, "audio": 4}, CLASSES)

@@ -1,0 +1,306 @@
+"""Networks with shared heads and with blocks between the encoders."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from mmpareto.errors import InputError
+from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from tiny_encoder import TinyEncoder
+from torch import Tensor
+from torch.nn.parallel import scatter_gather
+
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
+TWO = {"visual": 3, "audio": 1}
+THREE = {"visual": 3, "audio": 1, "flow": 2}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def batch_for(channels: Mapping[str, int], side: int = 32) -> dict[str, Tensor]:
+    """Three samples; two frames each of what is visual, one image of the rest."""
+    return {
+        name: torch.randn(3, 2, count, side, side) if name == "visual" else torch.randn(3, count, side, side)
+        for name, count in channels.items()
+    }
+
+
+def tiny(channels: Mapping[str, int] = TWO, **options: str) -> MultimodalNetwork:
+    return build_network(channels, 4, encoder="tiny", **options)
+
+
+def reached(network: MultimodalNetwork, *losses: Tensor) -> set[str]:
+    """The names of the parameters that the losses have a gradient for."""
+    parameters = dict(network.named_parameters())
+    loss = torch.stack([loss.square().sum() for loss in losses]).sum()
+    gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, retain_graph=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def of_encoder(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("encoders.")}
+
+
+# Shared heads
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_with_shared_heads_the_fusion_predicts_from_each_modality(fusion: str) -> None:
+    network = tiny(fusion=fusion, heads="shared")
+    outputs = network(batch_for(TWO))
+    assert network.n_classes == 4
+    assert not network.interaction
+    assert not list(network.heads.parameters())
+    assert list(outputs.unimodal) == list(TWO)
+    for name, logits in outputs.unimodal.items():
+        torch.testing.assert_close(logits, network.fusion.alone(name, outputs.features[name]))
+        names = reached(network, logits)
+        assert of_encoder(names) == {name}
+        assert {part.split(".")[0] for part in names} == {"encoders", "fusion"}
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_own_heads_do_not_touch_the_fusion(fusion: str) -> None:
+    network = tiny(fusion=fusion)
+    outputs = network(batch_for(TWO))
+    for name, logits in outputs.unimodal.items():
+        torch.testing.assert_close(logits, network.heads[name](outputs.features[name]))
+        assert {part.split(".")[0] for part in reached(network, logits)} == {"encoders", "heads"}
+
+
+@pytest.mark.parametrize("heads", ["own", "shared"])
+@pytest.mark.parametrize(("fusion", "channels"), [("concat", TWO), ("concat", THREE), ("sum", THREE), ("gated", TWO)])
+def test_contributions_add_up_to_the_joint_logits_where_the_network_says_so(
+    fusion: str, channels: dict[str, int], heads: str
+) -> None:
+    network = tiny(channels, fusion=fusion, heads=heads)
+    outputs = network(batch_for(channels))
+    assert network.additive == bool(outputs.contributions)
+    if network.additive:
+        assert list(outputs.contributions) == list(channels)
+        torch.testing.assert_close(sum(outputs.contributions.values()), outputs.joint)
+
+
+# Blocks between encoders
+
+
+def channel_means(x: Tensor, batch: int) -> Tensor:
+    return x.reshape(batch, -1, *x.shape[1:]).mean(dim=(1, 3, 4))
+
+
+def test_blocks_lie_after_the_last_three_stages_of_resnet18() -> None:
+    network = build_network(TWO, 4, blocks="mmtm").eval()
+    for block in network.blocks:
+        block.mean_audio.uniform_()
+    inputs = batch_for(TWO, side=64)
+    for hold in (None, "audio"):
+        maps = {}
+        for name, encoder in network.encoders.items():
+            x = inputs[name].reshape(-1, *inputs[name].shape[-3:])
+            maps[name] = encoder.layer1(encoder.maxpool(encoder.bn1(encoder.conv1(x)).relu()))
+        for block, layer in zip(network.blocks, ("layer2", "layer3", "layer4"), strict=True):
+            maps = {name: getattr(network.encoders[name], layer)(x) for name, x in maps.items()}
+            maps = block(maps, 3, hold)
+        outputs = network(inputs, hold=hold)
+        for name, x in maps.items():
+            assert outputs.features[name].shape == (3, 512)
+            torch.testing.assert_close(outputs.features[name], channel_means(x, 3))
+    assert [block.squeeze.in_features for block in network.blocks] == [256, 512, 1024]
+
+
+def test_blocks_that_let_everything_pass_leave_resnet18_as_it_is() -> None:
+    """Open gates: each encoder gives what it gives by itself; half open: each map half."""
+    network = build_network(TWO, 4, blocks="mmtm").eval()
+    inputs = batch_for(TWO, side=64)
+    for block in network.blocks:
+        for layer in block.excite.values():
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.constant_(layer.bias, 100.0)
+    features = network(inputs).features
+    for name, encoder in network.encoders.items():
+        torch.testing.assert_close(features[name], encoder(inputs[name]))
+    torch.nn.init.zeros_(network.blocks[-1].excite["visual"].bias)
+    halved = network(inputs).features
+    torch.testing.assert_close(halved["visual"], features["visual"] / 2)
+    torch.testing.assert_close(halved["audio"], features["audio"])
+
+
+@pytest.mark.parametrize("name", ["visual", "audio"])
+def test_through_blocks_a_unimodal_loss_reaches_the_other_encoder(name: str) -> None:
+    network = build_network(TWO, 4, blocks="mmtm")
+    assert network.interaction
+    outputs = network(batch_for(TWO, side=64))
+    other = next(modality for modality in TWO if modality != name)
+    outputs.unimodal[name].square().sum().backward()
+    for modality in (name, other):
+        assert torch.count_nonzero(network.encoders[modality].conv1.weight.grad)
+    assert network.blocks[2].excite[other].weight.grad is None  # gates that come after its last influence
+    assert torch.count_nonzero(network.blocks[1].excite[other].weight.grad)
+
+
+def test_a_modality_that_is_held_learns_through_its_own_encoder_alone() -> None:
+    network = tiny(THREE, blocks="mmtm")
+    inputs = batch_for(THREE)
+    network(inputs)
+    for hold in THREE:
+        outputs = network(inputs, hold=hold)
+        names = reached(network, outputs.unimodal[hold])
+        assert {name.split(".")[0] for name in names} == {"encoders", "heads"}
+        assert of_encoder(names) == {hold}
+        free = next(name for name in THREE if name != hold)
+        assert of_encoder(reached(network, outputs.unimodal[free])) == set(THREE)
+
+
+def test_without_blocks_the_encoders_are_called_directly() -> None:
+    network = build_network(TWO, 4).eval()
+    assert not network.interaction
+    inputs = batch_for(TWO, side=64)
+    features = network(inputs, hold="audio").features
+    for name, encoder in network.encoders.items():
+        assert torch.equal(features[name], encoder(inputs[name]))
+
+
+@pytest.mark.parametrize("channels", [TWO, THREE])
+def test_bypass_is_what_a_modalitys_gates_depend_on(channels: dict[str, int]) -> None:
+    """Its own layers and those that all share, of every block; nothing of the encoders, each once."""
+    network = tiny(channels, blocks="mmtm")
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    bypass = network.bypass()
+    assert list(bypass) == list(channels)
+    for modality, parameters in bypass.items():
+        found = [names[parameter] for parameter in parameters]
+        layers = ["squeeze", f"excite.{modality}"]
+        kinds = ["weight", "bias"]
+        expected = [f"blocks.{i}.{layer}.{kind}" for i in range(3) for layer in layers for kind in kinds]
+        assert sorted(found) == sorted(expected)
+    in_all = set.union(*({names[p] for p in parameters} for parameters in bypass.values()))
+    assert in_all == {name for name in names.values() if name.startswith("blocks.")}
+
+
+def test_without_blocks_there_is_no_bypass() -> None:
+    assert tiny().bypass() == {"visual": [], "audio": []}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_with_blocks_compiles_as_one_graph(training: bool) -> None:
+    network = tiny(blocks="mmtm", heads="shared").train(training)
+    inputs = batch_for(TWO)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    expected = network(inputs, hold="audio")
+    after = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(start)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs, hold="audio"), expected)
+    torch.testing.assert_close(dict(network.state_dict()), after)
+
+
+# What is trained
+
+
+@pytest.mark.parametrize("blocks", [None, "mmtm"])
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("unimodal", [True, False])
+@pytest.mark.parametrize("heads", ["own", "shared"])
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_what_is_trained_is_what_the_losses_reach(
+    fusion: str, heads: str, unimodal: bool, joint: bool, blocks: str | None
+) -> None:
+    network = tiny(fusion=fusion, heads=heads, **({"blocks": blocks} if blocks else {}))
+    outputs = network(batch_for(TWO))
+    losses = [outputs.joint] * joint + [*outputs.unimodal.values()] * unimodal
+    expected = reached(network, *losses) if losses else set()
+    network.train_parts(joint=joint, unimodal=unimodal)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("fusion.", "heads.")):
+            assert parameter.requires_grad == (name in expected), name
+        else:
+            assert parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("unimodal", [True, False])
+def test_encoders_stay_as_they_are(unimodal: bool, joint: bool) -> None:
+    network = tiny(blocks="mmtm")
+    network.encoders["audio"].requires_grad_(False)
+    network.train_parts(joint=joint, unimodal=unimodal)
+    assert not any(parameter.requires_grad for parameter in network.encoders["audio"].parameters())
+    assert all(parameter.requires_grad for parameter in network.encoders["visual"].parameters())
+
+
+def test_what_was_left_out_can_be_trained_again() -> None:
+    """Pre-training trains one part, and then the other."""
+    network = tiny()
+    network.train_parts(joint=False, unimodal=True)
+    network.train_parts(joint=True, unimodal=False)
+    assert {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad} == {"encoders", "fusion"}
+
+
+# DataParallel
+
+
+class GatherOnCpu:
+    """What DataParallel gathers tensors with; the real one refuses those on the CPU."""
+
+    @staticmethod
+    def apply(target: object, dim: int, *tensors: Tensor) -> Tensor:
+        return torch.cat(tensors, dim)
+
+
+@pytest.mark.parametrize("heads", ["own", "shared"])
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_outputs_are_gathered_also_where_a_dict_is_empty(
+    fusion: str, heads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter_gather, "Gather", GatherOnCpu)
+    network = tiny(fusion=fusion, heads=heads).eval()
+    inputs = batch_for(TWO)
+    parts = [{name: x[part] for name, x in inputs.items()} for part in (slice(0, 2), slice(2, 3))]
+    gathered = scatter_gather.gather([network(part) for part in parts], "cpu")
+    assert isinstance(gathered, Outputs)
+    torch.testing.assert_close(gathered, network(inputs))
+    assert bool(gathered.contributions) == network.additive
+
+
+# What does not go together
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"heads": "sharde"}, "heads is 'sharde'; it must be 'own' or 'shared'"),
+        ({"blocks": "mmtn"}, "unknown kind of block 'mmtn'. Did you mean 'mmtm'"),
+        ({"fusion": "conkat"}, "unknown fusion 'conkat'. Did you mean 'concat'"),
+        ({"encoder": "resnet-81"}, "unknown encoder 'resnet-81'. Did you mean 'resnet18'"),
+    ],
+)
+def test_unknown_names_are_input_errors(options: dict[str, str], match: str) -> None:
+    with pytest.raises(InputError, match=match) as error:
+        build_network(TWO, 4, **({"encoder": "tiny"} | options))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fusion", ["film", "bilinear", "gated"])
+def test_three_modalities_in_a_pair_fusion_are_an_input_error(fusion: str) -> None:
+    with pytest.raises(InputError, match=f"^--fusion {fusion}: it fuses two modalities, not 3; concat and sum"):
+        tiny(THREE, fusion=fusion)
+
+
+def test_blocks_need_an_encoder_with_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(TinyEncoder, "stages")
+    with pytest.raises(InputError, match="mmtm blocks lie between an encoder's stages, and tiny has none"):
+        tiny(blocks="mmtm")
+
+
+def test_the_tiny_encoder_is_its_stages_and_pool() -> None:
+    encoder = TinyEncoder(3)
+    for x in (torch.randn(3, 3, 32, 24), torch.randn(3, 2, 3, 32, 24)):
+        features, maps = encoder(x), x
+        for stage, width in zip(encoder.stages(), encoder.widths, strict=True):
+            maps = stage(maps)
+            assert maps.shape[:2] == (x.numel() // (3 * 32 * 24), width)
+        torch.testing.assert_close(features, channel_means(maps, 3))
+        assert torch.equal(features, encoder.pool(maps, 3))
