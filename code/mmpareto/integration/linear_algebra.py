@@ -73,6 +73,40 @@ def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
+def jacobian_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
+    """(n, elements of the tensors that an objective reaches), float32 at least, without the scaler's factor."""
+    columns = [torch.zeros(len(gradients), 0, device=scale.device)]  # float32: cat takes the widest type
+    for tensors in zip(*gradients, strict=True):
+        reached = [g for g in tensors if g is not None]
+        if reached:
+            zero = torch.zeros_like(reached[0])
+            rows = [(zero if g is None else g).flatten() for g in tensors]
+            columns.append(torch.stack(rows).to(scale.device))
+    jacobian = torch.cat(columns, dim=1)
+    return jacobian / scale.to(jacobian)
+
+
+def as_tensors(vector: Tensor, gradients: list[list[Tensor | None]]) -> list[Tensor | None]:
+    """A row of the Jacobian as tensors in the parameters' shapes; None where no objective reaches."""
+    parts: list[Tensor | None] = []
+    for tensors in zip(*gradients, strict=True):
+        like = next((g for g in tensors if g is not None), None)
+        if like is None:
+            parts.append(None)
+        else:
+            parts.append(vector[: like.numel()].view(like.shape).to(like.device, copy=True))
+            vector = vector[like.numel() :]
+    return parts
+
+
+def nearest_coefficients(gramian: Tensor, products: Tensor) -> Tensor:
+    """(n,) the shortest c for which Σ cᵢ gᵢ is nearest to h, from the products ⟨gᵢ, h⟩."""
+    lengths = gramian.diagonal().sqrt()
+    inverse = torch.where(lengths == 0, 0.0, 1 / lengths)
+    cosines = gramian * inverse.outer(inverse)
+    return inverse * (torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ (inverse * products.to(gramian)))
+
+
 def _working(tensor: Tensor) -> Tensor:
     """In the type that the arithmetic is done in: float32 at least."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -32,8 +32,9 @@ def _two(gramian: Tensor) -> Tensor:
     # The clamp stands for c ≥ a and c ≥ b: the quotient leaves [0, 1] just there.
     a, b, c = gramian[..., 0, 0], gramian[..., 1, 1], gramian[..., 0, 1]
     span = a + b - 2 * c
-    first = torch.where(span == 0, 0.5, ((b - c) / span).clamp(0, 1))
-    return torch.stack([first, 1 - first], dim=-1)
+    # Nor is α₂ 1 − α₁, which loses the weight of a gradient that is longer by many orders of magnitude.
+    weights = (torch.stack([b - c, a - c], dim=-1) / span.unsqueeze(-1)).clamp(0, 1)
+    return torch.where(span.unsqueeze(-1) == 0, 0.5, weights)
 
 
 def _many(gramian: Tensor, skip_zero: bool) -> Tensor:

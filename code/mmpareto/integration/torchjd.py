@@ -2,11 +2,9 @@
 
 import difflib
 import functools
-import importlib
 import inspect
-import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +12,11 @@ from torch import Tensor, nn
 
 from mmpareto.integration.gradients import Gradients
 from mmpareto.integration.hooks import Loop
-from mmpareto.integration.linear_algebra import grams_of
+from mmpareto.integration.linear_algebra import as_tensors, grams_of, jacobian_of, nearest_coefficients
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
+from mmpareto.integration.torchjd_library import aggregators, as_vector, described, numbers_kept, restore
 from mmpareto.integration.weighted import in_conflict
 
 
@@ -47,7 +46,7 @@ class TorchJD(Method):
     @staticmethod
     def known() -> list[str]:
         """The names of all aggregators; none without the library."""
-        return list(_aggregators())
+        return list(aggregators())
 
     @staticmethod
     @functools.cache
@@ -57,7 +56,7 @@ class TorchJD(Method):
         Raises:
             ValueError: there is none, or no library.
         """
-        known = _aggregators()
+        known = aggregators()
         if not known:
             raise ValueError(f"torchjd:{name} needs the TorchJD library: pip install torchjd")
         if name not in known:
@@ -65,7 +64,7 @@ class TorchJD(Method):
             near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=1)]
             hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(f"TorchJD has no aggregator {name!r}: {hint} {', '.join(known)}")
-        sentence, source = _described(known[name])
+        sentence, source = described(known[name])
 
         def __init__(self: TorchJD, *args: Any, **options: Any) -> None:  # noqa: N807
             TorchJD.__init__(self, *args, **options)
@@ -81,7 +80,7 @@ class TorchJD(Method):
         hints = typing.get_type_hints(self.aggregator.__init__)
         try:
             given = inspect.signature(self.aggregator).bind(*args, **options).arguments
-            self.options = {name: _vector(value, hints[name]) for name, value in given.items()}
+            self.options = {name: as_vector(value, hints[name]) for name, value in given.items()}
             self.aggregator(**self.options)
         except ImportError as error:
             raise ValueError(f"torchjd:{type(self).__name__} lacks a library: {error}") from error
@@ -98,7 +97,7 @@ class TorchJD(Method):
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
         """Modality → what its aggregator keeps between steps, for those that keep anything (they can be reset)."""
-        live = {name: dict(_numbers(a)) for name, a in self._live.items() if hasattr(a, "reset")}
+        live = {name: dict(numbers_kept(a)) for name, a in self._live.items() if hasattr(a, "reset")}
         return self._loaded | live
 
     @kept.setter
@@ -123,14 +122,14 @@ class TorchJD(Method):
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
         """The Jacobian, what the aggregator makes of it, and that in the parameters' shapes."""
-        gramian, jacobian = grams_of(gradients, scale).sum(0), _jacobian(gradients, scale)
+        gramian, jacobian = grams_of(gradients, scale).sum(0), jacobian_of(gradients, scale)
         h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
         if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
             h = self._aggregated(modality, jacobian)
-            weights = _coefficients(gramian, jacobian @ h) / len(gradients)
+            weights = nearest_coefficients(gramian, jacobian @ h) / len(gradients)
         conflict = in_conflict(gramian.unsqueeze(0))
         report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))
-        return _apart(h * scale.to(h), gradients), report
+        return as_tensors(h * scale.to(h), gradients), report
 
     def _made_for(self, jacobian: Tensor) -> nn.Module:
         options = {k: v.to(jacobian) if isinstance(v, Tensor) else v for k, v in self.options.items()}
@@ -141,7 +140,7 @@ class TorchJD(Method):
             if modality not in self._live:
                 aggregator = self._made_for(jacobian)
                 if modality in self._loaded:
-                    _restore(aggregator, self._loaded[modality], jacobian)
+                    restore(aggregator, self._loaded[modality], jacobian)
                 self._live[modality] = aggregator
             return self._live[modality](jacobian)
         except ValueError as error:
@@ -152,121 +151,3 @@ def _rebuilt(name: str, options: Mapping[str, Any], state: Mapping[str, Any]) ->
     method = TorchJD.of(name)(**options)
     method.load_state_dict(state)
     return method
-
-
-# --- the library ---
-
-
-def _aggregators() -> dict[str, Any]:
-    """Name → class of what TorchJD exports as an aggregator; not the bases of others."""
-    try:
-        library = importlib.import_module("torchjd.aggregation")
-    except ImportError:
-        return {}
-    exported = {name: getattr(library, name) for name in library.__all__}
-    found = {name: kind for name, kind in exported.items() if issubclass(kind, library.Aggregator)}
-    bases = {base for kind in found.values() for base in kind.__mro__[1:]}
-    return {name: kind for name, kind in found.items() if kind not in bases}
-
-
-def _described(kind: Any) -> tuple[str, str]:
-    """The first sentence of an aggregator's docstring in plain text, and the address of its paper."""
-    text = " ".join((inspect.getdoc(kind) or "").split())
-    address = re.search(r"<(https?://[^>]+)>`_", text)
-    text = text.replace(":class:`~torchjd.Stateful` ", "")
-    text = re.sub(r":class:`~?(?:\w+\.)*(\w+)`", r"\1", text)
-    text = re.sub(r"`([^`<]+) <[^>]+>`_", r"\1", text)
-    source = f"{kind.__name__} of TorchJD" + (f", {address[1]}" if address else "")
-    return re.split(r"(?<=\.) ", text)[0], source
-
-
-def _vector(value: Any, hint: Any) -> Any:
-    """A tensor of text or a sequence, where the argument takes one; anything else as it is."""
-    kinds = typing.get_args(hint) or (hint,)
-    if Tensor not in kinds or not isinstance(value, str | list | tuple):
-        return value
-    if isinstance(value, str):
-        try:
-            value = [float(part) for part in value.split(",")]
-        except ValueError:
-            raise ValueError(f"{value!r} is not a number nor numbers with commas between, such as 0.3,0.7") from None
-        if len(value) == 1 and float in kinds:
-            return value[0]
-    return torch.tensor(value, dtype=torch.float64)
-
-
-# --- the Jacobian ---
-
-
-def _jacobian(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
-    """(n, elements of the tensors that an objective reaches), float32 at least, without the scaler's factor."""
-    columns = [torch.zeros(len(gradients), 0, device=scale.device)]  # float32: cat takes the widest type
-    for tensors in zip(*gradients, strict=True):
-        reached = [g for g in tensors if g is not None]
-        if reached:
-            zero = torch.zeros_like(reached[0])
-            rows = [(zero if g is None else g).flatten() for g in tensors]
-            columns.append(torch.stack(rows).to(scale.device))
-    jacobian = torch.cat(columns, dim=1)
-    return jacobian / scale.to(jacobian)
-
-
-def _apart(vector: Tensor, gradients: list[list[Tensor | None]]) -> list[Tensor | None]:
-    """A row of the Jacobian as tensors in the parameters' shapes; None where no objective reaches."""
-    parts: list[Tensor | None] = []
-    for tensors in zip(*gradients, strict=True):
-        like = next((g for g in tensors if g is not None), None)
-        if like is None:
-            parts.append(None)
-        else:
-            parts.append(vector[: like.numel()].view(like.shape).to(like.device, copy=True))
-            vector = vector[like.numel() :]
-    return parts
-
-
-def _coefficients(gramian: Tensor, products: Tensor) -> Tensor:
-    """(n,) the shortest c for which Σ cᵢ gᵢ is nearest to h, from the products ⟨gᵢ, h⟩."""
-    lengths = gramian.diagonal().sqrt()
-    inverse = torch.where(lengths == 0, 0.0, 1 / lengths)
-    cosines = gramian * inverse.outer(inverse)
-    return inverse * (torch.linalg.pinv(cosines, rtol=1e-6, hermitian=True) @ (inverse * products.to(gramian)))
-
-
-# --- what an aggregator keeps between steps ---
-
-
-def _places(aggregator: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """The attributes of an aggregator and its parts that are no options: (name, part, attribute)."""
-    options = inspect.signature(type(aggregator)).parameters
-    for path, part in aggregator.named_modules():
-        for attribute in sorted((vars(part).keys() | part._buffers.keys()) - vars(nn.Module()).keys()):
-            if attribute.removeprefix("_") not in options:
-                yield f"{path}.{attribute}", part, attribute
-
-
-def _numbers(aggregator: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What of it are tensors and builtins: name → value; arrays as tensors."""
-    for name, part, attribute in _places(aggregator):
-        value = getattr(part, attribute)
-        if hasattr(value, "__array__"):
-            yield name, torch.as_tensor(value).detach().clone()
-        elif isinstance(value, bool | int | float | str):
-            yield name, value
-
-
-def _restore(aggregator: nn.Module, kept: Mapping[str, Any], jacobian: Tensor) -> None:
-    """Put back what `_numbers` gave.
-
-    A first call lets the aggregator build what cannot be stored, and shows where and in what type each number belongs.
-    """
-    with torch.random.fork_rng([jacobian.device] if jacobian.is_cuda else []):
-        aggregator(jacobian)
-    for name, part, attribute in list(_places(aggregator)):
-        if name in kept:
-            value, like = kept[name], getattr(part, attribute)
-            if isinstance(value, Tensor):
-                array = hasattr(like, "__array__") and not isinstance(like, Tensor)
-                value = (
-                    value.numpy().copy() if array else value.to(like.device if isinstance(like, Tensor) else jacobian)
-                )
-            setattr(part, attribute, value)

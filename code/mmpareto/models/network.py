@@ -176,7 +176,10 @@ def build_network(
 
 def _blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[nn.Module]:
     """A block after each of the encoders' last three stages, as Wu et al. have them."""
-    if not all(hasattr(module, "stages") for module in encoders.values()):
-        raise InputError(f"{kind} blocks lie between an encoder's stages, and {encoder} has none; take resnet18.")
+    block = BLOCKS[kind]
+    if not all(len(getattr(module, "widths", ())) >= 3 for module in encoders.values()):
+        raise InputError(
+            f"{kind} blocks lie after an encoder's last three stages, and {encoder} has none; take resnet18."
+        )
     widths = [{name: module.widths[stage] for name, module in encoders.items()} for stage in (-3, -2, -1)]
-    return [BLOCKS[kind](widths_there) for widths_there in widths]
+    return [block(widths_there) for widths_there in widths]
