@@ -29,12 +29,12 @@ def min_norm_weights(gramian: Tensor, *, skip_zero: bool = False) -> Tensor:
 
 
 def _two(gramian: Tensor) -> Tensor:
-    # The clamp stands for c ≥ a and c ≥ b: the quotient leaves [0, 1] just there.
+    # The clamp stands for c ≥ a and c ≥ b: the quotients leave [0, 1] just there. α₂ has one of its own, since 1 − α₁
+    # has no digit left of the weight of a gradient that is many orders of magnitude longer.
     a, b, c = gramian[..., 0, 0], gramian[..., 1, 1], gramian[..., 0, 1]
-    span = a + b - 2 * c
-    # Nor is α₂ 1 − α₁, which loses the weight of a gradient that is longer by many orders of magnitude.
-    weights = (torch.stack([b - c, a - c], dim=-1) / span.unsqueeze(-1)).clamp(0, 1)
-    return torch.where(span.unsqueeze(-1) == 0, 0.5, weights)
+    parts = torch.stack([b - c, a - c], dim=-1)
+    span = parts.sum(-1, keepdim=True)
+    return torch.where(span == 0, 0.5, (parts / span).clamp(0, 1))
 
 
 def _many(gramian: Tensor, skip_zero: bool) -> Tensor:

@@ -177,9 +177,7 @@ def build_network(
 def _blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[nn.Module]:
     """A block after each of the encoders' last three stages, as Wu et al. have them."""
     block = BLOCKS[kind]
-    if not all(len(getattr(module, "widths", ())) >= 3 for module in encoders.values()):
-        raise InputError(
-            f"{kind} blocks lie after an encoder's last three stages, and {encoder} has none; take resnet18."
-        )
+    if not all(hasattr(module, "stages") and len(module.widths) >= 3 for module in encoders.values()):
+        raise InputError(f"{kind} blocks follow an encoder's last three stages, and {encoder} has none; take resnet18.")
     widths = [{name: module.widths[stage] for name, module in encoders.items()} for stage in (-3, -2, -1)]
     return [block(widths_there) for widths_there in widths]
