@@ -94,18 +94,23 @@ class Greedy(PlainSum):
         missing = [name for name in encoders if name not in self._watched]
         if missing:
             raise ValueError(
-                f"Greedy does not know the parameters behind {missing[0]!r}'s gates: call watch() with them"
+                f"Greedy does not know the parameters behind the gates of {missing[0]!r}: call watch() with them"
             )
         return collect_joint(joint, encoders, "Greedy")
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Outside a window, add this step to M; inside, count it."""
         if self.held is None:
+            found: dict[Tensor, Tensor | None] = {**gradients.others}
             for name, encoder in objectives.encoders.items():
-                main = dict(zip(encoder.parameters, gradients.encoders[name][0], strict=True))
-                bypass = {p: gradients.others.get(p) for p in self._watched[name]}
-                self.main = self.main | {name: _added(self.main.get(name), main, gradients.scale)}
-                self.bypass = self.bypass | {name: _added(self.bypass.get(name), bypass, gradients.scale)}
+                found |= zip(encoder.parameters, gradients.encoders[name][0], strict=True)
+            gates = {p for parameters in self._watched.values() for p in parameters}  # may lie inside the encoders
+            sound, scale = gradients.finite.all(), gradients.scale
+            for name, encoder in objectives.encoders.items():
+                main = {p: found.get(p) for p in encoder.parameters if p not in gates}
+                bypass = {p: found.get(p) for p in self._watched[name]}
+                self.main = self.main | {name: _added(self.main.get(name), main, scale, sound)}
+                self.bypass = self.bypass | {name: _added(self.bypass.get(name), bypass, scale, sound)}
             self.undecided = True
         else:
             self.left -= 1
@@ -116,11 +121,11 @@ class Greedy(PlainSum):
         return {name: torch.log10(self.bypass[name] / self.main[name]) for name in self.main}
 
 
-def _added(total: Tensor | None, gradients: Mapping[Tensor, Tensor | None], scale: Tensor) -> Tensor:
-    """M with this step's ‖g‖²/‖w‖² added, () float64; as it was where that is not finite."""
+def _added(total: Tensor | None, gradients: Mapping[Tensor, Tensor | None], scale: Tensor, sound: Tensor) -> Tensor:
+    """M with this step's ‖g‖²/‖w‖² added, () float64; as it was where that, or the step (`sound`), is not finite."""
     zero = torch.zeros((), dtype=torch.float64, device=scale.device)
     total = zero if total is None else total.to(zero)
     g = sum((x.double().square().sum() for x in gradients.values() if x is not None), zero) / scale.double().square()
     w = sum((x.detach().double().square().sum() for x in gradients), zero)
     step = g / w
-    return torch.where(step.isfinite(), total + step, total)
+    return torch.where(step.isfinite() & sound.to(step.device), total + step, total)

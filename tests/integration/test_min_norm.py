@@ -1,0 +1,459 @@
+"""Min-norm weights: against exact fractions, against a solver on the gradients, and by the optimality conditions."""
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import quadprog
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmpareto.integration.min_norm import min_norm_weights
+from torch import Generator, Tensor
+
+SIZES = [*range(1, 9), 16, 32]
+SEEDS = range(3)
+TOLERANCE = 1e-6
+
+by_size = pytest.mark.parametrize("n", SIZES)
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def normal(n: int, dimension: int, generator: Generator) -> Tensor:
+    return torch.randn(n, dimension, generator=generator, dtype=torch.float64)
+
+
+def spread(n: int, generator: Generator) -> Tensor:
+    """(n, 1) factors over 12 orders of magnitude, both ends among them."""
+    exponents = 12 * torch.rand(n, 1, generator=generator, dtype=torch.float64) - 6
+    exponents[0], exponents[-1] = -6, 6
+    return 10**exponents
+
+
+def shared_part(n: int, dimension: int, generator: Generator) -> Tensor:
+    """Few conflicts: 0 lies outside the hull, and the solution inside a face."""
+    return normal(n, dimension, generator) + 0.7
+
+
+def collinear(n: int, dimension: int, generator: Generator) -> Tensor:
+    return (0.1 + 3 * torch.rand(n, 1, generator=generator, dtype=torch.float64)) * normal(1, dimension, generator)
+
+
+def collinear_both_ways(n: int, dimension: int, generator: Generator) -> Tensor:
+    return normal(n, 1, generator) * normal(1, dimension, generator)
+
+
+def duplicated(n: int, dimension: int, generator: Generator) -> Tensor:
+    drawn = shared_part(max(1, n // 2), dimension, generator)
+    return drawn[torch.randint(len(drawn), (n,), generator=generator)]
+
+
+def opposite(n: int, dimension: int, generator: Generator) -> Tensor:
+    gradients = normal(n, dimension, generator)
+    gradients[-1] = -2 * gradients[0]  # for n = 1 that is the gradient itself
+    return gradients
+
+
+def nearly_equal(n: int, dimension: int, generator: Generator) -> Tensor:
+    return normal(1, dimension, generator) + 1e-7 * normal(n, dimension, generator)
+
+
+def nearly_opposite(n: int, dimension: int, generator: Generator) -> Tensor:
+    signs = torch.tensor([(-1.0) ** i for i in range(n)], dtype=torch.float64)[:, None]
+    return signs * normal(1, dimension, generator) + 1e-4 * normal(n, dimension, generator)
+
+
+def low_rank(n: int, dimension: int, generator: Generator) -> Tensor:
+    """All in one plane, with whole numbers: many are equal, opposite or zero."""
+    left = torch.randint(-2, 3, (n, 2), generator=generator).double()
+    return left @ torch.randint(-2, 3, (2, dimension), generator=generator).double()
+
+
+def one_zero(n: int, dimension: int, generator: Generator) -> Tensor:
+    gradients = normal(n, dimension, generator)
+    gradients[n // 2] = 0
+    return gradients
+
+
+def all_zero(n: int, dimension: int, generator: Generator) -> Tensor:
+    return torch.zeros(n, dimension, dtype=torch.float64)
+
+
+def spread_random(n: int, dimension: int, generator: Generator) -> Tensor:
+    return normal(n, dimension, generator) * spread(n, generator)
+
+
+def spread_shared(n: int, dimension: int, generator: Generator) -> Tensor:
+    return shared_part(n, dimension, generator) * spread(n, generator)
+
+
+def spread_duplicated(n: int, dimension: int, generator: Generator) -> Tensor:
+    return duplicated(n, dimension, generator) * spread(n, generator)
+
+
+def spread_collinear(n: int, dimension: int, generator: Generator) -> Tensor:
+    return collinear(n, dimension, generator) * spread(n, generator)
+
+
+Draw = Callable[[int, int, Generator], Tensor]
+KINDS: list[Draw] = [
+    normal,
+    shared_part,
+    collinear,
+    collinear_both_ways,
+    duplicated,
+    opposite,
+    nearly_equal,
+    nearly_opposite,
+    low_rank,
+    one_zero,
+    all_zero,
+    spread_random,
+    spread_shared,
+    spread_duplicated,
+    spread_collinear,
+]
+by_kind = pytest.mark.parametrize("draw", KINDS, ids=lambda draw: draw.__name__)
+
+
+def problems(draw: Draw, n: int) -> list[Tensor]:
+    """Gradients of dimension below, at and above their number."""
+    dimensions = sorted({max(1, n // 2), n, 3 * n})
+    return [draw(n, d, torch.Generator().manual_seed(100 * seed + d)) for d in dimensions for seed in SEEDS]
+
+
+def solved(gradients: Tensor, skip_zero: bool = False) -> Tensor:
+    return min_norm_weights(gradients @ gradients.T, skip_zero=skip_zero)
+
+
+# --- the optimality conditions -----------------------------------------------------------------------------------
+
+
+def assert_optimal(alpha: Tensor, gramian: Tensor, tolerance: float = TOLERANCE) -> None:
+    """α ≥ 0, Σα = 1, (Gα)ᵢ ≥ αᵀGα, and equal where αᵢ > 0.
+
+    Condition i is about ⟨gᵢ, h⟩ with h = Σ αg, at most ‖gᵢ‖·‖h‖ ≤ ‖gᵢ‖·min‖g‖. What is allowed is a millionth of this
+    bound. Where norms are spread, a millionth of the largest element of G would allow anything to all but the
+    longest gradients; and one of min‖g‖² would ask more of ⟨gᵢ, h⟩, a sum of terms of size ‖gᵢ‖·min‖g‖, than
+    float64 holds. A gradient of norm 0 leaves nothing: there Gα must be 0.
+    """
+    assert alpha.shape == gramian.shape[:-1]
+    assert bool((alpha >= 0).all())
+    assert float(alpha.sum()) == pytest.approx(1, abs=1e-14)
+    norms = gramian.diagonal().sqrt()
+    allowed = tolerance * norms * norms.min()
+    products = gramian @ alpha
+    above = products - alpha @ products
+    assert bool((above >= -allowed).all()), (alpha, above, allowed)
+    assert bool((above <= allowed)[alpha > 0].all()), (alpha, above, allowed)
+
+
+@by_size
+@by_kind
+def test_optimality_conditions(draw: Draw, n: int) -> None:
+    for gradients in problems(draw, n):
+        assert_optimal(solved(gradients), gradients @ gradients.T)
+
+
+@by_size
+@by_kind
+def test_optimality_conditions_of_float32_gradients(draw: Draw, n: int) -> None:
+    """Judged by the Gramian of the very same gradients in float64: rounding may cost some of the millionths."""
+    for gradients in problems(draw, n):
+        single = gradients.float()
+        products = (single[:, None] * single[None]).sum(-1)
+        exact = single.double() @ single.double().T
+        # The weights that Gramians in float32 determine: an error of eps in the gradients' products is one in ⟨gᵢ, h⟩
+        # of eps·‖gᵢ‖·Σ αⱼ‖gⱼ‖, and those terms outgrow min‖g‖ where they cancel (nearly opposite gradients).
+        alpha = min_norm_weights(products.double())
+        terms = float((alpha * exact.diagonal().sqrt()).sum()) / float(exact.diagonal().sqrt().min().clamp(min=1e-300))
+        assert_optimal(alpha, exact, 16 * torch.finfo(torch.float32).eps * max(1.0, terms))
+
+
+# --- independent solutions ---------------------------------------------------------------------------------------
+
+
+def shortest(gradients: Tensor) -> Tensor:
+    """The shortest point of the gradients' hull, by the dual: x of least norm with ⟨x, gᵢ⟩ ≥ 1 has h = x/‖x‖².
+
+    There is no such x just where 0 lies in the hull. The constraints are divided by ‖gᵢ‖/min‖g‖, to keep their range.
+    """
+    norms = gradients.norm(dim=1)
+    if not bool(norms.all()):
+        return torch.zeros_like(gradients[0])
+    unit, bound = (gradients / norms[:, None]).numpy(), (norms.min() / norms).numpy()
+    dimension = unit.shape[1]
+    try:
+        x = quadprog.solve_qp(np.eye(dimension), np.zeros(dimension), unit.T.copy(), bound)[0]
+    except ValueError as error:
+        assert "inconsistent" in str(error)
+        return torch.zeros_like(gradients[0])
+    return torch.from_numpy(x / (x @ x)) * norms.min()
+
+
+@by_size
+@by_kind
+def test_equals_a_quadratic_programme_on_the_gradients(draw: Draw, n: int) -> None:
+    """h to a millionth of the shortest gradient: the weights themselves are not unique."""
+    for gradients in problems(draw, n):
+        h, wanted = solved(gradients) @ gradients, shortest(gradients)
+        assert float((h - wanted).norm()) <= TOLERANCE * float(gradients.norm(dim=1).min())
+
+
+def solved_exactly(matrix: list[list[Fraction]], target: list[Fraction]) -> list[Fraction] | None:
+    """Gauss–Jordan elimination in fractions; None for a singular matrix."""
+    rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
+    for i in range(len(rows)):
+        pivot = next((k for k in range(i, len(rows)) if rows[k][i]), None)
+        if pivot is None:
+            return None
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [value / rows[i][i] for value in rows[i]]
+        for k in range(len(rows)):
+            if k != i and rows[k][i]:
+                rows[k] = [a - rows[k][i] * b for a, b in zip(rows[k], rows[i], strict=True)]
+    return [row[-1] for row in rows]
+
+
+def enumerated(gradients: list[list[Fraction]]) -> list[Fraction]:
+    """The shortest point of the hull, without rounding: the shortest of all simplices' that lies inside its simplex.
+
+    It is in the hull of affinely independent gradients (Carathéodory), on which [G 1; 1ᵀ 0](α, −m) = (0, 1) has one
+    solution.
+    """
+    best: list[Fraction] | None = None
+    one, zero = Fraction(1), Fraction(0)
+    for count in range(1, min(len(gradients), len(gradients[0]) + 1) + 1):
+        for chosen in itertools.combinations(gradients, count):
+            matrix = [[sum((a * b for a, b in zip(g, f, strict=True)), zero) for f in chosen] + [one] for g in chosen]
+            found = solved_exactly([*matrix, [one] * count + [zero]], [zero] * count + [one])
+            if found is None or min(found[:count]) < 0:
+                continue
+            columns = zip(*chosen, strict=True)
+            point = [sum((a * x for a, x in zip(found, column, strict=False)), zero) for column in columns]
+            if best is None or square(point) < square(best):
+                best = point
+    assert best is not None
+    return best
+
+
+def square(point: list[Fraction]) -> Fraction:
+    return sum((x * x for x in point), Fraction(0))
+
+
+def test_the_enumeration_itself() -> None:
+    def of(*rows: tuple[int, ...]) -> list[Fraction]:
+        return enumerated([[Fraction(x) for x in row] for row in rows])
+
+    assert of((2, 0), (0, 1)) == [Fraction(2, 5), Fraction(4, 5)]
+    assert of((1, 3), (-2, 3), (0, 4)) == [0, 3]
+    assert of((1, 1), (-2, 1), (0, -1), (5, 5)) == [0, 0]
+    assert of((2, 1), (4, 2), (3, 9)) == [2, 1]
+
+
+@st.composite
+def whole_gradients(draw: st.DrawFn) -> list[list[int]]:
+    n, dimension = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    size = draw(st.sampled_from([1, 3, 50]))  # small numbers: equal, opposite, collinear and zero gradients
+    shift = draw(st.sampled_from([0, 0, size]))  # all of the same sign: 0 lies outside the hull
+    number = st.integers(-size, size).map(lambda x: x + shift)
+    factor = st.sampled_from([1, 1, 1, 10, 10**6])
+    row = st.tuples(st.lists(number, min_size=dimension, max_size=dimension), factor)
+    return [[x * times for x in numbers] for numbers, times in draw(st.lists(row, min_size=n, max_size=n))]
+
+
+@settings(max_examples=50)
+@given(whole_gradients())
+def test_equals_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
+    gradients = torch.tensor(rows, dtype=torch.float64)
+    alpha, wanted = solved(gradients), enumerated([[Fraction(x) for x in row] for row in rows])
+    # h in fractions, too: what is compared is the weights' error and not that of the sum
+    columns = zip(*rows, strict=True)
+    h = [sum((Fraction(a) * x for a, x in zip(alpha.tolist(), column, strict=True)), Fraction(0)) for column in columns]
+    difference = [a - b for a, b in zip(h, wanted, strict=True)]
+    assert math.sqrt(square(difference)) <= 1e-9 * float(gradients.norm(dim=1).min())
+    assert_optimal(alpha, gradients @ gradients.T)
+
+
+# --- two gradients -----------------------------------------------------------------------------------------------
+
+
+def closed_form(a: float, b: float, c: float) -> tuple[Fraction, Fraction]:
+    """As method.md has it, in fractions."""
+    if a == b == c:
+        return Fraction(1, 2), Fraction(1, 2)
+    if c >= a:
+        return Fraction(1), Fraction(0)
+    if c >= b:
+        return Fraction(0), Fraction(1)
+    first, second, product = Fraction(a), Fraction(b), Fraction(c)
+    return (second - product) / (first + second - 2 * product), (first - product) / (first + second - 2 * product)
+
+
+@settings(max_examples=50)
+@given(
+    norm=st.floats(1e-6, 1e6),
+    ratio=st.sampled_from([1.0, 1.5, 0.3, 1e-3, 1e6, 1e-12, 1e12]),
+    cosine=st.floats(-1, 1) | st.sampled_from([-1.0, 0.0, 1.0]),
+)
+def test_closed_form(norm: float, ratio: float, cosine: float) -> None:
+    """Each weight to a relative 1e-12, the small one of a gradient that is a million million times longer, too."""
+    a, b = norm**2, (norm * ratio) ** 2
+    c = cosine * norm * norm * ratio
+    alpha = min_norm_weights(torch.tensor([[a, c], [c, b]], dtype=torch.float64))
+    if 0 < a + b - 2 * c < 1e-3 * (a + b):  # nearly equal: the difference's digits are lost, and nothing hangs on them
+        assert float(alpha.sum()) == pytest.approx(1, abs=1e-15)
+        assert bool((alpha >= 0).all())
+        return
+    assert alpha.tolist() == pytest.approx([float(weight) for weight in closed_form(a, b, c)], rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        ((3, 0), (0, 1), (0.1, 0.9)),
+        ((1, 0), (2, 5), (1.0, 0.0)),  # c ≥ a
+        ((2, 5), (1, 0), (0.0, 1.0)),  # c ≥ b
+        ((1, 0), (1, 4), (1.0, 0.0)),  # c = a
+        ((1, 2), (1, 2), (0.5, 0.5)),
+        ((0, 0), (0, 0), (0.5, 0.5)),
+        ((1, 1), (-3, -3), (0.75, 0.25)),
+        ((0, 0), (1, 2), (1.0, 0.0)),
+        ((1, 2), (0, 0), (0.0, 1.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("skip_zero", [False, True])
+def test_closed_form_by_hand(
+    skip_zero: bool, first: tuple[int, ...], second: tuple[int, ...], wanted: tuple[float, float]
+) -> None:
+    """skip_zero is for more than two gradients: it changes nothing here."""
+    gradients = torch.tensor([first, second], dtype=torch.float64)
+    assert solved(gradients, skip_zero).tolist() == pytest.approx(wanted, abs=1e-15)
+
+
+def test_two_gradients_solved_as_many() -> None:
+    """A third gradient that cannot enter leaves the two their closed form."""
+    for seed in range(10):
+        pair = normal(2, 4, torch.Generator().manual_seed(seed))
+        alpha = solved(pair)
+        far = 100 * (alpha @ pair)
+        torch.testing.assert_close(solved(torch.stack([*pair, far]))[:2], alpha, rtol=1e-9, atol=1e-12)
+
+
+# --- many gradients, by hand -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([(1, 0, 0), (0, 2, 0), (0, 0, 3)], (36 / 49, 9 / 49, 4 / 49)),  # orthogonal: αᵢ ∝ 1/‖gᵢ‖²
+        ([(1, 0), (1, 0), (0, 1)], (0.25, 0.25, 0.5)),  # those that are equal share their weight
+        ([(1, 2), (1, 2), (1, 2)], (1 / 3, 1 / 3, 1 / 3)),
+        ([(2, 0), (1, 0), (3, 0)], (0, 1, 0)),
+        ([(1, 0), (-1, 2), (-1, -2)], (0.5, 0.25, 0.25)),
+        ([(1, 1), (1, -3), (9, 9)], (0.75, 0.25, 0)),
+    ],
+    ids=str,
+)
+def test_by_hand(rows: list[tuple[int, ...]], wanted: tuple[float, ...]) -> None:
+    for order in itertools.permutations(range(len(rows))):
+        gradients = torch.tensor([rows[i] for i in order], dtype=torch.float64)
+        assert solved(gradients).tolist() == pytest.approx([wanted[i] for i in order], abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [3, 6, 32])
+def test_equal_gradients_count_the_same(n: int) -> None:
+    gradients = normal(1, 7, torch.Generator().manual_seed(n)).expand(n, -1)
+    torch.testing.assert_close(solved(gradients), torch.full((n,), 1 / n, dtype=torch.float64), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("exponent", [-150, -20, 1, 20, 150])
+def test_a_common_factor_changes_nothing(exponent: int, n: int) -> None:
+    """A power of two leaves every mantissa as it is, here to the ends of what float64 holds of a Gramian."""
+    gradients = normal(n, 4, torch.Generator().manual_seed(n))
+    gramian = gradients @ gradients.T
+    assert torch.equal(min_norm_weights(gramian * 4.0**exponent), min_norm_weights(gramian))
+
+
+# --- zero gradients ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zeros", [(0,), (2,), (1, 4), (0, 1, 2), (0, 1, 2, 3)], ids=str)
+def test_zero_gradients_left_out(zeros: tuple[int, ...]) -> None:
+    gradients = spread_random(5, 6, torch.Generator().manual_seed(len(zeros)))
+    gradients[list(zeros)] = 0
+    others = [i for i in range(5) if i not in zeros]
+    alpha = solved(gradients, skip_zero=True)
+    assert alpha[list(zeros)].tolist() == [0.0] * len(zeros)
+    torch.testing.assert_close(alpha[others], solved(gradients[others], skip_zero=True), rtol=1e-9, atol=0.0)
+    assert_optimal(alpha[others], gradients[others] @ gradients[others].T)
+
+
+@pytest.mark.parametrize("zeros", [(0,), (2,), (1, 4), (0, 1, 2, 3)], ids=str)
+def test_a_zero_gradient_is_the_minimum(zeros: tuple[int, ...]) -> None:
+    gradients = normal(5, 6, torch.Generator().manual_seed(0))
+    gradients[list(zeros)] = 0
+    alpha = solved(gradients)
+    assert bool((alpha @ gradients == 0).all())
+    assert alpha[list(zeros)].tolist() == pytest.approx([1 / len(zeros)] * len(zeros))
+
+
+@pytest.mark.parametrize("skip_zero", [False, True])
+@by_size
+def test_nothing_but_zero_gradients(n: int, skip_zero: bool) -> None:
+    alpha = solved(torch.zeros(n, 3, dtype=torch.float64), skip_zero)
+    assert alpha.tolist() == pytest.approx([1 / n] * n)
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_skip_zero_changes_nothing_without_zeros(n: int) -> None:
+    for gradients in problems(spread_random, n):
+        assert torch.equal(solved(gradients, skip_zero=True), solved(gradients))
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip_zero", [False, True])
+@by_size
+def test_each_group_is_solved_alone(n: int, skip_zero: bool) -> None:
+    groups = [gradients @ gradients.T for draw in KINDS for gradients in problems(draw, n)[:2]]
+    together = min_norm_weights(torch.stack(groups), skip_zero=skip_zero)
+    assert together.shape == (len(groups), n)
+    alone = torch.stack([min_norm_weights(gramian, skip_zero=skip_zero) for gramian in groups])
+    torch.testing.assert_close(together, alone, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_shapes_and_types(n: int) -> None:
+    gradients = normal(n, 4, torch.Generator().manual_seed(0))
+    gramian = gradients @ gradients.T
+    alpha = min_norm_weights(gramian)
+    nested = min_norm_weights(gramian.expand(2, 5, n, n))
+    assert nested.shape == (2, 5, n)
+    torch.testing.assert_close(nested, alpha.expand(2, 5, n))
+    assert min_norm_weights(gramian.expand(0, n, n)).shape == (0, n)
+    single = min_norm_weights(gramian.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), alpha, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_a_group_that_is_not_finite(n: int, bad: float) -> None:
+    """Told by weights that are not finite, and of no consequence to the others."""
+    gradients = normal(n, 4, torch.Generator().manual_seed(0))
+    gramian = gradients @ gradients.T
+    spoilt = gramian.clone()
+    spoilt[0, 1] = spoilt[1, 0] = bad
+    alpha = min_norm_weights(torch.stack([gramian, spoilt, gramian]), skip_zero=True)
+    assert not bool(alpha[1].isfinite().all())
+    assert torch.equal(alpha[0], min_norm_weights(gramian))
+    assert torch.equal(alpha[2], alpha[0])
