@@ -1,41 +1,95 @@
-"""Prepare a data set: `prepare.py cremad --raw DIR`, `prepare.py synthetic`; `prepare.py NAME --help` for options."""
+"""Prepare a data set: `prepare.py cremad --raw DIR`, `prepare.py --list`; `prepare.py NAME --help` for options."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmpareto import cli
 from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
+
+SHEET = Path("sheet.jpg")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare the data set that the first argument names; 0, or 1 when something was skipped."""
+    """Prepare the data set that the first argument names, or look at it; 1 where something is skipped or wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    names = ", ".join(DATASETS)
+    if argv == ["--list"]:
+        print("\n\n".join(DATASETS[name].text() for name in DATASETS))
+        return 0
     if not argv or argv[0].startswith("-"):
+        names = ", ".join(DATASETS)
         general = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
         general.add_argument("dataset", help=f"one of: {names}")
+        general.add_argument("--list", action="store_true", help="every data set: its size, terms, page, and raw form")
         general.parse_known_args(argv)
         general.error(f"the data set comes first, one of: {names}")
     dataset = DATASETS[argv[0]]
-    parser = argparse.ArgumentParser(prog=f"prepare.py {dataset.name}", description=f"Prepare {dataset.title}.")
-    dataset.add_arguments(parser)
-    parser.add_argument("--allow-missing", action="store_true", help="exit with 0 though clips were skipped")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also draw a contact sheet of the prepared clips")
-    options = vars(parser.parse_args(argv[1:]))
-    allow_missing, sheet = options.pop("allow_missing"), options.pop("sheet")
-    options["out"] = options["out"] or Path("data") / dataset.name
+    options = vars(_parser(dataset, argv[1:]).parse_args(argv[1:]))
+    allow_missing, check, sheet = (options.pop(name) for name in ("allow_missing", "check", "sheet"))
+    out = options["out"] = options["out"] or Path("data") / dataset.name
 
-    report = dataset.prepare(**options)
-    print(report.text())
-    if sheet is not None:
-        from mmpareto.data.sheet import contact_sheet
-
-        contact_sheet(options["out"], sheet)
-        print(f"contact sheet    {sheet}")
+    complete = True
+    if not check and (options.get("raw") or not sheet or not _is_prepared(out)):
+        complete = _prepare(dataset, options) or allow_missing
+    if check:
+        complete = _check(dataset, out)
+    if sheet:
+        _draw(dataset, out, sheet)
     if dataset.banner:
         print(dataset.banner)
-    return 0 if report.complete or allow_missing else 1
+    return 0 if complete else 1
+
+
+def _parser(dataset: Any, words: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"prepare.py {dataset.name}", description=dataset.text())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    dataset.add_arguments(parser)
+    parser.add_argument("--allow-missing", action="store_true", help="exit with 0 though samples were skipped")
+    parser.add_argument("--check", action="store_true", help="verify the prepared folder, and change nothing")
+    parser.add_argument(
+        "--sheet", type=Path, nargs="?", const=SHEET, metavar="FILE",
+        help=f"draw a few samples of every class as the network sees them in training (default: {SHEET})",
+    )  # fmt: skip
+    looking = parser.parse_known_args([*words, "--raw", "."])[0]
+    for action in parser._actions:
+        if action.dest == "raw" and (looking.check or looking.sheet):
+            action.required = False  # nothing is prepared then, if it has been before
+    return parser
+
+
+def _is_prepared(out: Path) -> bool:
+    return (out / "stat.csv").is_file()
+
+
+def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
+    from mmpareto.data.archives import SUFFIXES, unpacked
+
+    raw = options.get("raw")
+    if raw is not None and not raw.exists():
+        raise InputError(f"{raw} is not there; {dataset.title} can be had from {dataset.facts.page}.")
+    if raw is not None and raw.name.lower().endswith(SUFFIXES):
+        options["raw"] = unpacked(options["raw"], options["out"] / "raw")
+    report = dataset.prepare(**options)
+    print(report.text())
+    return report.complete
+
+
+def _check(dataset: Any, out: Path) -> bool:
+    from mmpareto.data.checking import check
+
+    found = check(dataset, out)
+    print(found.text())
+    return not found.wrong
+
+
+def _draw(dataset: Any, out: Path, sheet: Path) -> None:
+    from mmpareto.data.sheet import contact_sheet
+    from mmpareto.training.data import recipe_options
+
+    contact_sheet(dataset.open(out, "train", training=True, options=recipe_options(dataset.name)), dataset.title, sheet)
+    print(f"contact sheet    {sheet}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,26 @@
 """Writes tiny prepared folders for tests: random features, and frames that are smooth random pictures."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.reading import InputOptions
+from mmpareto.data.prepared import PreparedDataset
 from PIL import Image
 
+OPTIONS = {field.name for field in dataclasses.fields(InputOptions)}
 SHAPES = {"fbank": ("audio", (1024, 128)), "spectrogram": ("audio_spectrogram", (257, 188))}
+
+
+def open_clips(folder: Path, split: str, **given: Any) -> PreparedDataset:
+    """A split of a prepared folder; the fields of `InputOptions` are arguments, too."""
+    options = InputOptions(**{name: given.pop(name) for name in OPTIONS & set(given)})
+    return ClipSet.open(folder, split, options=options, **given)
 
 
 def write_prepared(

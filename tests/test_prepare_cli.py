@@ -138,8 +138,9 @@ def descendants(pid: int) -> set[int]:
     """The processes that `pid` started, and theirs."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | descendants(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            for child in map(int, task.read_text().split()):
+                found |= {child} | descendants(child)
     return found
 
 

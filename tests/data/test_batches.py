@@ -4,14 +4,14 @@ import os
 import pytest
 import torch
 from mmpareto.data.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
-from mmpareto.data.clips import ClipDataset
-from prepared_clips import write_prepared
+from mmpareto.data.prepared import PreparedDataset
+from prepared_clips import open_clips, write_prepared
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = write_prepared(tmp_path_factory.mktemp("prepared"), train=11, test=3, frames=[4, 3, 2])
-    return ClipDataset(folder, "train", training=True, image_size=16, audio_frames=8)
+    return open_clips(folder, "train", training=True, image_size=16, audio_frames=8)
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:
@@ -42,7 +42,7 @@ def test_start_leaves_out_the_first_samples() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_workers_or_interruptions(dataset: ClipDataset, workers: int) -> None:
+def test_batches_do_not_depend_on_workers_or_interruptions(dataset: PreparedDataset, workers: int) -> None:
     order = EpochOrder(len(dataset), seed=1)
     loader = make_loader(dataset, batch_size=4, order=order, workers=workers)
     for epoch, start in [(0, 0), (1, 0), (5, 4)]:
@@ -50,18 +50,20 @@ def test_batches_do_not_depend_on_workers_or_interruptions(dataset: ClipDataset,
         expected = [dataset[key] for key in order]
         batches = list(loader)
         assert len(batches) == len(loader) and all(isinstance(batch, Batch) for batch in batches)
-        assert torch.cat([batch.indices for batch in batches]).tolist() == [index for _, _, index in expected]
-        assert torch.cat([batch.labels for batch in batches]).tolist() == [label for _, label, _ in expected]
+        assert torch.cat([batch.indices for batch in batches]).tolist() == [sample.place for sample in expected]
+        assert torch.cat([batch.labels for batch in batches]).tolist() == [sample.label for sample in expected]
         for name in ("audio", "visual"):
             values = torch.cat([batch.inputs[name] for batch in batches])
-            assert torch.equal(values, torch.stack([inputs[name] for inputs, _, _ in expected]))
+            flips = [batch.flips["visual"] for batch in batches]
+            assert torch.equal(torch.cat(flips), torch.stack([sample.flips["visual"] for sample in expected]))
+            assert torch.equal(values, torch.stack([sample.inputs[name] for sample in expected]))
         for batch in loader:  # leave an epoch early: the next one must not see what was read ahead
-            assert batch.indices.tolist() == [index for _, _, index in expected[:4]]
+            assert batch.indices.tolist() == [sample.place for sample in expected[:4]]
             break
     stop_workers(loader)
 
 
-def test_workers_leave_the_process_group_and_end_when_told(dataset: ClipDataset) -> None:
+def test_workers_leave_the_process_group_and_end_when_told(dataset: PreparedDataset) -> None:
     loader = make_loader(dataset, batch_size=2, order=EpochOrder(len(dataset)), workers=2)
     before = set(multiprocessing.active_children())
     expected = [batch.indices.tolist() for batch in loader]
@@ -79,7 +81,7 @@ def test_workers_leave_the_process_group_and_end_when_told(dataset: ClipDataset)
     stop_workers(make_loader(dataset, batch_size=2))
 
 
-def test_evaluation_goes_from_first_to_last(dataset: ClipDataset) -> None:
+def test_evaluation_goes_from_first_to_last(dataset: PreparedDataset) -> None:
     indices = [index for batch in make_loader(dataset, batch_size=4) for index in batch.indices.tolist()]
     assert indices == list(range(11))
 

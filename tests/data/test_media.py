@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.media import MediaError, NoAudioError, NoFrameError, encode_jpeg, read_audio, read_frames, resample
+from mmpareto.data.media import (
+    MediaError,
+    NoAudioError,
+    NoFrameError,
+    encode_jpeg,
+    read_audio,
+    read_frame_pairs,
+    read_frames,
+    resample,
+)
 from mmpareto.errors import InputError
 from PIL import Image
 
@@ -153,6 +162,22 @@ def test_one_frame_is_enough(tmp_path):
     assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [77]
 
 
+def test_frames_with_the_one_after_them(tmp_path):
+    """The frames that `read_frames` keeps, by their numbers; the last of the video has none after it."""
+    raw_clips.write_video(tmp_path / "a.avi", 51, rate=25, codec="mpeg4")
+    raw_clips.write_video(tmp_path / "variable.mp4", 5, times_ms=[0, 900, 1_100, 1_900, 2_100], codec="libx264")
+    raw_clips.write_video(tmp_path / "one.avi", 1, rate=25, codec="mpeg4")
+    for name, fps, kept in (("a.avi", 1, [0, 25]), ("a.avi", 2, [0, 12, 25, 37]), ("variable.mp4", 1, [0, 1, 3])):
+        pairs = [*read_frame_pairs(tmp_path / name, fps)]
+        assert [pair.number for pair in pairs] == kept
+        assert [raw_clips.number_of(pair.first) for pair in pairs] == kept
+        assert [raw_clips.number_of(pair.second) for pair in pairs] == [number + 1 for number in kept]
+    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.avi", 1)] == [0, 25, 50]
+    assert not [*read_frame_pairs(tmp_path / "one.avi", 1)]
+    with pytest.raises(InputError, match="26 cannot be kept"):
+        [*read_frame_pairs(tmp_path / "a.avi", 26)]
+
+
 def test_more_frames_a_second_than_there_are(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", 40)
     with pytest.raises(InputError, match=r"a\.flv has 29\.97 frames a second, 30 cannot be kept"):
@@ -201,6 +226,8 @@ def test_jpeg_has_quality_95_and_halved_chroma():
     standard = [16, 11, 10, 16, 24, 40, 51, 61]
     assert list(image.quantization[0][:8]) == [(entry * 10 + 50) // 100 for entry in standard]
     assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]
+    grey = Image.open(io.BytesIO(encode_jpeg(noisy[:, :, 0])))
+    assert grey.mode == "L" and list(grey.quantization[0]) == list(image.quantization[0])
     smooth = np.stack([*np.meshgrid(np.arange(56), np.arange(40)), np.full((40, 56), 90)], axis=2).astype(np.uint8)
     decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(smooth)))).astype(int)
     assert np.abs(decoded - smooth).mean() < 2

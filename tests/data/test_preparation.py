@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
+from mmpareto.data.clip_preparation import RawClip, prepare_clips
 from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.data.features import FEATURES, filterbank
 from mmpareto.data.media import read_audio, read_frames
-from mmpareto.data.preparation import About, RawClip, locked, prepare_clips
+from mmpareto.data.preparation import About, locked
 from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
 from PIL import Image
@@ -70,7 +71,7 @@ def test_the_prepared_layout(raw, tmp_path, workers):
         pictures = sorted(path.name for path in (out / "visual" / clip.name).iterdir())
         assert pictures == ["frame_00001.jpg", "frame_00002.jpg"]
     assert {path.name for path in out.iterdir()} == {
-        *("stat.csv", "train.csv", "test.csv", "prepared.json"),
+        *("stat.csv", "train.csv", "test.csv", "prepared.json", "checksums.sha256"),
         *("audio", "audio_spectrogram", "visual"),
     }
     assert json.loads((out / "prepared.json").read_text()) == {
@@ -213,7 +214,7 @@ def test_a_folder_that_holds_something_else_is_refused(raw, tmp_path):
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):
         prepare(raw, out)
     (out / "prepared.json").unlink()
-    with pytest.raises(InputError, match="holds frames that something else prepared"):
+    with pytest.raises(InputError, match="holds files that something else prepared"):
         prepare(raw, out)
     after = files(out)
     assert all(after[name] == before[name] for name in after)

@@ -4,6 +4,7 @@ import torch
 from mmpareto.data.sheet import contact_sheet
 from mmpareto.errors import InputError
 from PIL import Image
+from prepared_clips import open_clips
 
 COLOURS = {"bark": (200, 30, 30), "meow": (30, 30, 200)}
 
@@ -26,6 +27,11 @@ def prepared(tmp_path):
     return folder
 
 
+def sheet(folder, out, **options):
+    dataset = open_clips(folder, "train", training=True, image_size=48, crop_scale=(1.0, 1.0))
+    contact_sheet(dataset, folder.name, out, **options)
+
+
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
@@ -37,7 +43,7 @@ def area(picture, colour):
 @pytest.mark.parametrize("name", ["sheet.png", "new/sheet.jpg"])
 def test_a_row_for_each_class(prepared, tmp_path, name):
     out = tmp_path / name
-    contact_sheet(prepared, out)
+    sheet(prepared, out)
     picture = pixels(out)
     assert picture.shape[1] == 1200
     assert out.stat().st_size < 400_000
@@ -51,8 +57,8 @@ def test_a_row_for_each_class(prepared, tmp_path, name):
 
 
 def test_the_number_of_clips_a_class(prepared, tmp_path):
-    contact_sheet(prepared, tmp_path / "one.png", per_class=1)
-    contact_sheet(prepared, tmp_path / "two.png", per_class=2)
+    sheet(prepared, tmp_path / "one.png", per_class=1)
+    sheet(prepared, tmp_path / "two.png", per_class=2)
     one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
     assert area(two, COLOURS["bark"]) == pytest.approx(2 * area(two, COLOURS["meow"]), rel=0.05)
     assert area(one, COLOURS["bark"]) == pytest.approx(area(one, COLOURS["meow"]), rel=0.05)
@@ -60,15 +66,15 @@ def test_the_number_of_clips_a_class(prepared, tmp_path):
 
 def test_the_padding_is_cut_off(prepared, tmp_path):
     """The sound fills its place whether the file pads it or not: only its own 300 frames count."""
-    contact_sheet(prepared, tmp_path / "padded.png")
+    sheet(prepared, tmp_path / "padded.png")
     for path in (prepared / "audio").glob("*.pt"):
         feature = torch.load(path, weights_only=True)
         feature[300:] = 0.0  # another value to pad with, as long
         torch.save(feature, path)
-    contact_sheet(prepared, tmp_path / "otherwise.png")
+    sheet(prepared, tmp_path / "otherwise.png")
     feature[600] = 2.0
     torch.save(feature, path)
-    contact_sheet(prepared, tmp_path / "longer.png")
+    sheet(prepared, tmp_path / "longer.png")
     padded, otherwise, longer = (pixels(tmp_path / f"{name}.png") for name in ("padded", "otherwise", "longer"))
     np.testing.assert_array_equal(padded, otherwise)
     assert (padded != longer).any()
@@ -77,7 +83,7 @@ def test_the_padding_is_cut_off(prepared, tmp_path):
 def test_clips_known_to_show_nothing_are_left_out(prepared, tmp_path):
     (prepared / "uninformative.csv").write_text("dog_2,visual\n")
     Image.new("RGB", (64, 48), (0, 200, 0)).save(prepared / "visual" / "dog_2" / "frame_00001.jpg")
-    contact_sheet(prepared, tmp_path / "sheet.png")
+    sheet(prepared, tmp_path / "sheet.png")
     assert area(pixels(tmp_path / "sheet.png"), (0, 200, 0)) == 0
 
 
@@ -94,12 +100,12 @@ def test_an_unprepared_or_damaged_folder_is_refused(prepared, tmp_path, break_it
         for path in (prepared / "visual" / "cat").iterdir():
             path.unlink()
     with pytest.raises(InputError, match=r"absent|animals"):
-        contact_sheet(folder, tmp_path / "sheet.png")
+        sheet(folder, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_other_formats_and_numbers_are_refused(prepared, tmp_path):
     with pytest.raises(InputError, match=r"\.png or \.jpg"):
-        contact_sheet(prepared, tmp_path / "sheet.gif")
+        sheet(prepared, tmp_path / "sheet.gif")
     with pytest.raises(InputError, match="at least 1"):
-        contact_sheet(prepared, tmp_path / "sheet.png", per_class=0)
+        sheet(prepared, tmp_path / "sheet.png", per_class=0)

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmpareto.data.batches import EpochOrder
-from mmpareto.data.clips import ClipDataset
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import Meter
-from prepared_clips import write_prepared
+from prepared_clips import open_clips, write_prepared
 from tiny_runs import metrics, read, run, trainer_of
 from torch import Tensor
 
@@ -24,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches(data: Path, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """The batches of an epoch, put together clip by clip; the last one holds two clips."""
-    clips = ClipDataset(
+    clips = open_clips(
         data, "train", training=True, seed=3, frames=1, image_size=24, audio_frames=64, crop_scale=(0.08, 1)
     )
     order = EpochOrder(len(clips), seed=3)
@@ -33,9 +32,13 @@ def batches(data: Path, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     for start in range(0, len(keys), BATCH):
         samples = [clips[key] for key in keys[start : start + BATCH]]
-        audio = torch.stack([inputs["audio"] for inputs, _, _ in samples])
-        visual = torch.stack([(inputs["visual"] / 255 - mean) / std for inputs, _, _ in samples])
-        yield {"audio": audio, "visual": visual}, torch.tensor([label for _, label, _ in samples])
+        audio = torch.stack([sample.inputs["audio"] for sample in samples])
+        turned = [
+            torch.stack([image.flip(2) if flip else image for image, flip in zip(images, flips, strict=True)])
+            for images, flips in ((sample.inputs["visual"], sample.flips["visual"]) for sample in samples)
+        ]
+        visual = torch.stack([(images / 255 - mean) / std for images in turned])
+        yield {"audio": audio, "visual": visual}, torch.tensor([sample.label for sample in samples])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def spoil(data: Path, clip: str, value: float = math.nan) -> None:
 
 def step_of(data: Path, clip: str, epoch: int) -> int:
     """The step of an epoch whose batch of 4 holds the clip."""
-    clips = open_data(parse(arguments(data, None)).settings).train.clips
+    clips = open_data(parse(arguments(data, None)).settings).train.names
     order = EpochOrder(len(clips), seed=0)
     order.set_epoch(epoch)
     return [index for _, index in order].index(clips.index(clip)) // 4 + 1
@@ -51,7 +51,7 @@ def assert_finite(value: Any, where: str) -> None:
 
 
 def a_training_clip(data: Path) -> str:
-    return open_data(parse(arguments(data, None)).settings).train.clips[0]
+    return open_data(parse(arguments(data, None)).settings).train.names[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.clips import ClipDataset
 from mmpareto.models.network import build_network
 from mmpareto.training.probe import fit_head
-from prepared_clips import write_prepared
+from prepared_clips import open_clips, write_prepared
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny_runs import metrics, read, run
@@ -77,8 +76,8 @@ def features_of(data: Path, checkpoint: dict, clips: list[str], split: str) -> t
     network = build_network(**checkpoint["network"])
     network.load_state_dict(checkpoint["model"])
     network.eval()
-    whole = ClipDataset(data, split, training=False, frames=1, image_size=24, audio_frames=64)
-    places = [whole.clips.index(clip) for clip in clips] if clips else list(range(len(whole)))
+    whole = open_clips(data, split, training=False, frames=1, image_size=24, audio_frames=64)
+    places = [whole.names.index(clip) for clip in clips] if clips else list(range(len(whole)))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     inputs = [whole[place][0] for place in places]
     with torch.no_grad():
@@ -106,7 +105,7 @@ def test_the_summary_has_the_probes_accuracies_and_the_checkpoints_its_heads(dat
     from mmpareto.training.data import open_data
     from mmpareto.training.settings import from_config
 
-    training = open_data(from_config(json.loads((folder / "config.json").read_text()))).train.clips
+    training = open_data(from_config(json.loads((folder / "config.json").read_text()))).train.names
     for name, key in (("last.pt", "last"), ("best.pt", "best_val")):
         content = read(folder / name)
         assert list(content["probe"]) == ["audio", "visual"]

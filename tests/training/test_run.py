@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpareto.data.clips import ClipDataset, fingerprint
+from mmpareto.data.layout import fingerprint
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint
@@ -17,7 +17,7 @@ from mmpareto.training.run import train
 from mmpareto.training.run_folder import new_folder
 from mmpareto.training.settings import parse
 from mmpareto.training.summary import summarise, summary_text
-from prepared_clips import write_prepared
+from prepared_clips import open_clips, write_prepared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import acting, arguments, metrics, read, run
 
@@ -44,12 +44,12 @@ def evaluated(data: Path, checkpoint: dict[str, Any], split: str, places: list[i
     network = build_network(**checkpoint["network"])
     network.load_state_dict(checkpoint["model"])
     network.eval()
-    clips = ClipDataset(data, split, training=False, frames=1, image_size=24, audio_frames=64)
+    clips = open_clips(data, split, training=False, frames=1, image_size=24, audio_frames=64)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     right, loss = dict.fromkeys(HEADS, 0.0), dict.fromkeys(HEADS, 0.0)
     places = list(range(len(clips))) if places is None else places
     for place in places:
-        inputs, label, _ = clips[place]
+        inputs, label, *_ = clips[place]
         visual = (inputs["visual"] / 255 - mean) / std
         with torch.no_grad():
             outputs = network({"audio": inputs["audio"][None], "visual": visual[None]})
@@ -161,19 +161,19 @@ def test_best_pt_is_the_earlier_epoch_in_a_tie(data: Path, tmp_path: Path) -> No
 def validation_places(data: Path, *more: str) -> list[int]:
     opened = open_data(parse(arguments(data, None, *more)).settings)
     assert opened.val is not None
-    names = ClipDataset(data, "train", training=False).clips
-    return [names.index(clip) for clip in opened.val.clips]
+    names = open_clips(data, "train", training=False).names
+    return [names.index(clip) for clip in opened.val.names]
 
 
 def test_validation_clips_are_apart_stratified_and_seeded(data: Path) -> None:
     opened = open_data(parse(arguments(data, None, "--val_fraction", "0.3")).settings)
     assert opened.val is not None
-    train_clips, val_clips = set(opened.train.clips), set(opened.val.clips)
+    train_clips, val_clips = set(opened.train.names), set(opened.val.names)
     assert not train_clips & val_clips and len(train_clips | val_clips) == 18
     assert [opened.val.labels.count(label) for label in range(3)] == [2, 2, 2]
-    assert opened.test.clips == [f"clip_{n:03d}" for n in range(18, 25)]
+    assert opened.test.names == [f"clip_{n:03d}" for n in range(18, 25)]
     assert opened.train.training and not (opened.val.training or opened.test.training or opened.train_fixed.training)
-    assert opened.train_fixed.clips == opened.train.clips
+    assert opened.train_fixed.names == opened.train.names
     assert validation_places(data) == validation_places(data)
     assert len({tuple(validation_places(data, "--random_seed", str(seed))) for seed in range(4)}) > 1
 

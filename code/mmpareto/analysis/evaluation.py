@@ -1,6 +1,7 @@
 """What a trained network does on a split of a prepared data set: figures, confusion matrices, a table of clips."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from mmpareto.analysis.plots import confusion_picture
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
 from mmpareto.data.batches import make_loader, stop_workers
-from mmpareto.data.clips import ClipDataset
+from mmpareto.data.clips import options_of
+from mmpareto.data.prepared import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
-from mmpareto.training.evaluation import Predictions, figures, predict
+from mmpareto.training.evaluation import Predictions, figures, further_figures, predict
 
 
-def open_split(trained: Trained, split: str, folder: Path | None = None) -> ClipDataset:
+def open_split(trained: Trained, split: str, folder: Path | None = None) -> PreparedDataset:
     """The split that a trained network is measured on, read as training's evaluation read it.
 
     Arguments:
@@ -34,11 +36,7 @@ def open_split(trained: Trained, split: str, folder: Path | None = None) -> Clip
         folder,
         split,
         training=False,
-        audio=description["audio"],
-        frames=description["frames"],
-        image_size=description["image_size"],
-        audio_frames=description["audio_frames"],
-        audio_pool=tuple(description["audio_pool"]),
+        options=dataclasses.replace(options_of(description), n_classes=trained.network.n_classes),
         modalities=trained.network.modalities,
     )
     outputs = trained.network.n_classes
@@ -53,7 +51,7 @@ def open_split(trained: Trained, split: str, folder: Path | None = None) -> Clip
 
 
 def predict_split(
-    trained: Trained, dataset: ClipDataset, device: torch.device, batch_size: int, workers: int
+    trained: Trained, dataset: PreparedDataset, device: torch.device, batch_size: int, workers: int
 ) -> Predictions:
     """Run the network over a data set, every clip once."""
     loader = make_loader(dataset, batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
@@ -70,10 +68,22 @@ def predict_split(
 
 def metrics_table(predictions: Predictions) -> str:
     """The figures of every head, as text; fractions."""
-    lines = [f"{'':12}{'accuracy':>10}{'macro-F1':>10}{'mAP':>10}"]
-    for head, values in predictions.metrics().items():
-        lines.append(f"{head or 'joint':12}{values['accuracy']:10.4f}{values['macro_f1']:10.4f}{values['mAP']:10.4f}")
+    found = predictions.metrics()
+    columns = [name for name in TITLES if name in next(iter(found.values()))]
+    lines = [f"{'':12}" + "".join(f"{TITLES[name]:>13}" for name in columns)]
+    for head, values in found.items():
+        shown = [float("nan") if values[name] is None else values[name] for name in columns]
+        lines.append(f"{head or 'joint':12}" + "".join(f"{value:13.4f}" for value in shown))
     return "\n".join(lines)
+
+
+TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "mAP": "mAP",
+    "mae": "MAE",
+    "correlation": "correlation",
+}
 
 
 def make_folder(out: Path) -> None:
@@ -88,8 +98,8 @@ def make_folder(out: Path) -> None:
         raise InputError(f"cannot make the folder {out} ({error.strerror}); give another --out.") from error
 
 
-def write_results(out: Path, trained: Trained, dataset: ClipDataset, predictions: Predictions) -> None:
-    """Write metrics.json, per_clip.csv and confusion.png into the folder `out`.
+def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predictions: Predictions) -> None:
+    """Write metrics.json, per_clip.csv and, of classes, confusion.png into the folder `out`.
 
     metrics.json has the keys of a line of metrics.jsonl, the confusion matrices (head → C lists of C counts; row =
     true class), and what the figures are of.
@@ -97,7 +107,7 @@ def write_results(out: Path, trained: Trained, dataset: ClipDataset, predictions
     Raises:
         InputError: they cannot be written.
     """
-    matrices = {head or "joint": values["confusion"] for head, values in predictions.metrics().items()}
+    matrices = {h or "joint": v["confusion"] for h, v in predictions.metrics().items() if "confusion" in v}
     origin: dict[str, Any] = {
         "checkpoint": str(trained.path),
         "notes": trained.notes,
@@ -107,34 +117,38 @@ def write_results(out: Path, trained: Trained, dataset: ClipDataset, predictions
     }
     if trained.banner:
         origin["warning"] = trained.banner
-    content = origin | figures(predictions) | {"confusion": matrices}
+    further = further_figures(predictions, DATASETS[trained.dataset].further_figures, dataset.scores)
+    content = origin | figures(predictions) | further | {"confusion": matrices}
     title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
     try:
         write_text(out / "metrics.json", json.dumps(content, indent=1) + "\n")
         write_per_clip(out / "per_clip.csv", dataset, predictions)
-        confusion_picture(out / "confusion.png", matrices, dataset.classes, title)
+        if matrices:
+            confusion_picture(out / "confusion.png", matrices, dataset.classes, title)
     except OSError as error:
         raise InputError(f"cannot write to {out} ({error.strerror}); give another --out.") from error
 
 
-def write_per_clip(path: Path, dataset: ClipDataset, predictions: Predictions) -> None:
-    """Write a line a clip: name, true class, and for every head the predicted class and all probabilities."""
+def write_per_clip(path: Path, dataset: PreparedDataset, predictions: Predictions) -> None:
+    """Write a line a clip: name, true class, and for every head the predicted class and all probabilities.
+
+    Of a regression: name, true score, and every head's score.
+    """
     classes = dataset.classes
+    regression = predictions.labels.is_floating_point()
     heads = {head or "joint": logits.double() for head, logits in predictions.logits.items()}
-    predicted = {head: logits.argmax(1).tolist() for head, logits in heads.items()}
-    probabilities = {head: logits.softmax(1).tolist() for head, logits in heads.items()}
+    columns = {head: [head] if regression else [head, *(f"{head}_{name}" for name in classes)] for head in heads}
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["clip", "class"] + [column for head in heads for column in _columns(head, classes)])
-        for place, (clip, label) in enumerate(zip(dataset.clips, dataset.labels, strict=True)):
-            row = [clip, classes[label]]
-            for head in heads:
-                row += [classes[predicted[head][place]], *(f"{value:.9g}" for value in probabilities[head][place])]
+        own = [name for names in columns.values() for name in names]
+        writer.writerow(["clip", *(classes if regression else ["class"]), *own])
+        for place, (clip, label) in enumerate(zip(dataset.names, dataset.labels, strict=True)):
+            row = [clip, label if regression else classes[label]]
+            for logits in heads.values():
+                values = (logits[place] if regression else logits[place].softmax(0)).tolist()
+                row += [] if regression else [classes[int(logits[place].argmax())]]
+                row += [f"{value:.9g}" for value in values]
             writer.writerow(row)
-
-
-def _columns(head: str, classes: list[str]) -> list[str]:
-    return [head, *(f"{head}_{name}" for name in classes)]
 
 
 def _few(names: list[str], limit: int = 6) -> str:

@@ -29,7 +29,7 @@ class Trained:
         path: the checkpoint.
         dataset: the data set's name.
         folder: where the prepared data set was when the network was trained.
-        description: of the input (`ClipDataset.description`); lacks "classes", "fps" and "normalisation" where the
+        description: of the input (`PreparedDataset.description`); lacks "classes", "fps" and "normalisation" where the
             file does not tell them.
         heads: modality → weight and bias of a linear probe in place of untrained unimodal heads; {} where trained.
         notes: what a person should know of the file.

@@ -6,7 +6,16 @@ DATASETS = Registry(
     "data set",
     {
         "cremad": "mmpareto.data.cremad:CREMAD",
+        "kinetics_sounds": "mmpareto.data.kinetics_sounds:KineticsSounds",
+        "cgmnist": "mmpareto.data.cgmnist:CGMNIST",
+        "modelnet40": "mmpareto.data.modelnet40:ModelNet40",
+        "mosi": "mmpareto.data.mosi:MOSI",
+        "mosei": "mmpareto.data.mosei:MOSEI",
+        "chsims": "mmpareto.data.chsims:CHSIMS",
+        "vggsound": "mmpareto.data.vggsound:VGGSound",
+        "ave": "mmpareto.data.ave:AVE",
+        "ucf101": "mmpareto.data.ucf101:UCF101",
         "synthetic": "mmpareto.data.synthetic:Synthetic",
     },
-    aliases={"crema-d": "cremad"},
+    aliases={"kineticsound": "kinetics_sounds", "ks": "kinetics_sounds", "cmu-mosi": "mosi", "cmu-mosei": "mosei"},
 )

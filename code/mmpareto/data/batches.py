@@ -20,6 +20,8 @@ class Batch(NamedTuple):
     """int64 (B,)"""
     indices: Tensor
     """int64 (B,): places in the data set."""
+    flips: dict[str, Tensor] = {}  # noqa: RUF012 (a default that nobody changes)
+    """Modality → (B, images) bool: which of a sample's images are yet to be mirrored."""
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -97,23 +99,33 @@ def stop_workers(loader: DataLoader[Any]) -> None:
 def to_device(
     batch: Batch,
     device: torch.device | str,
-    normalisation: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    normalisation: Mapping[str, Sequence[Sequence[float]]],
 ) -> Batch:
-    """Copy a batch to `device`, without waiting for it where memory is pinned, and normalise its images there.
+    """Copy a batch to `device`, without waiting for it where memory is pinned; normalise and mirror its images there.
 
     Arguments:
-        normalisation: modality → (mean, std), a value a channel, for the modalities that are uint8 (…, C, H, W)
-            and become float32 (x / 255 − mean) / std. Others are left as they are.
+        normalisation: modality → mean, std and channels negated (`sources.Normalisation`), for the modalities that are
+            uint8 (…, C, H, W) and become float32 (x / 255 − mean) / std. Others are left as they are.
     """
     device = torch.device(device)
     inputs = {}
     for name, values in batch.inputs.items():
         values = values.to(device, non_blocking=True)
         if values.dtype == torch.uint8:
-            mean, std = (_channels(tuple(channel), device) for channel in normalisation[name])
-            values = values.float().div_(255).sub_(mean).div_(std)
+            mean, std, *negated = normalisation[name]
+            values = values.float().div_(255).sub_(_channels(tuple(mean), device)).div_(_channels(tuple(std), device))
+            if name in batch.flips:
+                flips = batch.flips[name].to(device, non_blocking=True)
+                signs = [-1.0 if channel in (negated[0] if negated else ()) else 1.0 for channel in range(len(mean))]
+                values = _mirrored(values, flips, _channels(tuple(signs), device))
         inputs[name] = values
     return Batch(inputs, batch.labels.to(device, non_blocking=True), batch.indices.to(device, non_blocking=True))
+
+
+def _mirrored(values: Tensor, flips: Tensor, signs: Tensor) -> Tensor:
+    """Mirror the images (B, …, C, H, W) that `flips` (B, images) names, and negate channels that point sideways."""
+    flips = flips.view(*flips.shape[: values.dim() - 3], *[1] * 3)
+    return torch.where(flips, values.flip(-1) * signs, values)
 
 
 @functools.lru_cache(maxsize=32)  # made once: a copy from pageable memory would wait for the device at every step

@@ -1,28 +1,26 @@
-"""What every data set of clips has in common."""
+"""What every data set of clips with sound and pictures has in common."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
+
+from mmpareto.data.data_set import DataSet
+from mmpareto.data.reading import InputOptions
 
 if TYPE_CHECKING:
-    from mmpareto.data.clips import ClipDataset
+    from mmpareto.data.sources import Source
 
 
-class ClipSet:
-    """A data set of clips: its names, and how its prepared folder is opened.
+class ClipSet(DataSet):
+    """Two modalities: "audio", a filterbank or spectrogram, and "visual", frames; loaded as the released code does."""
 
-    Attributes:
-        name: as it is registered, and as its prepared folder is called.
-        title: as papers write it.
-        banner: what must be said wherever results on it are shown; None where nothing must.
-    """
+    @classmethod
+    def sources(
+        cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
+    ) -> "dict[str, Source]":
+        """The audio feature and the frames."""
+        from mmpareto.data import layout
+        from mmpareto.data.sources import AudioSource, FramesSource
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    banner: ClassVar[str | None] = None
-
-    @staticmethod
-    def open(folder: str | Path, split: str, **options: Any) -> "ClipDataset":
-        """The `ClipDataset` of a split of the prepared `folder`; `options` are its arguments."""
-        from mmpareto.data.clips import ClipDataset  # here, since the command line of preparation needs no torch
-
-        return ClipDataset(folder, split, **options)
+        layout.check_files(folder, split, names, options.audio, prepared.get("audio"))
+        return {"audio": AudioSource(folder, names, options), "visual": FramesSource(folder, names, options)}

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpareto.data import preparation
+from mmpareto.data import clip_preparation
+from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.preparation import About, RawClip, Report
+from mmpareto.data.data_set import Facts
+from mmpareto.data.preparation import About
+from mmpareto.data.report import Report
 from mmpareto.data.splits import (
     PublishedFile,
     Split,
@@ -46,6 +49,12 @@ class CREMAD(ClipSet):
 
     name = "cremad"
     title = "CREMA-D"
+    facts = Facts(
+        size="7,442 clips of about 2.5 s, 91 actors, six emotions; 6,698 for training, 744 for testing",
+        terms="Open Database License; its contents under the Database Contents License",
+        page=f"{RAW_PAGE} (Git LFS); the split's train.csv and test.csv: {SPLIT_PAGE}",
+        raw="AudioWAV/<clip>.wav and VideoFlash/<clip>.flv",
+    )
     synthetic = False
     classes = CLASSES
 
@@ -68,7 +77,7 @@ class CREMAD(ClipSet):
         parser.add_argument(
             "--split_files", type=Path, metavar="DIR", help=f"folder that holds train.csv and test.csv ({SPLIT_PAGE})"
         )
-        preparation.add_arguments(parser)
+        clip_preparation.add_arguments(parser)
 
     @classmethod
     def prepare(
@@ -97,7 +106,7 @@ class CREMAD(ClipSet):
             workers: parallel processes; all cores by default.
 
         Raises:
-            InputError: `raw` holds no clip, the split files are wrong, or as `preparation.prepare_clips`.
+            InputError: `raw` holds no clip, the split files are wrong, or as `prepare_clips`.
         """
         try:
             folder = _raw_folder(raw, cls.title)
@@ -106,7 +115,7 @@ class CREMAD(ClipSet):
             raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
         if not found:
             raise InputError(f"{folder / AUDIO_FOLDER} and {VIDEO_FOLDER} hold no clip of {cls.title}; see {RAW_PAGE}.")
-        return preparation.prepare_clips(
+        return clip_preparation.prepare_clips(
             clips,
             _split(clips, split, split_files, [raw, folder], seed),
             About(cls.name, cls.title, cls.synthetic, cls.classes),

@@ -1,8 +1,9 @@
 """What the audio encoder sees: the two features of a waveform that the literature uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torchaudio.compliance.kaldi
 
@@ -17,8 +18,12 @@ SPECTROGRAM_RATE = 22_050
 SPECTROGRAM_SECONDS = 3
 SPECTROGRAM_FFT, SPECTROGRAM_HOP = 512, 353
 
+# Seconds that the features are made of: 1024 windows span 10.255, and the resampling filter reaches a few ms further.
+HEAD_SECONDS = 12
+BLOCK_SECONDS, MARGIN_SECONDS = 10, 1  # what is resampled at once for the mean, and the sound around it
 
-def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
+
+def filterbank(waveform: torch.Tensor, rate: int, mean: torch.Tensor | None = None) -> torch.Tensor:
     """Kaldi log-mel filterbank (MMPareto; process_audio.py of OGM-GE).
 
     The mean over all channels and samples is subtracted, and the first channel goes through
@@ -29,6 +34,7 @@ def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     Arguments:
         waveform: (channels, samples), float32 in [−1, 1].
         rate: its sampling rate in hertz; the sources' is 16 kHz.
+        mean: what to subtract, (), where `waveform` is only the beginning of a longer one.
 
     Returns:
         (1024, 128), float32: frames, mel bins.
@@ -39,7 +45,7 @@ def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     if waveform.shape[1] < int(rate * WINDOW_SECONDS):
         raise InputError(f"the sound is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 25 ms.")
     frames = torchaudio.compliance.kaldi.fbank(
-        (waveform - waveform.mean())[:1],
+        (waveform - (waveform.mean() if mean is None else mean))[:1],
         htk_compat=True,
         sample_frequency=rate,
         use_energy=False,
@@ -102,3 +108,87 @@ FEATURES = {
     "fbank": Feature(filterbank, 16_000),
     "spectrogram": Feature(spectrogram, SPECTROGRAM_RATE),
 }
+
+
+class StreamedFeatures:
+    """The features of a waveform that comes in blocks, in memory that does not grow with it.
+
+    Of up to HEAD_SECONDS they are what `Feature.of` gives, bit for bit. Of a longer waveform only so much is held,
+    with the mean of it all, which is summed up block by block in double precision: `Feature.of` sums in single
+    precision, so the filterbank may differ by 1e-6.
+
+    Arguments:
+        kinds: names of FEATURES.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._kinds = kinds
+        self._head: list[torch.Tensor] = []
+        self._samples = 0  # in the head
+        self._rate = 0
+        self._mean: _ResampledMean | None = None  # of all, once there is more than a head
+
+    def add(self, block: np.ndarray, rate: int) -> None:
+        """The next samples, float32 in [−1, 1], (channels, samples), at `rate` hertz."""
+        waveform, self._rate = torch.from_numpy(block), rate
+        if self._mean is not None:
+            self._mean.add(waveform)
+            return
+        self._head.append(waveform)
+        self._samples += waveform.shape[1]
+        if self._samples > HEAD_SECONDS * rate:
+            everything = torch.cat(self._head, dim=1)
+            self._mean = _ResampledMean(rate, FEATURES["fbank"].rate)
+            self._mean.add(everything)
+            self._head = [everything[:, : HEAD_SECONDS * rate].clone()]
+
+    def features(self) -> dict[str, torch.Tensor]:
+        """Name → feature, of all that came.
+
+        Raises:
+            InputError: the waveform is shorter than one window.
+        """
+        head = torch.cat(self._head, dim=1)
+        made = {}
+        for kind in self._kinds:
+            if kind == "fbank" and self._mean is not None:
+                rate = FEATURES[kind].rate
+                made[kind] = filterbank(resample(head, self._rate, rate), rate, self._mean.finish())
+            else:
+                made[kind] = FEATURES[kind].of(head, self._rate)
+        return made
+
+
+class _ResampledMean:
+    """The mean over channels and samples of what resampling a waveform gives, without holding either."""
+
+    def __init__(self, rate: int, new_rate: int) -> None:
+        self._rate, self._new_rate = rate, new_rate
+        self._blocks: list[torch.Tensor] = []
+        self._samples = 0  # in the blocks
+        self._lead = 0  # seconds at their beginning that are in the sum already
+        self._sum, self._count = 0.0, 0
+
+    def add(self, waveform: torch.Tensor) -> None:
+        """The next samples, (channels, samples)."""
+        self._blocks.append(waveform)
+        self._samples += waveform.shape[1]
+        seconds = self._lead + BLOCK_SECONDS + MARGIN_SECONDS
+        while self._samples >= seconds * self._rate:
+            held = torch.cat(self._blocks, dim=1)
+            # Whole seconds: a sample at the one rate then lies on one at the other.
+            resampled = resample(held[:, : seconds * self._rate], self._rate, self._new_rate)
+            self._tally(resampled[:, self._lead * self._new_rate : -MARGIN_SECONDS * self._new_rate])
+            rest = held[:, (seconds - 2 * MARGIN_SECONDS) * self._rate :].clone()
+            self._blocks, self._samples, self._lead = [rest], rest.shape[1], MARGIN_SECONDS
+            seconds = self._lead + BLOCK_SECONDS + MARGIN_SECONDS
+
+    def finish(self) -> torch.Tensor:
+        """The mean of all, (), float32."""
+        resampled = resample(torch.cat(self._blocks, dim=1), self._rate, self._new_rate)
+        self._tally(resampled[:, self._lead * self._new_rate :])
+        return torch.tensor(self._sum / self._count, dtype=torch.float32)
+
+    def _tally(self, resampled: torch.Tensor) -> None:
+        self._sum += resampled.sum(dtype=torch.float64).item()
+        self._count += resampled.numel()

@@ -11,12 +11,13 @@ import csv
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.feature_files import FEATURE_FILES
@@ -24,13 +25,13 @@ from mmpareto.errors import InputError
 
 
 def fingerprint(folder: Path) -> str:
-    """Hexadecimal SHA-256 of a prepared folder's lists: stat.csv, train.csv, test.csv and prepared.json.
+    """Hexadecimal SHA-256 of a prepared folder's lists, of its record, and of its list of checksums.
 
-    Files that are absent are left out; the features and frames themselves are not read. Every file counts with
-    its name and its length before its content.
+    Files that are absent are left out; the samples themselves are not read, but their checksums stand for them. Every
+    file counts with its name and its length before its content.
     """
     digest = hashlib.sha256()
-    for name in ("stat.csv", "train.csv", "test.csv", "prepared.json"):
+    for name in ("stat.csv", "train.csv", "valid.csv", "test.csv", "prepared.json", "checksums.sha256"):
         path = Path(folder) / name
         if path.is_file():
             content = path.read_bytes()
@@ -99,7 +100,16 @@ def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str],
     return [row[0] for row in rows], [label[row[1]] for row in rows]
 
 
-def check_files(folder: Path, split: str, clips: list[str], audio: str, kinds: list[str] | None = None) -> None:
+def read_names(folder: Path, split: str) -> list[str]:
+    """The samples that train.csv, valid.csv or test.csv lists, in its order.
+
+    Raises:
+        InputError: the file is absent.
+    """
+    return [row[0] for row in _rows(Path(folder) / f"{split}.csv")]
+
+
+def check_files(folder: Path, split: str, clips: Sequence[str], audio: str, kinds: list[str] | None = None) -> None:
     """Check that every clip has its feature file and its folder of frames, listing two folders only.
 
     Arguments:
@@ -145,11 +155,20 @@ def read_frame(folder: Path, clip: str, number: int) -> Tensor:
         InputError: the file is absent or no readable JPEG.
     """
     path = Path(folder) / "visual" / clip / f"frame_{number:05d}.jpg"
+    return read_image(path, f"delete its folder and prepare again with `{_command(folder)}`")
+
+
+def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB) -> Tensor:
+    """A JPEG or PNG file as uint8 (3, H, W), RGB, or (1, H, W) where `mode` is GRAY.
+
+    Raises:
+        InputError: the file is absent or not readable; the message ends with the remedy.
+    """
     try:
-        return decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)
+        return decode_image(read_file(str(path)), mode=mode)
     except RuntimeError as error:
-        problem = "is not a readable JPEG" if path.is_file() else "is absent"
-        raise InputError(f"{path} {problem}; delete its folder and prepare again with `{_command(folder)}`.") from error
+        problem = "is not a readable image" if path.is_file() else "is absent"
+        raise InputError(f"{path} {problem}; {remedy}.") from error
 
 
 def read_feature(folder: Path, clip: str, audio: str) -> Tensor:

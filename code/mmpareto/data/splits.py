@@ -28,6 +28,7 @@ class Split:
 
     Attributes:
         train, test: names of clips.
+        valid: of the data set's own validation set, where it has one.
         sentence: how the split was made, for people.
         official: whether it is the published one, byte for byte.
         checks: what was found when its files were compared with the published ones, a line each.
@@ -38,6 +39,12 @@ class Split:
     sentence: str
     official: bool = False
     checks: Sequence[str] = field(default_factory=tuple)
+    valid: Sequence[str] = ()
+
+    @property
+    def parts(self) -> dict[str, Sequence[str]]:
+        """Part → names, for the parts that there are."""
+        return {"train": self.train} | ({"valid": self.valid} if self.valid else {}) | {"test": self.test}
 
 
 def stratified(labels: Sequence[object], fraction: float, seed: int) -> np.ndarray:
@@ -125,15 +132,20 @@ def published_split(folder: Path, published: Mapping[str, PublishedFile], labels
     checks, official = [], True
     for part in PARTS:
         path, expected = folder / f"{part}.csv", published[part]
-        found = checksum(path)
-        counted = Counter(read[part].values()) == Counter(expected.counts)
-        official = official and found == expected.sha256 and counted
-        verdict = "the official one" if found == expected.sha256 else f"not the official one ({expected.sha256})"
-        checks.append(f"{path}: {len(read[part])} clips, SHA-256 {found}, {verdict}")
+        line, same = against_published(path, len(read[part]), expected.sha256)
+        official = official and same and Counter(read[part].values()) == Counter(expected.counts)
+        checks.append(line)
     sentence = "official split"
     if not official:
         sentence = f"the split of {folder / 'train.csv'} and test.csv, whose checksum is not the official one"
     return Split(list(read["train"]), list(read["test"]), sentence, official, checks)
+
+
+def against_published(path: Path, clips: int, sha256: str) -> tuple[str, bool]:
+    """Compare a file that lists `clips` clips with the published one: a line for people, and whether it is that."""
+    found = checksum(path)
+    verdict = "the official one" if found == sha256 else f"not the official one ({sha256})"
+    return f"{path}: {clips} clips, SHA-256 {found}, {verdict}", found == sha256
 
 
 def has_split_files(folder: Path) -> bool:

@@ -20,9 +20,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from mmpareto.data import cremad, preparation
+from mmpareto.data import clip_preparation, cremad
+from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.preparation import About, RawClip, Report
+from mmpareto.data.data_set import Facts
+from mmpareto.data.preparation import About, locked
+from mmpareto.data.report import Report
 from mmpareto.data.splits import Split, stratified
 from mmpareto.data.synthetic_faces import HEIGHT, WIDTH, Look, film
 from mmpareto.data.synthetic_voices import RATE, SENTENCES, Speech, Voice, speak
@@ -148,7 +151,7 @@ def write_raw(
     settings = settings_of(clips, actors, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with preparation.locked(folder):
+        with locked(folder):
             _check_settings(folder, settings)
             _remove_partial(folder)
             missing = [clip for clip in planned if not all(path.exists() for path in _paths(folder, clip))]
@@ -174,6 +177,12 @@ class Synthetic(ClipSet):
     title = "synthetic stand-in"
     synthetic = True
     banner = BANNER
+    facts = Facts(
+        size="420 clips of at least 3.2 s (--clips), 12 actors, six emotions; four fifths for training",
+        terms="made here, by this program",
+        page="made by `python code/prepare.py synthetic`",
+        raw="none",
+    )
     classes = cremad.CLASSES
 
     @staticmethod
@@ -181,7 +190,7 @@ class Synthetic(ClipSet):
         """The options of `prepare.py synthetic`; their values are the arguments of `prepare`."""
         parser.add_argument("--clips", type=int, default=CLIPS, help="number of clips (default: %(default)s)")
         parser.add_argument("--actors", type=int, default=ACTORS, help="number of actors (default: %(default)s)")
-        preparation.add_arguments(parser)
+        clip_preparation.add_arguments(parser)
 
     @classmethod
     def prepare(
@@ -203,18 +212,18 @@ class Synthetic(ClipSet):
         Arguments:
             out: the prepared folder.
             clips, actors: size of the set, see `plan`.
-            fps, audio: see `preparation.prepare_clips`.
+            fps, audio: see `clip_preparation.prepare_clips`.
             seed: of the clips and of the split.
             workers: parallel processes.
 
         Raises:
-            InputError: as `write_raw` and `preparation.prepare_clips`.
+            InputError: as `write_raw` and `clip_preparation.prepare_clips`.
         """
         planned = write_raw(out / "raw", clips=clips, actors=actors, seed=seed, workers=workers)
         lines = [f"{clip.name},{modality}\n" for clip in planned for modality in clip.uninformative]
         write_text(out / "uninformative.csv", "".join(lines))
         found, skipped, count = cremad.scan(out / "raw")
-        return preparation.prepare_clips(
+        return clip_preparation.prepare_clips(
             found,
             _split(found, seed),
             About(cls.name, cls.title, cls.synthetic, cls.classes),

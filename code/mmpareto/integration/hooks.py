@@ -54,6 +54,8 @@ class Hooks:
     """What it asks of the network: arguments of `build_network`."""
     modalities: Sequence[str] | None = None
     """The modalities that it trains, where not all."""
+    needs_classes: bool = False
+    """Whether labels must be class indices: it looks at the logits, or at which samples share a class."""
 
     def begin_training(self, loop: Loop) -> None:
         """Once, before the first step of a process; the state is loaded by then."""

@@ -30,6 +30,8 @@ class MMPareto(Method):
     Paper, brief and released code differ in three choices; a *group* is a tensor or the whole encoder. Two backward
     passes over the encoders, whatever the number of modalities. Inner products are taken in the gradients' type,
     float32 at least: there, gradients of norms between 1e-15 and 1e15 are told apart exactly as the equations say.
+    Where three or more gradients of nearly the same few directions cancel, rounding may leave more of h than is taken
+    for nothing (32 ε); it is then restored as if it were a direction.
 
     Arguments:
         gamma: γ > 0, the boost.

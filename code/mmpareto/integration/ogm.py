@@ -48,6 +48,7 @@ class OGM(Modulation):
 
     source = "Peng et al., OGM-GE, CVPR 2022 (arXiv 2203.15332)"
     title = "OGM"
+    needs_classes = True
     memory = ("active",)
 
     def __init__(self, alpha: float = 0.8, modulation_starts: int = 0, modulation_ends: int = 50) -> None:

@@ -66,6 +66,7 @@ class PMR(Method):
     }
     memory = ("prototypes", "renewals", "epoch")
     descends_unimodal = False
+    needs_classes = True
 
     def __init__(
         self,

@@ -2,7 +2,14 @@
 
 from mmpareto.registry import Registry
 
-ENCODERS = Registry("encoder", {"resnet18": "mmpareto.models.resnet:ResNet18"})
+ENCODERS = Registry(
+    "encoder",
+    {
+        "resnet18": "mmpareto.models.resnet:ResNet18",
+        "cnn": "mmpareto.models.small_cnn:SmallCNN",
+        "transformer": "mmpareto.models.transformer:SequenceTransformer",
+    },
+)
 FUSIONS = Registry(
     "fusion",
     {

@@ -10,11 +10,14 @@ import torch
 
 from mmpareto.data import DATASETS
 from mmpareto.data.batches import EpochOrder, make_loader
-from mmpareto.data.clips import ClipDataset, fingerprint
-from mmpareto.data.layout import FEATURE_FILES
+from mmpareto.data.feature_files import FEATURE_FILES
+from mmpareto.data.layout import fingerprint
+from mmpareto.data.prepared import PreparedDataset
+from mmpareto.data.reading import InputOptions
 from mmpareto.data.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.devices import loader_workers
+from mmpareto.training.recipes import recipe
 from mmpareto.training.settings import Settings
 
 
@@ -25,15 +28,15 @@ class Data:
     Attributes:
         train: with augmentation.
         train_fixed: the same clips as a test reads them, for linear probes and prototypes.
-        val: held out of the training set; None under the papers' protocol.
+        val: the data set's own, or held out of the training set; None under the papers' protocol.
         test: the data set's own.
         record: what config.json keeps of it.
     """
 
-    train: ClipDataset
-    train_fixed: ClipDataset
-    val: ClipDataset | None
-    test: ClipDataset
+    train: PreparedDataset
+    train_fixed: PreparedDataset
+    val: PreparedDataset | None
+    test: PreparedDataset
     record: dict[str, Any]
 
 
@@ -52,11 +55,13 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     whole = open_split(settings, "train", modalities, training=False)
     if settings.n_classes not in (None, len(whole.classes)):
         raise InputError(f"--n_classes is {settings.n_classes}, but {folder}/stat.csv names {len(whole.classes)}.")
-    kept, held_out = list(range(len(whole))), None
-    if settings.protocol == "validation":
+    kept, val = list(range(len(whole))), None
+    if settings.protocol == "validation" and (folder / "valid.csv").is_file():  # the data set's own
+        val = open_split(settings, "valid", modalities, training=False)
+    elif settings.protocol == "validation":
         kept, held_out = hold_out(whole.labels, settings)
+        val = open_split(settings, "train", modalities, training=False, subset=held_out)
     train = open_split(settings, "train", modalities, training=True, subset=kept)
-    val = None if held_out is None else open_split(settings, "train", modalities, training=False, subset=held_out)
     test = open_split(settings, "test", modalities, training=False)
     sizes = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": sizes, "prepared": whole.prepared}
@@ -90,25 +95,33 @@ def _check_pool(settings: Settings) -> None:
 
 def open_split(
     settings: Settings, split: str, modalities: Sequence[str] | None, *, training: bool, subset: list[int] | None = None
-) -> ClipDataset:
+) -> PreparedDataset:
     """One split of the prepared data set, read as the settings say."""
     return DATASETS[settings.dataset].open(
-        Path(settings.data),
+        settings.data,
         split,
         training=training,
+        options=input_options(settings),
         seed=settings.random_seed,
         subset=subset,
-        audio=settings.audio,
-        frames=settings.frames,
-        image_size=settings.image_size,
-        audio_frames=settings.audio_frames,
-        audio_pool=settings.audio_pool,
-        crop_scale=settings.crop_scale,
         modalities=modalities,
     )
 
 
-def open_loader(settings: Settings, device: torch.device, dataset: ClipDataset, order: EpochOrder | None = None) -> Any:
+def input_options(settings: Settings) -> InputOptions:
+    """How the settings want the data read."""
+    return InputOptions(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(InputOptions)})
+
+
+def recipe_options(dataset: str, name: str = "released") -> InputOptions:
+    """How a data set's recipe wants it read."""
+    values = recipe(dataset, name)
+    return InputOptions(**{f.name: values[f.name].value for f in dataclasses.fields(InputOptions) if f.name in values})
+
+
+def open_loader(
+    settings: Settings, device: torch.device, dataset: PreparedDataset, order: EpochOrder | None = None
+) -> Any:
     """The run's loader of a data set: in its own order where none is given."""
     return make_loader(
         dataset,

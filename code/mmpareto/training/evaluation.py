@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from mmpareto.data.batches import Batch, to_device
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
+from mmpareto.training.losses import loss_of
 from mmpareto.training.meters import NonFiniteError
-from mmpareto.training.metrics import classification_metrics
+from mmpareto.training.metrics import classification_metrics, regression_metrics
+
+KEYS = {"accuracy": "acc", "mAP": "map"}  # in metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Predictions:
 
     Attributes:
         outputs: logits (N, C) and features (N, F).
-        labels: (N,) int64.
+        labels: (N,) int64 classes, or scores in floating point.
     """
 
     outputs: Outputs
@@ -34,8 +37,9 @@ class Predictions:
         return {"": self.outputs.joint, **self.outputs.unimodal}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Head → accuracy, per-class accuracy, macro-F1, mAP and confusion matrix."""
-        return {head: classification_metrics(logits, self.labels) for head, logits in self.logits.items()}
+        """Head → accuracy, per-class accuracy, macro-F1, mAP and confusion matrix; see `metrics` for scores."""
+        judge = regression_metrics if self.labels.is_floating_point() else classification_metrics
+        return {head: judge(logits, self.labels) for head, logits in self.logits.items()}
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> "Predictions":
         """The same, with the logits that other linear unimodal heads (modality → weight, bias) give."""
@@ -88,21 +92,36 @@ def _gathered(parts: Iterable[Tensor]) -> Tensor:
 def figures(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
     """The figures of metrics.jsonl: loss, acc, macro_f1, map and per_class_accuracy, with _<modality> for its head.
 
+    Of scores: loss, acc (of the sign), mae and correlation.
+
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    losses = {h: F.cross_entropy(logits, predictions.labels).item() for h, logits in predictions.logits.items()}
+    losses = {h: loss_of(logits, predictions.labels).item() for h, logits in predictions.logits.items()}
     odd = [head or "joint" for head, loss in losses.items() if not math.isfinite(loss)]
     if odd:
         raise NonFiniteError(f"the {' and '.join(odd)} loss in evaluation is NaN or infinite")
     found: dict[str, Any] = {}
     for head, metrics in predictions.metrics().items():
         suffix = f"_{head}" if head else ""
-        found |= {
-            f"{prefix}loss{suffix}": losses[head],
-            f"{prefix}acc{suffix}": metrics["accuracy"],
-            f"{prefix}macro_f1{suffix}": metrics["macro_f1"],
-            f"{prefix}map{suffix}": metrics["mAP"],
-            f"{prefix}per_class_accuracy{suffix}": metrics["per_class_accuracy"],
-        }
+        found[f"{prefix}loss{suffix}"] = losses[head]
+        found |= {f"{prefix}{KEYS.get(name, name)}{suffix}": v for name, v in metrics.items() if name != "confusion"}
+    return found
+
+
+def further_figures(
+    predictions: Predictions, judge: Callable[[Any, Any, int], Mapping[str, Any]], scores: Any, prefix: str = ""
+) -> dict[str, Any]:
+    """What the data set's own literature reports: sentiment_<figure>, with _<modality> for its head.
+
+    Arguments:
+        judge: `DataSet.further_figures`.
+        scores: the samples' (`PreparedDataset.scores`).
+    """
+    found: dict[str, Any] = {}
+    for head, logits in predictions.logits.items():
+        values = logits.squeeze(1) if predictions.labels.is_floating_point() else logits.argmax(1)
+        suffix = f"_{head}" if head else ""
+        literature = judge(values.numpy(), scores, logits.shape[1])
+        found |= {f"{prefix}sentiment_{name}{suffix}": value for name, value in literature.items()}
     return found

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from mmpareto.data import DATASETS
 from mmpareto.data.batches import Batch, EpochOrder, stop_workers, to_device
+from mmpareto.data.prepared import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork
@@ -21,8 +23,8 @@ from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import Data, open_loader
-from mmpareto.training.evaluation import Predictions, figures, predict
-from mmpareto.training.losses import losses
+from mmpareto.training.evaluation import Predictions, figures, further_figures, predict
+from mmpareto.training.losses import losses, right
 from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, report_figures
 from mmpareto.training.method_loop import MethodLoop
 from mmpareto.training.optimisation import learning_rate, make_optimizer, set_learning_rate
@@ -108,7 +110,7 @@ class Trainer:
         if self.heads_trained:
             heads |= {f"_{name}": (unimodal[name], outputs.unimodal[name]) for name in unimodal}
         seen = {f"train_loss{head}": loss for head, (loss, _) in heads.items()}
-        seen |= {f"train_acc{h}": (z.argmax(1) == batch.labels).double().mean() for h, (_, z) in heads.items()}
+        seen |= {f"train_acc{h}": right(z, batch.labels).double().mean() for h, (_, z) in heads.items()}
         return seen | report_figures(report)
 
     @property
@@ -193,9 +195,9 @@ class Trainer:
             "learning_rate": learning_rate(self.settings, self.epoch),
         }
         try:
-            line |= self._figures(self.predict(self.data.test))
+            line |= self._figures(self.predict(self.data.test), self.data.test)
             if self.data.val is not None:
-                line |= self._figures(self.predict(self.data.val), "val_")
+                line |= self._figures(self.predict(self.data.val), self.data.val, "val_")
         except NonFiniteError as error:
             raise NonFiniteError(f"epoch {self.epoch}, after step {self.steps}: {error}") from None
         means = self.meter.means()
@@ -256,9 +258,10 @@ class Trainer:
         self.meter.load_state_dict(checkpoint["meter"], self.device)
         self.history = checkpoint["history"]
 
-    def _figures(self, predictions: Predictions, prefix: str = "") -> dict[str, Any]:
+    def _figures(self, predictions: Predictions, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
         """Figures of every head; None for the unimodal heads that the method does not train."""
-        found = figures(predictions, prefix)
+        further = DATASETS[self.settings.dataset].further_figures
+        found = figures(predictions, prefix) | further_figures(predictions, further, dataset.scores, prefix)
         if not self.heads_trained:
             found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
         return found

@@ -1,4 +1,4 @@
-"""The losses of a batch."""
+"""The losses of a batch: of classes, or of scores (regression), told apart by the type of the labels."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from mmpareto.models.network import Outputs
 
 
 class Losses(NamedTuple):
-    """Cross-entropies averaged over the batch: () each."""
+    """`loss_of` the batch: () each."""
 
     joint: Tensor
     unimodal: Mapping[str, Tensor]
@@ -18,5 +18,25 @@ class Losses(NamedTuple):
 
 def losses(outputs: Outputs, labels: Tensor) -> Losses:
     """L_m of the fused prediction, and L_uᵏ of every modality's own head on its own feature."""
-    unimodal = {name: F.cross_entropy(logits, labels) for name, logits in outputs.unimodal.items()}
-    return Losses(F.cross_entropy(outputs.joint, labels), unimodal)
+    unimodal = {name: loss_of(logits, labels) for name, logits in outputs.unimodal.items()}
+    return Losses(loss_of(outputs.joint, labels), unimodal)
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """() mean over the batch.
+
+    Arguments:
+        logits: (B, C).
+        labels: (B,) class indices, whose cross-entropy it is; or scores in floating point: C is 1 then, and it is the
+            mean absolute error (MMSA's for these data sets).
+    """
+    if labels.is_floating_point():
+        return F.l1_loss(logits.squeeze(1), labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) bool: whether the predicted class is the label's; of scores, whether the sign is (0 counts as negative)."""
+    if labels.is_floating_point():
+        return (logits.squeeze(1) > 0) == (labels > 0)
+    return logits.argmax(1) == labels

@@ -4,18 +4,17 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
 from mmpareto.data.batches import Batch, EpochOrder, stop_workers, to_device
-from mmpareto.data.clips import ClipDataset
+from mmpareto.data.prepared import PreparedDataset
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.training import devices
 from mmpareto.training.data import Data, hold_out, open_loader, open_split
 from mmpareto.training.evaluation import predict
-from mmpareto.training.losses import losses
+from mmpareto.training.losses import loss_of, losses
 from mmpareto.training.optimisation import make_optimizer, set_learning_rate
 from mmpareto.training.settings import Settings
 
@@ -88,27 +87,27 @@ class MethodLoop:
             after = [self._mean_loss(model, part, loss) for part in (train_fixed, validation)]
         return Trial(before[0], after[0], before[1], after[1])
 
-    def _trial_parts(self) -> tuple[ClipDataset, ClipDataset, ClipDataset]:
+    def _trial_parts(self) -> tuple[PreparedDataset, PreparedDataset, PreparedDataset]:
         data = self._data
         if data.val is not None:
             return data.train, data.train_fixed, data.val
         kept, held_out = hold_out(data.train.labels, self._settings)  # the papers' protocol trains on everything
-        modalities = list(data.train.channels)
+        modalities = list(data.train.sources)
 
-        def part(training: bool, subset: list[int]) -> ClipDataset:
+        def part(training: bool, subset: list[int]) -> PreparedDataset:
             return open_split(self._settings, "train", modalities, training=training, subset=subset)
 
         return part(True, kept), part(False, kept), part(False, held_out)
 
-    def _mean_loss(self, model: nn.Module, dataset: ClipDataset, loss: str) -> float:
+    def _mean_loss(self, model: nn.Module, dataset: PreparedDataset, loss: str) -> float:
         loader = open_loader(self._settings, self._device, dataset)
         try:
             found = predict(model, loader, self._device, dataset.normalisation, self._precision, self._check)
         finally:
             stop_workers(loader)
-        return F.cross_entropy(found.logits["" if loss == JOINT else loss], found.labels).item()
+        return loss_of(found.logits["" if loss == JOINT else loss], found.labels).item()
 
-    def _batches(self, dataset: ClipDataset, order: EpochOrder) -> Iterator[Batch]:
+    def _batches(self, dataset: PreparedDataset, order: EpochOrder) -> Iterator[Batch]:
         loader = open_loader(self._settings, self._device, dataset, order)
         try:
             for batch in loader:

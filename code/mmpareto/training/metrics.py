@@ -1,7 +1,8 @@
-"""What is reported about a classifier's logits."""
+"""What is reported about a model's outputs."""
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -42,4 +43,30 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "macro_f1": float(metrics.f1_score(truth, predicted, average="macro", zero_division=0)),
         "mAP": float(sum(precisions) / len(precisions)),
         "confusion": confusion.tolist(),
+    }
+
+
+def regression_metrics(outputs: Tensor, scores: Tensor) -> dict[str, Any]:
+    """Figures of N predicted scores, as plain numbers.
+
+    Arguments:
+        outputs: (N, 1), finite.
+        scores: (N,) the true ones.
+
+    Returns:
+        accuracy: fraction of the samples whose sign is right, 0 counting as negative.
+        mae: mean absolute error.
+        correlation: Pearson's; None where one side is constant.
+
+    Raises:
+        ValueError: the shapes do not fit, or N is 0.
+    """
+    if outputs.shape != (len(scores), 1) or not len(scores):
+        raise ValueError(f"outputs (N, 1) and scores (N,) with N ≥ 1 expected, got {outputs.shape} and {scores.shape}")
+    predicted, true = outputs[:, 0].detach().cpu().double(), scores.cpu().double()
+    varied = bool(predicted.var(correction=0) > 0) and bool(true.var(correction=0) > 0)
+    return {
+        "accuracy": float(((predicted > 0) == (true > 0)).double().mean()),
+        "mae": float((predicted - true).abs().mean()),
+        "correlation": float(torch.corrcoef(torch.stack([predicted, true]))[0, 1]) if varied else None,
     }

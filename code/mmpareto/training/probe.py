@@ -20,6 +20,8 @@ def linear_probe(training: Predictions) -> dict[str, dict[str, Tensor]]:
         Modality → {"weight": (C, F), "bias": (C,)} for that modality's head.
     """
     n_classes = training.outputs.joint.shape[1]
+    if training.labels.is_floating_point():
+        return {name: fit_scores(values, training.labels) for name, values in training.outputs.features.items()}
     return {name: fit_head(values, training.labels, n_classes) for name, values in training.outputs.features.items()}
 
 
@@ -53,3 +55,14 @@ def fit_head(features: Tensor, labels: Tensor, n_classes: int, decay: float = 1e
     solver.step(objective)
     scaled = weight.detach() / std
     return {"weight": scaled.float(), "bias": (bias.detach() - scaled @ mean).float()}
+
+
+def fit_scores(features: Tensor, scores: Tensor, decay: float = 1e-3) -> dict[str, Tensor]:
+    """Ridge regression on standardised features, by its normal equations in float64; otherwise as `fit_head`."""
+    x, y = features.double(), scores.double()
+    mean, std = x.mean(0), x.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    x = (x - mean) / std
+    gram = x.T @ x / len(x) + decay * torch.eye(x.shape[1], dtype=x.dtype)
+    weight = torch.linalg.solve(gram, x.T @ (y - y.mean()) / len(x)) / std
+    return {"weight": weight.float().unsqueeze(0), "bias": (y.mean() - weight @ mean).float().unsqueeze(0)}

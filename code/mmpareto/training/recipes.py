@@ -3,7 +3,7 @@
 A recipe sets training hyper-parameters only; the options of a method are its variant's. Any flag overrides it.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from mmpareto.errors import InputError
 
@@ -15,14 +15,20 @@ class Value(NamedTuple):
     source: str
 
 
+Recipe: TypeAlias = dict[str, Value]
+
 RELEASED_CODE = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, MMPareto.py)"
 RELEASED_LOADER = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, dataset/av_dataset.py)"
 NOT_IN_PAPER = f"not given in the paper; {RELEASED_CODE}"
 DGL_CODE = "released DGL code (shicaiwei123/ICCV2025-GDL)"
 NOT_IN_DGL = f"as {RELEASED_CODE}; both descend from OGM-GE's code"
+OGM_CODE = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022): three frames a clip on Kinetics-Sounds"
+DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
+CHOSEN = "chosen here; the sources do not say"
 CPU_SIZED = "chosen here so that the stand-in trains in minutes on two CPU cores"
 
 _RELEASED = {
+    "encoder": Value("resnet18", "released MMPareto code (models/backbone.py), from scratch"),
     "learning_rate": Value(0.002, RELEASED_CODE),
     "batch_size": Value(64, RELEASED_CODE),
     "epochs": Value(50, RELEASED_CODE),
@@ -76,13 +82,46 @@ _DGL_STAND_IN = _STAND_IN | {
     "frames": Value(1, DGL_CODE),
 }
 
-RECIPES: dict[str, dict[str, dict[str, Value]]] = {
+
+def _over(base: Recipe, source: str, **values: Any) -> Recipe:
+    """A recipe with other values, all of them from one source."""
+    return base | {name: Value(value, source) for name, value in values.items()}
+
+
+_THREE_FRAMES = {"frames": 3}
+_DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
+_SEQUENCES = {
+    "encoder": "transformer",
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "epochs": 30,
+}
+
+RECIPES: dict[str, dict[str, Recipe]] = {
     "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL},
+    "kinetics_sounds": {
+        "released": _over(_RELEASED, OGM_CODE, **_THREE_FRAMES),
+        "paper": _over(_PAPER, OGM_CODE, **_THREE_FRAMES),
+        "dgl": _over(_DGL, f"{DGL_CODE}, on Kinetics-Sounds", audio="fbank", audio_frames=1024, **_THREE_FRAMES),
+    },
+    "cgmnist": {"released": _over(_RELEASED, DIGITS, **_DIGITS), "paper": _over(_PAPER, DIGITS, **_DIGITS)},
+    "modelnet40": {"released": _RELEASED, "paper": _PAPER},
+    "mosi": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
+    "mosei": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
+    "chsims": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
+    "vggsound": {"released": _RELEASED, "paper": _PAPER},
+    "ave": {"released": _RELEASED, "paper": _PAPER},
+    "ucf101": {
+        "released": _over(_RELEASED, CHOSEN, **_THREE_FRAMES),
+        "paper": _over(_PAPER, CHOSEN, **_THREE_FRAMES),
+    },
     "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
 }
 
 
-def recipe(dataset: str, name: str) -> dict[str, Value]:
+def recipe(dataset: str, name: str) -> Recipe:
     """The recipe `name` of a data set.
 
     Raises:

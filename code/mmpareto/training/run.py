@@ -81,6 +81,8 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
     method = make_method(settings.method, settings.options)
     data = open_data(settings, method.modalities)
+    if method.needs_classes and len(data.train.classes) == 1:
+        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
     if resume and checkpoint:
         check_resumable(settings, data, resume, checkpoint)
     shape: dict[str, Any] = {

@@ -109,10 +109,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--train", action="store_true", help="accepted for the released code's commands; always so")
 
     network = made.add_argument_group("the network")
-    network.add_argument("--encoder", default="resnet18", help=f"one of: {', '.join(ENCODERS)}")
+    network.add_argument("--encoder", help=f"one of: {', '.join(ENCODERS)}")
     network.add_argument("--fusion", default="concat", help=f"one of: {', '.join(FUSIONS)}")
     network.add_argument("--pretrained", metavar="FILE", help="ImageNet weights for the encoders; never downloaded")
-    network.add_argument("--n_classes", type=int, help="checked against the data")
+    network.add_argument(
+        "--n_classes",
+        type=int,
+        help="checked against the data; mosi, mosei and chsims have several to choose from, and 1 for regression",
+    )
 
     steps = made.add_argument_group("optimisation")
     steps.add_argument("--epochs", type=int)
@@ -206,7 +210,6 @@ def _new(given: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -
     values: dict[str, Any] = vars(given) | {
         "dataset": DATASETS.name(given.dataset),
         "method": method_name(given.method or "mmpareto"),
-        "encoder": ENCODERS.name(given.encoder),
         "fusion": FUSIONS.name(given.fusion),
     }
     values["variant"], values["options"] = read_options(values["method"], given.variant, rest, flags)
@@ -221,6 +224,7 @@ def _new(given: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -
     for name, (value, _) in chosen.items():
         if values[name] is None:
             values[name] = value
+    values["encoder"] = ENCODERS.name(values["encoder"])
     values["crop_scale"], values["audio_pool"] = tuple(values["crop_scale"]), tuple(values["audio_pool"])
     values["gpu_ids"] = values["gpu_ids"] or "auto"
     fields = {field.name: values[field.name] for field in dataclasses.fields(Settings)}

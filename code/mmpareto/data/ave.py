@@ -1,0 +1,143 @@
+"""AVE: events that are heard and seen (Tian et al., ECCV 2018)."""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmpareto.data import clip_preparation
+from mmpareto.data.clip_preparation import RawClip
+from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.data_set import Facts
+from mmpareto.data.preparation import About
+from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
+from mmpareto.data.report import Report
+from mmpareto.data.splits import Split
+from mmpareto.errors import InputError
+
+PAGE = "https://github.com/YapengTian/AVE-ECCV18"
+LISTS = {"train": "trainSet.txt", "valid": "valSet.txt", "test": "testSet.txt"}
+HEADER = "Category&VideoID&Quality&StartTime&EndTime"
+VIDEO = re.compile(r"[\w-]{11}", re.ASCII)  # a YouTube id; "-" and "_" may stand anywhere in it
+ANNOTATIONS, CLASSES = 4143, 28  # of the published lists
+
+
+class Annotation(NamedTuple):
+    """An event of a video. Videos are classified whole, so its times are not kept."""
+
+    name: str
+    label: str
+    video: str
+
+
+class AVE(ClipSet):
+    """4,143 events in 4,097 videos of 10 s from YouTube, 28 classes.
+
+    A sample is an event: a video with two events is two samples of the same content, as in the published lists.
+    """
+
+    name = "ave"
+    title = "AVE"
+    facts = Facts(
+        size="4,143 events in 4,097 videos of 10 s, 28 classes; published lists for training, validation and testing",
+        terms="none stated on its page; the videos are YouTube's, from AudioSet",
+        page=PAGE,
+        raw="AVE_Dataset as it was packed: trainSet.txt, valSet.txt, testSet.txt, AVE/<YouTube id>.mp4",
+    )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """The options of `prepare.py ave`; their values are the arguments of `prepare`."""
+        parser.add_argument(
+            "--raw", type=Path, required=True, metavar="DIR", help=f"the folder AVE_Dataset, or one above it ({PAGE})"
+        )
+        clip_preparation.add_arguments(parser)
+
+    @classmethod
+    def prepare(
+        cls,
+        *,
+        raw: Path,
+        out: Path,
+        fps: int = 1,
+        audio: Sequence[str] = ("fbank",),
+        seed: int = 0,
+        workers: int | None = None,
+    ) -> Report:
+        """Prepare the raw videos, sound and pictures from the same file.
+
+        Arguments:
+            raw: the folder with the lists and the videos, or one above it.
+            out: the prepared folder.
+            fps: frames kept a second.
+            audio: names of audio features.
+            seed: goes into the record.
+            workers: parallel processes; all cores by default.
+
+        Raises:
+            InputError: `raw` holds no video of the lists, they are absent or wrong, or as `prepare_clips`.
+        """
+        videos, left_out = by_key(files_below(raw, ".mp4", cls.title, PAGE), raw_key, "<YouTube id>.mp4")
+        folder = holding([raw, *sorted(path for path in raw.iterdir() if path.is_dir())], [*LISTS.values()])
+        if folder is None:
+            raise InputError(f"{raw} does not hold trainSet.txt, valSet.txt and testSet.txt; see {PAGE}.")
+        annotations, split = read_lists(folder)
+        clips = [RawClip(a.name, a.label, videos[a.video], videos[a.video]) for a in annotations if a.video in videos]
+        if not clips:
+            raise InputError(f"{raw} holds no video of {cls.title}'s lists, but {len(videos)} others; see {PAGE}.")
+        others = videos.keys() - {annotation.video for annotation in annotations}
+        return clip_preparation.prepare_clips(
+            [*clips, *(RawClip(video, "", videos[video], videos[video]) for video in others)],
+            split,
+            About(cls.name, cls.title, False, tuple(sorted({annotation.label for annotation in annotations}))),
+            out=out,
+            fps=fps,
+            audio=audio,
+            seed=seed,
+            workers=workers,
+            found=len(clips) + len(others) + sum(len(sentences) for sentences in left_out.values()),
+            skipped=left_out,
+        )
+
+
+def raw_key(name: str) -> str | None:
+    """The video that a raw file holds, by its name without ".mp4"; None where it does not say."""
+    return name if VIDEO.fullmatch(name) else None
+
+
+def read_lists(folder: Path) -> tuple[list[Annotation], Split]:
+    """Read the three lists: `Category&VideoID&Quality&StartTime&EndTime` a line, that header or none above them.
+
+    A sample is called by its video; a second event of the same video gets ".2" added, and so on.
+
+    Raises:
+        InputError: a line is not of the form.
+    """
+    annotations: list[Annotation] = []
+    events: Counter[str] = Counter()
+    names: dict[str, list[str]] = {part: [] for part in LISTS}
+    parts_of: dict[str, set[str]] = {}
+    for part, file in LISTS.items():
+        for number, line in read_lines(folder / file):
+            fields = [field.strip() for field in line.rsplit("&", 4)]
+            if number == 1 and line == HEADER:
+                continue
+            if len(fields) != 5 or not fields[0] or not VIDEO.fullmatch(fields[1]):
+                raise InputError(f"{folder / file}, line {number}: {line[:80]!r} is not `{HEADER}`.")
+            label, video = fields[:2]
+            events[video] += 1
+            name = video if events[video] == 1 else f"{video}.{events[video]}"
+            annotations.append(Annotation(name, label, video))
+            names[part].append(name)
+            parts_of.setdefault(video, set()).add(part)
+    several = sum(count > 1 for count in events.values())
+    torn = sum(len(parts) > 1 for parts in parts_of.values())
+    checks = [f"{folder}: {len(annotations)} events, {len({a.label for a in annotations})} classes"]
+    if len(annotations) != ANNOTATIONS or len({a.label for a in annotations}) != CLASSES:
+        checks[0] += f", where the published lists have {ANNOTATIONS} and {CLASSES}"
+    if several:
+        checks.append(f"{several} videos have several events, a sample each; those of {torn} are in more than one list")
+    sentence = f"that of trainSet.txt, valSet.txt and testSet.txt in {folder}"
+    return annotations, Split(names["train"], names["test"], sentence, checks=checks, valid=names["valid"])

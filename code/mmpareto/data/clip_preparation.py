@@ -1,0 +1,149 @@
+"""What is made of a clip: audio features and frames; for every data set of clips with sound and pictures."""
+
+import argparse
+import dataclasses
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmpareto.data import preparation
+from mmpareto.data.feature_files import FEATURE_FILES
+from mmpareto.data.preparation import About
+from mmpareto.data.report import Report
+from mmpareto.data.splits import Split
+from mmpareto.errors import InputError
+from mmpareto.files import whole_file
+
+FRAMES = "visual"
+AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": ("fbank", "spectrogram")}
+
+
+class RawClip(NamedTuple):
+    """A clip as its owners distribute it: the file with its sound and the file with its pictures may be one."""
+
+    name: str
+    label: str
+    audio_path: Path
+    video_path: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every data set of clips has; `prepare_clips` takes them."""
+    preparation.add_arguments(parser)
+    parser.add_argument("--fps", type=int, default=1, help="frames kept a second (default: %(default)s)")
+    parser.add_argument(
+        "--audio",
+        type=_audio_kinds,
+        default="fbank",
+        metavar="|".join(AUDIO_CHOICES),
+        help="audio feature to prepare (default: %(default)s)",
+    )
+
+
+def _audio_kinds(choice: str) -> tuple[str, ...]:
+    if choice not in AUDIO_CHOICES:
+        raise argparse.ArgumentTypeError(f"{choice!r} is none of {', '.join(AUDIO_CHOICES)}")
+    return AUDIO_CHOICES[choice]
+
+
+def prepare_clips(
+    clips: Sequence[RawClip],
+    split: Split,
+    about: About,
+    *,
+    out: Path,
+    fps: int = 1,
+    audio: Sequence[str] = ("fbank",),
+    **options: Any,
+) -> Report:
+    """Prepare clips with sound and pictures.
+
+    Arguments:
+        fps: frames kept a second.
+        audio: names of audio features, see FEATURE_FILES.
+        clips, split, about, out, options: see `preparation.prepare_samples`.
+
+    Raises:
+        InputError: `fps` is below 1, or as `prepare_samples`.
+    """
+    if fps < 1:
+        raise InputError(f"--fps must be at least 1, not {fps}.")
+    return preparation.prepare_samples(clips, split, about, ClipMaking(fps, tuple(audio)), out=out, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipMaking:
+    """Audio features through a temporary file, and frames in a folder that is renamed as the last step.
+
+    Arguments:
+        fps: frames kept a second.
+        audio: names of audio features.
+    """
+
+    fps: int
+    audio: tuple[str, ...]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The frame rate. A folder may get further features later."""
+        return {"fps": self.fps}
+
+    @property
+    def folders(self) -> Sequence[str]:
+        """Of the frames, and of every kind of feature."""
+        return (FRAMES, *(files.folder for files in FEATURE_FILES.values()))
+
+    def is_done(self, sample: RawClip, out: Path) -> bool:
+        """Whether features and frames are there."""
+        return not self._missing(sample, out) and _has_frames(sample, out)
+
+    def make(self, sample: RawClip, out: Path) -> None:
+        """Read what is missing, and write it when all of it could be read."""
+        import torch
+
+        from mmpareto.data.features import FEATURES
+        from mmpareto.data.media import encode_jpeg, read_audio, read_frames
+
+        features = {}
+        missing = self._missing(sample, out)
+        if missing:
+            waveform, rate = read_audio(sample.audio_path)
+            features = {kind: FEATURES[kind].of(waveform, rate) for kind in missing}
+        frames: list[bytes] = []
+        if not _has_frames(sample, out):
+            frames = [encode_jpeg(frame) for frame in read_frames(sample.video_path, self.fps)]
+        for kind, feature in features.items():
+            buffer = io.BytesIO()  # given a path, torch would put the temporary name into the file
+            torch.save(feature.contiguous(), buffer)
+            with whole_file(_feature_path(out, kind, sample.name)) as temporary:
+                temporary.write_bytes(buffer.getvalue())
+        if frames:
+            write_frames(out / FRAMES, sample.name, frames)
+
+    def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
+        """The features that every listed clip has, now or from an earlier run."""
+        return {"audio": [k for k in FEATURE_FILES if all(_feature_path(out, k, name).exists() for name in names)]}
+
+    def _missing(self, sample: RawClip, out: Path) -> list[str]:
+        return [kind for kind in self.audio if not _feature_path(out, kind, sample.name).exists()]
+
+
+def write_frames(folder: Path, name: str, frames: Sequence[bytes]) -> None:
+    """Write JPEG files as `folder`/<name>/frame_00001.jpg …, all of them or none."""
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for number, frame in enumerate(frames, start=1):
+        (partial / f"frame_{number:05d}.jpg").write_bytes(frame)
+    shutil.rmtree(folder / name, ignore_errors=True)  # a folder without its first frame
+    partial.rename(folder / name)
+
+
+def _has_frames(clip: RawClip, out: Path) -> bool:
+    return (out / FRAMES / clip.name / "frame_00001.jpg").exists()
+
+
+def _feature_path(out: Path, kind: str, name: str) -> Path:
+    return out / FEATURE_FILES[kind].folder / f"{name}.pt"

@@ -1,0 +1,183 @@
+"""What reads one modality of a prepared folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch import Tensor
+from torchvision.transforms.v2 import functional as image
+
+from mmpareto.data import layout
+from mmpareto.data.feature_files import FEATURE_FILES
+from mmpareto.data.reading import InputOptions
+from mmpareto.data.sampling import fixed_frames, random_crop, random_frames
+from mmpareto.errors import InputError
+
+
+class Normalisation(NamedTuple):
+    """How uint8 images become float32, (x / 255 − mean) / std a channel, and which channels a mirror image negates."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    negated: Sequence[int] = ()
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Source(Protocol):
+    """Reads one modality of the samples of a split.
+
+    Attributes:
+        channels: what the modality's encoder takes: channels of an image, or the size of a step of a sequence.
+        normalisation: of what is uint8 images; None for what is not.
+        mirrors: whether training mirrors the images at random.
+    """
+
+    channels: int
+    normalisation: Normalisation | None
+    mirrors: bool
+
+    def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
+        """The input of the sample at `place` of the split's list.
+
+        Arguments:
+            generator: of what training draws; None in evaluation.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+
+
+class AudioSource:
+    """The audio feature of a clip as float32 (1, time, frequency), or (1, frequency, time) for the spectrogram.
+
+    Arguments:
+        folder: the prepared folder.
+        names: of the clips.
+        options: `audio`, `audio_frames` and `audio_pool`.
+    """
+
+    channels = 1
+    normalisation: Normalisation | None = None
+    mirrors = False
+
+    def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
+        self.folder, self.names, self.options = folder, names, options
+
+    def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
+        """The feature, cut and pooled."""
+        return audio_input(layout.read_feature(self.folder, self.names[place], self.options.audio), self.options)
+
+
+class FramesSource:
+    """Frames of a clip as uint8 (frames, 3, size, size), RGB, chosen as the released MMPareto code chooses them.
+
+    Training draws the frames (`random_frames`) and crops each on its own (`random_crop`, then resized); evaluation
+    reads fixed frames (`fixed_frames`), resized without regard to their proportions.
+
+    Arguments:
+        folder: the prepared folder, with frames in visual/<clip>.
+        names: of the clips.
+        options: `frames`, `image_size` and `crop_scale`.
+    """
+
+    channels = 3
+    normalisation: Normalisation | None = IMAGENET
+    mirrors = True
+
+    def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
+        self.folder, self.names, self.options = folder, names, options
+        self._counts: dict[int, int] = {}
+
+    def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
+        """The frames."""
+        numbers = drawn_frames(self._count(place), self.options.frames, generator)
+        return torch.stack([cropped(self.frame(place, number), self.options, generator) for number in numbers])
+
+    def frame(self, place: int, number: int) -> Tensor:
+        """Frame `number` (from 1) of a clip, whole."""
+        return layout.read_frame(self.folder, self.names[place], number)
+
+    def _count(self, place: int) -> int:
+        if place not in self._counts:
+            self._counts[place] = layout.count_frames(self.folder, self.names[place])
+        return self._counts[place]
+
+
+class ImageSource:
+    """One image a sample as uint8 (3, size, size), RGB; cropped in training as frames are.
+
+    Arguments:
+        files: a JPEG or PNG file a sample.
+        options: `image_size` and `crop_scale`.
+    """
+
+    channels = 3
+    normalisation: Normalisation | None = IMAGENET
+    mirrors = True
+
+    def __init__(self, files: Sequence[Path], options: InputOptions) -> None:
+        self.files, self.options = files, options
+
+    def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
+        """The image."""
+        return cropped(layout.read_image(self.files[place], "prepare the data set again"), self.options, generator)
+
+
+class ArraySource:
+    """Rows of a .npy file, as they are; the file is mapped into memory, not read.
+
+    Arguments:
+        path: of an array (N, …).
+        channels: of a row.
+        normalisation: of uint8 images; None for anything else.
+
+    Raises:
+        InputError: the file is absent or damaged.
+    """
+
+    mirrors = False
+
+    def __init__(self, path: Path, channels: int, normalisation: Normalisation | None) -> None:
+        self.channels, self.normalisation = channels, normalisation
+        try:
+            self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+
+    def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
+        """The row."""
+        return torch.from_numpy(np.array(self.rows[place]))
+
+
+def drawn_frames(available: int, wanted: int, generator: np.random.Generator | None) -> list[int]:
+    """The numbers (from 1) of the frames that are read: random in training, fixed where there is no generator."""
+    return fixed_frames(available, wanted) if generator is None else random_frames(available, wanted, generator)
+
+
+def cropped(picture: Tensor, options: InputOptions, generator: np.random.Generator | None) -> Tensor:
+    """(C, size, size) of uint8 (C, H, W): a random rectangle in training, else the whole."""
+    if generator is not None:
+        height, width = picture.shape[1:]
+        picture = image.crop(picture, *random_crop(height, width, generator, options.crop_scale))
+    return resized(picture, options.image_size)
+
+
+def resized(picture: Tensor, size: int) -> Tensor:
+    """Resize uint8 (C, H, W) to (C, size, size) as PIL does: bilinear, antialiased."""
+    return image.resize(picture, [size, size], interpolation=image.InterpolationMode.BILINEAR, antialias=True)
+
+
+def audio_input(feature: Tensor, options: InputOptions) -> Tensor:
+    """Add the channel; cut and pool where the options say so."""
+    axis = FEATURE_FILES[options.audio].time_axis
+    if options.audio_frames is not None:
+        feature = feature.narrow(axis, 0, min(options.audio_frames, feature.shape[axis]))
+    feature = feature.unsqueeze(0)
+    time, frequency = options.audio_pool
+    pool = (time, frequency) if axis == 0 else (frequency, time)
+    return feature if pool == (1, 1) else F.avg_pool2d(feature, pool)

@@ -1,0 +1,115 @@
+"""A prepared folder is verified, and left as it is."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import prepare
+import pytest
+import raw_clips
+import torch
+from mmpareto.data.checking import check
+from mmpareto.data.cremad import CREMAD
+from mmpareto.data.layout import fingerprint
+from mmpareto.errors import InputError
+
+NAMES = raw_clips.names(actors=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared") / "cremad"
+    raw_clips.write_clips(raw, NAMES)
+    assert prepare.main(["cremad", "--raw", str(raw), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(made, tmp_path / "cremad"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_sound_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(folder)
+    assert prepare.main(["cremad", "--out", str(folder), "--check"]) == 0
+    text = capsys.readouterr().out
+    assert contents(folder) == before
+    assert fingerprint(folder) in text and "wrong            0" in text
+    assert "train            18 samples in 6 classes, a class 3 to 3 (16.7% to 16.7%)" in text
+    files = sum(len(list((folder / place).rglob("*.*"))) for place in ("audio", "visual"))
+    assert f"checksums        {files} files compared" in text
+
+
+def test_the_checksums_are_those_of_sha256sum(folder: Path) -> None:
+    lines = dict(reversed(line.split("  ")) for line in (folder / "checksums.sha256").read_text().splitlines())
+    expected = contents(folder)
+    assert lines == {name: expected[name] for name in expected if name.startswith(("audio/", "visual/"))}
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("cut", r"frame_00001.jpg is not a readable"),
+        ("changed", r"audio/.*\.pt is not what was prepared \(checksum\)"),
+        ("not finite", "holds numbers that are not finite"),
+        ("list", "train.csv lists 17 samples, but prepared.json says 18"),
+    ],
+)
+def test_what_is_wrong_is_told(folder: Path, harm: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = (folder / "train.csv").read_text().split(",")[0]
+    feature = folder / "audio" / f"{name}.pt"
+    if harm == "cut":
+        path = folder / "visual" / name / "frame_00001.jpg"
+        path.write_bytes(path.read_bytes()[:100])
+    elif harm == "changed":
+        torch.save(torch.load(feature) + 1, feature)
+    elif harm == "not finite":
+        torch.save(torch.full((1024, 128), float("nan")), feature)
+    else:
+        lines = (folder / "train.csv").read_text().splitlines(keepends=True)
+        (folder / "train.csv").write_text("".join(lines[1:]))
+    found = check(CREMAD, folder)
+    import re
+
+    assert re.search(told, "\n".join(found.wrong))
+    assert prepare.main(["cremad", "--out", str(folder), "--check"]) == 1
+    assert re.search(told, capsys.readouterr().out)
+
+
+def test_the_fingerprint_knows_the_content(folder: Path) -> None:
+    before = fingerprint(folder)
+    sums = folder / "checksums.sha256"
+    sums.write_text(sums.read_text().replace("a", "b", 1))
+    assert fingerprint(folder) != before
+
+
+def test_a_folder_prepared_by_other_software_is_read_all_the_same(folder: Path) -> None:
+    (folder / "checksums.sha256").unlink()
+    (folder / "prepared.json").unlink()
+    found = check(CREMAD, folder)
+    assert found.files is None and not found.wrong and "none: there is no checksums.sha256" in found.text()
+
+
+def test_the_other_feature_is_checked_where_it_is_the_only_one(folder: Path) -> None:
+    content = json.loads((folder / "prepared.json").read_text())
+    (folder / "audio").rename(folder / "audio_spectrogram")
+    for path in (folder / "audio_spectrogram").iterdir():
+        torch.save(torch.zeros(257, 188), path)
+    (folder / "prepared.json").write_text(json.dumps(content | {"audio": ["spectrogram"]}))
+    (folder / "checksums.sha256").unlink()
+    assert not check(CREMAD, folder).wrong
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        check(CREMAD, tmp_path / "absent")

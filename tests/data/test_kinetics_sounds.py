@@ -1,0 +1,153 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import raw_mp4
+from hypothesis import given
+from hypothesis import strategies as st
+from mmpareto.data import kinetics_sounds
+from mmpareto.data.clip_preparation import RawClip
+from mmpareto.data.kinetics_sounds import KineticsSounds, class_names, raw_key, read_lists
+from mmpareto.data.reading import InputOptions
+from mmpareto.errors import InputError
+
+# As in the published files: six digits and an end in one list, as many as needed and no end in the other.
+TRAIN = ["--4-0ihtnBU_000058_000068,10,4", "-00nar1nEPc_000033_000043,10,13", "0HQsAGUnQ_0_000007_000017,10,4"]
+TEST = ["-3Mwkq-7TV4_2,10,4", "4pWMmccr_54_29,10,13", "0C8FAc_LMfc_45,10,22"]
+RAW = [
+    "train/playing_drums/--4-0ihtnBU_000058_000068.mp4",
+    "train/blowing nose/-00nar1nEPc_000033_000043.mp4",
+    "train/playing_drums/0HQsAGUnQ_0_7.mp4",
+    "val/playing drums/-3Mwkq-7TV4_000002_000012.mp4",
+    "val/blowing_nose/4pWMmccr_54_000029.mp4",
+]
+YOUTUBE = st.text("ABCXYZabcxyz0189-_", min_size=11, max_size=11)
+
+
+def write_lists(folder, train=TRAIN, test=TEST, end="\n"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in (("my_train.txt", train), ("my_test.txt", test)):
+        (folder / name).write_bytes("".join(line + end for line in lines).encode())
+
+
+@pytest.fixture
+def raw(tmp_path):
+    raw_mp4.write_mp4s([tmp_path / "raw" / name for name in RAW])
+    return tmp_path / "raw"
+
+
+@given(video=YOUTUBE, start=st.integers(0, 999_989))
+def test_all_ways_to_write_a_clip_are_one(video, start):
+    written = [f"{start:06d}_{start + 10:06d}", f"{start:06d}", str(start), f"{start}_{start + 10:06d}"]
+    assert {raw_key(f"{video}_{form}") for form in written} == {(video, start)}
+
+
+@pytest.mark.parametrize("name", ["-3Mwkq-7TV4", "Mwkq-7TV4_000002_000012", "-3Mwkq-7TV4_2_12", "-3Mwkq-7TV4_0000002"])
+def test_names_that_say_no_clip(name):
+    assert raw_key(name) is None
+
+
+def test_from_raw_files_to_samples(raw, tmp_path):
+    write_lists(raw)
+    raw_mp4.write_mp4(raw / "train" / "abseiling" / "AAAAAAAAAAA_000001_000011.mp4")
+    (raw / "val" / "-3Mwkq-7TV4.mp4").write_bytes(b"")
+    (raw / "z").mkdir()
+    (raw / "z" / "4pWMmccr_54_29.mp4").hardlink_to(raw / RAW[0])
+    out = tmp_path / "out"
+    report = KineticsSounds.prepare(raw=raw, out=out, fps=2, workers=1)
+
+    assert (out / "stat.csv").read_text().split() == [f"{label:02d}" for label in range(31)]
+    assert (out / "train.csv").read_text() == (
+        "--4-0ihtnBU_000058_000068,04\n-00nar1nEPc_000033_000043,13\n0HQsAGUnQ_0_000007_000017,04\n"
+    )
+    assert (out / "test.csv").read_text() == "-3Mwkq-7TV4_2,04\n4pWMmccr_54_29,13\n"
+    assert report.prepared == 5 and report.outside == 1 and report.found == 8
+    assert report.missing == ["0C8FAc_LMfc_45"] and "not among the raw files: 1" in report.text()
+    assert {kind: len(files) for kind, files in report.skipped.items()} == {
+        "name not of the form": 1,
+        "the same clip again": 1,
+    }
+    record = json.loads((out / "prepared.json").read_text())
+    assert record["names"] == {"04": "playing drums", "13": "blowing nose"} and record["audio"] == ["fbank"]
+
+    samples = KineticsSounds.open(out, "test", training=False, options=InputOptions(frames=2, image_size=32))
+    inputs, label, *_ = samples[1]
+    assert label == 13 and samples.classes[label] == "13"
+    assert inputs["audio"].shape == (1, 1024, 128) and inputs["visual"].shape == (2, 3, 32, 32)
+    assert inputs["audio"][0, :100].std() > 0.1  # noise, not silence
+
+
+def test_the_official_lists_by_their_checksums(raw, tmp_path, monkeypatch):
+    write_lists(tmp_path / "lists", end="\r\n")
+    _, split = read_lists(tmp_path / "lists")
+    assert not split.official and "not the official ones" in split.sentence
+    sums = {
+        part: hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+        for part, lines in (("train", TRAIN), ("test", TEST))
+    }
+    monkeypatch.setattr(kinetics_sounds, "SHA256", sums)
+    report = KineticsSounds.prepare(raw=raw, out=tmp_path / "out", split_files=tmp_path / "lists", workers=1)
+    assert report.split.official and report.split.sentence == "official split"
+    write_lists(tmp_path / "lists", test=TEST[:2])
+    _, split = read_lists(tmp_path / "lists")
+    assert not split.official and "not the official ones" in split.sentence  # one of the two is not enough
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("-3Mwkq-7TV4_2,10", r"my_test\.txt, line 4: '-3Mwkq-7TV4_2,10' is not"),
+        ("Mwkq_2,10,1", r"line 4: 'Mwkq_2,10,1' is not"),
+        ("-3Mwkq-7TV4_3,10,31", r"line 4: the label 31 is not one of 0 to 30"),
+        ("-3Mwkq-7TV4_2,10,4", r"line 4: the clip -3Mwkq-7TV4_2 is already in .*my_test\.txt, line 1"),
+        ("--4-0ihtnBU_58,10,4", r"line 4: the clip --4-0ihtnBU_58 is already in .*my_train\.txt, line 1"),
+    ],
+)
+def test_wrong_lists_are_refused_by_line(tmp_path, line, complaint):
+    write_lists(tmp_path, test=[*TEST, line])
+    with pytest.raises(InputError, match=complaint):
+        read_lists(tmp_path)
+
+
+def test_without_lists_or_without_clips(raw, tmp_path):
+    with pytest.raises(InputError, match=r"does not hold my_train\.txt and my_test\.txt.*--split_files.*GeWu-Lab/OGM"):
+        KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
+    write_lists(raw, train=["BBBBBBBBBBB_000001_000011,10,0"], test=["CCCCCCCCCCC_1,10,0"])
+    with pytest.raises(InputError, match=r"no clip of Kinetics-Sounds's lists, but 5 others; see https://"):
+        KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        ({"04": ["train/drums", "val/drums"], "13": ["val/blowing_nose"]}, {"04": "drums", "13": "blowing nose"}),
+        ({"04": ["all"], "13": ["all"]}, {}),
+        ({"04": ["all"]}, {}),  # a partial download, all of it in one folder
+        ({"04": ["train", "val"], "13": ["train", "val"]}, {}),
+        ({"04": ["a", "b"], "13": ["c"], "22": ["d"]}, {}),
+        ({"04": ["a"], "13": ["b"], "22": ["b"]}, {}),
+    ],
+)
+def test_labels_have_names_where_each_has_a_folder_of_its_own(folders, names):
+    paths = [(label, Path(folder, f"{label}.mp4")) for label, places in folders.items() for folder in places]
+    assert class_names([RawClip("name", label, path, path) for label, path in paths]) == names
+
+
+def test_without_names_there_is_no_entry(tmp_path):
+    raw_mp4.write_mp4s([tmp_path / "raw" / name.split("/")[-1] for name in RAW])
+    write_lists(tmp_path / "raw")
+    KineticsSounds.prepare(raw=tmp_path / "raw", out=tmp_path / "out", workers=1)
+    assert "names" not in json.loads((tmp_path / "out" / "prepared.json").read_text())
+
+
+def test_a_clip_without_sound_costs_a_line(raw, tmp_path):
+    write_lists(raw)
+    (raw / RAW[0]).unlink()
+    raw_mp4.write_mp4(raw / RAW[0], sound=False)
+    report = KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
+    assert report.skipped == {
+        "no audio": {"--4-0ihtnBU_000058_000068": report.skipped["no audio"][TRAIN[0].split(",")[0]]}
+    }
+    assert report.prepared == 4
