@@ -11,6 +11,7 @@ FIGURES = Registry(
     "figure",
     {
         "integration": "mmpareto.analysis.integration_picture:draw_integration",
+        "cgmnist": "mmpareto.analysis.cgmnist_picture:draw_cgmnist",
         "gradients": "mmpareto.analysis.gradients_picture:draw_gradients",
     },
 )

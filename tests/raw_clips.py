@@ -1,4 +1,4 @@
-"""Tiny real WAV and FLV files for tests, and how to read the number that a frame shows."""
+"""Tiny real WAV, FLV and MP4 files for tests, and how to read the number that a frame shows."""
 
 import wave
 from collections.abc import Iterable, Sequence
@@ -128,3 +128,66 @@ def cut(path: Path, share: float) -> None:
     content = path.read_bytes()
     path.unlink()  # not through a link
     path.write_bytes(content[: int(len(content) * share)])
+
+
+def write_movie(
+    path: Path,
+    numbers: Sequence[int],
+    sound: np.ndarray | None = None,
+    sound_rate: int = 44_100,
+    *,
+    rate: Fraction | int = 25,
+    first_ms: int = 0,
+    codec: str = "libx264",
+    sound_codec: str = "aac",
+    options: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
+) -> None:
+    """Write frames that show `numbers`, H.264 by default, and `sound` (channels, samples) with them, AAC by default.
+
+    `first_ms` is the time of the first frame and sample.
+    """
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=codec_options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.thread_count = 1
+        voice = None
+        if sound is not None:
+            voice = container.add_stream(sound_codec, rate=sound_rate, layout="mono" if len(sound) == 1 else "stereo")
+        packets = []
+        for place, number in enumerate(numbers):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = place + round(first_ms / 1000 * rate), 1 / Fraction(rate)
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        if voice is not None:
+            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.T).reshape(1, -1), "s16", voice.layout.name)
+            block.sample_rate, block.pts = sound_rate, round(first_ms * sound_rate / 1000)
+            block.time_base = Fraction(1, sound_rate)
+            resampler = av.AudioResampler(voice.codec_context.format.name, voice.layout.name, sound_rate)
+            for part in (*resampler.resample(block), None):
+                packets += voice.encode(part)
+        container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+
+
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write the matrix of an MP4 file's first track header: (p, q) is shown at (a·p + c·q, b·p + d·q), q downwards."""
+    content = bytearray(path.read_bytes())
+    header = content.index(b"tkhd")
+    matrix = header + 4 + 4 + 20 + 16  # name; version and flags; times, id, duration; layer to volume
+    for place, value in ((0, a), (1, b), (3, c), (4, d)):
+        content[matrix + 4 * place : matrix + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+
+
+def same_clip_later(source: Path, target: Path, begin: float) -> None:
+    """Copy the packets of `source` from the key frame at or before `begin`, as `ffmpeg -ss … -c copy` trims videos."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+        given.seek(int(begin * av.time_base))
+        for packet in given.demux():
+            if packet.size:
+                unit = packet.time_base
+                packet.pts, packet.dts = packet.pts - round(begin / unit), packet.dts - round(begin / unit)
+                packet.stream = streams[packet.stream.index]
+                made.mux(packet)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import benchmark
 import pytest
+import torch
 from mmpareto import METHODS
 from mmpareto.errors import InputError
 
@@ -36,3 +37,14 @@ def test_some_methods_are_measured_and_uniform_always(tmp_path: Path) -> None:
 def test_an_unknown_name_brings_the_near_miss() -> None:
     with pytest.raises(InputError, match=r"unknown method 'unifrom'.*'uniform'"):
         benchmark.main([*TINY, "--methods", "unifrom"])
+
+
+def test_loading_is_measured_beside_the_released_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    words = ["loading", "--clips", "4", "--rounds", "1", "--out", str(tmp_path / "loading.json")]
+    assert benchmark.main(words) == 0
+    torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "loading.json").read_text())
+    assert set(found["seconds"]) == set(found["speed"]) == {"released loader", "this loader", "this loader, --cache"}
+    assert found["speed"]["released loader"] == 1 and all(seconds > 0 for seconds in found["seconds"].values())
+    assert "released loader" in capsys.readouterr().out

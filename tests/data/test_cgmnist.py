@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from mmpareto.data.archives import unpacked
-from mmpareto.data.cgmnist import CGMNIST, picture
+from mmpareto.data.cgmnist import CGMNIST
 from mmpareto.data.colouring import PALETTE, coloured, gray_of, ink_colours
 from mmpareto.errors import InputError
-from PIL import Image
 
 Array = npt.NDArray[Any]
 Digits = dict[str, tuple[Array, Array]]
@@ -78,7 +77,7 @@ def colours_of(images: Array, gray: Array) -> Array:
     return (images * (gray / 255)).sum((2, 3)) / gray.sum((2, 3)).clip(1)
 
 
-def bayes_accuracy(samples: int = 200_000) -> float:
+def bayes_accuracy(samples: int = 100_000) -> float:
     """How often the most likely class is right, given a colour of the palette with normal jitter, cut to [0, 1].
 
     A channel's likelihood is the normal density, and at 0 and 1 the mass that was cut off.
@@ -107,7 +106,7 @@ def linear_classifier(features: Array, labels: Array) -> torch.nn.Linear:
         optimizer.zero_grad()
         value = torch.nn.functional.cross_entropy(model(x), y)
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     optimizer.step(loss)
     return model
@@ -279,6 +278,8 @@ def test_gray_digits_are_recovered_from_coloured_ones() -> None:
     colours = np.maximum(ink_colours(np.arange(200) % 10, "train", 0), [[60, 0, 0]])
     found = gray_of(coloured(gray, colours)).astype(int)
     assert not found[0].any()
+    bright = gray_of(np.array([[[[5, 3]], [[0, 9]], [[1, 9]]]], np.uint8))
+    assert bright.tolist() == [[[142, 255]]]  # 255 · 5 / 9 is 141.7
     brightest = colours.max(1)[:, None, None]
     assert (np.abs(found - gray) <= 127.5 / brightest + 1).all()  # half a level of the coloured image
 
@@ -299,6 +300,15 @@ def test_zipped_or_not_makes_no_difference(tmp_path: Path) -> None:
     for path in sorted((tmp_path / "out-plain/arrays").iterdir()):
         for other in ("deep", "dots"):
             assert path.read_bytes() == (tmp_path / f"out-{other}/arrays" / path.name).read_bytes()
+
+
+def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "raw", digits())
+    (tmp_path / "raw/train-images-idx3-ubyte.gz").write_bytes(b"a download that was stopped")
+    CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
+    sums = json.loads((tmp_path / "out/prepared.json").read_text())["origin"]["sha256"]
+    content = (tmp_path / "raw/train-images-idx3-ubyte").read_bytes()
+    assert sums["train-images-idx3-ubyte"] == hashlib.sha256(content).hexdigest() and len(sums) == 4
 
 
 def test_an_archive_of_the_files_is_prepared(tmp_path: Path) -> None:
@@ -436,9 +446,9 @@ def test_a_second_call_does_nothing_and_other_files_or_seeds_are_refused(tmp_pat
         }
     )
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == dates
-    with pytest.raises(InputError, match="out was prepared from other raw files, or with another seed"):
+    with pytest.raises(InputError, match="out was prepared with "):
         CGMNIST.prepare(raw=raw, out=out, seed=1)
-    with pytest.raises(InputError, match="out was prepared from other raw files, or with another seed"):
+    with pytest.raises(InputError, match="out was prepared with "):
         CGMNIST.prepare(raw=write_mnist(tmp_path / "other", digits(seed=1)), out=out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == dates
 
@@ -460,7 +470,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     raw = write_mnist(tmp_path / "raw", digits())
     (tmp_path / "out").mkdir()
     (tmp_path / "out/stat.csv").write_text("happy\n")
-    with pytest.raises(InputError, match="out holds files that something else made"):
+    with pytest.raises(InputError, match="out holds files that something else prepared"):
         CGMNIST.prepare(raw=raw, out=tmp_path / "out")
     (tmp_path / "out/prepared.json").write_text("[]")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):
@@ -496,14 +506,3 @@ def test_arrays_that_do_not_fit_the_lists_are_refused(tmp_path: Path) -> None:
     (out / "arrays/test_gray.npy").unlink()
     with pytest.raises(InputError, match=r"test_gray\.npy is not a readable array"):
         CGMNIST.open(out, "test", training=False)
-
-
-def test_the_picture_shows_the_digits(large: tuple[Path, Digits], tmp_path: Path) -> None:
-    picture(large[0], tmp_path / "pics/cgmnist.png")
-    with Image.open(tmp_path / "pics/cgmnist.png") as drawn:
-        pixels = np.asarray(drawn.convert("RGB")).astype(int)
-    assert pixels.shape[0] > 500 and pixels.shape[1] > 800
-    coloured_share = ((pixels.max(2) - pixels.min(2)) > 60).mean(1)
-    assert coloured_share[: len(pixels) // 4].max() == 0 and coloured_share[len(pixels) // 2 :].max() > 0.05
-    with pytest.raises(InputError, match="fewer than 700 digits of a class"):
-        picture(large[0], tmp_path / "x.png", per_class=700)

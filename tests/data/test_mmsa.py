@@ -359,12 +359,12 @@ def test_another_file_and_a_folder_of_something_else_are_refused(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     before = snapshot(tmp_path / "out")
     other = write(tmp_path / "other.pkl", content(aligned=True))
-    with pytest.raises(InputError, match=r"prepared from another file \(unaligned_50\.pkl\)\. Give another --out"):
+    with pytest.raises(InputError, match=r"prepared with sha256 \w+, not \w+\. Give another --out"):
         MOSI.prepare(raw=other, out=tmp_path / "out")
     assert snapshot(tmp_path / "out") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match="something else made"):
+    with pytest.raises(InputError, match="something else prepared"):
         MOSI.prepare(raw=raw, out=tmp_path / "mine")
     (tmp_path / "out" / "prepared.json").write_text("{")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):

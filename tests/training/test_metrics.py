@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpareto.training.metrics import classification_metrics
+from mmpareto.training.losses import loss_of, right
+from mmpareto.training.metrics import classification_metrics, regression_metrics
 
 
 def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -86,3 +87,23 @@ def test_a_small_case_by_hand() -> None:
 def test_what_does_not_fit_is_refused(logits: torch.Tensor, labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
         classification_metrics(logits, labels)
+
+
+def test_the_figures_of_a_regression() -> None:
+    outputs, scores = torch.tensor([[0.5], [-1.0], [2.0], [-0.1]]), torch.tensor([1.0, -2.0, -0.5, 0.0])
+    found = regression_metrics(outputs, scores)
+    assert found["accuracy"] == 0.75  # 0 counts as negative
+    assert found["mae"] == pytest.approx((0.5 + 1.0 + 2.5 + 0.1) / 4)
+    assert found["correlation"] == pytest.approx(np.corrcoef(outputs[:, 0].numpy(), scores.numpy())[0, 1])
+    assert regression_metrics(torch.zeros(3, 1), torch.arange(3.0))["correlation"] is None
+    with pytest.raises(ValueError, match="N ≥ 1"):
+        regression_metrics(torch.zeros(3, 2), torch.arange(3.0))
+
+
+def test_scores_are_told_from_classes_by_their_type() -> None:
+    outputs, scores = torch.tensor([[0.5], [-1.0]]), torch.tensor([1.0, 1.0], dtype=torch.float64)
+    assert loss_of(outputs, scores).item() == pytest.approx((0.5 + 2.0) / 2)
+    assert right(outputs, scores).tolist() == [True, False]
+    logits, labels = torch.tensor([[0.0, 1.0], [3.0, 1.0]]), torch.tensor([1, 1])
+    assert loss_of(logits, labels).item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    assert right(logits, labels).tolist() == [True, False]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.models.network import build_network
-from mmpareto.training.probe import fit_head
+from mmpareto.training.probe import fit_head, fit_scores
 from prepared_clips import open_clips, write_prepared
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from tiny_runs import metrics, read, run
 from torch import Tensor
@@ -127,3 +127,16 @@ def test_what_was_not_measured_is_null(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     probed = {summary["last"]["epoch"], summary["best_val"]["epoch"]}
     assert (summary["best_test"]["acc_audio"] is not None) == (summary["best_test"]["epoch"] in probed)
+
+
+def test_scores_are_fitted_by_sklearns_ridge_regression() -> None:
+    features, _ = samples(80, 7, 3, 1.0)
+    scores = features @ torch.linspace(-1, 1, 7) * 0.01 + torch.randn(80, generator=torch.Generator().manual_seed(1))
+    head = fit_scores(features, scores)
+    assert head["weight"].shape == (1, 7) and head["bias"].shape == (1,)
+    scaler = StandardScaler().fit(features.double().numpy())
+    expected = Ridge(alpha=DECAY * 80).fit(scaler.transform(features.double().numpy()), scores.double().numpy())
+    found = torch.nn.functional.linear(features.double(), head["weight"].double(), head["bias"].double())[:, 0]
+    np.testing.assert_allclose(
+        found.numpy(), expected.predict(scaler.transform(features.double().numpy())), rtol=1e-4, atol=1e-4
+    )

@@ -1,18 +1,15 @@
 """What a training step costs by each method, measured side by side."""
 
 import dataclasses
-import json
 import platform
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.files import write_text
 from mmpareto.integration import METHODS
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.method import Method
@@ -137,15 +134,6 @@ def table(figures: Mapping[str, Any]) -> str:
         (middle, _, _), (ratio, low, high) = found["seconds"].values(), found["ratio"].values()
         lines.append(f"{name:20}{middle:20.3f}{ratio:20.2f}   ({low:.2f} – {high:.2f})")
     return "\n".join(lines)
-
-
-def write(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write the figures as JSON.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    write_text(path, json.dumps(figures, indent=1) + "\n")
 
 
 def _seconds(device: torch.device) -> float:

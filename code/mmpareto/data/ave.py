@@ -42,7 +42,7 @@ class AVE(ClipSet):
     title = "AVE"
     facts = Facts(
         size="4,143 events in 4,097 videos of 10 s, 28 classes; published lists for training, validation and testing",
-        terms="none stated on its page; the videos are YouTube's, from AudioSet",
+        terms="see its page; the videos are YouTube's, from AudioSet",
         page=PAGE,
         raw="AVE_Dataset as it was packed: trainSet.txt, valSet.txt, testSet.txt, AVE/<YouTube id>.mp4",
     )

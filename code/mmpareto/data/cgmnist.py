@@ -20,9 +20,9 @@ import numpy as np
 from mmpareto.data.colouring import Part, coloured, gray_of, ink_colours
 from mmpareto.data.data_set import DataSet, Facts
 from mmpareto.data.idx import read_idx
-from mmpareto.data.preparation import RECORD_UNFINISHED, About, locked, sha256, write_lists, write_record
+from mmpareto.data.preparation import RECORD_UNFINISHED, About, earlier, locked, sha256, write_lists, write_record
 from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import RECORD, Report
+from mmpareto.data.report import Report
 from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
@@ -116,7 +116,7 @@ class CGMNIST(DataSet):
         parts = _read(published, mnist, seed)
         report = _report(cls.title, out, {part: digits.labels for part, digits in parts.items()}, origin)
         with locked(out):
-            if _is_prepared(out, record):
+            if earlier(out, record, [ARRAYS]) is not None:
                 report.already = report.found
                 return report
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
@@ -280,28 +280,6 @@ def _lists(report: Report, parts: Mapping[Part, Digits]) -> dict[str, list[tuple
     return {part: [*zip(names[part], map(str, digits.labels), strict=True)] for part, digits in parts.items()}
 
 
-def _is_prepared(out: Path, record: Mapping[str, Any]) -> bool:
-    """Whether this very preparation has been finished in `out`.
-
-    Raises:
-        InputError: something else is there.
-    """
-    remedy = f"Give another --out, or delete {out}"
-    path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
-    if path is None:
-        if (out / "stat.csv").exists() or any((out / ARRAYS).glob("[!.]*")):
-            raise InputError(f"{out} holds files that something else made. {remedy}.")
-        return False
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        same = all(before.get(key) == value for key, value in record.items())
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is damaged. {remedy}.") from None
-    if not same:
-        raise InputError(f"{out} was prepared from other raw files, or with another seed. {remedy}.")
-    return path.name == RECORD
-
-
 def _write_arrays(folder: Path, parts: Mapping[Part, Digits]) -> None:
     for path in folder.glob(".*"):  # what a run that was killed left
         path.unlink()
@@ -309,49 +287,3 @@ def _write_arrays(folder: Path, parts: Mapping[Part, Digits]) -> None:
         for name in CHANNELS:
             with whole_file(folder / f"{part}_{name}.npy") as temporary:
                 np.save(temporary, np.ascontiguousarray(digits.images[name]))
-
-
-# --- the picture ---
-
-
-def picture(folder: Path, path: Path, per_class: int = 3) -> None:
-    """Draw the first few digits of every class: gray, as they are coloured in training, and in test.
-
-    Arguments:
-        folder: a prepared folder.
-        path: the picture to write, PNG.
-        per_class: digits a class.
-
-    Raises:
-        InputError: the folder is not prepared, or has fewer digits of a class.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = {
-        "gray": _mosaic(folder, "train", "gray", per_class),
-        "colour,\ntraining": _mosaic(folder, "train", "colour", per_class),
-        "colour,\ntest": _mosaic(folder, "test", "colour", per_class),
-    }
-    figure = Figure(figsize=(6.2, 0.56 * per_class * len(rows) + 0.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, mosaic) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
-def _mosaic(folder: Path, split: str, name: str, per_class: int) -> np.ndarray:
-    """The first digits of every class, a column each, as an image (H, W) or (H, W, 3)."""
-    from mmpareto.data import layout
-
-    names, labels = layout.read_split(folder, split, layout.read_classes(folder))
-    rows = _array(folder, split, name, len(names)).rows
-    places = [np.flatnonzero(np.array(labels) == label)[:per_class] for label in range(len(CLASSES))]
-    if any(len(members) < per_class for members in places):
-        raise InputError(f"{folder / split}.csv lists fewer than {per_class} digits of a class; prepare more of them.")
-    columns = [np.concatenate(rows[members].transpose(0, 2, 3, 1)) for members in places]
-    return np.concatenate(columns, axis=1).squeeze()

@@ -103,24 +103,17 @@ class ClipMaking:
         """Read what is missing, and write it when all of it could be read."""
         import torch
 
-        from mmpareto.data.features import FEATURES
-        from mmpareto.data.media import encode_jpeg, read_audio, read_frames
+        from mmpareto.data.clip_reading import read_clip
 
-        features = {}
-        missing = self._missing(sample, out)
-        if missing:
-            waveform, rate = read_audio(sample.audio_path)
-            features = {kind: FEATURES[kind].of(waveform, rate) for kind in missing}
-        frames: list[bytes] = []
-        if not _has_frames(sample, out):
-            frames = [encode_jpeg(frame) for frame in read_frames(sample.video_path, self.fps)]
-        for kind, feature in features.items():
+        fps = None if _has_frames(sample, out) else self.fps
+        content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)
+        for kind, feature in content.features.items():
             buffer = io.BytesIO()  # given a path, torch would put the temporary name into the file
             torch.save(feature.contiguous(), buffer)
             with whole_file(_feature_path(out, kind, sample.name)) as temporary:
                 temporary.write_bytes(buffer.getvalue())
-        if frames:
-            write_frames(out / FRAMES, sample.name, frames)
+        if content.frames:
+            write_frames(out / FRAMES, sample.name, content.frames)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
         """The features that every listed clip has, now or from an earlier run."""

@@ -23,4 +23,4 @@ class ClipSet(DataSet):
         from mmpareto.data.sources import AudioSource, FramesSource
 
         layout.check_files(folder, split, names, options.audio, prepared.get("audio"))
-        return {"audio": AudioSource(folder, names, options), "visual": FramesSource(folder, names, options)}
+        return {"audio": AudioSource(folder, names, options), "visual": FramesSource(folder, split, names, options)}

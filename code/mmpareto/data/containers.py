@@ -93,8 +93,8 @@ def read_streams(path: Path, consumers: Sequence[Consumer], start: float = 0, se
             if stream.index not in tracks:
                 stream.discard = Discard.all
         origin = Fraction(container.start_time or 0, av.time_base)
-        begin = origin + Fraction(start) if start > 0 else None
-        span = Span(begin, None if seconds is None else origin + Fraction(start) + Fraction(seconds))
+        begin = origin + _exact(start) if start > 0 else None
+        span = Span(begin, None if seconds is None else origin + _exact(start) + _exact(seconds))
         if begin is not None and begin - PREROLL > origin:
             container.seek(int((begin - PREROLL) * av.time_base))
         for track in tracks.values():
@@ -155,6 +155,11 @@ class _Track:
         if not self.stream.frames or self.first is None or not len(entries) or self.first <= entries[0].timestamp:
             return self.stream.frames
         return sum(entry.timestamp >= self.first for entry in entries)
+
+
+def _exact(seconds: float) -> Fraction:
+    """What was meant by 1.9, which as a binary number is a little less."""
+    return Fraction(seconds).limit_denominator(av.time_base)
 
 
 def _check_riff_size(path: Path) -> bool:

@@ -25,7 +25,7 @@ class FlowSource:
     Arguments:
         folder: the prepared folder, with pictures in flow_u/<clip> and flow_v/<clip>.
         names: of the clips.
-        options: `frames`, `image_size` and `crop_scale`.
+        options: `frames`, `image_size` and `crop_scale`; a cache holds frames only.
     """
 
     channels = 2

@@ -1,14 +1,13 @@
 """Kinetics-Sounds: 31 classes of Kinetics-400 that are seen and heard (Arandjelović and Zisserman, ICCV 2017)."""
 
 import argparse
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mmpareto.data import clip_preparation, preparation
-from mmpareto.data.clip_preparation import ClipMaking, RawClip
+from mmpareto.data import clip_preparation
+from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import ClipSet
 from mmpareto.data.data_set import Facts
 from mmpareto.data.preparation import About
@@ -102,10 +101,8 @@ class KineticsSounds(ClipSet):
 
         Raises:
             InputError: `raw` holds no clip of the lists, the lists are absent or wrong, or as
-                `preparation.prepare_samples`.
+                `prepare_clips`.
         """
-        if fps < 1:
-            raise InputError(f"--fps must be at least 1, not {fps}.")
         files, left_out = by_key(
             files_below(raw, ".mp4", cls.title, RAW_PAGE), raw_key, "<YouTube id>_<start>_<end>.mp4 or <id>_<start>.mp4"
         )
@@ -114,16 +111,19 @@ class KineticsSounds(ClipSet):
         of_the_lists = [clip for clip in clips if clip.label]
         if not of_the_lists:
             raise InputError(f"{raw} holds no clip of {cls.title}'s lists, but {len(clips)} others; see {RAW_PAGE}.")
-        return preparation.prepare_samples(
+        names = dict(class_names(of_the_lists))
+        return clip_preparation.prepare_clips(
             clips,
             split,
             About(cls.name, cls.title, False, CLASSES),
-            _Making(fps, tuple(audio), tuple(class_names(of_the_lists).items())),
             out=out,
+            fps=fps,
+            audio=audio,
             seed=seed,
             workers=workers,
             found=len(clips) + sum(len(sentences) for sentences in left_out.values()),
             skipped=left_out,
+            further={"names": names} if names else {},
         )
 
 
@@ -178,12 +178,3 @@ def class_names(clips: Iterable[RawClip]) -> dict[str, str]:
     names = {label: min(found) for label, found in sorted(folders.items()) if len(found) == 1}
     distinct = len(set(names.values())) == len(names) == len(folders)
     return names if distinct and len(names) > 1 else {}  # one label alone: its folder may be the one of all clips
-
-
-@dataclasses.dataclass(frozen=True)
-class _Making(ClipMaking):
-    class_names: tuple[tuple[str, str], ...]
-
-    def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """The names of the labels, too, where they are known."""
-        return super().entries(out, names) | ({"names": dict(self.class_names)} if self.class_names else {})

@@ -154,8 +154,13 @@ def read_frame(folder: Path, clip: str, number: int) -> Tensor:
     Raises:
         InputError: the file is absent or no readable JPEG.
     """
-    path = Path(folder) / "visual" / clip / f"frame_{number:05d}.jpg"
-    return read_image(path, f"delete its folder and prepare again with `{_command(folder)}`")
+    remedy = f"delete its folder and prepare again with `{_command(folder)}`"
+    return read_image(frame_path(folder, clip, number), remedy)
+
+
+def frame_path(folder: Path, clip: str, number: int) -> Path:
+    """Where frame `number` (from 1) of a clip lies."""
+    return Path(folder) / "visual" / clip / f"frame_{number:05d}.jpg"
 
 
 def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB) -> Tensor:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from mmpareto.data.data_set import DataSet, InputOptions, Labelled
-from mmpareto.data.preparation import RECORD_UNFINISHED, About, locked, sha256, write_lists, write_record
-from mmpareto.data.report import RECORD, Report
+from mmpareto.data.preparation import RECORD_UNFINISHED, About, earlier, locked, sha256, write_lists, write_record
+from mmpareto.data.report import Report
 from mmpareto.data.sentiment import SCALES, class_figures, kept, regression_figures
 from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
@@ -103,9 +103,9 @@ class MMSADataSet(DataSet):
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from error
         record = {"dataset": cls.name, "sha256": digest}
-        earlier = _earlier(out, record)
-        if earlier is not None:
-            report = cls._report(out, {part: read_scores(out, part) for part in PARTS}, earlier["checks"], digest)
+        before = earlier(out, record, [ARRAYS])
+        if before is not None:
+            report = cls._report(out, {part: read_scores(out, part) for part in PARTS}, before["checks"], digest)
             report.already = report.found
             return report
         parts = cls._read(path)
@@ -370,28 +370,6 @@ def _name(entry: Any) -> str:
 
 
 # --- what is made of it ---
-
-
-def _earlier(out: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """prepared.json where this very file has been prepared in `out`; None where nothing has, or not to the end.
-
-    Raises:
-        InputError: something else is there.
-    """
-    remedy = f"Give another --out, or delete {out}"
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).is_file()), None)
-    if path is None:
-        raise InputError(f"{out} holds files that something else made. {remedy}.")
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        same = all(before.get(key) == value for key, value in record.items())
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is damaged. {remedy}.") from None
-    if not same:
-        raise InputError(f"{out} was prepared from another file ({before.get('file', 'see ' + path.name)}). {remedy}.")
-    return before if path.name == RECORD else None
 
 
 def _write_arrays(folder: Path, parts: Mapping[str, _Part]) -> list[str]:

@@ -152,7 +152,8 @@ class ModelNet40(DataSet):
                     f"{len(absent)} of the {len(names)} shapes of {folder / split}.csv are not in {folder / view}, the"
                     f" first is {absent[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
                 )
-        return {view: ImageSource([folder / view / f"{name}.jpg" for name in names], options) for view in VIEWS}
+        files = {view: [folder / view / f"{name}.jpg" for name in names] for view in VIEWS}
+        return {view: ImageSource(files[view], options, (folder, f"{split}-{view}")) for view in VIEWS}
 
 
 # --- what the raw folder holds ---

@@ -17,9 +17,9 @@ SMALLEST = 16  # pixels of a side; OpenCV's DIS takes no smaller picture, and en
 def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Where every pixel of `first` is in `second`, by dense inverse search (Kroeger et al., ECCV 2016).
 
-    OpenCV's, at its best preset, which refines the flow variationally as TV-L1, the usual choice for two-stream
-    networks, does; of what OpenCV has without its extra modules it is the one that keeps edges of motion, and at
-    320 × 240 it takes about 10 ms where TV-L1 takes the better part of a second.
+    OpenCV's, at its best preset, which ends with a variational refinement. Of the two dense methods that OpenCV has
+    without its extra modules it is the better: where a square moves over a moving background, its mean endpoint error
+    is about half of Farnebäck's, at the square's edges and elsewhere, in half the time (10 ms of a core at 320 × 240).
 
     Arguments:
         first, second: frames (height, width, 3), uint8, RGB.

@@ -97,6 +97,7 @@ def prepare_samples(
     found: int | None = None,
     skipped: Mapping[str, Mapping[str, str]] | None = None,
     origin: Mapping[str, Any] | None = None,
+    further: Mapping[str, Any] | None = None,
 ) -> Report:
     """Prepare those of `samples` that `split` contains, and write the files that list them.
 
@@ -114,6 +115,7 @@ def prepare_samples(
         found: samples found, if it is not the number of `samples`.
         skipped: kind of reason → sample → sentence, for what was left out before.
         origin: what else the prepared files depend on; a folder prepared with another value is refused.
+        further: entries of prepared.json.
 
     Raises:
         InputError: no sample could be prepared, `out` holds something else (another data set, or files made
@@ -136,13 +138,14 @@ def prepare_samples(
     report.missing = [name for name in listed if name not in by_name and name not in left_out]
     record = {"dataset": about.name, **making.record, "origin": dict(origin or {})}
     with locked(out), _without_partial(out, making.folders):
-        _check_same(out, record, making.folders)
+        earlier(out, record, making.folders)
         if not (out / RECORD).exists():
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
         done = _work([by_name[name] for name in listed if name in by_name], report, making, workers or cores())
         lists = {part: [(n, done[n]) for n in names if n in done] for part, names in split.parts.items()}
         report.counts = write_lists(out, about.classes, lists)
-        write_record(report, about, record | making.entries(out, list(done)) | {"seed": seed}, making.folders)
+        entries = record | making.entries(out, list(done)) | dict(further or {}) | {"seed": seed}
+        write_record(report, about, entries, making.folders)
     return report
 
 
@@ -166,6 +169,42 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
     except OSError as error:
         raise InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}.") from error
+
+
+def earlier(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:
+    """prepared.json where this very preparation has ended in `out`; None where it has not begun, or not ended.
+
+    Arguments:
+        record: what the prepared files depend on.
+        folders: that hold them.
+
+    Raises:
+        InputError: something else is there: nothing of the user's is overwritten or deleted.
+    """
+    path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
+    remedy = f"Give another --out, or delete {out}"
+    if path is None:
+        if any(out.glob("*.csv")) or any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
+            raise InputError(f"{out} holds files that something else prepared, and does not say how. {remedy}.")
+        return None
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        difference = _difference(before, record)
+    except (ValueError, AttributeError):
+        raise InputError(f"{path} is damaged. {remedy}.") from None
+    if difference is not None:
+        raise InputError(f"{out} was prepared with {difference}. {remedy}.")
+    return before if path.name == RECORD else None
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first entry of `now` that was another one before, in words."""
+    for key, value in now.items():
+        old = before.get(key, {})
+        if old != value:
+            deeper = _difference(old, value) if isinstance(old, dict) and isinstance(value, dict) and old else None
+            return f"{key}: {deeper}" if deeper else f"{key} {old}, not {value}"
+    return None
 
 
 def write_lists(
@@ -301,22 +340,3 @@ def _remove_partial(out: Path, folders: Sequence[str]) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
-
-
-def _check_same(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Refuse a folder whose files are not what this preparation would make: nothing of the user's is deleted."""
-    path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
-    remedy = f"Give another --out, or delete {out}"
-    if path is None:
-        if any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
-            raise InputError(f"{out} holds files that something else prepared, and does not say how. {remedy}.")
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differing = next((key for key in record if before.get(key, {}) != record[key]), None)
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is damaged. {remedy}.") from None
-    if differing is not None:
-        raise InputError(
-            f"{out} was prepared with {differing} {before.get(differing)}, not {record[differing]}. {remedy}."
-        )

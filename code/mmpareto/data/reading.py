@@ -17,6 +17,7 @@ class InputOptions:
         audio_frames: keep the first so many steps of time only. The published setting keeps all; a run on a few
             CPU cores need not compute over the padding of short clips.
         audio_pool: average over blocks of so many (steps of time, frequencies) after that; also for small runs.
+        cache: keep decoded pictures in one file that is mapped into memory (`picture_cache`).
         n_classes: how many classes are told apart, for the data sets that leave a choice; 1 for regression.
     """
 
@@ -27,6 +28,7 @@ class InputOptions:
     audio_frames: int | None = None
     audio_pool: tuple[int, int] = (1, 1)
     n_classes: int | None = None
+    cache: bool = False
 
 
 class Labelled(NamedTuple):

@@ -1,11 +1,12 @@
 """Pictures of a mesh from around it, by casting rays on the CPU (Embree, through embreex; no display and no OpenGL).
 
-The setup is that of the twelve views of MVCNN (Su et al., ICCV 2015) as its released renderer has it (suhangpro/mvcnn,
-render_views.m and plotMesh.m): shapes stand upright along +z, and the cameras stand around them every 30°, 30° above
-the ground, looking at the centroid, in perspective; the first one on the −y side, the others counterclockwise as seen
-from above. A white shape before white, ambient light 0.2, diffuse reflection 0.6 and no highlights. Two things differ.
-The light is at the camera, not beside it, so that a mirrored shape gives the mirrored picture. And a silhouette fills
-nine tenths of the picture, whatever its area.
+The setup is that of the twelve views of MVCNN (Su et al., ICCV 2015, section 3.1, and its released renderer:
+render_views.m and plotMesh.m of suhangpro/mvcnn): shapes stand upright along +z, and the cameras stand around them
+every 30°, 30° above the ground, looking at the centroid, in perspective; the first one on the −y side, the others
+counterclockwise as seen from above. A white shape before white, ambient light 0.2, diffuse reflection 0.6 and no
+highlights. Three things differ. The light is at the camera, not beside it, so that a mirrored shape gives the
+mirrored picture. Faces are flat: many of ModelNet's vertices belong to faces on both sides of an edge. And a
+silhouette fills nine tenths of the picture, whatever its area.
 """
 
 import functools

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as image
 
 from mmpareto.data import layout
 from mmpareto.data.feature_files import FEATURE_FILES
+from mmpareto.data.picture_cache import PictureCache
 from mmpareto.data.reading import InputOptions
 from mmpareto.data.sampling import fixed_frames, random_crop, random_frames
 from mmpareto.errors import InputError
@@ -81,17 +82,22 @@ class FramesSource:
 
     Arguments:
         folder: the prepared folder, with frames in visual/<clip>.
+        split: of which the names are; it names the cache.
         names: of the clips.
-        options: `frames`, `image_size` and `crop_scale`.
+        options: `frames`, `image_size`, `crop_scale` and `cache`.
     """
 
     channels = 3
     normalisation: Normalisation | None = IMAGENET
     mirrors = True
 
-    def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
+    def __init__(self, folder: Path, split: str, names: Sequence[str], options: InputOptions) -> None:
         self.folder, self.names, self.options = folder, names, options
         self._counts: dict[int, int] = {}
+        self._cache: PictureCache | None = None
+        if options.cache:
+            files = [self._file(place, n) for place in range(len(names)) for n in range(1, self._count(place) + 1)]
+            self._cache = PictureCache(folder, f"{split}-visual", files, options.image_size)
 
     def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
         """The frames."""
@@ -100,7 +106,12 @@ class FramesSource:
 
     def frame(self, place: int, number: int) -> Tensor:
         """Frame `number` (from 1) of a clip, whole."""
+        if self._cache is not None:
+            return self._cache(self._file(place, number))
         return layout.read_frame(self.folder, self.names[place], number)
+
+    def _file(self, place: int, number: int) -> Path:
+        return layout.frame_path(self.folder, self.names[place], number)
 
     def _count(self, place: int) -> int:
         if place not in self._counts:
@@ -113,19 +124,23 @@ class ImageSource:
 
     Arguments:
         files: a JPEG or PNG file a sample.
-        options: `image_size` and `crop_scale`.
+        options: `image_size`, `crop_scale` and `cache`.
+        cache: the prepared folder, and the name of the cache there.
     """
 
     channels = 3
     normalisation: Normalisation | None = IMAGENET
     mirrors = True
 
-    def __init__(self, files: Sequence[Path], options: InputOptions) -> None:
+    def __init__(self, files: Sequence[Path], options: InputOptions, cache: tuple[Path, str] | None = None) -> None:
         self.files, self.options = files, options
+        self._cache = PictureCache(*cache, files, options.image_size) if options.cache and cache else None
 
     def read(self, place: int, generator: np.random.Generator | None) -> Tensor:
         """The image."""
-        return cropped(layout.read_image(self.files[place], "prepare the data set again"), self.options, generator)
+        path = self.files[place]
+        whole = self._cache(path) if self._cache else layout.read_image(path, "prepare the data set again")
+        return cropped(whole, self.options, generator)
 
 
 class ArraySource:

@@ -54,7 +54,7 @@ class UCF101(DataSet):
     title = "UCF-101"
     facts = Facts(
         size="13,320 clips, 101 actions, 320 × 240 at 25 frames a second, 27 hours, 6.5 GB",
-        terms="none stated on its page; the videos are YouTube's",
+        terms="see its page; the videos are YouTube's",
         page=f"{PAGE} (UCF101.rar, and the train/test splits for action recognition)",
         raw="in any folders, v_<Class>_g##_c##.avi\n"
         f"classInd.txt, trainlist01.txt, testlist01.txt …, there, in {LISTS_FOLDER}, or where --split_files says\n"
@@ -157,7 +157,7 @@ class UCF101(DataSet):
                     f"{len(absent)} of the {len(names)} clips of {folder / split}.csv are not in {folder / part}, the "
                     f"first is {absent[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
                 )
-        return {"rgb": FramesSource(folder, names, options), "flow": FlowSource(folder, names, options)}
+        return {"rgb": FramesSource(folder, split, names, options), "flow": FlowSource(folder, names, options)}
 
 
 def raw_key(name: str) -> str | None:

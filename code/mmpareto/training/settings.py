@@ -58,6 +58,7 @@ class Settings:
     crop_scale: tuple[float, float]
     audio_frames: int
     audio_pool: tuple[int, int]
+    cache: bool
     gpu_ids: str
     workers: int | None
     use_tensorboard: bool
@@ -138,6 +139,9 @@ def parser() -> argparse.ArgumentParser:
     inputs.add_argument("--crop_scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="area of the random crop")
     inputs.add_argument("--audio_frames", type=int, help="steps of time read of the feature, from its start")
     inputs.add_argument("--audio_pool", type=int, nargs=2, metavar=("TIME", "MEL"), help="average-pools the feature")
+    inputs.add_argument(
+        "--cache", action="store_true", help="decode pictures once, into a file in the data's folder (README)"
+    )
 
     machine = made.add_argument_group("the machine")
     machine.add_argument(

@@ -1,0 +1,110 @@
+"""What is left undecoded changes nothing: against decoding everything with PyAV."""
+
+import av
+import numpy as np
+import pytest
+import raw_clips
+from mmpareto.data.containers import read_streams
+from mmpareto.data.frame_decoding import FrameReader, ToRGB, _AsNeeded
+from mmpareto.data.media import read_frame_pairs
+
+H264 = {
+    "no B-frames": {"bf": "0", "g": "12"},
+    "B-frames that others refer to": {"bf": "8", "g": "250", "x264-params": "b-pyramid=normal:b-adapt=0"},
+    "short groups": {"bf": "3", "g": "7", "refs": "6"},
+    "key frames that are no restart": {"bf": "3", "g": "12", "x264-params": "open-gop=1"},
+    "no key frame but the first": {"g": "250", "x264-params": "intra-refresh=1"},
+}
+
+
+@pytest.fixture
+def scene():
+    """75 noisy pictures that move, so that every frame is unlike any other and refers to others."""
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    return [np.roll(still, (3 * i, 2 * i), (0, 1)) // 2 + np.uint8(i) for i in range(75)]
+
+
+def write(path, scene, codec, options):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for picture in scene:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def read(path, fps) -> list[np.ndarray]:
+    reader = FrameReader(fps, ToRGB())
+    read_streams(path, [reader])
+    return reader.frames
+
+
+def everything(path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        *((f"{kind}.{suffix}", "libx264", options) for kind, options in H264.items() for suffix in ("mp4", "mkv")),
+        ("a.flv", "flv", {"g": "5"}),
+        ("b.flv", "flv", {"g": "100"}),
+        ("a.mp4", "mpeg4", {"bf": "2", "g": "9"}),
+        ("a.avi", "mpeg4", {"g": "9"}),
+        ("a.webm", "libvpx", {"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+    ],
+)
+def test_kept_frames_are_those_of_a_full_decoding_bit_for_bit(tmp_path, scene, name, codec, options):
+    path = tmp_path / name
+    write(path, scene, codec, options)
+    all_frames = everything(path)
+    assert len(all_frames) == 75
+    for fps in (1, 4, 25):
+        frames = read(path, fps)
+        step = 25 // fps
+        places = [i for i in range(75) if i % 25 % step == 0 and i % 25 < step * fps]
+        assert len(frames) == len(places)
+        for place, frame in zip(places, frames, strict=True):
+            np.testing.assert_array_equal(frame, all_frames[place])
+
+
+def test_pairs_are_neighbours_of_a_full_decoding(tmp_path, scene):
+    for name, codec in (("a.mp4", "libx264"), ("a.flv", "flv"), ("a.avi", "mpeg4")):
+        write(tmp_path / name, scene[:51], codec, {"g": "10"})
+        all_frames = everything(tmp_path / name)
+        pairs = list(read_frame_pairs(tmp_path / name, 2))
+        assert [pair.number for pair in pairs] == [0, 12, 25, 37]  # 50 is the last: nothing follows it
+        for number, first, second in pairs:
+            np.testing.assert_array_equal(first, all_frames[number])
+            np.testing.assert_array_equal(second, all_frames[number + 1])
+
+
+@pytest.mark.parametrize(("options", "needed"), [({"g": "1"}, 3), ({"g": "25"}, 3), ({"g": "250", "bf": "0"}, 51)])
+def test_what_no_kept_frame_needs_is_not_decoded(tmp_path, scene, monkeypatch, options, needed):
+    """Frames 0, 25 and 50 of 75 are kept."""
+    write(tmp_path / "a.mp4", scene, "libx264", options)
+    decoded = []
+    decode = _AsNeeded._decode
+
+    def counting(self, tick, packet):
+        decoded.append(tick)
+        decode(self, tick, packet)
+
+    monkeypatch.setattr(_AsNeeded, "_decode", counting)
+    assert len(read(tmp_path / "a.mp4", 1)) == 3
+    assert len(decoded) == needed
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarters"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+)
+def test_pictures_are_upright(tmp_path, scene, matrix, quarters):
+    """ISO/IEC 14496-12, 8.3.2: with (0, 1, −1, 0) what was right is shown below, a quarter turn clockwise."""
+    path = tmp_path / "a.mp4"
+    write(path, scene[:30], "libx264", {})
+    raw_clips.set_display_matrix(path, *matrix)
+    found = read(path, 1)
+    np.testing.assert_array_equal(found[1], np.rot90(everything(path)[25], quarters))
+    assert found[1].flags.c_contiguous
