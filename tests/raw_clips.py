@@ -153,7 +153,10 @@ def write_movie(
         stream.codec_context.thread_count = 1
         voice = None
         if sound is not None:
-            voice = container.add_stream(sound_codec, rate=sound_rate, layout="mono" if len(sound) == 1 else "stereo")
+            layout = "mono" if len(sound) == 1 else "stereo"
+            voice = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
+            if sound_codec == "aac":
+                voice.options = {"aac_pns": "0"}  # else a decoder makes up noise, other noise each time
         packets = []
         for place, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
@@ -161,12 +164,15 @@ def write_movie(
             packets += stream.encode(frame)
         packets += stream.encode()
         if voice is not None:
-            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.T).reshape(1, -1), "s16", voice.layout.name)
-            block.sample_rate, block.pts = sound_rate, round(first_ms * sound_rate / 1000)
-            block.time_base = Fraction(1, sound_rate)
             resampler = av.AudioResampler(voice.codec_context.format.name, voice.layout.name, sound_rate)
-            for part in (*resampler.resample(block), None):
-                packets += voice.encode(part)
+            for first in range(0, sound.shape[1], 1024):
+                samples = np.ascontiguousarray(sound[:, first : first + 1024].T).reshape(1, -1)
+                block = av.AudioFrame.from_ndarray(samples, "s16", voice.layout.name)
+                block.sample_rate, block.time_base = sound_rate, Fraction(1, sound_rate)
+                block.pts = round(first_ms * sound_rate / 1000) + first
+                for part in resampler.resample(block):
+                    packets += voice.encode(part)
+            packets += voice.encode()
         container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
 
 

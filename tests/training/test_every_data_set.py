@@ -22,7 +22,10 @@ from mmpareto.data import DATASETS
 from mmpareto.data.chsims import CHSIMS
 from mmpareto.data.mosei import MOSEI
 from mmpareto.data.mosi import MOSI
+from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
+from mmpareto.training.data import recipe_options
+from mmpareto.training.recipes import recipe
 from PIL import Image
 from tiny_runs import metrics
 
@@ -160,3 +163,21 @@ def test_a_regression_reports_its_error(tmp_path: Path) -> None:
     assert line["val_mae"] > 0  # of MMSA's own validation set
     summary = json.loads((run / "summary.json").read_text())
     assert summary["last"]["mae_text"] > 0  # a linear probe's
+
+
+def test_every_data_set_has_recipes_with_sources() -> None:
+    for name in DATASETS:
+        for kind in ("released", "paper"):
+            for value, source in recipe(name, kind).values():
+                assert source and value is not NotImplemented
+        options = recipe_options(name)
+        assert options.image_size >= 28 and options.frames >= 1
+
+
+def test_a_clip_is_classified_by_networks_of_clips_only(tmp_path: Path) -> None:
+    raw, out, run = tmp_path / "raw", tmp_path / "mosi", tmp_path / "run"
+    sentiment(MOSI)(raw)
+    prepare.main(["mosi", "--raw", str(raw), "--out", str(out)])
+    assert train.main(["--dataset", "mosi", "--data", str(out), "--ckpt_path", str(run), *SMALL]) == 0
+    with pytest.raises(InputError, match="is of mosi; --clip is for data sets of sound and pictures"):
+        evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])

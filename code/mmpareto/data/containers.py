@@ -95,8 +95,9 @@ def read_streams(path: Path, consumers: Sequence[Consumer], start: float = 0, se
         origin = Fraction(container.start_time or 0, av.time_base)
         begin = origin + _exact(start) if start > 0 else None
         span = Span(begin, None if seconds is None else origin + _exact(start) + _exact(seconds))
-        if begin is not None and begin - PREROLL > origin:
-            container.seek(int((begin - PREROLL) * av.time_base))
+        sought = _exact(start) > PREROLL
+        if sought:
+            container.seek(int((origin + _exact(start) - PREROLL) * av.time_base))
         for track in tracks.values():
             track.stream.thread_type = "NONE"  # clips are decoded in parallel, not frames
             track.consumer.open(path, container, track.stream, span)
@@ -110,7 +111,7 @@ def read_streams(path: Path, consumers: Sequence[Consumer], start: float = 0, se
                 break
         else:
             for track in tracks.values():
-                track.check_end(path, container)
+                track.check_end(path, container, sought)
         for track in tracks.values():
             track.consumer.close()
 
@@ -131,8 +132,8 @@ class _Track:
         if not self.consumer.done:
             self.consumer.take(packet)
 
-    def check_end(self, path: Path, container: InputContainer) -> None:
-        """An error where the file ended before its own figures say."""
+    def check_end(self, path: Path, container: InputContainer, sought: bool) -> None:
+        """An error where the file ended before its own figures say; `sought`: it was not read from the beginning."""
         announced = Fraction(container.duration or 0, av.time_base)
         last = self.last * (self.stream.time_base or Fraction(0))
         # Sound after the end is forgiven: what is announced is the longer of the two.
@@ -143,18 +144,22 @@ class _Track:
         ):
             raise MediaError(f"{path} is cut short: {float(last):.1f} of {float(announced):.1f} s are there.")
         # MP4 counts its frames at the front. A tenth is forgiven: AVI's count is an estimate with some writers.
-        expected = self._announced()
+        expected = self._announced(container, sought)
         if self.packets < 0.9 * expected:
             raise MediaError(
                 f"{path} is cut short: {self.packets} of the {expected} frames that it announces are there."
             )
 
-    def _announced(self) -> int:
-        """How many packets the file announces from the first one that was read."""
-        entries = self.stream.index_entries
-        if not self.stream.frames or self.first is None or not len(entries) or self.first <= entries[0].timestamp:
+    def _announced(self, container: InputContainer, sought: bool) -> int:
+        """How many packets the file announces from the first one that was read; 0 where it does not say."""
+        mp4 = "mp4" in container.format.name
+        if self.stream.type == "audio" and (not mp4 or self.stream.codec_context.name.startswith("pcm")):
+            return 0  # AVI counts samples or bytes of sound, and so does MP4 where it is not compressed
+        if not sought:
             return self.stream.frames
-        return sum(entry.timestamp >= self.first for entry in entries)
+        if not mp4 or self.first is None:
+            return 0
+        return sum(entry.timestamp >= self.first for entry in self.stream.index_entries)
 
 
 def _exact(seconds: float) -> Fraction:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mmpareto.data.containers import Span
 
+LONGEST_SHOWN = 3600  # seconds; a frame that is shown for longer comes of a damaged time stamp
 TIMESTAMP_ERROR = Fraction(1, 1000)  # seconds: FLV and Matroska round every timestamp to a millisecond
 
 
@@ -96,6 +97,7 @@ class FrameChoice:
 
     def __init__(self, fps: int, spacing: Spacing, span: Span, following: bool = False) -> None:
         self.over = False  # the part has ended
+        self.jumped = False  # it ended because the times make no sense
         self._fps, self._spacing, self._following = fps, spacing, following
         self._rate = int(spacing.rate or (0 if spacing.stamped else 1))
         self._by_index: list[int] = []
@@ -114,6 +116,9 @@ class FrameChoice:
     def judge(self, key: int, tick: int | None) -> list[Wanted]:
         """The next frame: whether it, or the one before it, is kept. A frame may be told more than once."""
         if self.over:
+            return []
+        if tick is not None and self._shown and (tick - self._shown[1]) * self._unit > LONGEST_SHOWN:
+            self.over = self.jumped = True
             return []
         frame = Wanted(self._count, key)
         wanted = [] if tick is None else self._pass_moments(tick)

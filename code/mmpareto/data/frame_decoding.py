@@ -51,7 +51,7 @@ class FrameReader(Generic[Kept]):
 
     def open(self, path: Path, container: InputContainer, stream: Any, span: Span) -> None:
         """See `containers.Consumer`."""
-        self._path, self._format, self._stream = path, container.format.name, stream
+        self._path, self._format, self._stream, self._span = path, container.format.name, stream, span
         # The rate that OpenCV's CAP_PROP_FPS gives.
         self._spacing = Spacing(stream.time_base or Fraction(0), stream.guessed_rate or stream.average_rate)
         self._choice = FrameChoice(self._fps, self._spacing, span, self._following)
@@ -70,6 +70,8 @@ class FrameReader(Generic[Kept]):
         """See `containers.Consumer`."""
         if self._decoding is not None:
             self._decoding.close()
+        if self._choice.jumped:
+            raise MediaError(f"{self._path} is damaged: its times jump by more than an hour from a frame to the next.")
 
     @property
     def frames(self) -> list[Kept]:
@@ -82,7 +84,7 @@ class FrameReader(Generic[Kept]):
         kept = self._kept
         frames = [kept[number] for number in self._numbers() if number in kept]
         if not frames:
-            raise NoFrameError(f"{self._path} has a video stream without a frame.")
+            raise self._no_frame()
         return frames
 
     @property
@@ -94,8 +96,12 @@ class FrameReader(Generic[Kept]):
     @property
     def _kept(self) -> dict[int, Kept]:
         if self._decoding is None:
-            raise NoFrameError(f"{self._path} has a video stream without a frame.")
+            raise self._no_frame()
         return self._decoding.kept
+
+    def _no_frame(self) -> NoFrameError:
+        part = "" if self._span == (None, None) else " in the part that is wanted"
+        return NoFrameError(f"{self._path} has a video stream without a frame{part}.")
 
     def _numbers(self) -> list[int]:
         rate = self._spacing.constant_rate()
@@ -161,7 +167,7 @@ class _InOrder(_Decoding[Kept]):
 
     def close(self) -> None:
         self._judge(self._stream.decode(None))
-        while self._ticks:
+        while self._ticks and not self._choice.over:  # after a part some that come in between were not read
             self._spacing.add(heapq.heappop(self._ticks))
         for wanted in self._choice.finish():
             self._keep(wanted)
@@ -204,7 +210,7 @@ class _AsNeeded(_Decoding[Kept]):
             self._settle(*heapq.heappop(self._unsettled))
 
     def close(self) -> None:
-        while self._unsettled:
+        while self._unsettled and not self._choice.over:  # after a part some that come in between were not read
             self._settle(*heapq.heappop(self._unsettled))
         for frame in self._choice.finish():
             self._fetch(frame)

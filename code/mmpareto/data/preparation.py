@@ -184,7 +184,8 @@ def earlier(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dic
     path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
     remedy = f"Give another --out, or delete {out}"
     if path is None:
-        if any(out.glob("*.csv")) or any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
+        lists = any((out / f"{name}.csv").exists() for name in ("stat", "train", "test"))
+        if lists or any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
             raise InputError(f"{out} holds files that something else prepared, and does not say how. {remedy}.")
         return None
     try:
