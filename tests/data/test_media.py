@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
+import torchaudio.functional
 from mmpareto.data.media import (
     MediaError,
     NoAudioError,
@@ -48,6 +49,21 @@ def test_resampling_a_tone_gives_the_tone():
     assert len(found) == new_rate
     torch.testing.assert_close(found[500:-500], expected[500:-500], atol=2e-3, rtol=0)
     assert resample(tone, rate, rate) is tone
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+def test_resampling_is_torchaudios_bit_for_bit(rate):
+    waveform = torch.from_numpy(raw_clips.noise(0.5, channels=2, rate=rate) / 32_768).float()
+    for new_rate in (16_000, 22_050):
+        expected = torchaudio.functional.resample(waveform, rate, new_rate)
+        assert torch.equal(resample(waveform, rate, new_rate), expected)
+
+
+def test_the_sound_of_an_avi_is_read(tmp_path):
+    """Its header counts samples, not packets, where sound is not compressed."""
+    sound = raw_clips.noise(1.5, channels=2, rate=22_050)
+    raw_clips.write_movie(tmp_path / "a.avi", range(30), sound, 22_050, codec="mpeg4", sound_codec="pcm_s16le")
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.avi")[0].numpy() * 32_768, sound)
 
 
 def test_files_without_sound(tmp_path):

@@ -34,44 +34,12 @@ def predict_clip(
     """
     description = trained.description
     if not issubclass(DATASETS[trained.dataset], ClipSet):
-        raise InputError(
-            f"{trained.path} was trained on {trained.dataset}; --clip is for data sets of sound and pictures."
-        )
+        raise InputError(f"{trained.path} is of {trained.dataset}; --clip is for data sets of sound and pictures.")
     if "classes" not in description:
         raise InputError(f"{trained.path} does not name its classes; --clip needs a checkpoint that train.py made.")
     kind = description["audio"]
     content = read_clip(audio, video, kinds=[kind], fps=_frame_rate(trained, fps))
-    frames = [
-        _decoded(jpeg) for jpeg in content.frames
-    ]  # by way of JPEG, as the frames that the network was trained on
-    inputs = prepare_input(description, content.features[kind], frames)
-    unknown = torch.zeros(1, dtype=torch.int64)
-    network, precision = trained.network.to(device), trained.precision(device)
-    batch = Batch({name: inputs[name].unsqueeze(0) for name in network.modalities}, labels=unknown, indices=unknown)
-    predictions = trained.with_probe(predict(network, [batch], device, description["normalisation"], precision))
-    return {head or "joint": logits[0].softmax(0) for head, logits in predictions.logits.items()}
-
-
-def probability_table(probabilities: dict[str, Tensor], classes: list[str]) -> str:
-    """A line a class, a column a head, and below them the class that each head finds likeliest."""
-    width = max(10, *(len(name) + 2 for name in classes))
-    lines = [f"{'':{width}}" + "".join(f"{head:>{width}}" for head in probabilities)]
-    for place, name in enumerate(classes):
-        lines.append(f"{name:{width}}" + "".join(f"{values[place]:{width}.3f}" for values in probabilities.values()))
-    likeliest = [classes[int(values.argmax())] for values in probabilities.values()]
-    return "\n".join([*lines, f"{'likeliest':{width}}" + "".join(f"{name:>{width}}" for name in likeliest)])
-
-
-def _frame_rate(trained: Trained, fps: int | None) -> int:
-    known = trained.description.get("fps")
-    if known is not None and fps not in (None, known):
-        raise InputError(f"{trained.path} is of {trained.dataset}; --clip is for data sets of sound and pictures.")
-    if "classes" not in description:
-        raise InputError(f"{trained.path} does not name its classes; --clip needs a checkpoint that train.py made.")
-    feature = FEATURES[description["audio"]].of(*read_audio(audio))
-    # By way of JPEG, as the frames that the network was trained on.
-    frames = [_decoded(encode_jpeg(frame)) for frame in read_frames(video, _frame_rate(trained, fps))]
-    inputs = prepare_input(description, feature, frames)
+    inputs = prepare_input(description, content.features[kind], [_decoded(jpeg) for jpeg in content.frames])
     unknown = torch.zeros(1, dtype=torch.int64)
     network, precision = trained.network.to(device), trained.precision(device)
     batch = Batch({name: inputs[name].unsqueeze(0) for name in network.modalities}, labels=unknown, indices=unknown)
