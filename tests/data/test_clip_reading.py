@@ -149,7 +149,7 @@ def test_a_video_shorter_than_the_distance_of_kept_frames_has_one(tmp_path, suff
     ("suffix", "codec", "sound_codec", "group"),
     [
         ("mp4", "libx264", "aac", "250"),
-        ("mp4", "libx264", "aac", "12"),
+        ("mp4", "libx264", "aac", "25"),  # a key frame where the part begins: the sound before it is needed too
         ("mkv", "libx264", "pcm_s16le", "25"),
         ("flv", "flv", "pcm_s16le", "12"),
         ("avi", "mpeg4", "pcm_s16le", "12"),
@@ -182,6 +182,24 @@ def test_a_part_of_a_longer_video(tmp_path, suffix, codec, sound_codec, group, f
     parts = (waveform[:, shift : shift + 2 * rate] for shift in range(2 * rate - 45, 2 * rate + 46))
     differences = [(both.features["fbank"] - FEATURES["fbank"].of(part, rate)).abs().max() for part in parts]
     assert min(differences) < 1e-5 and np.argmin(differences) in ([45] if suffix in ("mp4", "avi") else range(91))
+
+
+def test_a_part_may_end_between_frames_that_are_stored_out_of_order(tmp_path):
+    raw_clips.write_movie(tmp_path / "a.mp4", range(75), codec_options={"bf": "8", "x264-params": "b-adapt=0"})
+    for last in range(30, 50):  # the rule of constant rates begins at 11, that of variable ones at 10
+        frames = read_clip("", tmp_path / "a.mp4", kinds=(), fps=5, start=0.43, seconds=last / 25 - 0.43).frames
+        assert numbers(frames) == list(range(11, last, 5))
+
+
+def test_a_part_of_an_mp4_that_is_cut_between_two_packets_is_refused(tmp_path):
+    path = tmp_path / "cut.mp4"
+    raw_clips.write_movie(path, range(200), options={"movflags": "faststart"}, codec_options={"g": "25", "bf": "0"})
+    with av.open(str(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][150]
+    path.write_bytes(path.read_bytes()[:place])
+    with pytest.raises(MediaError, match=r"cut\.mp4 is cut short: [0-9]+ of the 1[0-9]+ frames"):
+        read_clip("", path, kinds=(), fps=1, start=3.6)
+    assert numbers(read_clip("", path, kinds=(), fps=1, start=3.6, seconds=1).frames) == [90]
 
 
 def test_a_part_of_a_wav_is_exact_to_the_sample(tmp_path):

@@ -13,7 +13,7 @@ H264 = {
     "B-frames that others refer to": {"bf": "8", "g": "250", "x264-params": "b-pyramid=normal:b-adapt=0"},
     "short groups": {"bf": "3", "g": "7", "refs": "6"},
     "key frames that are no restart": {"bf": "3", "g": "12", "x264-params": "open-gop=1"},
-    "no key frame but the first": {"g": "250", "x264-params": "intra-refresh=1"},
+    "a slow refresh instead of key frames": {"bf": "0", "g": "20", "x264-params": "intra-refresh=1"},
 }
 
 
