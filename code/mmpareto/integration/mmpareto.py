@@ -1,6 +1,5 @@
 """MMPareto (Wei & Hu, "Innocent Unimodal Assistance", ICML 2024, arXiv 2405.17730)."""
 
-import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -9,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import add, combine, grams_of, machine_epsilon, norms_of
-from mmpareto.integration.method import Method
+from mmpareto.integration.linear_algebra import combine, grams_of, machine_epsilon, norms_of, norms_of_sum, scaled
 from mmpareto.integration.min_norm import min_norm_weights
+from mmpareto.integration.refresh import Refreshed
 from mmpareto.integration.report import EncoderReport
 from mmpareto.integration.weighted import groups_of, in_conflict
 
 
-class MMPareto(Method):
+class MMPareto(Refreshed):
     """Pareto integration of an encoder's joint and unimodal gradients g_m and g_u.
 
         ⟨g_m, g_u⟩ ≥ 0   α = (½, ½), so h = g_m + g_u
@@ -40,9 +39,12 @@ class MMPareto(Method):
         boost: "conflict": γ applies where there is one; "always": everywhere.
         zero_is_conflict: whether ⟨g_m, g_u⟩ = 0 counts as a conflict (unless a gradient is zero), as in the released
             code.
+        refresh: K ≥ 1. Above 1, an approximation (`refresh.py`): α, λ and conflict are computed at every Kth step and
+            used at those between, which take one backward pass each. With weights and rescale "encoder" only.
 
     Raises:
-        ValueError: an option has another value, or weights="parameter" with rescale="encoder", which has no meaning.
+        ValueError: an option has another value, or they do not go together: weights="parameter" with rescale="encoder"
+            has no meaning.
     """
 
     source = "Wei & Hu, MMPareto, ICML 2024 (arXiv 2405.17730)"
@@ -59,8 +61,9 @@ class MMPareto(Method):
         rescale: str = "parameter",
         boost: str = "conflict",
         zero_is_conflict: bool = False,
+        refresh: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(refresh)
         if not (math.isfinite(gamma) and gamma > 0):
             raise ValueError(f"gamma must be a positive number, not {gamma}")
         for name, value, known in (
@@ -72,6 +75,11 @@ class MMPareto(Method):
                 raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, not {value!r}")
         if weights == "parameter" and rescale == "encoder":
             raise ValueError("weights='parameter' with rescale='encoder' has no meaning: tensors would share λ, not α")
+        if refresh > 1 and (weights, rescale) != ("encoder", "encoder"):
+            raise ValueError(
+                f"refresh={refresh} goes with weights='encoder' and rescale='encoder' (the variant 'paper'), not with "
+                f"{weights!r} and {rescale!r}: factors of a tensor's own cannot be applied at the encoder's output"
+            )
         self.gamma, self.weights, self.rescale, self.boost = gamma, weights, rescale, boost
         self.zero_is_conflict = zero_is_conflict
 
@@ -81,9 +89,9 @@ class MMPareto(Method):
         return cls(gamma, **cls.variants["brief"])
 
     @classmethod
-    def paper(cls, gamma: float = 1.5) -> "MMPareto":
+    def paper(cls, gamma: float = 1.5, refresh: int = 1) -> "MMPareto":
         """The paper's text: weights and λ an encoder, γ on conflict."""
-        return cls(gamma, **cls.variants["paper"])
+        return cls(gamma, **cls.variants["paper"], refresh=refresh)
 
     @classmethod
     def released(cls, gamma: float = 1.5) -> "MMPareto":
@@ -94,7 +102,9 @@ class MMPareto(Method):
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
         """Steps 1 to 3 of the class docstring, for every group of the encoder at once."""
-        total = norms_of((functools.reduce(add, tensors) for tensors in zip(*gradients, strict=True)), scale)
+        if self.between:
+            return self.as_decided(modality, gradients, scale)
+        total = norms_of_sum(gradients, scale)
         grams = grams_of(gradients, scale)
         eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
@@ -117,10 +127,10 @@ class MMPareto(Method):
         restored = torch.where(norm == 0, 1.0, total / norm).clamp(min=1)
         restored = torch.where(stationary, 0.0, torch.where(conflict, restored, 1.0))
         boost = torch.where(conflict, self.gamma, 1.0) if self.boost == "conflict" else self.gamma
-        for h, factor in zip(combined, (restored * boost).expand(len(combined)), strict=True):
-            if h is not None:
-                h.mul_(factor.to(h))
+        magnitude = restored * boost
+        combined = scaled(combined, magnitude.expand(len(combined)))
 
+        self.decide(modality, weights=alpha, conflict=conflict, rescale=restored, magnitude=magnitude)
         return combined, EncoderReport.of(grams.sum(0), alpha, conflict, restored)
 
     def _conflict(self, gramians: Tensor) -> Tensor:
