@@ -165,7 +165,7 @@ def test_a_part_of_a_longer_video(tmp_path, suffix, codec, sound_codec, group, f
         codec=codec,
         sound_codec=sound_codec,
         first_ms=first_ms,
-        codec_options={"g": group},
+        codec_options={"g": group, "sc_threshold": "0", "bf": "3" if group == "250" else "0"},
     )
     with av.open(str(path)) as container:  # the encoder of AAC begins early
         origin = container.start_time / av.time_base

@@ -78,7 +78,7 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
 
     def results() -> list[Tensor | None]:
         gradients = made()
-        numbers = [linear_algebra.grams_of(gradients, scale), linear_algebra.norms_of_sum(gradients, scale)]
+        numbers = [*linear_algebra.grams_and_norm_of_sum(gradients, scale)]
         combined = linear_algebra.combine(gradients, alpha)
         assert all(g is None for objective in gradients for g in objective)
         numbers.append(linear_algebra.norms_of(combined, scale))

@@ -1,9 +1,9 @@
 """Clips prepared a second, side by side with a one-process OpenCV + torchaudio script.
 
 The script does as the source repositories' do: read every frame with OpenCV, write the kept ones with it, read a WAV
-file, and compute Kaldi's filterbank of it; one clip after the other, in a process whose libraries use as many threads
-as they like. The sound of MP4 files is given to it as WAV files of 16 kHz: the sources run ffmpeg for that, here it
-costs the script nothing. Starting up, some seconds of imports, counts for neither.
+file, and compute Kaldi's filterbank of it; one clip after the other. OpenCV decodes with as many threads as it likes;
+torch has one, with which so little work is done soonest. The sound of MP4 files is given to the script as WAV files of
+16 kHz: the sources run ffmpeg for that, here it costs nothing. Starting up, seconds of imports, counts for neither.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -43,8 +43,8 @@ def compare(clips: int) -> dict[str, Any]:
     Returns:
         cores: that this process may use.
         clips: of each kind.
-        kinds: description → clips a second of the "script" and of "mmpareto", and the "ratio" of the two, each as
-            median, min and max of the rounds.
+        kinds: description → clips a second of the "script" and of "mmpareto", the "ratio" of the two, and
+            "script_cpu" and "mmpareto_cpu", CPU seconds a clip; each as median, min and max of the rounds.
 
     Raises:
         InputError: OpenCV is not installed, or `clips` is too few to be measured.
@@ -66,9 +66,11 @@ def compare(clips: int) -> dict[str, Any]:
                 for number in range(ROUNDS)
             ]
             measured[kind] = {
-                "script": _spread([script for script, _ in rounds]),
-                "mmpareto": _spread([ours for _, ours in rounds]),
-                "ratio": _spread([ours / script for script, ours in rounds]),
+                "script": _spread([script.rate for script, _ in rounds]),
+                "mmpareto": _spread([ours.rate for _, ours in rounds]),
+                "ratio": _spread([ours.rate / script.rate for script, ours in rounds]),
+                "script_cpu": _spread([script.cpu for script, _ in rounds]),
+                "mmpareto_cpu": _spread([ours.cpu for _, ours in rounds]),
             }
     return {"cores": cores(), "clips": clips, "kinds": measured}
 
@@ -77,13 +79,14 @@ def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [
         f"{figures['cores']} cores, {figures['clips']} clips a kind, median of {ROUNDS} rounds (smallest – largest)",
-        f"{'clips a second':44}{'script':>10}{'mmpareto':>10}{'ratio':>8}",
+        f"{'clips a second':44}{'script':>10}{'mmpareto':>10}{'ratio':>8}{'':20}CPU ms a clip",
     ]
     for kind, found in figures["kinds"].items():
         script, ours, ratio = (found[name] for name in ("script", "mmpareto", "ratio"))
         lines.append(
             f"{kind:44}{script['median']:10.1f}{ours['median']:10.1f}{ratio['median']:8.2f}"
-            f"   ({ratio['min']:.2f} – {ratio['max']:.2f})"
+            f"   ({ratio['min']:.2f} – {ratio['max']:.2f})   "
+            f"{1000 * found['script_cpu']['median']:6.1f} and {1000 * found['mmpareto_cpu']['median']:.1f}"
         )
     return "\n".join(lines)
 
@@ -91,29 +94,35 @@ def table(figures: dict[str, Any]) -> str:
 # --- the two ways ---
 
 
-def _by_us(samples: Sequence[RawClip], out: Path) -> float:
-    """Clips a second of the preparation's own workers, from when all of them are at work."""
+class _Speed(NamedTuple):
+    rate: float  # clips a second
+    cpu: float  # CPU seconds a clip
+
+
+def _by_us(samples: Sequence[RawClip], out: Path) -> _Speed:
+    """The speed of the preparation's own workers, from when all of them are at work."""
     making = ClipMaking(1, ("fbank",))
     at_work = 2 * cores()
     with contextlib.closing(outcomes(partial(_make, making, out), samples, cores(), crashed=_crashed)) as done:
         for _ in range(at_work):
             next(done)
         started = time.perf_counter()
-        for _ in done:
-            pass
-        return (len(samples) - at_work) / (time.perf_counter() - started)
+        used = list(done)
+        return _Speed(len(used) / (time.perf_counter() - started), statistics.mean(used))
 
 
-def _make(making: ClipMaking, out: Path, sample: RawClip) -> None:
+def _make(making: ClipMaking, out: Path, sample: RawClip) -> float:
+    started = time.process_time()
     making.make(sample, out)
+    return time.process_time() - started
 
 
-def _crashed(sample: RawClip) -> None:
+def _crashed(sample: RawClip) -> float:
     raise InputError(f"the process that prepares {sample.name} dies.")
 
 
-def _by_the_script(samples: Sequence[RawClip], out: Path) -> float:
-    """Clips a second of the script, in a fresh process."""
+def _by_the_script(samples: Sequence[RawClip], out: Path) -> _Speed:
+    """The speed of the script, in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_script, args=(samples, out, theirs))
@@ -128,12 +137,16 @@ def _by_the_script(samples: Sequence[RawClip], out: Path) -> float:
 
 
 def _script(samples: Sequence[RawClip], out: Path, answer: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     _script_clip(samples[0], out)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for sample in samples:
         _script_clip(sample, out)
-    answer.send(len(samples) / (time.perf_counter() - started))
+    seconds, used = time.perf_counter() - started, time.process_time() - used
+    answer.send(_Speed(len(samples) / seconds, used / len(samples)))
 
 
 def _script_clip(sample: RawClip, out: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 15  # elements; a sum of so many float32 products is right to a few units in the seventh digit
+PIECE = 1 << 16  # elements; a sum of so many float32 products is right to a few units in the seventh digit
 
 
 def grams_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
@@ -25,28 +25,24 @@ def grams_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
     Returns:
         (P, n, n) float64, on the device of `scale`.
     """
+    return grams_and_norm_of_sum(gradients, scale)[0]
+
+
+def grams_and_norm_of_sum(gradients: list[list[Tensor | None]], scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`grams_of` the gradients and, in the same pass over them, the Euclidean norms of their sums, (P,) float64."""
     count = len(gradients)
-    found: dict[tuple[int, int], Tensor] = {}
     grouped = _Grouped.of(gradients)
-    for i, j in itertools.combinations_with_replacement(range(count), 2):
-        products = grouped.inner(i, j) if grouped else _inner(gradients[i], gradients[j], scale)
-        found[i, j] = found[j, i] = products.to(scale.device)
-    rows = [found[i, j] for i in range(count) for j in range(count)]
-    return torch.stack(rows, 1).view(-1, count, count) / scale.double().square()
+    products, squares = grouped.products() if grouped else _products(gradients, scale)
+    upper = torch.triu_indices(count, count, device=products.device)
+    grams = products.new_zeros(len(products), count, count)
+    grams[:, upper[0], upper[1]] = grams[:, upper[1], upper[0]] = products
+    factor = scale.double()
+    return grams.to(scale.device) / factor.square(), squares.to(scale.device).sqrt() / factor
 
 
 def norms_of(tensors: Sequence[Tensor | None], scale: Tensor) -> Tensor:
     """(P,) float64 Euclidean norms, without the factor `scale`; None counts as zero."""
-    grouped = _Grouped.of([tensors])
-    squares = grouped.inner(0, 0).to(scale.device) if grouped else _inner(tensors, tensors, scale)
-    return squares.sqrt() / scale.double()
-
-
-def norms_of_sum(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
-    """(P,) float64 Euclidean norms of the sum of the objectives' gradients, without the factor `scale`."""
-    grouped = _Grouped.of(gradients)
-    squares = grouped.square_of_sum().to(scale.device) if grouped else _square_of_sum(gradients, scale)
-    return squares.sqrt() / scale.double()
+    return grams_of([list(tensors)], scale)[:, 0, 0].sqrt()
 
 
 def combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor | None]:
@@ -89,26 +85,31 @@ def scaled(tensors: list[Tensor | None], factors: Tensor) -> list[Tensor | None]
 # --- on the CPU: tensor by tensor, a large one piece by piece ---
 
 
-def _inner(first: Sequence[Tensor | None], second: Sequence[Tensor | None], scale: Tensor) -> Tensor:
-    """(P,) float64 inner products."""
-    zero = torch.zeros((), dtype=torch.float64, device=scale.device)
-    pairs = zip(first, second, strict=True)
-    return torch.stack([zero if a is None or b is None else _dot(a, b).to(zero) for a, b in pairs])
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    x, y = _pieces(a), _pieces(b)
-    return torch.stack([torch.dot(p, q) for p, q in zip(x, y, strict=True)]).double().sum()
-
-
-def _square_of_sum(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
-    """(P,) float64 squared norms of the sums."""
-    squares = []
+def _products(gradients: list[list[Tensor | None]], scale: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, n(n+1)/2) inner products of the pairs i ≤ j, and (P,) squared norms of the sums; float64."""
+    count = len(gradients)
+    pairs = [*itertools.combinations_with_replacement(range(count), 2)]
+    rows = []
     for tensors in zip(*gradients, strict=True):
-        pieces = [_pieces(g) for g in tensors if g is not None]
-        sums = [functools.reduce(torch.add, parts) for parts in zip(*pieces, strict=True)]
-        squares.append(torch.stack([torch.dot(s, s) for s in sums] or [scale.new_zeros(())]).double().sum())
-    return torch.stack([square.to(scale.device) for square in squares])
+        reached = {place: _pieces(g) for place, g in enumerate(tensors) if g is not None}
+        found = [(i, j) for i, j in pairs if i in reached and j in reached]
+        aligned = zip(*reached.values(), strict=True)
+        parts = [_products_of_pieces(dict(zip(reached, pieces, strict=True)), found) for pieces in aligned]
+        row = torch.zeros(len(pairs) + 1, dtype=torch.float64, device=scale.device)
+        if parts:
+            places = [*(pairs.index(pair) for pair in found), len(pairs)]
+            row[places] = torch.stack(parts).double().sum(0).to(scale.device)
+        rows.append(row)
+    products = torch.stack(rows)
+    return products[:, :-1], products[:, -1]
+
+
+def _products_of_pieces(pieces: dict[int, Tensor], pairs: list[tuple[int, int]]) -> Tensor:
+    products = [torch.dot(pieces[i], pieces[j]) for i, j in pairs]
+    if len(pieces) == 1:
+        return torch.stack([*products, *products])
+    total = functools.reduce(torch.add, pieces.values())
+    return torch.stack([*products, torch.dot(total, total)])
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -149,13 +150,11 @@ class _Grouped:
         one_gpu = len({g.device for g in reached}) == 1 and reached[0].is_cuda
         return cls(gradients) if one_gpu else None
 
-    def inner(self, i: int, j: int) -> Tensor:
-        """(P,) float64 inner products of two objectives' tensors."""
-        return self._sums(self._vectors[i].double() * self._vectors[j].double())
-
-    def square_of_sum(self) -> Tensor:
-        """(P,) float64 squared norms of the sums over objectives."""
-        return self._sums(functools.reduce(torch.add, self._vectors).double().square())
+    def products(self) -> tuple[Tensor, Tensor]:
+        """(P, n(n+1)/2) inner products of the pairs i ≤ j, and (P,) squared norms of the sums; float64."""
+        pairs = itertools.combinations_with_replacement([vector.double() for vector in self._vectors], 2)
+        total = functools.reduce(torch.add, self._vectors).double()
+        return torch.stack([self._sums(a * b) for a, b in pairs], 1), self._sums(total.square())
 
     def combined(self, weights: Tensor) -> list[Tensor | None]:
         """Σᵢ wᵢ gᵢ for weights (P, n), as parts of one vector."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import combine, grams_of, machine_epsilon, norms_of, norms_of_sum, scaled
+from mmpareto.integration.linear_algebra import combine, grams_and_norm_of_sum, machine_epsilon, norms_of, scaled
 from mmpareto.integration.min_norm import min_norm_weights
 from mmpareto.integration.refresh import Refreshed
 from mmpareto.integration.report import EncoderReport
@@ -104,8 +104,7 @@ class MMPareto(Refreshed):
         """Steps 1 to 3 of the class docstring, for every group of the encoder at once."""
         if self.between:
             return self.as_decided(modality, gradients, scale)
-        total = norms_of_sum(gradients, scale)
-        grams = grams_of(gradients, scale)
+        grams, total = grams_and_norm_of_sum(gradients, scale)
         eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
         # 1. Conflict and weights.
