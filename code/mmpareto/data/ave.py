@@ -1,19 +1,14 @@
 """AVE: events that are heard and seen (Tian et al., ECCV 2018)."""
 
-import argparse
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data import clip_preparation
 from mmpareto.data.clip_preparation import RawClip
-from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.preparation import About
 from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
-from mmpareto.data.report import Report
 from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
 
@@ -32,7 +27,7 @@ class Annotation(NamedTuple):
     video: str
 
 
-class AVE(ClipSet):
+class AVE(RawClipSet):
     """4,143 events in 4,097 videos of 10 s from YouTube, 28 classes.
 
     A sample is an event: a video with two events is two samples of the same content, as in the published lists.
@@ -47,37 +42,17 @@ class AVE(ClipSet):
         raw="AVE_Dataset as it was packed: trainSet.txt, valSet.txt, testSet.txt, AVE/<YouTube id>.mp4",
     )
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py ave`; their values are the arguments of `prepare`."""
-        parser.add_argument(
-            "--raw", type=Path, required=True, metavar="DIR", help=f"the folder AVE_Dataset, or one above it ({PAGE})"
-        )
-        clip_preparation.add_arguments(parser)
+    raw_help = f"the folder AVE_Dataset, or one above it ({PAGE})"
 
     @classmethod
-    def prepare(
-        cls,
-        *,
-        raw: Path,
-        out: Path,
-        fps: int = 1,
-        audio: Sequence[str] = ("fbank",),
-        seed: int = 0,
-        workers: int | None = None,
-    ) -> Report:
-        """Prepare the raw videos, sound and pictures from the same file.
+    def find(cls, raw: Path, *, seed: int) -> Found:
+        """The events, sound and pictures in the same file, and their split.
 
         Arguments:
             raw: the folder with the lists and the videos, or one above it.
-            out: the prepared folder.
-            fps: frames kept a second.
-            audio: names of audio features.
-            seed: goes into the record.
-            workers: parallel processes; all cores by default.
 
         Raises:
-            InputError: `raw` holds no video of the lists, they are absent or wrong, or as `prepare_clips`.
+            InputError: `raw` holds no video of the lists, or they are absent or wrong.
         """
         videos, left_out = by_key(files_below(raw, ".mp4", cls.title, PAGE), raw_key, "<YouTube id>.mp4")
         folder = holding([raw, *sorted(path for path in raw.iterdir() if path.is_dir())], [*LISTS.values()])
@@ -88,18 +63,8 @@ class AVE(ClipSet):
         if not clips:
             raise InputError(f"{raw} holds no video of {cls.title}'s lists, but {len(videos)} others; see {PAGE}.")
         others = videos.keys() - {annotation.video for annotation in annotations}
-        return clip_preparation.prepare_clips(
-            [*clips, *(RawClip(video, "", videos[video], videos[video]) for video in others)],
-            split,
-            About(cls.name, cls.title, False, tuple(sorted({annotation.label for annotation in annotations}))),
-            out=out,
-            fps=fps,
-            audio=audio,
-            seed=seed,
-            workers=workers,
-            found=len(clips) + len(others) + sum(len(sentences) for sentences in left_out.values()),
-            skipped=left_out,
-        )
+        clips += [RawClip(video, "", videos[video], videos[video]) for video in others]
+        return Found(clips, split, sorted({annotation.label for annotation in annotations}), left_out)
 
 
 def raw_key(name: str) -> str | None:

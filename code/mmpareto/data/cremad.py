@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpareto.data import clip_preparation
 from mmpareto.data.clip_preparation import RawClip
-from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.preparation import About
-from mmpareto.data.report import Report
 from mmpareto.data.splits import (
     PublishedFile,
     Split,
@@ -44,7 +41,7 @@ OFFICIAL_SPLIT = {
 SPLITS = ("official", "random", "speaker")
 
 
-class CREMAD(ClipSet):
+class CREMAD(RawClipSet):
     """7,442 clips of 91 actors who say one of 12 sentences in one of six emotions."""
 
     name = "cremad"
@@ -58,75 +55,42 @@ class CREMAD(ClipSet):
     synthetic = False
     classes = CLASSES
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
+    raw_help = f"folder that holds {AUDIO_FOLDER} and {VIDEO_FOLDER} ({RAW_PAGE})"
+    split_help = f"folder that holds train.csv and test.csv ({SPLIT_PAGE})"
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """The options of `prepare.py cremad`; their values are the arguments of `prepare`."""
-        parser.add_argument(
-            "--raw",
-            type=Path,
-            required=True,
-            metavar="DIR",
-            help=f"folder that holds {AUDIO_FOLDER} and {VIDEO_FOLDER} ({RAW_PAGE})",
-        )
+        super().add_arguments(parser)
         parser.add_argument(
             "--split",
             choices=SPLITS,
             default="official",
             help="official (random where its files are absent), random, or speaker-disjoint (default: %(default)s)",
         )
-        parser.add_argument(
-            "--split_files", type=Path, metavar="DIR", help=f"folder that holds train.csv and test.csv ({SPLIT_PAGE})"
-        )
-        clip_preparation.add_arguments(parser)
 
     @classmethod
-    def prepare(
-        cls,
-        *,
-        raw: Path,
-        out: Path,
-        fps: int = 1,
-        audio: Sequence[str] = ("fbank",),
-        split: str = "official",
-        split_files: Path | None = None,
-        seed: int = 0,
-        workers: int | None = None,
-    ) -> Report:
-        """Prepare the raw clips.
+    def find(cls, raw: Path, *, seed: int, split: str = "official", split_files: Path | None = None) -> Found:
+        """The clips and their split.
 
         Arguments:
             raw: the folder with AudioWAV and VideoFlash, one above it, or one of the two.
-            out: the prepared folder.
-            fps: frames kept a second.
-            audio: names of audio features.
+            seed: of a split that is not official.
             split: "official", "random" or "speaker". The official split needs its files; without them the split is
                 random, and says so.
             split_files: folder of train.csv and test.csv; by default they are looked for in `raw`.
-            seed: of a split that is not official.
-            workers: parallel processes; all cores by default.
 
         Raises:
-            InputError: `raw` holds no clip, the split files are wrong, or as `prepare_clips`.
+            InputError: `raw` holds no clip, or the split files are wrong.
         """
         try:
             folder = _raw_folder(raw, cls.title)
-            clips, skipped, found = scan(folder)
+            clips, left_out, found = scan(folder)
         except OSError as error:
             raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
         if not found:
             raise InputError(f"{folder / AUDIO_FOLDER} and {VIDEO_FOLDER} hold no clip of {cls.title}; see {RAW_PAGE}.")
-        return clip_preparation.prepare_clips(
-            clips,
-            _split(clips, split, split_files, [raw, folder], seed),
-            About(cls.name, cls.title, cls.synthetic, cls.classes),
-            out=out,
-            fps=fps,
-            audio=audio,
-            seed=seed,
-            workers=workers,
-            found=found,
-            skipped=skipped,
-        )
+        return Found(clips, _split(clips, split, split_files, [raw, folder], seed), CLASSES, left_out)
 
 
 def scan(folder: Path) -> tuple[list[RawClip], dict[str, dict[str, str]], int]:

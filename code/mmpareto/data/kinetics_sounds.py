@@ -1,18 +1,14 @@
 """Kinetics-Sounds: 31 classes of Kinetics-400 that are seen and heard (Arandjelović and Zisserman, ICCV 2017)."""
 
-import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data import clip_preparation
 from mmpareto.data.clip_preparation import RawClip
-from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.preparation import About
 from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
-from mmpareto.data.report import Report
 from mmpareto.data.splits import Split, against_published
 from mmpareto.errors import InputError
 
@@ -47,7 +43,7 @@ class Listed(NamedTuple):
     label: str
 
 
-class KineticsSounds(ClipSet):
+class KineticsSounds(RawClipSet):
     """17,396 clips of 10 s from YouTube in 31 classes, by the lists of OGM-GE (Peng et al., CVPR 2022)."""
 
     name = "kinetics_sounds"
@@ -62,46 +58,19 @@ class KineticsSounds(ClipSet):
         "a folder for each class gives the labels, which the lists only number, their names",
     )
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py kinetics_sounds`; their values are the arguments of `prepare`."""
-        parser.add_argument(
-            "--raw", type=Path, required=True, metavar="DIR", help=f"folder of Kinetics-400's mp4 files ({RAW_PAGE})"
-        )
-        parser.add_argument(
-            "--split_files",
-            type=Path,
-            metavar="DIR",
-            help=f"folder of my_train.txt and my_test.txt (default: --raw; {SPLIT_PAGE})",
-        )
-        clip_preparation.add_arguments(parser)
+    raw_help = f"folder of Kinetics-400's mp4 files ({RAW_PAGE})"
+    split_help = f"folder of my_train.txt and my_test.txt (default: --raw; {SPLIT_PAGE})"
 
     @classmethod
-    def prepare(
-        cls,
-        *,
-        raw: Path,
-        out: Path,
-        fps: int = 1,
-        audio: Sequence[str] = ("fbank",),
-        split_files: Path | None = None,
-        seed: int = 0,
-        workers: int | None = None,
-    ) -> Report:
-        """Prepare the raw clips, sound and pictures from the same file.
+    def find(cls, raw: Path, *, seed: int, split_files: Path | None = None) -> Found:
+        """The clips, sound and pictures in the same file, and their split.
 
         Arguments:
             raw: the folder of mp4 files, at any depth.
-            out: the prepared folder.
-            fps: frames kept a second.
-            audio: names of audio features.
             split_files: folder of my_train.txt and my_test.txt; by default they are looked for in `raw`.
-            seed: goes into the record.
-            workers: parallel processes; all cores by default.
 
         Raises:
-            InputError: `raw` holds no clip of the lists, the lists are absent or wrong, or as
-                `prepare_clips`.
+            InputError: `raw` holds no clip of the lists, or the lists are absent or wrong.
         """
         files, left_out = by_key(
             files_below(raw, ".mp4", cls.title, RAW_PAGE), raw_key, "<YouTube id>_<start>_<end>.mp4 or <id>_<start>.mp4"
@@ -112,19 +81,7 @@ class KineticsSounds(ClipSet):
         if not of_the_lists:
             raise InputError(f"{raw} holds no clip of {cls.title}'s lists, but {len(clips)} others; see {RAW_PAGE}.")
         names = dict(class_names(of_the_lists))
-        return clip_preparation.prepare_clips(
-            clips,
-            split,
-            About(cls.name, cls.title, False, CLASSES),
-            out=out,
-            fps=fps,
-            audio=audio,
-            seed=seed,
-            workers=workers,
-            found=len(clips) + sum(len(sentences) for sentences in left_out.values()),
-            skipped=left_out,
-            further={"names": names} if names else {},
-        )
+        return Found(clips, split, CLASSES, left_out, {"names": names} if names else {})
 
 
 def raw_key(name: str) -> Key | None:

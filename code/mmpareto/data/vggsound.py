@@ -1,19 +1,15 @@
 """VGGSound: sounds whose source is seen (Chen et al., ICASSP 2020)."""
 
-import argparse
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data import clip_preparation
 from mmpareto.data.clip_preparation import RawClip
-from mmpareto.data.clip_set import ClipSet
+from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.preparation import About
 from mmpareto.data.raw_files import by_key, files_below, holding
-from mmpareto.data.report import Report
 from mmpareto.data.splits import Split, checksum
 from mmpareto.errors import InputError
 
@@ -33,7 +29,7 @@ class Key(NamedTuple):
     start: int
 
 
-class VGGSound(ClipSet):
+class VGGSound(RawClipSet):
     """About 200,000 clips of 10 s from YouTube in 309 classes."""
 
     name = "vggsound"
@@ -47,42 +43,19 @@ class VGGSound(ClipSet):
         "with leading zeros or without, or <id>_<start>_<end>.mp4 in milliseconds; not whole videos (<id>.mp4)",
     )
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py vggsound`; their values are the arguments of `prepare`."""
-        parser.add_argument(
-            "--raw", type=Path, required=True, metavar="DIR", help=f"folder of the mp4 files and {LIST} ({PAGE})"
-        )
-        parser.add_argument(
-            "--split_files", type=Path, metavar="DIR", help=f"folder of {LIST}, if it is not in --raw itself"
-        )
-        clip_preparation.add_arguments(parser)
+    raw_help = f"folder of the mp4 files and {LIST} ({PAGE})"
+    split_help = f"folder of {LIST}, if it is not in --raw itself"
 
     @classmethod
-    def prepare(
-        cls,
-        *,
-        raw: Path,
-        out: Path,
-        fps: int = 1,
-        audio: Sequence[str] = ("fbank",),
-        split_files: Path | None = None,
-        seed: int = 0,
-        workers: int | None = None,
-    ) -> Report:
-        """Prepare the raw clips, sound and pictures from the same file.
+    def find(cls, raw: Path, *, seed: int, split_files: Path | None = None) -> Found:
+        """The clips, sound and pictures in the same file, and their split.
 
         Arguments:
             raw: the folder of mp4 files, at any depth.
-            out: the prepared folder.
-            fps: frames kept a second.
-            audio: names of audio features.
             split_files: folder of vggsound.csv; by default it is looked for in `raw`.
-            seed: goes into the record.
-            workers: parallel processes; all cores by default.
 
         Raises:
-            InputError: `raw` holds no clip of the list, the list is absent or wrong, or as `prepare_clips`.
+            InputError: `raw` holds no clip of the list, or the list is absent or wrong.
         """
         files, left_out = by_key(
             files_below(raw, ".mp4", cls.title, PAGE),
@@ -92,18 +65,8 @@ class VGGSound(ClipSet):
         labels, split = read_list(split_files or raw)
         if not files.keys() & labels.keys():
             raise InputError(f"{raw} holds no clip of {LIST}, but {len(files)} others; see {PAGE}.")
-        return clip_preparation.prepare_clips(
-            [RawClip(clip_name(key), labels.get(key, ""), path, path) for key, path in files.items()],
-            split,
-            About(cls.name, cls.title, False, tuple(sorted(set(labels.values())))),
-            out=out,
-            fps=fps,
-            audio=audio,
-            seed=seed,
-            workers=workers,
-            found=len(files) + sum(len(sentences) for sentences in left_out.values()),
-            skipped=left_out,
-        )
+        clips = [RawClip(clip_name(key), labels.get(key, ""), path, path) for key, path in files.items()]
+        return Found(clips, split, sorted(set(labels.values())), left_out)
 
 
 def raw_key(name: str) -> Key | None:
