@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,34 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="benchmark.py",
-        description="step: seconds a training step by each method, interleaved, on random inputs: CPU seconds on the "
-        "CPU, elapsed seconds on a GPU; ratios are to uniform, of steps taken right after each other. loading: samples "
-        "for training beside the released loader. preparation: raw clips beside a script of OpenCV and torchaudio.",
+        description="step: seconds and peak memory of a training step by each method, interleaved, on random inputs, "
+        "beside the released algorithm: CPU seconds on the CPU, elapsed seconds on a GPU; ratios are to uniform's step "
+        "of the same round. loading: samples for training beside the released loader. preparation: raw clips beside a "
+        "script of OpenCV and torchaudio.",
         allow_abbrev=False,
     )
     made.add_argument("what", nargs="?", choices=WHAT, default="step", help="default: step")
-    made.add_argument("--methods", nargs="+", metavar="NAME", help="default: all, each with its default options")
     made.add_argument("--rounds", type=at_least(1), default=15, help="measured rounds (default: 15)")
-    made.add_argument("--clips", type=at_least(1), default=48, help="of loading and preparation (default: 48)")
-    made.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
-    made.add_argument("--image_size", type=at_least(1), default=96, help="pixels a side, two frames (default: 96)")
-    made.add_argument(
-        "--audio_frames", type=at_least(1), default=256, help="steps of time of the filterbank (default: 256)"
-    )
-    made.add_argument("--gpu_ids", default="auto", help="a GPU's id; cpu; default: a GPU where there is one")
     made.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    made.add_argument("--clips", type=at_least(1), default=48, help="of loading and preparation (default: 48)")
+
+    step = made.add_argument_group("step")
+    step.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="with their default options; NAME:VARIANT for a variant, released_code, torchjd:NAME (default: all, the "
+        "released code, and torchjd:MGDA if installed)",
+    )
+    step.add_argument("--integration", action="store_true", help="the share of the step that its arithmetic takes, too")
+    step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
+    step.add_argument("--image_size", type=at_least(1), default=96, help="pixels a side (default: 96)")
+    step.add_argument("--frames", type=at_least(1), default=2, help="images a sample (default: 2)")
+    step.add_argument("--audio_frames", type=at_least(1), default=256, help="of the filterbank (default: 256)")
+    step.add_argument("--gpu_ids", default="auto", help="such as 0, or 0,1 (DataParallel); cpu; default: a GPU, if any")
+    step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
+    step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
+    step.add_argument("--channels_last", action="store_true", help="maps with their channels last in memory")
     return made
 
 
@@ -48,11 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis import cost
-    from mmpareto.training.devices import choose_devices
 
-    device, _ = choose_devices(given.gpu_ids)
-    sizes = cost.Sizes(given.batch_size, given.image_size, given.audio_frames)
-    figures = cost.measure(cost.chosen(given.methods), sizes, given.rounds, device)
+    conditions = cost.Conditions(**{field.name: getattr(given, field.name) for field in fields(cost.Conditions)})
+    figures = cost.measure(cost.chosen(given.methods), conditions, given.rounds, given.integration)
     return figures, cost.table(figures)
 
 

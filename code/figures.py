@@ -13,9 +13,10 @@ FIGURES = Registry(
         "integration": "mmpareto.analysis.integration_picture:draw_integration",
         "cgmnist": "mmpareto.analysis.cgmnist_picture:draw_cgmnist",
         "gradients": "mmpareto.analysis.gradients_picture:draw_gradients",
+        "refresh": "mmpareto.analysis.refresh_agreement:draw_refresh",
     },
 )
-OF_A_RUN = ("gradients",)
+OF_A_RUN = ("gradients", "refresh")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not of_a_run and given.run is not None:
         raise InputError(f"figure {name!r} is of no run: leave --run out.")
     path = given.out or (given.run if of_a_run else Path("pics")) / f"{name}.png"
-    FIGURES[name](path, *([given.run] if of_a_run else []))
-    print(path)
+    text = FIGURES[name](path, *([given.run] if of_a_run else []))
+    print(*([text] if text else []), path, sep="\n")
     return 0
 
 

@@ -1,42 +1,172 @@
-"""benchmark.py measures every method on a network of the real shape."""
+"""benchmark.py measures every method: here on an encoder that costs next to nothing, and once on the real one."""
 
+import functools
+import importlib.util
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import benchmark
 import pytest
 import torch
 from mmpareto import METHODS
+from mmpareto.analysis import cost
+from mmpareto.analysis.released_step import ReleasedStep
 from mmpareto.errors import InputError
+from mmpareto.integration.pareto import Pareto
+from mmpareto.integration.uniform import UniformSum
+from mmpareto.models import ENCODERS
+from mmpareto.models.network import build_network
+from mmpareto.models.resnet import ResNet18
 
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 TINY = ["--gpu_ids", "cpu", "--batch_size", "2", "--image_size", "33", "--audio_frames", "32", "--rounds", "1"]
+STEP = [*TINY, "--frames", "1"]
 
 
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "build_network", functools.partial(build_network, encoder="tiny"))
+
+
+def measured(tmp_path: Path, *words: str) -> dict[str, Any]:
+    """The figures of a run of benchmark.py."""
+    assert benchmark.main([*STEP, *words, "--out", str(tmp_path / "cost.json")]) == 0
+    return json.loads((tmp_path / "cost.json").read_text())
+
+
+@pytest.mark.usefixtures("tiny")
 def test_every_method_is_measured_beside_uniform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main([*TINY, "--out", str(tmp_path / "cost.json")]) == 0
-    found = json.loads((tmp_path / "cost.json").read_text())
-    assert set(found["methods"]) == set(METHODS)
-    assert found["sizes"] == {"batch_size": 2, "image_size": 33, "audio_frames": 32} and found["rounds"] == 1
+    found = measured(tmp_path)
+    names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
+    assert set(found["methods"]) == names
+    conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
+    assert found["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False}
+    assert found["rounds"] == 1
     for figures in found["methods"].values():
         for spread in (figures["seconds"], figures["ratio"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+        assert "arithmetic" not in figures
     assert found["methods"]["uniform"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     printed = capsys.readouterr().out
-    for name in METHODS:
+    for name in names:
         assert f"\n{name} " in printed
 
 
+def test_memory_is_told_in_copies_of_the_encoders_gradients(tmp_path: Path) -> None:
+    """Here activations are next to nothing, so that what a method holds of gradients is the peak."""
+    found = measured(tmp_path, "--methods", "unimodal", "released_code")
+    channels = {"audio": 1, "visual": 3}
+    sizes = {name: 4 * sum(p.numel() for p in ResNet18(count).parameters()) for name, count in channels.items()}
+    copy = found["encoder_gradient_bytes"]
+    assert copy == sum(sizes.values())
+    methods = found["methods"]
+    assert methods["uniform"]["extra_copies"] == 0
+    for figures in methods.values():
+        assert figures["extra_copies"] == (figures["peak_bytes"] - methods["uniform"]["peak_bytes"]) / copy
+    # A gradient of each encoder, and the copy that becomes `.grad`; of one encoder only for one modality.
+    assert methods["uniform"]["peak_bytes"] / copy == pytest.approx(2, abs=0.1)
+    assert methods["unimodal"]["peak_bytes"] / (2 * sizes["audio"]) == pytest.approx(1, abs=0.1)
+    # Two gradients an encoder, each as tensors and as a vector; the sum's; and a new one of a tensor or two.
+    assert methods["released code"]["peak_bytes"] / copy == pytest.approx(6, abs=0.7)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_share_of_arithmetic_is_measured_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that only integration moves, and a step of which it is half."""
+    clock = [0.0]
+    integrate, begin = Pareto.integrate, Pareto.passes
+
+    def slow(self: Pareto, *arguments: Any) -> Any:
+        clock[0] += 1  # an encoder; there are two
+        return integrate(self, *arguments)
+
+    def elsewhere(self: Pareto, *arguments: Any) -> Any:
+        clock[0] += 2
+        return begin(self, *arguments)
+
+    uniform = UniformSum.passes
+    monkeypatch.setattr(Pareto, "integrate", slow)
+    monkeypatch.setattr(Pareto, "passes", elsewhere)
+    monkeypatch.setattr(UniformSum, "passes", lambda self, o: (clock.__setitem__(0, clock[0] + 1), uniform(self, o))[1])
+    monkeypatch.setattr(ReleasedStep, "begin_epoch", lambda self, loop: None)
+    monkeypatch.setattr(ReleasedStep, "before_forward", lambda *_: clock.__setitem__(0, clock[0] + 5) or {})
+    monkeypatch.setattr(cost.time, "process_time", lambda: clock[0])
+    found = measured(tmp_path, "--methods", "pareto", "released_code", "--integration", "--rounds", "2")["methods"]
+    assert found["pareto"]["arithmetic"] == {"median": 0.5, "min": 0.5, "max": 0.5}
+    assert found["pareto"]["seconds"]["median"] == found["pareto"]["ratio"]["median"] == 4
+    assert found["uniform"]["arithmetic"]["max"] == 0
+    assert found["released code"]["arithmetic"] is None and found["released code"]["ratio"]["median"] == 5
+    assert "50.0 (50.0 – 50.0)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
 def test_some_methods_are_measured_and_uniform_always(tmp_path: Path) -> None:
     pytest.importorskip("torchjd")
-    names = ["MM-Pareto", "torchjd:Mean"]
-    assert benchmark.main([*TINY, "--methods", *names, "--out", str(tmp_path / "cost.json")]) == 0
-    measured = list(json.loads((tmp_path / "cost.json").read_text())["methods"])
-    assert measured == ["uniform", "mmpareto", "torchjd:Mean"]
+    found = measured(tmp_path, "--methods", "MM-Pareto", "MMPareto:paper", "torchjd:Mean")
+    assert list(found["methods"]) == ["uniform", "mmpareto", "mmpareto:paper", "torchjd:Mean"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_variant_has_its_options() -> None:
+    conditions = cost.Conditions(batch_size=2, image_size=33, audio_frames=32, frames=1, gpu_ids="cpu")
+    inputs, labels = {"audio": torch.zeros(2, 1, 32, 128)}, torch.zeros(2, dtype=torch.long)
+    method = cost.Contender("mmpareto:paper", inputs, labels, conditions).method
+    assert (method.weights, method.rescale, method.boost) == ("encoder", "encoder", "conflict")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_precision_and_layout_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Pareto, "statistics", lambda self, outputs, *_: seen.append(outputs.joint.dtype) or {})
+    found = measured(tmp_path, "--methods", "pareto", "--amp", "bf16", "--channels_last")
+    assert found["conditions"]["amp"] == "bf16" and found["conditions"]["channels_last"] is True
+    assert seen == [torch.bfloat16] * 3
+    conditions = cost.Conditions(gpu_ids="cpu", amp="bf16", channels_last=True)
+    inputs, labels = {"visual": torch.zeros(2, 1, 3, 33, 33)}, torch.zeros(2, dtype=torch.long)
+    contender = cost.Contender("joint", inputs, labels, conditions)
+    assert contender.respond(inputs).joint.dtype is torch.bfloat16
+    weight = contender.network.encoders["visual"].layers[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_machine_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = measured(tmp_path, "--methods", "joint")["machine"]
+    if (info := Path("/proc/cpuinfo")).exists() and "model name" in info.read_text():
+        assert f": {named['cpu']}\n" in info.read_text()
+    assert named["cpu"] and named["cores"] == os.cpu_count() and named["threads"] == torch.get_num_threads()
+    assert named["gpu"] is None and named["torch"] == torch.__version__
+    assert f"{named['cpu']} ({named['threads']} of {named['cores']} cores), torch" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("words", [[], ["--tf32"], ["--amp", "bf16", "--channels_last"], ["--amp", "fp16"]], ids=str)
+def test_a_gpu_is_measured(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    methods = ["--methods", "joint", "mmpareto", "released_code"]
+    found = measured(tmp_path, *methods, "--integration", "--gpu_ids", "0", *words)
+    assert found["machine"]["gpu"] == torch.cuda.get_device_name(0)
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is ("--tf32" in words)
+    assert 0 < found["methods"]["mmpareto"]["arithmetic"]["median"] < 1
+    for figures in found["methods"].values():
+        assert figures["peak_bytes"] > found["encoder_gradient_bytes"]
+    assert f"{found['machine']['gpu']}, torch" in capsys.readouterr().out
+
+
+def test_what_only_a_gpu_has_is_refused_elsewhere() -> None:
+    for words in (["--tf32"], ["--amp", "fp16"]):
+        with pytest.raises(InputError, match=f"{words[0]}.* needs a GPU"):
+            benchmark.main([*STEP, "--methods", "joint", *words])
 
 
 def test_an_unknown_name_brings_the_near_miss() -> None:
     with pytest.raises(InputError, match=r"unknown method 'unifrom'.*'uniform'"):
-        benchmark.main([*TINY, "--methods", "unifrom"])
+        benchmark.main([*STEP, "--methods", "unifrom"])
+    with pytest.raises(InputError, match=r"'mmpareto' has no variant 'papers'.*brief, paper"):
+        benchmark.main([*STEP, "--methods", "mmpareto:papers"])
 
 
 def test_loading_is_measured_beside_the_released_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -389,3 +389,35 @@ def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> N
         process.terminate()
         assert process.wait(timeout=20) == 143
     assert not processes_with(str(held.home))
+
+
+# Slurm
+
+
+def test_slurm_starts_torchrun_once_a_machine(machine: Machine) -> None:
+    machine.python("python", "satisfies")
+    for tool, body in {
+        "scontrol": 'echo "one"; echo "two"',
+        "srun": 'echo "srun $*"; while case $1 in --*) true ;; *) false ;; esac; do shift; done\n'
+        'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+    }.items():
+        (machine.path / tool).write_text(f"#!/bin/sh\n{body}\n")
+        (machine.path / tool).chmod(0o755)
+    spool = machine.root.parent / "spool" / "job7" / "slurm_script"  # where Slurm copies what it runs
+    spool.parent.mkdir(parents=True)
+    shutil.copy(machine.root / "script" / "slurm.sh", spool)
+    job = {"SLURM_SUBMIT_DIR": str(machine.root), "SLURM_JOB_NODELIST": "[one-two]", "SLURM_JOB_NUM_NODES": "2"}
+    done = subprocess.run(
+        ["sh", spool, "--model", "two words"],
+        cwd=spool.parent,
+        env=machine.environment() | job | {"SLURM_JOB_ID": "10042"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == "srun --ntasks-per-node=1 --kill-on-bad-exit=1 sh script/slurm.sh --model two words\n"
+    rest = "--master-addr one --master-port 20042 --nproc-per-node gpu code/train.py --model two words"
+    run = "python -m torch.distributed.run --nnodes 2 --node-rank"
+    assert machine.log() == [f"{run} {node} {rest}" for node in (0, 1)]

@@ -33,4 +33,4 @@ class TinyEncoder(nn.Module):
         return self.layers[2](self.layers[1](x))
 
     def pool(self, x: Tensor, batch: int) -> Tensor:
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, -1)).mean(1)
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, len(x) // max(batch, 1))).mean(1)

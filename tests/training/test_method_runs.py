@@ -105,7 +105,7 @@ def test_pretraining_goes_over_to_the_joint_loss(data: Path, tmp_path: Path) -> 
 def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path / "run", *flags("unimodal"))
     assert trainer.network.modalities == ["visual"]
-    batch = next(iter(trainer._batches(trainer.loader)))
+    batch, _ = next(iter(trainer._batches()))
     assert list(batch.inputs) == ["visual"]
     outputs = trainer.network(batch.inputs)
     assert torch.equal(outputs.joint, outputs.unimodal["visual"])
@@ -141,3 +141,16 @@ def test_aggregators_of_torchjd_train_and_resume(name: str, data: Path, tmp_path
         assert run(data, tmp_path / "run", *more) == 143
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_refreshed_run_stopped_between_two_refreshes_goes_on_as_if_it_had_not_been(
+    data: Path, tmp_path: Path
+) -> None:
+    more = ("--method", "mmpareto", "--variant", "paper", "--refresh", "4", "--epochs", "3", "--protocol", "paper")
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(loop.Trainer, "step", 7, send_signal):  # of 5 steps an epoch; the next refresh is step 9
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    for line in metrics(tmp_path / "run"):
+        assert -1 <= line["cosine_audio"] <= 1 and 0 <= line["conflict_rate_audio"] <= 1

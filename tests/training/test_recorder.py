@@ -250,8 +250,24 @@ def mixing(data: Path, tmp_path: Path) -> Iterator[Any]:
     return SimpleNamespace(recorder=recorder, network=network, joint=joint, unimodal=unimodal)
 
 
+def measured(mixing: Any, step: int, scale: Tensor | None = None) -> dict[str, Tensor]:
+    """The figures that the recorder keeps of a step."""
+    mixing.recorder.measure(1, step, mixing.joint, mixing.unimodal, scale)
+    mixing.recorder.keep(Report({}, torch.ones(1, dtype=torch.bool), []))
+    return mixing.recorder._fresh[-1].figures
+
+
+def test_parts_of_a_step_are_recorded_as_the_step(mixing: Any) -> None:
+    whole = measured(mixing, 1)
+    for share in (0.25, 0.75):
+        unimodal = {name: share * loss for name, loss in mixing.unimodal.items()}
+        mixing.recorder.measure(1, 2, share * mixing.joint, unimodal, None)
+    mixing.recorder.keep(Report({}, torch.ones(1, dtype=torch.bool), []))
+    torch.testing.assert_close(mixing.recorder._fresh[-1].figures, whole)
+
+
 def test_where_encoders_interact_an_encoders_own_loss_counts_alone(mixing: Any) -> None:
-    found = mixing.recorder.measure(1, 1, mixing.joint, mixing.unimodal, None).figures
+    found = measured(mixing, 1)
     for name in "ab":
         parameters = list(mixing.network.encoders[name].parameters())
         own, other = (vector(mixing.unimodal[which], parameters) for which in (name, "ab".replace(name, "")))
@@ -265,10 +281,7 @@ def test_where_encoders_interact_an_encoders_own_loss_counts_alone(mixing: Any) 
 
 
 def test_no_figure_bears_the_scale_and_the_graph_is_kept(mixing: Any) -> None:
-    plain, scaled = (
-        mixing.recorder.measure(1, 1, mixing.joint, mixing.unimodal, scale).figures
-        for scale in (None, torch.tensor(1024.0, dtype=torch.float64))
-    )
+    plain, scaled = (measured(mixing, 1, scale) for scale in (None, torch.tensor(1024.0, dtype=torch.float64)))
     assert_same(scaled, plain)
     (mixing.joint + sum(mixing.unimodal.values())).backward()
 
@@ -277,8 +290,7 @@ def test_what_is_not_descended_at_a_step_is_nan_there(mixing: Any, tmp_path: Pat
     method = mixing.recorder._method
     for step, (joint, unimodal) in enumerate([(False, True), (True, True), (True, False)], start=1):
         method.descends_joint, method.descends_unimodal = joint, unimodal
-        measured = mixing.recorder.measure(1, step, mixing.joint, mixing.unimodal, None)
-        mixing.recorder.keep(measured, Report({}, torch.ones(1, dtype=torch.bool), []))
+        measured(mixing, step)
     mixing.recorder.write(tmp_path)
     found = records(tmp_path)
     gone = {name: np.isnan(found[f"{name}_a"]).all(1).tolist() for name in ("norm_joint", "norm_unimodal", "cosine")}

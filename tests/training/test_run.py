@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_the_checkpoints(data: Path, folder: Path) -> N
 
 
 def test_metrics_hold_the_promised_keys_an_epoch_a_line(folder: Path) -> None:
-    promised = {"epoch", "seconds", "samples_per_second", "learning_rate"}
+    promised = {"epoch", "seconds", "samples_per_second", "data_wait", "learning_rate"}
     promised |= {f"{part}{key}{head}" for part in ("", "val_") for key in OF_A_SET for head in HEADS}
     promised |= {f"train_{key}{head}" for key in ("loss", "acc") for head in HEADS}
     promised |= {f"{key}_{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}

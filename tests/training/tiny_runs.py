@@ -24,7 +24,12 @@ SMALL = (
     "--dataset cremad --encoder tiny --gpu_ids cpu --workers 0 --use_tensorboard false --batch_size 4 --epochs 2 "
     "--learning_rate 0.05 --frames 1 --image_size 24 --audio_frames 64"
 )
-UNTIMED = ("seconds", "samples_per_second")  # what two runs of the same computation may differ in
+UNTIMED = (
+    "seconds",
+    "samples_per_second",
+    "data_wait",
+    "waited",
+)  # what two runs of the same computation may differ in
 
 
 class PlainEncoder(nn.Module):

@@ -21,13 +21,14 @@ class EncoderRecords:
         layers: P names.
         norms: objective → (R, P).
         cosine: (R, P), or None where there are no two objectives.
-        weights: (R, G, n), or None where the method reports none; so is rescale (R, R').
+        weights: (R, G, n), or None where the method reports none; so are conflict (R, G), 0 or 1, and rescale (R, R').
     """
 
     layers: list[str]
     norms: dict[str, Array]
     cosine: Array | None
     weights: Array | None
+    conflict: Array | None
     rescale: Array | None
 
     def whole_norm(self, objective: str) -> Array:
@@ -103,5 +104,5 @@ def _encoder(found: dict[str, NDArray], modality: str) -> EncoderRecords:
         return None if values is None else values.astype(np.float64)
 
     norms = {name: values for name in OBJECTIVES if (values := figure(f"norm_{name}")) is not None}
-    optional = {name: figure(name) for name in ("cosine", "weights", "rescale")}
+    optional = {name: figure(name) for name in ("cosine", "weights", "conflict", "rescale")}
     return EncoderRecords(layers=found[f"layers_{modality}"].tolist(), norms=norms, **optional)

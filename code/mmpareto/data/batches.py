@@ -1,8 +1,9 @@
 """Samples → batches → the device."""
 
+import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,21 @@ class Batch(NamedTuple):
     """int64 (B,): places in the data set."""
     flips: dict[str, Tensor] = {}  # noqa: RUF012 (a default that nobody changes)
     """Modality → (B, images) bool: which of a sample's images are yet to be mirrored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One process's part of a batch or a data set: every `count`th sample, from the `rank`th (0 is the first) on."""
+
+    rank: int = 0
+    count: int = 1
+
+    def of(self, samples: int) -> range:
+        """The places of its own among so many samples."""
+        return range(self.rank, samples, self.count)
+
+
+ALL = Share()
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -55,6 +71,41 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return max(self.size - self.start, 0)
 
 
+class SharedBatches(Sampler[list[tuple[int, int]]]):
+    """A process's share of every batch of an order, or the batch's first sample where that is none (see `shares`)."""
+
+    def __init__(self, order: EpochOrder, batch_size: int, share: Share) -> None:
+        self.order, self.batch_size, self.share = order, batch_size, share
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.order)
+        for start in range(0, len(keys), self.batch_size):
+            batch = keys[start : start + self.batch_size]
+            yield [batch[place] for place in self.share.of(len(batch))] or batch[:1]
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+
+def shares(batches: Iterable[Batch], samples: int, batch_size: int, share: Share) -> Iterator[tuple[Batch, int]]:
+    """A process's share of every batch, perhaps of no sample, with the number of samples in the whole batch.
+
+    Arguments:
+        batches: of a loader made for this share.
+        samples: in all batches together.
+        batch_size: of the whole batches.
+    """
+    for batch in batches:
+        whole = min(batch_size, samples)
+        samples -= whole
+        own = len(share.of(whole))
+        if len(batch.labels) > own:
+            inputs = {name: values[:own] for name, values in batch.inputs.items()}
+            flips = {name: values[:own] for name, values in batch.flips.items()}
+            batch = Batch(inputs, batch.labels[:own], batch.indices[:own], flips)
+        yield batch, whole
+
+
 def make_loader(
     dataset: Dataset[Any],
     *,
@@ -62,6 +113,7 @@ def make_loader(
     order: EpochOrder | None = None,
     workers: int = 0,
     pin_memory: bool = False,
+    share: Share = ALL,
 ) -> DataLoader[Any]:
     """A loader of `Batch`es of at most `batch_size` samples; the last one of an epoch may be smaller.
 
@@ -71,11 +123,17 @@ def make_loader(
         order: of training; None goes through the data set from first to last, for evaluation.
         workers: processes that load; 0 loads in this one. They stay from epoch to epoch; see `stop_workers`.
         pin_memory: whether batches lie in page-locked memory, from which a GPU copies without waiting.
+        share: load this part of every batch; without an order, of the data set, or its first sample where that is none.
     """
+    how: dict[str, Any] = {"batch_size": batch_size, "sampler": order}
+    if share.count > 1 and order is not None:
+        how = {"batch_sampler": SharedBatches(order, batch_size, share)}
+    elif share.count > 1:
+        own = share.of(len(dataset)) or range(1)  # type: ignore[arg-type]
+        how = {"batch_size": -(-batch_size // share.count), "sampler": own}
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=order,
+        **how,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,

@@ -1,7 +1,7 @@
 """The gradients of one step, an encoder and an objective at a time, in as few backward passes as can be."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -78,16 +78,22 @@ def differentiate(
     scale: float | Tensor | None = None,
     *,
     retain_graph: bool = False,
+    after_pass: Callable[[Sequence[Tensor], Sequence[list[Tensor | None]]], None] | None = None,
 ) -> Gradients:
     """Run the passes. Nothing is written to `.grad`, so that an error leaves everything as it was.
 
     The graph is kept until the last pass and freed by it, as `Tensor.backward` does, unless `retain_graph`.
 
+    Arguments:
+        after_pass: called after each pass with the parameters of its encoders and the lists of their gradients, a list
+            after the other, whose content it may replace.
+
     Raises:
         ValueError: a loss does not reach its encoder.
     """
     used = [objectives.losses[name] for run in passes for name in run.losses]
-    reach = {name: leaves([objectives.losses[name]]) for run in passes for name in run.losses}
+    inner = [tensor for encoder in objectives.encoders.values() for tensor in encoder.parameters if not tensor.is_leaf]
+    reach = {name: leaves([objectives.losses[name]], inner) for run in passes for name in run.losses}
     _check_reach(objectives, reach)
     reached = list(dict.fromkeys(leaf for found in reach.values() for leaf in found))
     owned = {p for encoder in objectives.encoders.values() for p in encoder.parameters}
@@ -115,10 +121,14 @@ def differentiate(
         for name, encoder in takers.items():
             own = [loss for loss in encoder.objectives if loss in run.losses]
             encoders[name][own[0]] = [gradient.get(p) for p in encoder.parameters]
-            _judge(finite, own, [gradient[p] for p in encoder.parameters if p in gradient])
+            judge(finite, own, [gradient[p] for p in encoder.parameters if p in gradient])
         remaining = [leaf for leaf in outside if leaf in gradient]
-        _judge(finite, run.losses, [gradient[leaf] for leaf in remaining])
+        judge(finite, run.losses, [gradient[leaf] for leaf in remaining])
         others |= {p: others[p] + gradient[p] if p in others else gradient[p] for p in remaining}
+        if after_pass is not None:
+            taken = [encoders[name][next(x for x in e.objectives if x in run.losses)] for name, e in takers.items()]
+            after_pass([p for encoder in takers.values() for p in encoder.parameters], taken)
+            del found, gradient  # what has been replaced is not kept through the next pass
     ordered = {
         name: [encoders[name][loss] for loss in encoder.objectives if loss in encoders[name]]
         for name, encoder in objectives.encoders.items()
@@ -142,7 +152,7 @@ def _check_reach(objectives: Objectives, reach: Mapping[str, Sequence[Tensor]]) 
             )
 
 
-def _judge(finite: dict[str, Tensor], losses: Sequence[str], gradients: Sequence[Tensor]) -> None:
+def judge(finite: dict[str, Tensor], losses: Sequence[str], gradients: Sequence[Tensor]) -> None:
     """Clear the flags of `losses` where their common gradient is not finite, unless one of them is cleared already."""
     gradients = [g for g in gradients if g.numel()]
     if gradients:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmpareto.integration.gradients import Gradients, Pass, differentiate, separate_passes
 from mmpareto.integration.hooks import Hooks
 from mmpareto.integration.objectives import Encoders, Objectives, collect
+from mmpareto.integration.reduction import SumOver, Sums
 from mmpareto.integration.report import EncoderReport, Report
 
 
@@ -34,16 +35,20 @@ class Method(Hooks, abc.ABC):
     """Where the method comes from."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named choices of options, where a method's sources differ; the first is the default."""
-    memory: ClassVar[tuple[str, ...]] = ()
+    memory: tuple[str, ...] = ()
     """The attributes that are kept between steps: tensors, builtins and dicts of them, never changed in place."""
     descends_joint: bool = True
     """Whether the joint loss is descended; if not, what only it reaches is not trained."""
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
 
+    over: SumOver | None = None
+    """The processes with which a batch is shared; None for this one alone."""
+
     def __init__(self) -> None:
         self._accumulating = False
         self._stored: Gradients | None = None
+        self._sums: Sums | None = None
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
@@ -58,6 +63,11 @@ class Method(Hooks, abc.ABC):
     def passes(self, objectives: Objectives) -> list[Pass]:
         """The backward passes of a step; one for the joint and one for all unimodal losses, unless said otherwise."""
         return separate_passes(objectives)
+
+    def differentiate(self, objectives: Objectives, outputs: Any, scale: float | Tensor | None) -> Gradients:
+        """Run the passes; `refresh.py` runs cheaper ones at steps for which enough is known."""
+        after_pass = None if self._sums is None else self._sums.begin
+        return differentiate(objectives, self.passes(objectives), scale, after_pass=after_pass)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Once a step, before the encoders: what follows from `gradients.statistics`; () figures for the report."""
@@ -111,11 +121,18 @@ class Method(Hooks, abc.ABC):
         objectives.interaction = interaction
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
-        gradients = differentiate(objectives, self.passes(objectives), scale)
+        over = None if self._accumulating else self.over
+        # Where micro-batches are stored, nothing can be summed over the processes until this one is added to them.
+        self._sums = over.begin() if over is not None and stored is None else None
+        gradients = self.differentiate(objectives, outputs, scale)
         gradients.statistics = statistics
         if stored is not None:
             stored.add(gradients)
             gradients = stored
+        if over is not None:
+            parameters = {modality: encoder.parameters for modality, encoder in objectives.encoders.items()}
+            (self._sums or over.begin()).finish(parameters, gradients)
+            self._sums = None
         if self._accumulating:
             self._stored = gradients
             return Report({}, gradients.finite, list(objectives.losses))

@@ -15,7 +15,10 @@ JOINT = "joint"
 
 @dataclasses.dataclass
 class Encoder:
-    """An encoder's trainable tensors, and the names of the losses that are its objectives, in order."""
+    """An encoder's trainable tensors, and the names of the losses that are its objectives, in order.
+
+    In place of trainable tensors there may be one inside the graph (`refresh`): what lies beyond is left alone then.
+    """
 
     parameters: list[Tensor]
     objectives: list[str]
@@ -115,18 +118,24 @@ def _check_apart(encoders: Mapping[str, Encoder]) -> None:
                 )
 
 
-def leaves(losses: Iterable[Tensor]) -> list[Tensor]:
-    """The trainable tensors that the graphs of `losses` end in, found by walking them once."""
+def leaves(losses: Sequence[Tensor], ends: Iterable[Tensor] = ()) -> list[Tensor]:
+    """The trainable tensors that the graphs of `losses` end in, found by walking them once.
+
+    Arguments:
+        ends: tensors inside the graphs that they end in, too: what lies beyond is not looked at.
+    """
     nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
     found = {id(loss): loss for loss in losses if loss.grad_fn is None}
-    seen = set(nodes)
+    seen, cuts = set(nodes), {(end.grad_fn, end.output_nr): end for end in ends}
     while nodes:
         node = nodes.pop()
         leaf = getattr(node, "variable", None)  # only an AccumulateGrad node has one
         if isinstance(leaf, Tensor):
             found[id(leaf)] = leaf
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
+        for child, output in node.next_functions:
+            if (end := cuts.get((child, output))) is not None:
+                found[id(end)] = end
+            elif child is not None and child not in seen:
                 seen.add(child)
                 nodes.append(child)
     return list(found.values())

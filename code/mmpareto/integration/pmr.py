@@ -18,6 +18,9 @@ from mmpareto.integration.report import EncoderReport
 
 SHARE = 0.1  # of the training set, for the prototypes
 NO_CLASS = -100  # the label that F.cross_entropy leaves out
+# The prototypes' losses are means over the step's samples, whose number is known in `prepare` only. Until then this one
+# stands for it, everywhere: dividing keeps the gradients of a scaled half-precision loss in range.
+UNIT = 64
 
 
 class PMR(Method):
@@ -99,7 +102,6 @@ class PMR(Method):
         self.prototypes: dict[str, Tensor] = {}
         self.renewals = 0
         self.epoch = 0
-        self._unit: int | None = None
         self._coefficients: dict[str, Tensor] = {}
 
     # --- between epochs ---
@@ -155,9 +157,6 @@ class PMR(Method):
             raise ValueError("PMR needs the labels: pass labels=…, the class indices (B,)")
         if not self._acts(objectives):
             return objectives
-        # A mean over the step's samples, but their number is known in `prepare` only: until then, the first
-        # micro-batch's stands for it, as dividing keeps the gradients of a scaled half-precision loss in range.
-        self._unit = len(labels) if self._unit is None else self._unit
         losses: dict[str, Tensor] = {}
         own: dict[str, tuple[list[Tensor], list[str]]] = {}
         for name, encoder in objectives.encoders.items():
@@ -165,7 +164,7 @@ class PMR(Method):
             terms = {f"prototypes of {name}": F.cross_entropy(logits, targets, reduction="sum")}
             if self._slows():
                 terms[f"entropy of {name}"] = -_entropy(logits)
-            losses |= {term: value / self._unit for term, value in terms.items()}
+            losses |= {term: value / UNIT for term, value in terms.items()}
             own[name] = (encoder.parameters, list(terms))
         return collect(joint, losses, own)
 
@@ -190,11 +189,10 @@ class PMR(Method):
         one = torch.ones((), dtype=torch.float64, device=gradients.scale.device)
         figures = {f"coefficient_{name}": torch.zeros_like(one) for name in objectives.encoders}
         self._coefficients = {name: one.reshape(1) for name in objectives.encoders}
-        unit, self._unit = self._unit, None
-        if unit is None or not gradients.statistics:
+        if not gradients.statistics:
             return figures
         sums = torch.stack([gradients.statistics[name].to(one) for name in objectives.encoders])
-        s, mean = sums[:, 0], unit / sums[:, 1]
+        s, mean = sums[:, 0], UNIT / sums[:, 1]
         others = (s.sum() - s) / (len(s) - 1)
         faster, slower = self.alpha * self._strength(others, s), self.mu * self._strength(s, others)
         for index, (name, encoder) in enumerate(objectives.encoders.items()):

@@ -40,7 +40,8 @@ class MMTM(nn.Module):
             batch: B.
             hold: the modality whose gates are replaced by their running mean.
         """
-        squeezed = [maps[name].unflatten(0, (batch, -1)).mean(dim=(1, 3, 4)) for name in self.excite]
+        frames = {name: len(x) // max(batch, 1) for name, x in maps.items()}  # of no sample, too
+        squeezed = [maps[name].unflatten(0, (batch, frames[name])).mean(dim=(1, 3, 4)) for name in self.excite]
         common = self.squeeze(torch.cat(squeezed, dim=1)).relu()
         gates = {name: excite(common).sigmoid() for name, excite in self.excite.items()}
         if self.training:
@@ -48,8 +49,7 @@ class MMTM(nn.Module):
         gated = {}
         for name, x in maps.items():
             gate = self.get_buffer(f"mean_{name}").expand_as(gates[name]) if name == hold else gates[name]
-            frames = len(x) // batch
-            gated[name] = x * gate.to(x.dtype).repeat_interleave(frames, dim=0)[:, :, None, None]
+            gated[name] = x * gate.to(x.dtype).repeat_interleave(frames[name], dim=0)[:, :, None, None]
         return gated
 
     @torch.no_grad()

@@ -1,13 +1,15 @@
 """The network: one encoder a modality, a fusion with the joint head, one unimodal head a modality."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
+from mmpareto.models.checkpointing import encode, recomputed
 from mmpareto.models.checkpoints import load_pretrained
 from mmpareto.models.initialisation import released_initialisation
 
@@ -42,6 +44,8 @@ class MultimodalNetwork(nn.Module):
 
     Attributes:
         interaction: whether a unimodal loss reaches other encoders than its own.
+        channels_last: whether images are laid out with their channels last, as `lay_out_channels_last` makes it.
+        recompute: whether each backward pass computes the encoders' activations again, in place of keeping them.
     """
 
     encoders: Any
@@ -65,6 +69,8 @@ class MultimodalNetwork(nn.Module):
         self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
         self.blocks = nn.ModuleList(blocks)
         self.interaction = len(self.blocks) > 0
+        self.channels_last = False
+        self.recompute = False
 
     @property
     def modalities(self) -> list[str]:
@@ -103,14 +109,16 @@ class MultimodalNetwork(nn.Module):
         return Outputs(self.fusion(features), unimodal, features, self.fusion.contributions(features))
 
     def _encode(self, inputs: Mapping[str, Tensor], hold: str | None) -> dict[str, Tensor]:
+        maps = {name: _channels_last(inputs[name]) if self.channels_last else inputs[name] for name in self.encoders}
         if not self.blocks:
-            return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        maps = {name: inputs[name] for name in self.encoders}
+            run = encode if self.recompute else _call
+            return {name: run(encoder, maps[name]) for name, encoder in self.encoders.items()}
+        run = recomputed if self.recompute else _call
         batch = len(next(iter(maps.values())))
         stages = {name: encoder.stages() for name, encoder in self.encoders.items()}
         plain = len(next(iter(stages.values()))) - len(self.blocks)
         for number in range(plain + len(self.blocks)):
-            maps = {name: stages[name][number](x) for name, x in maps.items()}
+            maps = {name: run(stages[name][number], x) for name, x in maps.items()}
             if number >= plain:
                 maps = self.blocks[number - plain](maps, batch, hold)
         return {name: encoder.pool(maps[name], batch) for name, encoder in self.encoders.items()}
@@ -120,6 +128,11 @@ class MultimodalNetwork(nn.Module):
         shared = [p for block in self.blocks for p in block.squeeze.parameters()]
         return {name: shared + [p for b in self.blocks for p in b.excite[name].parameters()] for name in self.encoders}
 
+    def lay_out_channels_last(self) -> None:
+        """Put the channels of images and of convolutions' weights last in memory, for good; the shapes stay."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch declares it for a tensor only
+        self.channels_last = True
+
     def train_parts(self, *, joint: bool, unimodal: bool) -> None:
         """Train what the losses that are descended reach; the encoders stay as they are.
 
@@ -128,6 +141,17 @@ class MultimodalNetwork(nn.Module):
         """
         self.fusion.requires_grad_(joint or (unimodal and not self.heads))
         self.heads.requires_grad_(unimodal)
+
+
+def _call(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return part(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images (B, …, C, H, W) with C last in memory, also where encoders see them as (B·…, C, H, W); others as is."""
+    if x.dim() < 4:
+        return x
+    return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
 
 
 HEADS = ("own", "shared")

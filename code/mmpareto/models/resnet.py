@@ -51,4 +51,4 @@ class ResNet18(nn.Module):
 
     def pool(self, x: Tensor, batch: int) -> Tensor:
         """The last map (B·T, 512, H, W) averaged over space and frames: (B, 512)."""
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, -1)).mean(dim=1)
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, len(x) // max(batch, 1))).mean(dim=1)  # of no sample, too

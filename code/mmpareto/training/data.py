@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import EpochOrder, make_loader
+from mmpareto.data.batches import EpochOrder, make_loader, stop_workers
 from mmpareto.data.feature_files import FEATURE_FILES
 from mmpareto.data.layout import fingerprint
 from mmpareto.data.prepared import PreparedDataset
@@ -17,6 +17,7 @@ from mmpareto.data.reading import InputOptions
 from mmpareto.data.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.devices import loader_workers
+from mmpareto.training.distributed import ALONE, Processes
 from mmpareto.training.recipes import recipe
 from mmpareto.training.settings import Settings
 
@@ -119,14 +120,38 @@ def recipe_options(dataset: str, name: str = "released") -> InputOptions:
     return InputOptions(**{f.name: values[f.name].value for f in dataclasses.fields(InputOptions) if f.name in values})
 
 
+class Loaders:
+    """A run's loaders, one a data set; their processes stay from epoch to epoch, until `stop`."""
+
+    def __init__(self, settings: Settings, device: torch.device, processes: Processes = ALONE) -> None:
+        self._settings, self._device, self._processes = settings, device, processes
+        self._open: dict[int, Any] = {}
+
+    def of(self, dataset: PreparedDataset, order: EpochOrder | None = None) -> Any:
+        """The loader of a data set; `order` counts when it is first asked for."""
+        if id(dataset) not in self._open:
+            self._open[id(dataset)] = open_loader(self._settings, self._device, dataset, order, self._processes)
+        return self._open[id(dataset)]
+
+    def stop(self) -> None:
+        """End all processes now; a loader that is used again starts new ones."""
+        for loader in self._open.values():
+            stop_workers(loader)
+
+
 def open_loader(
-    settings: Settings, device: torch.device, dataset: PreparedDataset, order: EpochOrder | None = None
+    settings: Settings,
+    device: torch.device,
+    dataset: PreparedDataset,
+    order: EpochOrder | None = None,
+    processes: Processes = ALONE,
 ) -> Any:
-    """The run's loader of a data set: in its own order where none is given."""
+    """The run's loader of a data set, or of this process's share: in its own order where none is given."""
     return make_loader(
         dataset,
         batch_size=settings.batch_size,
         order=order,
-        workers=loader_workers(settings.workers, device),
+        workers=loader_workers(settings.workers, device, processes.local_count),
         pin_memory=device.type == "cuda",
+        share=processes.share,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpareto.data.batches import Batch, to_device
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
+from mmpareto.training.distributed import Processes
 from mmpareto.training.losses import loss_of
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.metrics import classification_metrics, regression_metrics
@@ -83,6 +84,23 @@ def predict(
         {},
     )
     return Predictions(outputs, torch.cat(labels).cpu())
+
+
+def of_all(own: Predictions, processes: Processes, samples: int) -> Predictions:
+    """The predictions for all samples of a data set, on every process, from those for each process's share."""
+    count = len(processes.share.of(samples))  # a process without a share has looked at one sample all the same
+
+    def gathered(values: Tensor) -> Tensor:
+        return processes.gathered(values[:count], samples)
+
+    joint, unimodal, features, _ = own.outputs
+    outputs = Outputs(
+        gathered(joint),
+        {name: gathered(values) for name, values in unimodal.items()},
+        {name: gathered(values) for name, values in features.items()},
+        {},
+    )
+    return Predictions(outputs, gathered(own.labels))
 
 
 def _gathered(parts: Iterable[Tensor]) -> Tensor:

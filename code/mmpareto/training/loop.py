@@ -3,7 +3,7 @@
 The way of one batch, in `Trainer.step`: inputs → outputs → losses → the method's gradients → the optimiser.
 """
 
-import json
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -14,23 +14,28 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import Batch, EpochOrder, stop_workers, to_device
+from mmpareto.data.batches import Batch, EpochOrder, shares, to_device
 from mmpareto.data.prepared import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
+from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.report import Report
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
-from mmpareto.training.data import Data, open_loader
-from mmpareto.training.evaluation import Predictions, figures, further_figures, predict
-from mmpareto.training.losses import losses, right
-from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, report_figures
+from mmpareto.training.data import Data, Loaders
+from mmpareto.training.distributed import ALONE, Processes
+from mmpareto.training.epoch_line import epoch_text, write_scalars
+from mmpareto.training.evaluation import Predictions, figures, further_figures, of_all, predict
+from mmpareto.training.losses import losses
+from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, Waiting, report_figures
 from mmpareto.training.method_loop import MethodLoop
 from mmpareto.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
 from mmpareto.training.settings import Settings
+from mmpareto.training.step import figures_of, micro_batches, part_count
 from mmpareto.training.stop import Stopped, StopSignals
 
 
@@ -47,6 +52,7 @@ class Trainer:
         method: the way in which the losses' gradients become one.
         device, gpu_ids: where it computes.
         identity: what every checkpoint says of the network and its input.
+        processes: that train together, each on its share of every batch.
 
     Attributes:
         folder: the run's folder; to be set before anything is written.
@@ -63,35 +69,65 @@ class Trainer:
         device: torch.device,
         gpu_ids: list[int],
         identity: dict[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         self.settings, self.data, self.network, self.method = settings, data, network, method
-        self.device, self.identity = device, identity
-        self.model = devices.replicated(network, gpu_ids)
+        self.device, self.identity, self.processes = device, identity, processes
+        self.model = devices.runnable(network, gpu_ids, compiled=settings.compile)
         self.precision = devices.Precision(settings.amp, device)
         self.optimizer = make_optimizer(settings, network)
         self.order = EpochOrder(len(data.train), settings.random_seed)
-        self.loader = open_loader(settings, device, data.train, self.order)
+        self.loaders = Loaders(settings, device, processes)
+        self.loader = self.loaders.of(data.train, self.order)
         self.watch = FiniteWatch(self.precision.SMALLEST_SCALE)
-        self.signals = StopSignals()
-        self.offered = MethodLoop(settings, data, network, device, gpu_ids, self.signals.check)
+        self.signals = StopSignals(processes.largest if processes.together else None)
+        self.offered = MethodLoop(settings, data, network, device, gpu_ids, self.signals.check, processes)
+        self.method.over = SumOver() if processes.together else None
         self.recorder = GradientRecorder(settings, len(data.train), network, method)
         # Where the run stands; all of it is in `last.pt`.
-        self.epoch, self.steps, self.seconds = 1, 0, 0.0
+        self.epoch, self.steps, self.seconds, self.waiting = 1, 0, 0.0, Waiting()
         self.meter = Meter()
         self.history: list[dict[str, Any]] = []
 
-    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One step on one batch; the figures that it gives, () each, left on the device."""
+    def step(self, batch: Batch, samples: int | None = None) -> dict[str, torch.Tensor]:
+        """One step on one batch; the figures that it gives, () each, left on the device.
+
+        Arguments:
+            batch: this process's share of it.
+            samples: in the whole batch, where `batch` is not all of it.
+        """
+        scale, samples = self.precision.scale(), len(batch.labels) if samples is None else samples
+        count = part_count(samples, self.settings.batch_size, self.settings.accumulate)
+        parts = micro_batches(batch, min(count, -(-samples // self.processes.share.count)))  # alike in all processes
+        seen: dict[str, torch.Tensor] = {}
+        for number, part in enumerate(parts, start=1):
+            with contextlib.nullcontext() if number == len(parts) else self.method.accumulate():
+                report, figures = self._backward(part, number, len(part.labels) / samples, scale)
+            seen = {name: seen[name] + value if name in seen else value for name, value in figures.items()}
+        self.recorder.keep(report)
+        self.precision.step(self.optimizer, self.settings.clip_grad)
+        self.optimizer.zero_grad(set_to_none=True)
+
+        self.steps += 1
+        self.watch.see(self.epoch, self.steps, report, scale)
+        return self.processes.summed(seen) | report_figures(report)
+
+    def _backward(
+        self, batch: Batch, number: int, share: float, scale: torch.Tensor | None
+    ) -> tuple[Report, dict[str, torch.Tensor]]:
+        """Both passes over the step's `number`th part, a share of its samples: the method's report, and train_…."""
         asked = self.method.before_forward(self.offered, batch.inputs, batch.labels)
+        own_random = self.processes.own_random(self.device, self.settings.random_seed, self.epoch, self.steps, number)
         with self.precision.autocast():
-            outputs = self.model(batch.inputs, **asked)
-            joint, unimodal = losses(outputs, batch.labels)
-        scale = self.precision.scale()
-        measured = self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale)
+            with own_random:
+                outputs = self.model(batch.inputs, **asked)
+            found = losses(outputs, batch.labels, share)
+        self.processes.share_buffers(self.network, len(batch.labels))
+        self.recorder.measure(self.epoch, self.steps + 1, found.joint, found.unimodal, scale)
         try:
             report = self.method.backward(
-                joint,
-                unimodal,
+                found.joint,
+                found.unimodal,
                 encoders=dict(self.network.encoders.items()),
                 outputs=outputs,
                 labels=batch.labels,
@@ -100,18 +136,7 @@ class Trainer:
             )
         except ValueError as error:
             raise InputError(f"--method {self.settings.method}: {error}.") from error
-        self.recorder.keep(measured, report)
-        self.precision.step(self.optimizer, self.settings.clip_grad)
-        self.optimizer.zero_grad(set_to_none=True)
-
-        self.steps += 1
-        self.watch.see(self.epoch, self.steps, report, scale)
-        heads = {"": (joint, outputs.joint)}
-        if self.heads_trained:
-            heads |= {f"_{name}": (unimodal[name], outputs.unimodal[name]) for name in unimodal}
-        seen = {f"train_loss{head}": loss for head, (loss, _) in heads.items()}
-        seen |= {f"train_acc{h}": right(z, batch.labels).double().mean() for h, (_, z) in heads.items()}
-        return seen | report_figures(report)
+        return report, figures_of(outputs, found, batch.labels, share, heads=self.heads_trained)
 
     @property
     def heads_trained(self) -> bool:
@@ -126,7 +151,8 @@ class Trainer:
             NonFiniteError: a loss or gradient is NaN or infinite; `last.pt` is the last one before.
         """
         path = self.settings.tensorboard_path or self.folder
-        board = SummaryWriter(path, purge_step=self.epoch) if self.settings.use_tensorboard else None
+        shown = self.settings.use_tensorboard and self.processes.first
+        board = SummaryWriter(path, purge_step=self.epoch) if shown else None
         with self.signals:
             try:
                 while self.epoch <= self.settings.epochs:
@@ -142,7 +168,6 @@ class Trainer:
                 self.save()
                 raise
             finally:
-                stop_workers(self.loader)
                 if board is not None:
                     board.close()
         return self.history
@@ -154,7 +179,10 @@ class Trainer:
         if self.steps == 0:
             self.method.begin_epoch(self.offered)
         # What the method does not train stays as it is: weight decay would shrink the weights of a zero gradient.
+        before = [p.requires_grad for p in self.network.parameters()]
         self.network.train_parts(joint=self.method.descends_joint, unimodal=self.method.descends_unimodal)
+        if self.settings.compile and before != [p.requires_grad for p in self.network.parameters()]:
+            torch.compiler.reset()  # compiled programs don't notice
         self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, len(self.data.train)))
         self.model.train()
 
@@ -168,13 +196,13 @@ class Trainer:
             desc=f"epoch {self.epoch}/{self.settings.epochs}",
             unit=" samples",
             leave=False,
-            disable=None,  # in a log, the line an epoch must do
+            disable=None if self.processes.first else True,  # in a log (None), the line an epoch must do
         ) as bar:
-            for batch in self._batches(self.loader):
-                values = self.step(batch)
-                self.meter.add(values, weight=len(batch.labels))
+            for batch, samples in self._batches():
+                values = self.step(batch, samples)
+                self.meter.add(values, weight=samples)
                 self.seconds = before + time.monotonic() - begin
-                bar.update(len(batch.labels))
+                bar.update(samples)
                 if self.steps % read_every == 0:
                     means = self.meter.means()
                     bar.set_postfix(loss=f"{means['train_loss']:.3f}", acc=f"{means['train_acc']:.3f}", refresh=False)
@@ -192,6 +220,7 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": round(self.seconds, 3),
             "samples_per_second": round(self.meter.weight / max(self.seconds, 1e-9), 2),
+            "data_wait": round(self.waiting.seconds / max(self.seconds, 1e-9), 4),
             "learning_rate": learning_rate(self.settings, self.epoch),
         }
         try:
@@ -216,21 +245,28 @@ class Trainer:
                 "epoch": self.epoch,
                 "selected_on": note,
             }
-            save_checkpoint(self.folder / BEST, self.identity | content)
-        self.epoch, self.steps, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
+            if self.processes.first:
+                save_checkpoint(self.folder / BEST, self.identity | content)
+        self.epoch, self.steps, self.seconds, self.waiting = self.epoch + 1, 0, 0.0, Waiting()
+        self.meter = Meter()
         self.save()
-        write_metrics(self.folder, self.history)
+        if self.processes.first:
+            write_metrics(self.folder, self.history)
 
     def predict(self, dataset: Any) -> Predictions:
         """The network's outputs on a data set read without augmentation."""
-        loader = open_loader(self.settings, self.device, dataset)
-        try:
-            return predict(self.model, loader, self.device, dataset.normalisation, self.precision, self.signals.check)
-        finally:
-            stop_workers(loader)
+        loader = self.loaders.of(dataset)
+        check = self.processes.checking(self.signals.check, len(dataset), self.settings.batch_size)
+        own = predict(self.model, loader, self.device, dataset.normalisation, self.precision, check)
+        return of_all(own, self.processes, len(dataset))
 
     def save(self) -> None:
-        """Write last.pt: everything that the rest of the run depends on."""
+        """Write last.pt: everything that the rest of the run depends on. The first process does; the others wait."""
+        if self.processes.first:
+            self._save()
+        self.processes.wait()
+
+    def _save(self) -> None:
         content = {
             "model": self.network.state_dict(),
             "heads_trained": self.heads_trained,
@@ -241,6 +277,7 @@ class Trainer:
             "epoch": self.epoch,
             "steps": self.steps,
             "seconds": self.seconds,
+            "waited": self.waiting.seconds,
             "meter": self.meter.state_dict(),
             "history": self.history,
             "selected_on": "last",
@@ -253,8 +290,9 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.precision.scaler.load_state_dict(checkpoint["scaler"])
         self.method.load_state_dict(checkpoint["method_state"])
-        devices.set_random_state(checkpoint["random_state"])
+        devices.set_random_state(checkpoint["random_state"], self.device if self.processes.together else None)
         self.epoch, self.steps, self.seconds = (checkpoint[name] for name in ("epoch", "steps", "seconds"))
+        self.waiting.seconds = checkpoint["waited"]
         self.meter.load_state_dict(checkpoint["meter"], self.device)
         self.history = checkpoint["history"]
 
@@ -266,24 +304,8 @@ class Trainer:
             found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
         return found
 
-    def _batches(self, loader: Any) -> Iterator[Batch]:
-        for batch in loader:
-            yield to_device(batch, self.device, self.data.train.normalisation)
-
-
-def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
-    """An epoch in a line."""
-    own = "".join(f", {name} {value:.4f}" for name in modalities if (value := line[f"acc_{name}"]) is not None)
-    val = f", validation {line['val_acc']:.4f}" if "val_acc" in line else ""
-    return (
-        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}; test accuracy {line['acc']:.4f}{own}{val}; "
-        f"{line['seconds']:.0f} s, {line['samples_per_second']:.1f} samples/s"
-    )
-
-
-def write_scalars(board: SummaryWriter, line: dict[str, Any]) -> None:
-    """Write the numbers of a line of metrics.jsonl to TensorBoard, under the same names."""
-    for key, value in json.loads(json.dumps(line)).items():
-        if isinstance(value, int | float) and key != "epoch":
-            board.add_scalar(key, value, line["epoch"])
-    board.flush()
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """This process's share of every batch of the epoch, on the device, and the samples of the whole."""
+        loaded, share = self.waiting.of(self.loader), self.processes.share
+        for batch, samples in shares(loaded, len(self.order), self.settings.batch_size, share):
+            yield to_device(batch, self.device, self.data.train.normalisation), samples

@@ -16,23 +16,28 @@ class Losses(NamedTuple):
     unimodal: Mapping[str, Tensor]
 
 
-def losses(outputs: Outputs, labels: Tensor) -> Losses:
-    """L_m of the fused prediction, and L_uᵏ of every modality's own head on its own feature."""
-    unimodal = {name: loss_of(logits, labels) for name, logits in outputs.unimodal.items()}
-    return Losses(loss_of(outputs.joint, labels), unimodal)
+def losses(outputs: Outputs, labels: Tensor, share: float = 1.0) -> Losses:
+    """L_m of the fused prediction, and L_uᵏ of every modality's own head on its own feature.
+
+    Arguments:
+        share: of the step's samples that these are: the losses are multiplied by it, so that they add up to the step's.
+    """
+    unimodal = {name: loss_of(logits, labels) * share for name, logits in outputs.unimodal.items()}
+    return Losses(loss_of(outputs.joint, labels) * share, unimodal)
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """() mean over the batch.
+    """() mean over the batch; 0 for one of no sample.
 
     Arguments:
         logits: (B, C).
         labels: (B,) class indices, whose cross-entropy it is; or scores in floating point: C is 1 then, and it is the
             mean absolute error (MMSA's for these data sets).
     """
+    reduction = "mean" if len(labels) else "sum"
     if labels.is_floating_point():
-        return F.l1_loss(logits.squeeze(1), labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+        return F.l1_loss(logits.squeeze(1), labels.to(logits.dtype), reduction=reduction)
+    return F.cross_entropy(logits, labels, reduction=reduction)
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """What is kept of the steps of an epoch, without waiting for the device."""
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mmpareto.integration.report import Report
+
+Item = TypeVar("Item")
 
 
 class Meter:
@@ -58,6 +61,28 @@ def report_figures(report: Report) -> dict[str, Tensor]:
             figures |= {f"norm_{name}_{modality}": seen.norms[place], f"weight_{name}_{modality}": weights[place]}
         figures[f"rescale_{modality}"] = seen.rescale.mean()
     return figures | report.figures
+
+
+class Waiting:
+    """How long was waited for data.
+
+    With a GPU, the step before may still be computing meanwhile, so that the GPU itself waited no longer than this.
+
+    Attributes:
+        seconds: spent in asking for items, the start of loader processes included.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def of(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; the time until each of them is there is added up."""
+        begin = time.monotonic()
+        for item in items:
+            self.seconds += time.monotonic() - begin
+            yield item
+            begin = time.monotonic()
+        self.seconds += time.monotonic() - begin
 
 
 class NonFiniteError(Exception):

@@ -34,7 +34,7 @@ from torch import Tensor
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file
-from mmpareto.integration.gradients import differentiate, separate_passes
+from mmpareto.integration.gradients import Gradients, differentiate, separate_passes
 from mmpareto.integration.linear_algebra import grams_of
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
@@ -57,6 +57,16 @@ class Recorded:
     figures: dict[str, Tensor]
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The gradients of one step so far, its number in the run, its epoch, and modality → its objectives' names."""
+
+    step: int
+    epoch: int
+    objectives: dict[str, list[str]]
+    gradients: Gradients
+
+
 class GradientRecorder:
     """Measures gradients beside the training, which goes on bit by bit as without it.
 
@@ -73,13 +83,16 @@ class GradientRecorder:
             modality: {name: p for name, p in encoder.named_parameters() if p.requires_grad}
             for modality, encoder in network.encoders.items()
         }
+        self._measured: Measured | None = None
         self._fresh: list[Recorded] = []  # on the device until the file is written: no step waits for it
         self._written: list[tuple[int, int, dict[str, np.ndarray]]] = []
 
     def measure(
         self, epoch: int, step: int, joint: Tensor, unimodal: Mapping[str, Tensor], scale: Tensor | None
-    ) -> Recorded | None:
-        """The gradients of this step's losses, whose graph is kept; None if the step is not to be recorded.
+    ) -> None:
+        """Take the gradients of this step's losses, whose graph is kept, if the step is to be recorded.
+
+        Called more than once before `keep`, it adds them up: of losses that add up to the step's.
 
         Arguments:
             epoch, step: from 1; the step within the epoch.
@@ -87,24 +100,33 @@ class GradientRecorder:
         """
         number = (epoch - 1) * self._steps_an_epoch + step
         if self._every is None or (number - 1) % self._every:
-            return None
+            return
         objectives = self._objectives(joint, unimodal)
         passes = [dataclasses.replace(run, outside=False) for run in separate_passes(objectives)]
         gradients = differentiate(objectives, passes, scale, retain_graph=True)
+        if self._measured is not None:
+            self._measured.gradients.add(gradients)
+        else:
+            names = {modality: encoder.objectives for modality, encoder in objectives.encoders.items()}
+            self._measured = Measured(number, epoch, names, gradients)
+
+    def keep(self, report: Report) -> None:
+        """Keep what was measured, if anything, and what the method reports of the same step."""
+        measured, self._measured = self._measured, None
+        if measured is None:
+            return
         figures: dict[str, Tensor] = {}
         with torch.no_grad():
-            for modality, encoder in objectives.encoders.items():
-                names = [JOINT if name == JOINT else UNIMODAL for name in encoder.objectives]
-                figures |= layer_figures(modality, names, grams_of(gradients.encoders[modality], gradients.scale))
-        return Recorded(number, epoch, figures)
-
-    def keep(self, recorded: Recorded | None, report: Report) -> None:
-        """Keep what was measured, and what the method reports of the same step."""
-        if recorded is None:
-            return
+            if self._method.over is not None:
+                parameters = {modality: list(layers.values()) for modality, layers in self._layers.items()}
+                self._method.over.begin().finish(parameters, measured.gradients)
+            for modality, objectives in measured.objectives.items():
+                names = [JOINT if name == JOINT else UNIMODAL for name in objectives]
+                grams = grams_of(measured.gradients.encoders[modality], measured.gradients.scale)
+                figures |= layer_figures(modality, names, grams)
         for modality, seen in report.items():
-            recorded.figures.update({f"{name}_{modality}": getattr(seen, name).float() for name in REPORTED})
-        self._fresh.append(recorded)
+            figures |= {f"{name}_{modality}": getattr(seen, name).float() for name in REPORTED}
+        self._fresh.append(Recorded(measured.step, measured.epoch, figures))
 
     def write(self, folder: Path) -> None:
         """Write all records, if any are asked for, into the run's folder; waits for the device."""

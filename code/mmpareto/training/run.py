@@ -12,34 +12,43 @@ from mmpareto.data.batches import make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
+from mmpareto.training.batch_norm import synchronised
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
+from mmpareto.training.distributed import ALONE, Processes, started_by_torchrun
 from mmpareto.training.loop import Trainer
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
+from mmpareto.training.step import part_count
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
 
 def train(request: Request) -> int:
-    """Do what the command line asks for; the exit status.
+    """Do what the command line asks for, alone or as one of the processes that torchrun started; the exit status.
 
     Raises:
         InputError: the data, a GPU or the folder is not there, or the checkpoint does not fit, and nothing was written;
             or a file of the data turned out to be damaged on the way.
     """
+    with started_by_torchrun() as processes:
+        return _train(request, processes)
+
+
+def _train(request: Request, processes: Processes) -> int:
     settings = request.settings
     banner = DATASETS[settings.dataset].banner
     if banner:
         print(banner, flush=True)
-    devices.choose_devices(settings.gpu_ids)  # refuses a GPU that is not there before anything is made
+    processes.devices(settings.gpu_ids)  # refuses a GPU that is not there before anything is made
     if request.stand_in:
         print(f"{request.stand_in} is not there: the synthetic stand-in takes its place", flush=True)
-        make_stand_in(settings)
-    trainer = make_trainer(settings, request.resume)
-    print(f"{settings.name}: {trainer.data.record['clips']} on {trainer.device}, into {trainer.folder}", flush=True)
+        processes.of_first(lambda: make_stand_in(settings))
+    trainer = make_trainer(settings, request.resume, processes)
+    where = f"{trainer.device}, {processes.share.count} processes" if processes.together else trainer.device
+    print(f"{settings.name}: {trainer.data.record['clips']} on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
@@ -49,8 +58,11 @@ def train(request: Request) -> int:
         return stop.status
     except NonFiniteError as error:
         saved = f"{trainer.folder / LAST} is from before" if (trainer.folder / LAST).exists() else "nothing was saved"
-        print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
+        if processes.first:
+            print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
         return 1
+    finally:
+        trainer.loaders.stop()
     print(summary_text(summary, trainer.network.modalities))
     if banner:
         print(banner)
@@ -69,7 +81,7 @@ def make_stand_in(settings: Settings) -> None:
         print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
-def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
+def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = ALONE) -> Trainer:
     """A new run, or one as its last.pt holds it: data opened, network made, and only then the folder.
 
     Raises:
@@ -77,10 +89,10 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     """
     devices.seed_everything(settings.random_seed)
     checkpoint = load_checkpoint(resume / LAST) if resume else None
-    device, gpu_ids = devices.choose_devices(settings.gpu_ids)
+    device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
     method = make_method(settings.method, settings.options)
-    data = open_data(settings, method.modalities)
+    data = processes.after_first(lambda: open_data(settings, method.modalities))  # it may have to write a cache
     if method.needs_classes and len(data.train.classes) == 1:
         raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
     if resume and checkpoint:
@@ -97,6 +109,10 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
     check_fits(network, data, settings)
+    devices.allow_tf32(settings.tf32)
+    network.recompute = settings.checkpoint_activations
+    if settings.channels_last:
+        network.lay_out_channels_last()
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
     identity = {
@@ -107,7 +123,11 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
         "method": settings.method,
         "amp": settings.amp,
     }
-    trainer = Trainer(settings, data, network.to(device), method, device, gpu_ids, identity)
+    network = network.to(device)
+    if processes.together:
+        processes.alike(network)
+        network = synchronised(network, device)
+    trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
         trainer.restore(checkpoint)
         trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
@@ -115,10 +135,11 @@ def make_trainer(settings: Settings, resume: Path | None = None) -> Trainer:
         method.begin_training(trainer.offered)
     except ValueError as error:
         raise InputError(f"--method {settings.method}: {error}.") from error
-    trainer.folder = resume or new_folder(settings.name, settings.ckpt_path)
-    if not checkpoint or checkpoint["epoch"] <= settings.epochs:  # resuming a finished run changes nothing
+    trainer.folder = resume or processes.of_first(lambda: new_folder(settings.name, settings.ckpt_path))
+    resumed_when_finished = checkpoint and checkpoint["epoch"] > settings.epochs  # changes nothing
+    if processes.first and not resumed_when_finished:
         write_config(trainer.folder, to_config(settings), data.record)
-    if checkpoint:
+    if processes.first and checkpoint:
         write_metrics(trainer.folder, trainer.history)  # without what came after last.pt
     return trainer
 
@@ -135,11 +156,14 @@ def check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: di
 
 
 def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> None:
-    """Raise InputError where the network cannot train on the smallest batch of an epoch, such as a last one of one.
+    """Raise InputError where the network cannot train on the smallest part of a batch, such as a last one of one.
 
     BatchNorm needs more than one value a channel, and every convolution a picture that it fits into.
     """
-    smallest = min(len(data.train) % settings.batch_size or settings.batch_size, 2)
+    full, samples = settings.batch_size, len(data.train)
+    batches = {min(full, samples), samples % full or full}
+    parts = [size // part_count(size, full, settings.accumulate) for size in batches]
+    smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))
     try:
         with torch.no_grad():
@@ -148,7 +172,7 @@ def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> No
         raise InputError(
             f"the network cannot take a batch of {smallest} at --image_size {settings.image_size}, --audio_frames "
             f"{settings.audio_frames}, --audio_pool {settings.audio_pool} ({str(error).splitlines()[0]}); enlarge them "
-            "or change --batch_size."
+            "or change --batch_size or --accumulate."
         ) from error
 
 

@@ -52,6 +52,7 @@ class Settings:
     batch_size: int
     epochs: int
     amp: str | None
+    accumulate: int
     audio: str
     frames: int
     image_size: int
@@ -61,6 +62,10 @@ class Settings:
     cache: bool
     gpu_ids: str
     workers: int | None
+    compile: bool
+    channels_last: bool
+    tf32: bool
+    checkpoint_activations: bool
     use_tensorboard: bool
     tensorboard_path: str | None
     record_gradients: int | None
@@ -131,6 +136,14 @@ def parser() -> argparse.ArgumentParser:
     steps.add_argument("--lr_decay_ratio", type=float)
     steps.add_argument("--clip_grad", type=float, nargs="?", const=40.0, metavar="NORM", help="clip to NORM (bare: 40)")
     steps.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
+    steps.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="go through each batch in N parts, for less memory: the same step to rounding, but for BatchNorm and the "
+        "mean gates of MMTM, which see a part at a time (default: 1)",
+    )
 
     inputs = made.add_argument_group("the input")
     inputs.add_argument("--audio", choices=("fbank", "spectrogram"), help="the prepared feature to read")
@@ -149,6 +162,25 @@ def parser() -> argparse.ArgumentParser:
     )
     machine.add_argument(
         "--workers", type=int, help="loader processes (default: one a core, at most 16; on the CPU none)"
+    )
+    machine.add_argument(
+        "--compile", action="store_true", help="torch.compile the model: the same result to rounding, repeatable"
+    )
+    machine.add_argument(
+        "--channels_last",
+        action="store_true",
+        help="images and convolutions with the channels last in memory: the same result to rounding, repeatable",
+    )
+    machine.add_argument(
+        "--tf32",
+        action="store_true",
+        help="GPU products and convolutions of float32 in TF32: inputs rounded to 10 bits, repeatable; none on the CPU",
+    )
+    machine.add_argument(
+        "--checkpoint_activations",
+        action="store_true",
+        help="compute the encoders' activations again in each backward pass, for less memory: the same result to "
+        "rounding, repeatable",
     )
     machine.add_argument("--use_tensorboard", type=truth, default=True, metavar="true|false", help="default: true")
     machine.add_argument("--tensorboard_path", metavar="DIR", help="default: the run's folder")
@@ -275,6 +307,11 @@ def _checked(settings: Settings) -> Settings:
     low, high = settings.crop_scale
     for sound, flag, need in (
         (settings.batch_size >= 1, "batch_size", "at least 1"),
+        (
+            1 <= settings.accumulate <= settings.batch_size,
+            "accumulate",
+            f"from 1 to --batch_size {settings.batch_size}",
+        ),
         (settings.epochs >= 1, "epochs", "at least 1"),
         (0 < settings.learning_rate < math.inf, "learning_rate", "above 0, and finite"),
         (settings.momentum >= 0, "momentum", "at least 0"),

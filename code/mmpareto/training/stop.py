@@ -1,6 +1,7 @@
 """Leaving in good order on SIGINT and SIGTERM."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -15,11 +16,16 @@ class Stopped(BaseException):
 class StopSignals:
     """While entered, SIGINT and SIGTERM are only noted, for the loop to ask between steps.
 
-    A second signal acts at once, as it would have without this.
+    A second signal acts at once, as it would have without this. Not so with several processes: there it may be the
+    first one, sent on by torchrun, which itself ends what does not stop.
+
+    Arguments:
+        agreed: the signal that any of several processes has had, 0 for none; all ask it at the same steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agreed: Callable[[int], int] | None = None) -> None:
         self.signum: int | None = None
+        self._agreed = agreed
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -34,12 +40,14 @@ class StopSignals:
 
     def check(self) -> None:
         """Raise Stopped when a signal has come."""
-        if self.signum is not None:
-            raise Stopped(self.signum)
+        signum = self.signum if self._agreed is None else self._agreed(self.signum or 0)
+        if signum:
+            raise Stopped(signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._restore()
+        if self._agreed is None:
+            self._restore()
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

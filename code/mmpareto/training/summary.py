@@ -14,7 +14,7 @@ from mmpareto.training.run_folder import BEST, LAST, SUMMARY
 
 
 def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
-    """Write summary.json of a finished run; its content.
+    """Write summary.json of a finished run (the first of several processes does); its content.
 
     Arguments:
         warning: what must be said of results on this data, if anything.
@@ -25,7 +25,8 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
     if warning:
         summary["warning"] = warning
-    write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    if trainer.processes.first:
+        write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -63,7 +64,8 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
             for kept in ("last", "best_val", "best_test"):
                 if summary[kept] is not None and summary[kept]["epoch"] == epoch:
                     summary[kept] = summary[kept] | own
-        save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
+        if trainer.processes.first:
+            save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
     summary["unimodal_note"] = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
 
 

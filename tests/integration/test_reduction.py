@@ -1,0 +1,207 @@
+"""N processes with shares of a batch against one process with the whole of it, float64."""
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from every_method import Batch, Loop, Model, assert_close, batch_of, ready, take_grads
+from mmpareto import METHODS, MMPareto
+from mmpareto.integration import reduction
+from mmpareto.integration.method import Method
+from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.report import Report
+from processes import in_processes
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.functional import cross_entropy
+
+SIZE = 12
+# Samples of each process, step by step; in the last step one has none.
+SHARES = {2: [(7, 5), (6, 6), (12, 0)], 4: [(3, 3, 3, 3), (5, 4, 2, 1), (6, 5, 0, 1)]}
+REFRESHED = "mmpareto, decided at every second step"
+NAMES = [*METHODS, *(["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else [])]
+
+
+def part(batch: Batch, start: int, size: int) -> Batch:
+    return {name: x[start : start + size] for name, x in batch[0].items()}, batch[1][start : start + size]
+
+
+def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
+    """A step as `every_method.step`, on a share of SIZE samples; losses add up to the batch's mean."""
+    inputs, labels = batch
+    asked = method.before_forward(loop, inputs, labels)
+    outputs = loop.network(inputs, **asked)
+    joint, *own = (
+        cross_entropy(z, labels, reduction="sum") / SIZE for z in (outputs.joint, *outputs.unimodal.values())
+    )
+    torch.manual_seed(number)
+    return method.backward(
+        joint,
+        dict(zip(outputs.unimodal, own, strict=True)),
+        encoders=dict(loop.network.encoders.items()),
+        outputs=outputs,
+        labels=labels,
+        interaction=loop.network.interaction,
+    )
+
+
+def descend(model: nn.Module) -> dict[str, Tensor | None]:
+    """Take a step of plain descent; the gradients."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    return take_grads(model)
+
+
+def plain(report: Report) -> dict[str, Tensor]:
+    found = {f"{m}.{name}": value.double() for m, seen in report.items() for name, value in vars(seen).items()}
+    return found | {"finite": report.finite.double()} | report.figures
+
+
+def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> list[tuple[Any, Any, Any]]:
+    """Gradients, report and state of every step: of this process's share, or of the whole batch."""
+    model = Model(mixed=mixed)
+    steps: list[tuple[Any, Any, Any]] = []
+    if name == REFRESHED:
+        method: Method = MMPareto(weights="encoder", rescale="encoder", refresh=2)
+        loop = Loop(model, batch_of(size=SIZE))
+    else:
+        method, loop = ready(name, model, batch_of(size=SIZE))
+    method.over = None if shares is None else SumOver()
+    for number in range(len(SHARES[2])):
+        batch = batch_of(size=SIZE, seed=number)
+        if shares is not None:
+            sizes = shares[number]
+            batch = part(batch, sum(sizes[: dist.get_rank()]), sizes[dist.get_rank()])
+        report = step(method, loop, batch, number)
+        steps.append((descend(model), plain(report), copy.deepcopy(method.state_dict())))
+    return steps
+
+
+RUNS = [(name, name == "greedy") for name in NAMES] + [("mmpareto", True), ("pmr", True), (REFRESHED, False)]
+
+
+def every_method(count: int) -> dict[tuple[str, bool], Any]:
+    return {(name, mixed): trained(name, SHARES[count], mixed) for name, mixed in RUNS}
+
+
+@pytest.fixture(scope="module", params=SHARES)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return in_processes(request.param, every_method, tmp_path_factory.mktemp("processes"), request.param)
+
+
+def assert_state_close(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_state_close(a[key], b[key])
+    elif isinstance(a, Tensor):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12, equal_nan=True)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(("name", "mixed"), RUNS)
+def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, shared: list[Any]) -> None:
+    whole = trained(name, None, mixed)
+    for process in shared:
+        for (grads, report, state), (wanted, report_wanted, state_wanted) in zip(
+            process[name, mixed], whole, strict=True
+        ):
+            assert_close(grads, wanted)
+            assert_state_close(report, report_wanted)
+            assert_state_close(state, state_wanted)
+    for process in shared[1:]:  # bit by bit the same everywhere, or the processes' weights would drift apart
+        for ours, theirs in zip(process[name, mixed], shared[0][name, mixed], strict=True):
+            assert all(g is None or torch.equal(g, theirs[0][key]) for key, g in ours[0].items())
+
+
+def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
+    """Process 0 takes its share in three parts, process 1 in one; gradients, and the sums that were begun."""
+    model, method = Model(), MMPareto()
+    method.over, loop = SumOver(), Loop(model, batch_of(size=SIZE))
+    begun = count_sums()
+    sizes = [(0, 3), (3, 2), (5, 2)] if dist.get_rank() == 0 else [(7, 5)]
+    with method.accumulate():
+        for start, size in sizes[:-1]:
+            step(method, loop, part(batch_of(size=SIZE), start, size), 0)
+    assert set(begun) == {"pass"} or not begun  # nothing is summed before the last part
+    step(method, loop, part(batch_of(size=SIZE), *sizes[-1]), 0)
+    return take_grads(model), begun
+
+
+def count_sums() -> list[str]:
+    """A list that takes up every collective and every backward pass from now on."""
+    begun: list[str] = []
+    all_reduce, grad = dist.all_reduce, torch.autograd.grad
+
+    def summing(buffer: Tensor, **options: Any) -> Any:
+        assert options["async_op"] and buffer.dim() == 1
+        begun.append(f"sum of {buffer.numel()}")
+        return all_reduce(buffer, **options)
+
+    def differentiating(*arguments: Any, **options: Any) -> Any:
+        begun.append("pass")
+        return grad(*arguments, **options)
+
+    reduction.dist.all_reduce, torch.autograd.grad = summing, differentiating  # type: ignore[assignment]
+    return begun
+
+
+def at_once() -> list[str]:
+    model, method = Model(), MMPareto()
+    method.over = SumOver()
+    begun = count_sums()
+    step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
+    return begun
+
+
+def test_parts_of_a_share_are_summed_over_processes_once(tmp_path: Path) -> None:
+    model, method = Model(), MMPareto()
+    step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
+    wanted = take_grads(model)
+    for grads, begun in in_processes(2, in_parts, tmp_path):
+        assert_close(grads, wanted)
+        assert len([what for what in begun if what != "pass"]) == 4
+
+
+def test_one_buffer_a_pass_and_the_first_is_on_its_way_during_the_second(tmp_path: Path) -> None:
+    model = Model()
+    inside = sum(p.numel() for p in model.encoders.parameters())
+    outside = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoders."))
+    for begun in in_processes(2, at_once, tmp_path):
+        # The last three numbers: which of the three losses are not finite.
+        assert begun == ["pass", f"sum of {inside}", "pass", f"sum of {inside}", f"sum of {outside}", "sum of 3"]
+
+
+def not_finite() -> tuple[list[bool], bool]:
+    model, method = Model(), MMPareto()
+    method.over = SumOver()
+    inputs, labels = part(batch_of(size=SIZE), 6 * dist.get_rank(), 6)
+    if dist.get_rank() == 1:
+        inputs["visual"] = inputs["visual"] * torch.inf
+    report = step(method, Loop(model, (inputs, labels)), (inputs, labels), 0)
+    return report.finite.tolist(), all(bool(p.grad.isfinite().all()) for p in model.encoders["audio"].parameters())  # type: ignore[union-attr]
+
+
+def test_every_process_is_told_of_a_loss_that_is_not_finite_in_one(tmp_path: Path) -> None:
+    assert [flags for flags, _ in in_processes(2, not_finite, tmp_path)] == [[False, True, False]] * 2
+
+
+def as_laid_out() -> list[Any]:
+    """The strides of a convolution's gradient where weights have their channels last, and those of the weight."""
+    model = Model().to(memory_format=torch.channels_last)
+    method = MMPareto()
+    method.over = SumOver()
+    step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
+    weight = model.encoders["audio"].conv.weight  # type: ignore[union-attr]
+    return [weight.grad.stride(), weight.stride()]  # type: ignore[union-attr]
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do(tmp_path: Path) -> None:
+    for gradient, weight in in_processes(2, as_laid_out, tmp_path):
+        assert gradient == weight and weight[1] == 1

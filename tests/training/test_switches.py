@@ -1,0 +1,175 @@
+"""The switches of speed and memory: each gives the run without it, up to rounding."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from mmpareto.data.batches import Batch, to_device
+from mmpareto.errors import InputError
+from mmpareto.training import devices
+from mmpareto.training.loop import Trainer
+from prepared_clips import write_prepared
+from tiny_runs import acting, assert_same_run, read, resume, run, send_signal, trainer_of
+from torch import Tensor, nn
+
+SWITCHES = ("--channels_last", "--checkpoint_activations", "--tf32", "--compile")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=10, test=4, prepared={})
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile without a code generator, which takes a minute a program, and leave no setting of PyTorch's behind."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch._dynamo.reset()
+    with torch._functorch.config.patch(donated_buffer=True), torch._dynamo.config.patch(recompile_limit=8):
+        yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+
+
+def batches(trainer: Trainer, dtype: torch.dtype = torch.float64) -> Iterator[Batch]:
+    """The batches of the trainer's epoch."""
+    for batch in trainer.loader:
+        batch = to_device(batch, trainer.device, trainer.data.train.normalisation)
+        yield batch._replace(inputs={name: values.to(dtype) for name, values in batch.inputs.items()})
+
+
+def trained(trainer: Trainer, epochs: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The weights and statistics after some epochs, and the figures of the last step."""
+    trainer.network.to(dtype)
+    for trainer.epoch in range(1, epochs + 1):
+        trainer.steps = 0
+        trainer.begin_epoch()
+        for batch in batches(trainer, dtype):
+            figures = trainer.step(batch)
+    return dict(trainer.network.state_dict()) | figures
+
+
+def assert_equal(data: Path, folder: Path, switch: str, *more: str) -> None:
+    """In float64, to 1e-6: float32 would amplify rounding in BatchNorm. With blocks in float32, to 1e-3.
+
+    (A compiled program of PyTorch 2.11 does not count on in a float64 scalar on the CPU, as the blocks' would be.)
+    """
+    dtype, rtol, atol = (torch.float32, 1e-3, 1e-5) if "greedy" in more else (torch.float64, 1e-6, 1e-8)
+    common = ("--protocol", "paper", "--learning_rate", "0.01", *more)
+    plain = trained(trainer_of(data, folder / "plain", *common), dtype=dtype)
+    switched = trained(trainer_of(data, folder / "on", *common, *switch.split()), dtype=dtype)
+    assert list(plain) == list(switched)
+    for name in plain:
+        # Biases before BatchNorm have no gradient but rounding, which may be in conflict or not.
+        if not name.startswith(("weight_", "conflict_rate_", "rescale_")):
+            torch.testing.assert_close(
+                switched[name], plain[name], rtol=rtol, atol=atol, msg=partial("{} {}".format, name)
+            )
+
+
+@pytest.mark.parametrize("encoder", ["plain", "tiny"])
+@pytest.mark.parametrize("switch", [*SWITCHES, " ".join(SWITCHES)])
+def test_a_switch_changes_nothing_but_rounding(switch: str, encoder: str, data: Path, tmp_path: Path) -> None:
+    assert_equal(data, tmp_path, switch, "--encoder", encoder, "--method", "mmpareto", "--frames", "2")
+
+
+@pytest.mark.parametrize("method", ["dgl", "greedy --start_epoch 1", "pretrain_finetune --pretrain_epochs 1", "agm"])
+@pytest.mark.parametrize("switch", ["--checkpoint_activations", "--compile"])
+def test_methods_that_ask_more_of_the_model(switch: str, method: str, data: Path, tmp_path: Path) -> None:
+    """Part of the graph alone; gates that are held; what is trained changes; evaluation within a step."""
+    assert_equal(data, tmp_path, switch, "--method", *method.split())
+
+
+@pytest.mark.parametrize("switch", ["--channels_last", "--checkpoint_activations"])
+def test_resnet(switch: str, data: Path, tmp_path: Path) -> None:
+    """At 64×64: the gradients of a batch of four clips and BatchNorm's statistics; float64, to 1e-8 of their norms."""
+    found = []
+    for more in ([], [switch]):
+        trainer = trainer_of(data, tmp_path / f"{len(more)}", "--encoder", "resnet18", "--image_size", "64", *more)
+        trainer.network.double()
+        trainer.begin_epoch()
+        batch = next(batches(trainer))
+        loss = nn.functional.cross_entropy(trainer.model(batch.inputs).joint, batch.labels)
+        parameters = [*trainer.network.encoders.parameters()]
+        found.append([*torch.autograd.grad(loss, parameters), *trainer.network.buffers()])
+    for one, other in zip(*found, strict=True):
+        assert (other - one).double().norm() <= 1e-8 * one.double().norm()
+
+
+def test_channels_are_last_all_the_way(data: Path, tmp_path: Path) -> None:
+    """Of (B, T, C, H, W) as of (B, C, H, W), and in the gradients."""
+    trainer = trainer_of(data, tmp_path / "run", "--channels_last", "--frames", "2", "--protocol", "paper")
+    seen: list[Tensor] = []
+    for module in trainer.network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
+    trainer.begin_epoch()
+    batch = to_device(next(iter(trainer.loader)), "cpu", trainer.data.train.normalisation)
+    assert batch.inputs["visual"].dim() == 5
+    trainer.step(batch)
+    weights = [p for p in trainer.network.parameters() if p.dim() == 4]
+    assert len(seen) == 8
+    for tensor in [*seen, *weights, *(trainer.optimizer.state[p]["momentum_buffer"] for p in weights)]:
+        assert tensor.is_contiguous(memory_format=torch.channels_last), tensor.shape
+
+
+@pytest.mark.parametrize("switch", ["--accumulate 2", "--channels_last", "--checkpoint_activations"])
+def test_a_run_with_a_switch_stopped_and_resumed_is_the_run_never_stopped(
+    switch: str, data: Path, tmp_path: Path
+) -> None:
+    more = ("--protocol", "paper", "--record_gradients", "2", *switch.split())
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(Trainer, "step", 2, send_signal):
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_checkpoint_with_channels_last_is_one_like_any(data: Path, tmp_path: Path) -> None:
+    """Whoever reads it needs to know nothing of the layout."""
+    assert run(data, tmp_path, "--channels_last", "--epochs", "1") == 0
+    weights = read(tmp_path / "best.pt")["model"]
+    network = trainer_of(data, tmp_path / "other").network
+    network.load_state_dict(weights)
+    assert all(torch.equal(p, weights[name]) for name, p in network.state_dict().items())
+    assert network.encoders["visual"].layers[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_what_was_asked_for_and_nothing_on_the_cpu(allowed: bool, data: Path, tmp_path: Path) -> None:
+    more = ["--tf32"] if allowed else []
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not allowed
+    found = trained(trainer_of(data, tmp_path / "run", *more))
+    assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    assert torch.backends.cudnn.allow_tf32 is allowed
+    other = trained(trainer_of(data, tmp_path / "other"))
+    assert all(torch.equal(value, other[name]) for name, value in found.items())
+
+
+def test_a_compiled_model_is_one_for_every_size_of_batch_and_what_is_trained(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path, "--compile", "--method", "pretrain_finetune", "--pretrain_epochs", "1")
+    assert isinstance(trainer.model, torch._dynamo.eval_frame.OptimizedModule)
+    torch._dynamo.utils.counters.clear()
+    trained(trainer, epochs=3)  # 7 clips: batches of 4 and of 3
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 4 and not torch._dynamo.utils.counters["graph_break"]
+    assert not next(trainer.network.heads.parameters()).requires_grad
+
+
+def test_compiling_for_several_gpus_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--compile goes with one GPU.*--gpu_ids 0"):
+        devices.runnable(nn.Linear(1, 1), [0, 1], compiled=True)
+
+
+@pytest.mark.slow
+def test_generated_code_trains_as_pytorchs_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", torch.compile.func)  # type: ignore[attr-defined]
+    assert_equal(data, tmp_path, "--compile", "--encoder", "plain")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("switch", ["--channels_last", "--checkpoint_activations", "--compile"])
+def test_a_switch_on_a_gpu_changes_nothing_but_rounding(switch: str, data: Path, tmp_path: Path) -> None:
+    assert_equal(data, tmp_path, switch, "--gpu_ids", "0", "--frames", "2")
