@@ -102,7 +102,8 @@ def test_defaults_of_the_house() -> None:
         "weights": "parameter",
         "rescale": "parameter",
         "boost": "conflict",
-        "zero_is_conflict": False, "refresh": 1,
+        "zero_is_conflict": False,
+        "refresh": 1,
     }
     assert_values(found, {"data": "data/cremad", "ckpt_path": None, "encoder": "resnet18", "fusion": "concat"})
     assert found.gpu_ids == "auto" and found.name == "cremad-mmpareto-seed0"
