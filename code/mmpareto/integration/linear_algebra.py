@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 16  # elements; a sum of so many float32 products is right to a few units in the seventh digit
+PIECE = 1 << 15  # elements; more would be shared out among threads, which takes longer than the sum
 
 
 def grams_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
@@ -64,13 +64,12 @@ def combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor 
         return grouped.combined(weights)
     combined: list[Tensor | None] = []
     for index, own in enumerate(weights):
-        h: Tensor | None = None
+        reached = []
         for objective, weight in zip(gradients, own, strict=True):
             g, objective[index] = objective[index], None
             if g is not None:
-                g = _working(g)
-                h = g * weight.to(g) if h is None else h.addcmul_(g, weight.to(g))
-        combined.append(h)
+                reached.append((g, weight))
+        combined.append(_weighted_sum(reached) if reached else None)
     return combined
 
 
@@ -105,11 +104,28 @@ def _products(gradients: list[list[Tensor | None]], scale: Tensor) -> tuple[Tens
 
 
 def _products_of_pieces(pieces: dict[int, Tensor], pairs: list[tuple[int, int]]) -> Tensor:
-    products = [torch.dot(pieces[i], pieces[j]) for i, j in pairs]
+    products = [(pieces[i] * pieces[j]).sum() for i, j in pairs]
     if len(pieces) == 1:
         return torch.stack([*products, *products])
     total = functools.reduce(torch.add, pieces.values())
-    return torch.stack([*products, torch.dot(total, total)])
+    return torch.stack([*products, (total * total).sum()])
+
+
+def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ w·g of gradients of one shape and their () weights, in a new tensor."""
+    first = _working(terms[0][0])
+    if not all(g.is_contiguous() for g, _ in terms):  # channels last, say: h lies in memory as they do
+        h = first * terms[0][1].to(first)
+        for g, weight in terms[1:]:
+            h.addcmul_(_working(g), weight.to(h))
+        return h
+    h = torch.empty_like(first)
+    weights = [weight.to(h) for _, weight in terms]
+    for place, *pieces in zip(h.view(-1).split(PIECE), *(_pieces(g) for g, _ in terms), strict=True):
+        torch.mul(pieces[0], weights[0], out=place)
+        for piece, weight in zip(pieces[1:], weights[1:], strict=True):
+            place.addcmul_(piece, weight)
+    return h
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
