@@ -78,11 +78,11 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
 
     def results() -> list[Tensor | None]:
         gradients = made()
-        numbers = [*linear_algebra.grams_and_norm_of_sum(gradients, scale)]
-        combined = linear_algebra.combine(gradients, alpha)
+        grams = linear_algebra.grams_of(gradients, scale)
+        measured, *norms = linear_algebra.combine_and_measure(gradients, alpha, scale)
         assert all(g is None for objective in gradients for g in objective)
-        numbers.append(linear_algebra.norms_of(combined, scale))
-        return [*numbers, *linear_algebra.scaled(combined, factors)]
+        combined = linear_algebra.combine(made(), alpha)
+        return [grams, *norms, *measured, *linear_algebra.scaled(combined, factors)]
 
     expected = results()
     group(monkeypatch)

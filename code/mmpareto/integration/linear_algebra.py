@@ -7,7 +7,7 @@ tensors are laid into one vector (`_Grouped`); on the CPU they are gone through 
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,24 +25,13 @@ def grams_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
     Returns:
         (P, n, n) float64, on the device of `scale`.
     """
-    return grams_and_norm_of_sum(gradients, scale)[0]
-
-
-def grams_and_norm_of_sum(gradients: list[list[Tensor | None]], scale: Tensor) -> tuple[Tensor, Tensor]:
-    """`grams_of` the gradients and, in the same pass over them, the Euclidean norms of their sums, (P,) float64."""
     count = len(gradients)
     grouped = _Grouped.of(gradients)
-    products, squares = grouped.products() if grouped else _products(gradients, scale)
+    products = grouped.products() if grouped else _products(gradients, scale.device)
     upper = torch.triu_indices(count, count, device=products.device)
     grams = products.new_zeros(len(products), count, count)
     grams[:, upper[0], upper[1]] = grams[:, upper[1], upper[0]] = products
-    factor = scale.double()
-    return grams.to(scale.device) / factor.square(), squares.to(scale.device).sqrt() / factor
-
-
-def norms_of(tensors: Sequence[Tensor | None], scale: Tensor) -> Tensor:
-    """(P,) float64 Euclidean norms, without the factor `scale`; None counts as zero."""
-    return grams_of([list(tensors)], scale)[:, 0, 0].sqrt()
+    return grams.to(scale.device) / scale.double().square()
 
 
 def combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor | None]:
@@ -59,18 +48,36 @@ def combine(gradients: list[list[Tensor | None]], alpha: Tensor) -> list[Tensor 
     weights = alpha * len(gradients)
     grouped = _Grouped.of(gradients)
     if grouped:
-        for objective in gradients:
-            objective[:] = [None] * len(objective)
+        _empty(gradients)
         return grouped.combined(weights)
-    combined: list[Tensor | None] = []
-    for index, own in enumerate(weights):
-        reached = []
-        for objective, weight in zip(gradients, own, strict=True):
-            g, objective[index] = objective[index], None
-            if g is not None:
-                reached.append((g, weight))
-        combined.append(_weighted_sum(reached) if reached else None)
-    return combined
+    return [_weighted_sum(terms) if terms else None for terms in _terms(gradients, weights)]
+
+
+def combine_and_measure(
+    gradients: list[list[Tensor | None]], alpha: Tensor, scale: Tensor
+) -> tuple[list[Tensor | None], Tensor, Tensor]:
+    """`combine`, and on the way the Euclidean norms ‖h‖ and ‖Σ gᵢ‖ of every tensor.
+
+    Returns:
+        What `combine` does, and the norms, (P,) float64 each, without the factor `scale`, on its device.
+    """
+    weights = alpha * len(gradients)
+    grouped = _Grouped.of(gradients)
+    if grouped:
+        _empty(gradients)
+        combined, squares = grouped.combined_and_squares(weights)
+    else:
+        combined, sums = [], _Sums()
+        for place, terms in enumerate(_terms(gradients, weights)):
+            combined.append(_weighted_sum(terms, (sums, 2 * place)) if terms else None)
+        squares = sums.of(2 * len(combined), scale.device).view(-1, 2)
+    norms = squares.to(scale.device).sqrt() / scale.double()
+    return combined, norms[:, 0], norms[:, 1]
+
+
+def _empty(gradients: list[list[Tensor | None]]) -> None:
+    for objective in gradients:
+        objective[:] = [None] * len(objective)
 
 
 def scaled(tensors: list[Tensor | None], factors: Tensor) -> list[Tensor | None]:
@@ -84,47 +91,76 @@ def scaled(tensors: list[Tensor | None], factors: Tensor) -> list[Tensor | None]
 # --- on the CPU: tensor by tensor, a large one piece by piece ---
 
 
-def _products(gradients: list[list[Tensor | None]], scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(P, n(n+1)/2) inner products of the pairs i ≤ j, and (P,) squared norms of the sums; float64."""
-    count = len(gradients)
-    pairs = [*itertools.combinations_with_replacement(range(count), 2)]
-    rows = []
-    for tensors in zip(*gradients, strict=True):
+def _products(gradients: list[list[Tensor | None]], device: torch.device) -> Tensor:
+    """(P, n(n+1)/2) inner products of the pairs i ≤ j, float64."""
+    pairs = [*itertools.combinations_with_replacement(range(len(gradients)), 2)]
+    sums = _Sums()
+    for index, tensors in enumerate(zip(*gradients, strict=True)):
         reached = {place: _pieces(g) for place, g in enumerate(tensors) if g is not None}
-        found = [(i, j) for i, j in pairs if i in reached and j in reached]
-        aligned = zip(*reached.values(), strict=True)
-        parts = [_products_of_pieces(dict(zip(reached, pieces, strict=True)), found) for pieces in aligned]
-        row = torch.zeros(len(pairs) + 1, dtype=torch.float64, device=scale.device)
-        if parts:
-            places = [*(pairs.index(pair) for pair in found), len(pairs)]
-            row[places] = torch.stack(parts).double().sum(0).to(scale.device)
-        rows.append(row)
-    products = torch.stack(rows)
-    return products[:, :-1], products[:, -1]
+        found = [(index * len(pairs) + number, *pair) for number, pair in enumerate(pairs) if reached.keys() >= {*pair}]
+        for pieces in zip(*reached.values(), strict=True):
+            own = dict(zip(reached, pieces, strict=True))
+            for place, i, j in found:
+                sums.add(place, (own[i] * own[j]).sum())
+    return sums.of(len(gradients[0]) * len(pairs), device).view(-1, len(pairs))
 
 
-def _products_of_pieces(pieces: dict[int, Tensor], pairs: list[tuple[int, int]]) -> Tensor:
-    products = [(pieces[i] * pieces[j]).sum() for i, j in pairs]
-    if len(pieces) == 1:
-        return torch.stack([*products, *products])
-    total = functools.reduce(torch.add, pieces.values())
-    return torch.stack([*products, (total * total).sum()])
+class _Sums:
+    """Many () tensors, added up in float64 by the place that each belongs to."""
+
+    def __init__(self) -> None:
+        self._places: list[int] = []
+        self._values: list[Tensor] = []
+
+    def add(self, place: int, value: Tensor) -> None:
+        self._places.append(place)
+        self._values.append(value)
+
+    def of(self, places: int, device: torch.device) -> Tensor:
+        """(places,) float64."""
+        sums = torch.zeros(places, dtype=torch.float64, device=device)
+        if not self._values:
+            return sums
+        values = torch.stack([value.to(device) for value in self._values]).double()
+        return sums.index_add_(0, torch.tensor(self._places, device=device), values)
 
 
-def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Σ w·g of gradients of one shape and their () weights, in a new tensor."""
-    first = _working(terms[0][0])
-    if not all(g.is_contiguous() for g, _ in terms):  # channels last, say: h lies in memory as they do
-        h = first * terms[0][1].to(first)
-        for g, weight in terms[1:]:
-            h.addcmul_(_working(g), weight.to(h))
-        return h
-    h = torch.empty_like(first)
-    weights = [weight.to(h) for _, weight in terms]
-    for place, *pieces in zip(h.view(-1).split(PIECE), *(_pieces(g) for g, _ in terms), strict=True):
-        torch.mul(pieces[0], weights[0], out=place)
-        for piece, weight in zip(pieces[1:], weights[1:], strict=True):
-            place.addcmul_(piece, weight)
+def _terms(gradients: list[list[Tensor | None]], weights: Tensor) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The gradients of one tensor after another that are not None, with their () weights; taken out of their lists."""
+    for index, own in enumerate(weights):
+        reached = []
+        for objective, weight in zip(gradients, own, strict=True):
+            g, objective[index] = objective[index], None
+            if g is not None:
+                reached.append((g, weight))
+        yield reached
+        del reached
+
+
+def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]], squares: "tuple[_Sums, int] | None" = None) -> Tensor:
+    """h = Σ w·g of gradients of one shape and their () weights, in a new tensor.
+
+    Arguments:
+        squares: takes ‖h‖² at that place, and ‖Σ g‖² at the next.
+    """
+    first, weights = _working(terms[0][0]), [weight.to(_working(g)) for g, weight in terms]
+    in_pieces = all(g.is_contiguous() for g, _ in terms)
+    if in_pieces:
+        h = torch.empty_like(first)
+    else:  # channels last, say: h lies in memory as they do
+        h = first * weights[0]
+        for (g, _), weight in zip(terms[1:], weights[1:], strict=True):
+            h.addcmul_(_working(g), weight)
+    if in_pieces or squares is not None:
+        for place, *pieces in zip(_pieces(h), *(_pieces(g) for g, _ in terms), strict=True):
+            if in_pieces:
+                torch.mul(pieces[0], weights[0], out=place)
+                for piece, weight in zip(pieces[1:], weights[1:], strict=True):
+                    place.addcmul_(piece, weight)
+            if squares is not None:
+                total = functools.reduce(torch.add, pieces)
+                for number, vector in enumerate((place, total), start=squares[1]):
+                    squares[0].add(number, (vector * vector).sum())
     return h
 
 
@@ -166,18 +202,28 @@ class _Grouped:
         one_gpu = len({g.device for g in reached}) == 1 and reached[0].is_cuda
         return cls(gradients) if one_gpu else None
 
-    def products(self) -> tuple[Tensor, Tensor]:
-        """(P, n(n+1)/2) inner products of the pairs i ≤ j, and (P,) squared norms of the sums; float64."""
+    def products(self) -> Tensor:
+        """(P, n(n+1)/2) inner products of the pairs i ≤ j, float64."""
         pairs = itertools.combinations_with_replacement([vector.double() for vector in self._vectors], 2)
-        total = functools.reduce(torch.add, self._vectors).double()
-        return torch.stack([self._sums(a * b) for a, b in pairs], 1), self._sums(total.square())
+        return torch.stack([self._sums(a * b) for a, b in pairs], 1)
 
     def combined(self, weights: Tensor) -> list[Tensor | None]:
         """Σᵢ wᵢ gᵢ for weights (P, n), as parts of one vector."""
+        return self._parts(self._combined(weights))
+
+    def combined_and_squares(self, weights: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        """`combined`, and (P, 2) float64: ‖Σᵢ wᵢ gᵢ‖² and ‖Σᵢ gᵢ‖²."""
+        h, total = self._combined(weights), functools.reduce(torch.add, self._vectors)
+        return self._parts(h), torch.stack([self._sums(vector.double().square()) for vector in (h, total)], 1)
+
+    def _combined(self, weights: Tensor) -> Tensor:
         total = self._vectors[0] * self._spread(weights[:, 0])
         for vector, own in zip(self._vectors[1:], weights.T[1:], strict=True):
             total.addcmul_(vector, self._spread(own))
-        parts = iter(total.split([size for size, g in zip(self._sizes, self._like, strict=True) if g is not None]))
+        return total
+
+    def _parts(self, vector: Tensor) -> list[Tensor | None]:
+        parts = iter(vector.split([size for size, g in zip(self._sizes, self._like, strict=True) if g is not None]))
         return [None if g is None else next(parts).view(g.shape) for g in self._like]
 
     def _spread(self, values: Tensor) -> Tensor:

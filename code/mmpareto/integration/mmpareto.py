@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import combine, grams_and_norm_of_sum, machine_epsilon, norms_of, scaled
+from mmpareto.integration.linear_algebra import combine_and_measure, grams_of, machine_epsilon, scaled
 from mmpareto.integration.min_norm import min_norm_weights
 from mmpareto.integration.refresh import Refreshed
 from mmpareto.integration.report import EncoderReport
@@ -104,7 +104,7 @@ class MMPareto(Refreshed):
         """Steps 1 to 3 of the class docstring, for every group of the encoder at once."""
         if self.between:
             return self.as_decided(modality, gradients, scale)
-        grams, total = grams_and_norm_of_sum(gradients, scale)
+        grams = grams_of(gradients, scale)
         eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
         # 1. Conflict and weights.
@@ -115,10 +115,9 @@ class MMPareto(Refreshed):
         # 2. The direction, tensor by tensor; the gradients are let go on the way.
         share = (groups.diagonal(dim1=-2, dim2=-1) > 0).double().mean(-1, keepdim=True)
         factors = torch.where(conflict.unsqueeze(-1), alpha * share, alpha)
-        combined = combine(gradients, factors.expand(grams.shape[:2]))
+        combined, norm, total = combine_and_measure(gradients, factors.expand(grams.shape[:2]), scale)
 
         # 3. The magnitude. Where ‖h‖ is lost in rounding, there is no direction to restore: stationary.
-        norm = norms_of(combined, scale)
         reach = grams.diagonal(dim1=-2, dim2=-1).sqrt()
         if self.rescale == "encoder":
             norm, total, reach = (x.square().sum(0, keepdim=True).sqrt() for x in (norm, total, reach))
