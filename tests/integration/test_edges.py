@@ -318,6 +318,14 @@ def test_finite_losses_whose_heads_are_not(method: str) -> None:
         assert finite_flags(report) == [False, True]
 
 
+def test_finite_gradients_of_any_size_are_finite() -> None:
+    """No square and no sum of them is looked at, which could overflow."""
+    parameter = nn.Parameter(torch.zeros(3))
+    loss = (torch.tensor([3e38, -3e38, 3e38]) * parameter).sum()
+    report = METHODS["uniform"]().backward(loss, {"touch": 0 * parameter.sum()}, encoders={"touch": [parameter]})
+    assert finite_flags(report) == [True, True]
+
+
 def test_only_the_spoiled_tensor_suffers() -> None:
     joint, unimodal = [normal(6), normal(4, seed=1)], [normal(6, seed=2), normal(4, seed=3)]
     spoiled = [joint[0].clone().fill_(math.nan), joint[1]]
