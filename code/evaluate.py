@@ -35,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
 
     from mmpareto.analysis.trained import open_trained
-    from mmpareto.training.devices import choose_devices
+    from mmpareto.training.devices import allow_tf32, choose_devices
 
     device, _ = choose_devices(given.gpu_ids)
+    allow_tf32(False)
     trained = open_trained(given.checkpoint, given.dataset)
     print("\n".join(trained.notes))
     if given.clip is not None:

@@ -148,6 +148,33 @@ def test_one_process_told_to_stop_stops_all_and_they_go_on_as_if_never_stopped(
     assert_same_run(tmp_path / "run", shared[2] / "plain")
 
 
+def stop(data: Path, folder: Path) -> int:
+    """A run that is told to stop after the fourth of six steps."""
+    with group_there(), acting(loop.Trainer, "step", 4, send_signal):
+        return train(parse(arguments(data, folder, *RUNS["plain"])))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_in_another_number_of_processes(
+    before: int, after: int, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    def work(count: int, task: Any, *given: Any) -> Any:
+        meeting = tmp_path / f"processes of {task.__name__}"
+        meeting.mkdir()
+        return in_processes(count, task, meeting, *given) if count > 1 else [task(*given)]
+
+    run = tmp_path / "run"
+    assert work(before, stop, data, run) == [143] * before
+    assert work(after, go_on, run) == [0] * after
+    assert_close(read(run / "last.pt")["model"], read(whole / "plain" / "last.pt")["model"])
+    assert_close(untimed(metrics(run)), untimed(metrics(whole / "plain")), tolerance=1e-4)
+
+
+def go_on(folder: Path) -> int:
+    with group_there():
+        return train(parse(["--resume", str(folder)]))
+
+
 # What the processes tell each other
 
 
