@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmpareto.analysis.plots import confusion_picture
+from mmpareto.analysis.pictures.confusion import confusion_picture
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
 from mmpareto.data.batches import make_loader, stop_workers

@@ -1,8 +1,9 @@
 """A picture of what a run recorded: how joint and unimodal gradients agree, how long they are, what became of them."""
 
+import argparse
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from mmpareto.analysis.gradient_records import Array, EncoderRecords, GradientRecords, read_run, spread
-from mmpareto.analysis.integration_picture import JOINT, MMPARETO, UNIMODAL
-from mmpareto.files import whole_file
+from mmpareto.analysis.pictures.files import save
+from mmpareto.analysis.pictures.style import BLACK, JOINT, MMPARETO, PURPLE, UNIMODAL, WARNING
 from mmpareto.training.recorder import OBJECTIVES
 
 COLOURS = dict(zip(OBJECTIVES, (JOINT, UNIMODAL), strict=True))
-WHOLE, LAYERS, RESCALE, WARNING = "#000000", "#CC79A7", MMPARETO, "#D55E00"  # Okabe and Ito's, as those above
+WHOLE, LAYERS, RESCALE = BLACK, PURPLE, MMPARETO
 PANEL_WIDTH, LEGEND_WIDTH, AROUND = 4.6, 2.0, 1.3  # inches
+DPI = 110
 MOST_NAMES = 16  # layers; with more of them, names stand only where a block of the encoder begins
 MOST_LINES = 25  # of text below each other
 MOST_POINTS = 200  # of a line
 
 
-def draw_gradients(path: Path, run: Path) -> None:
-    """Draw what the run in a folder recorded by --record-gradients, a column a modality, as PNG.
+def draw_gradients(out: Path, runs: Sequence[Path], options: argparse.Namespace) -> str:
+    """Draw what the run in the folder recorded by --record-gradients, a column a modality.
 
     Raises:
         InputError: there is no such run, or it recorded nothing.
     """
-    figure = gradients_figure(read_run(run))
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save(gradients_figure(read_run(runs[0])), out, DPI)
+    return ""
 
 
 def gradients_figure(records: GradientRecords) -> Figure:

@@ -1,5 +1,7 @@
-"""The README's picture: what each way of integration makes of the same two gradients."""
+"""A picture of the methods: what each way of integration makes of the same two gradients."""
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmpareto.files import whole_file
+from mmpareto.analysis.pictures.files import save
+from mmpareto.analysis.pictures.style import JOINT, MIN_NORM, MMPARETO, SUM, UNIMODAL
 from mmpareto.integration import METHODS
 from mmpareto.integration.min_norm import min_norm_weights
 
@@ -16,12 +19,17 @@ CASES = {
     "no conflict: both count equally": ((1.15, 0.1), (0.3, 1.35)),
     "conflict: the sum harms the joint loss": ((1.1, 0.1), (-1.5, 1.1)),
 }
-# Okabe and Ito's colours, which people with any colour vision tell apart.
-JOINT, UNIMODAL, SUM, MIN_NORM, MMPARETO = "#0072B2", "#E69F00", "#999999", "#CC79A7", "#009E73"
+DPI = 110  # a README's width
 
 
-def draw_integration(path: Path) -> None:
-    """Draw joint and unimodal gradients, their sum, their min-norm combination and MMPareto's, as PNG.
+def draw_integration(out: Path, runs: Sequence[Path], options: argparse.Namespace) -> str:
+    """Draw `integration_figure`."""
+    save(integration_figure(), out, DPI)
+    return ""
+
+
+def integration_figure() -> Figure:
+    """Joint and unimodal gradients, their sum, their min-norm combination and MMPareto's.
 
     Every arrow but the min-norm one is what the methods of this package leave in `.grad`.
     """
@@ -29,8 +37,7 @@ def draw_integration(path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, (title, pair) in zip(figure.subplots(1, 2), CASES.items(), strict=True):
         _draw_case(axes, title, *(torch.tensor(gradient) for gradient in pair))
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    return figure
 
 
 def integrated(method: str, joint: torch.Tensor, unimodal: torch.Tensor) -> torch.Tensor:

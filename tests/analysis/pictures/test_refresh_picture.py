@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmpareto import MMPareto
-from mmpareto.analysis.refresh_agreement import KS
+from mmpareto.analysis.pictures.refresh import KS
 from mmpareto.errors import InputError
 from PIL import Image
 from torch import Tensor

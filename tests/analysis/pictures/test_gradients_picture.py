@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmpareto.analysis.gradient_records import read_run, spread
-from mmpareto.analysis.gradients_picture import gradients_figure
+from mmpareto.analysis.pictures.gradients import gradients_figure
 from mmpareto.errors import InputError
 from PIL import Image
 
@@ -152,7 +152,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     main = importlib.import_module("figures").main
     folder = write_run(tmp_path / "run", banner="SYNTHETIC DATA")
     assert main(["gradients", "--run", str(folder)]) == 0
-    assert capsys.readouterr().out.strip() == str(folder / "gradients.png")
+    assert capsys.readouterr().out.split() == [str(folder / "gradients.png"), str(folder / "gradients.pdf")]
     pixels = np.asarray(Image.open(folder / "gradients.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
     # Joint, unimodal, λ, and the warning.

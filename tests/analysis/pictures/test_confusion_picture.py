@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmpareto.analysis.plots import confusion_figure, confusion_picture
+from mmpareto.analysis.pictures.confusion import confusion_figure, confusion_picture
 from PIL import Image
 
 COUNTS = {"joint": [[3, 1, 0], [0, 2, 0], [0, 0, 0]], "audio": [[0, 4, 0], [2, 0, 0], [0, 0, 0]]}

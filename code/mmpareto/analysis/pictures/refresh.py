@@ -9,10 +9,11 @@ without another run. The gradients are those on the way of the exact method: at 
 step would have been another.
 """
 
+import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mmpareto.analysis.gradient_records import Array, EncoderRecords, GradientRecords, read_run
-from mmpareto.analysis.gradients_picture import LAYERS, WARNING, WHOLE
-from mmpareto.analysis.integration_picture import MMPARETO
+from mmpareto.analysis.pictures.files import names, save
+from mmpareto.analysis.pictures.gradients import DPI, LAYERS, WHOLE
+from mmpareto.analysis.pictures.style import MMPARETO, WARNING
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
+from mmpareto.files import write_text
 from mmpareto.training.run_folder import read_config
 
 KS = (2, 5, 10, 20, 50)
@@ -65,21 +67,20 @@ class Agreement:
         }
 
 
-def draw_refresh(path: Path, run: Path) -> str:
-    """Compare exact and refreshed updates over a run, for several K: a PNG, the same as JSON beside it, and as text.
+def draw_refresh(out: Path, runs: Sequence[Path], options: argparse.Namespace) -> str:
+    """Compare exact and refreshed updates over a run, for several K: drawn, the same as JSON beside it, and as text.
 
     Raises:
         InputError: there is no such run, it is not of MMPareto with weights and rescale "encoder", or it did not record
             every step.
     """
-    records, factors = _read(run)
+    records, factors = _read(runs[0])
     found = {
         modality: {every: agreement(seen, factors[modality], every) for every in KS}
         for modality, seen in records.encoders.items()
     }
     figure = _figure(records, found)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save(figure, out, DPI)
     figures = {
         "dataset": records.dataset,
         "seed": records.seed,
@@ -88,8 +89,9 @@ def draw_refresh(path: Path, run: Path) -> str:
             modality: {str(every): one.figures() for every, one in ks.items()} for modality, ks in found.items()
         },
     }
-    write_text(path.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
-    return f"{table(figures)}\n{path.with_suffix('.json')}"
+    path = names(out)[0].with_suffix(".json")
+    write_text(path, json.dumps(figures, indent=1) + "\n")
+    return f"{table(figures)}\n{path}"
 
 
 def agreement(seen: EncoderRecords, factors: Array, every: int) -> Agreement:

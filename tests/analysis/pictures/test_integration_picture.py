@@ -1,4 +1,4 @@
-"""The README's picture shows what the methods do."""
+"""The picture of the methods shows what the methods do."""
 
 import importlib
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmpareto.analysis.integration_picture import CASES, draw_integration, integrated
+from mmpareto.analysis.pictures.files import save
+from mmpareto.analysis.pictures.integration import CASES, integrated, integration_figure
 from mmpareto.errors import InputError
 from PIL import Image
 
@@ -28,7 +29,7 @@ def test_its_arrows_are_the_equations(title: str) -> None:
 
 
 def test_it_is_drawn(tmp_path: Path) -> None:
-    draw_integration(tmp_path / "picture.png")
+    save(integration_figure(), tmp_path / "picture.png", dpi=110)
     pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
     colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
     assert {(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0x00, 0x9E, 0x73)} <= colours  # joint, unimodal, MMPareto
@@ -37,6 +38,7 @@ def test_it_is_drawn(tmp_path: Path) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = importlib.import_module("figures").main
     assert main(["integration", "--out", str(tmp_path / "x.png")]) == 0
-    assert (tmp_path / "x.png").is_file() and str(tmp_path / "x.png") in capsys.readouterr().out
+    assert capsys.readouterr().out.split() == [str(tmp_path / "x.png"), str(tmp_path / "x.pdf")]
+    assert (tmp_path / "x.png").is_file() and (tmp_path / "x.pdf").is_file()
     with pytest.raises(InputError, match="Did you mean 'integration'"):
         main(["integratoin"])

@@ -5,7 +5,8 @@ from pathlib import Path
 import figures
 import numpy as np
 import pytest
-from mmpareto.analysis.cgmnist_picture import draw_cgmnist
+from mmpareto.analysis.pictures.cgmnist import cgmnist_figure
+from mmpareto.analysis.pictures.files import save
 from mmpareto.data.cgmnist import CGMNIST
 from PIL import Image
 
@@ -35,7 +36,7 @@ def test_a_prepared_set_is_drawn(tmp_path: Path) -> None:
             header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
             (raw / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
     CGMNIST.prepare(raw=raw, out=tmp_path / "cgmnist")
-    draw_cgmnist(tmp_path / "picture.png", tmp_path / "cgmnist")
+    save(cgmnist_figure(tmp_path / "cgmnist"), tmp_path / "picture.png", dpi=110)
     coloured = shares(tmp_path / "picture.png")
     assert coloured[: len(coloured) // 4].max() == 0
     assert coloured[len(coloured) // 2 :].max() > 0.3  # squares, not strokes

@@ -1,5 +1,7 @@
 """CG-MNIST as a picture: gray digits, and what their colours tell in training and in test."""
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +10,29 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmpareto.analysis.pictures.files import save
 from mmpareto.data.cgmnist import CGMNIST, SIDE
 from mmpareto.data.colouring import Part, coloured, ink_colours
-from mmpareto.files import whole_file
 
 PREPARED = Path("data") / CGMNIST.name
 PER_CLASS = 3
+DPI = 110  # a README's width
 Digits = dict[str, npt.NDArray[np.uint8]]
 
 
-def draw_cgmnist(path: Path, folder: Path = PREPARED) -> None:
-    """Draw a few digits of every class: gray, as they are coloured in training, and in test.
+def draw_cgmnist(out: Path, runs: Sequence[Path], options: argparse.Namespace) -> str:
+    """Draw `cgmnist_figure`."""
+    save(cgmnist_figure(), out, DPI)
+    return ""
+
+
+def cgmnist_figure(folder: Path = PREPARED) -> Figure:
+    """A few digits of every class: gray, as they are coloured in training, and in test.
 
     Where CG-MNIST is not prepared, scikit-learn's small handwritten digits are coloured in the same way, and the
     picture says so.
 
     Arguments:
-        path: the picture to write, PNG.
         folder: the prepared folder.
     """
     there = (folder / "stat.csv").is_file()
@@ -43,8 +51,7 @@ def draw_cgmnist(path: Path, folder: Path = PREPARED) -> None:
         axes.set_title(name, loc="left", fontsize="medium")
         axes.set_xticks([])
         axes.set_yticks([])
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    return figure
 
 
 def _prepared(folder: Path) -> dict[str, Digits]:
