@@ -223,9 +223,10 @@ def test_the_commands_of_the_readme_use_flags_that_exist() -> None:
     for line in commands():
         if not (entry := re.search(r"(?:code/(\w+\.py)|script/(?!test|setup)\w+\.sh)(.*)", line)):
             continue
-        name, words = entry[1] or "train.py", entry[2].split()
-        # prepare.py has the options of the data set that it prepares.
-        first = words[:1] if name == "prepare.py" and words and not words[0].startswith("-") else []
+        name, words = entry[1] or ("tables.py" if "script/table_" in line else "train.py"), entry[2].split()
+        # Each data set that is prepared, and each figure, has options of its own.
+        named = name in ("prepare.py", "figures.py") and words and not words[0].startswith("-")
+        first = words[:1] if named else []
         for flag in (word.partition("=")[0] for word in words if re.match(r"--\w", word)):
             assert re.search(rf"{flag}\b", help_of(name, *first)), f"{name} has no {flag}: {line}"
 

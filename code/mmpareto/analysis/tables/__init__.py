@@ -1,0 +1,1 @@
+"""The tables of experiments: what each compares, its runs, their statistics, and the reports."""

@@ -1,0 +1,198 @@
+"""What the tables compare: every cell is a command line that train.py takes, and says what its labels say."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmpareto.analysis.tables import choices, stand_in
+from mmpareto.analysis.tables.cells import Cell, identity, make_cells
+from mmpareto.analysis.tables.definitions import DERIVED, LABELS, QUICK, TABLES, Column, Row, Table, list_text
+from mmpareto.analysis.tables.plan import RATIOS
+from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
+from mmpareto.integration import METHODS
+from mmpareto.training.settings import Settings
+
+GRIDS = [name for name, table in TABLES.items() if table.columns]
+every_grid = pytest.mark.parametrize("name", GRIDS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def by_label(cells: list[Cell], seed: int = 0) -> dict[tuple[str, str], Settings]:
+    return {(cell.row.label, cell.column.label): cell.settings for cell in cells if cell.seed == seed}
+
+
+@every_grid
+def test_every_cell_is_a_command_of_train_py(name: str) -> None:
+    table = TABLES[name]
+    cells = make_cells(table, [0], "validation")
+    assert len(cells) == len(table.rows) * len(table.columns)
+    recipes = {cell.settings.recipe for cell in cells}
+    assert recipes == ({"released", "paper"} if name == "variants" else {"released"})
+    whole = [identity(cell.settings, cell.settings.data) for cell in cells]
+    assert all(a != b for place, a in enumerate(whole) for b in whole[:place])  # no two cells are the same run
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [("validation", "validation"), ("last", "validation"), ("paper", "paper")]
+)
+def test_seeds_and_protocols(protocol: str, kind: str) -> None:
+    cells = make_cells(TABLES["refresh"], [3, 0, 3], protocol)
+    assert [cell.settings.random_seed for cell in cells] == [3, 3, 3, 0, 0, 0]
+    assert {cell.settings.protocol for cell in cells} == {kind}
+
+
+@every_grid
+def test_every_cell_runs_on_the_stand_in_at_a_small_size(name: str) -> None:
+    table = choices.with_data_sets(TABLES[name], ["Synthetic"])
+    cells = make_cells(table, [0], "validation", size=shlex.split(QUICK), data=stand_in.QUICK_FOLDER)
+    for cell in cells:
+        settings = cell.settings
+        assert (settings.dataset, settings.epochs, settings.image_size) == ("synthetic", 2, 32)
+        assert settings.data in (stand_in.QUICK_FOLDER, *(stand_in.QUICK_FOLDER + end for end in DERIVED))
+    assert "here on synthetic stand-in" in table.title
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_says_what_it_is(name: str) -> None:
+    table = TABLES[name]
+    assert table.name == name and table.question.endswith("?") and table.baseline
+    for lines in (table.rows, table.columns):
+        assert len({line.label for line in lines}) == len(lines)
+    assert f"{name} " in list_text() and table.question in list_text()
+
+
+def test_a_table_without_its_baseline_is_refused() -> None:
+    with pytest.raises(ValueError, match="no row 'Uniform'"):
+        Table("t", "T", "Q?", (Column("C", ""),), (Row("R", ""),), "Uniform")
+
+
+def test_every_method_has_a_label_and_a_ratio() -> None:
+    assert set(LABELS) == set(METHODS) == set(RATIOS)
+
+
+def methods(table: Table) -> list[str]:
+    return [str(choices.flag_of(row.flags, "--method")) for row in table.rows]
+
+
+def test_what_the_tables_compare() -> None:
+    ten = ["joint", "uniform", "pareto", "gblending", "ogm_ge", "greedy", "pmr", "agm", "mmpareto", "dgl"]
+    assert methods(TABLES["main"]) == methods(TABLES["modelnet40"]) == ten
+    assert choices.data_sets_of(TABLES["main"].columns) == ["cremad", "kinetics_sounds"]
+    assert choices.data_sets_of(TABLES["mosi"].columns) == ["mosi"]
+    assert methods(TABLES["multitask"]) == ["uniform", "gradnorm", "pcgrad", "metabalance", "mmpareto"]
+    assert set(methods(TABLES["cost"])) == set(METHODS)
+    fusions = {s.fusion for s in by_label(make_cells(TABLES["fusion"], [0], "last")).values()}
+    assert fusions == {"concat", "sum", "film", "gated"}
+    gammas = [s.options.get("gamma") for s in by_label(make_cells(TABLES["gamma"], [0], "last")).values()]
+    assert gammas == [None, 1, 1.25, 1.5, 1.75, 2, 2.5]
+    variants = by_label(make_cells(TABLES["variants"], [0], "last"))
+    assert {(s.recipe, s.learning_rate) for s in variants.values()} == {("released", 0.002), ("paper", 0.001)}
+    assert {s.variant for s in variants.values()} == {None, "brief", "paper", "released"}
+    kept = by_label(make_cells(TABLES["refresh"], [0], "last"))
+    assert [s.options.get("refresh") for s in kept.values()] == [None, 1, 10]
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "Spectrogram": {"data": "data/cremad-spectrogram", "audio": "spectrogram", "audio_frames": 188},
+    "1 frame": {"frames": 1},
+    "3 frames": {"frames": 3},
+    "2 frames at 3 fps": {"data": "data/cremad-fps3"},
+    "3 frames at 3 fps": {"data": "data/cremad-fps3", "frames": 3},
+    "Schedule: a tenth after 30 epochs": {"scheduler": "step"},
+    "100 epochs": {"epochs": 100},
+    "Learning rate 0.001": {"learning_rate": 0.001},
+    "Learning rate 0.01": {"learning_rate": 0.01},
+    "3 frames at 3 fps, 100 epochs, learning rate 0.001": {
+        "data": "data/cremad-fps3",
+        "frames": 3,
+        "epochs": 100,
+        "learning_rate": 0.001,
+    },
+    "As DGL: spectrogram, 1 frame, 100 epochs, a tenth after 70, clipping": {
+        "data": "data/cremad-spectrogram",
+        "audio": "spectrogram",
+        "audio_frames": 188,
+        "frames": 1,
+        "epochs": 100,
+        "scheduler": "step",
+        "lr_decay_step": 70,
+        "clip_grad": 40.0,
+    },
+}
+
+
+@pytest.mark.parametrize("column", ["Uniform", "MMPareto"])
+def test_a_row_of_preprocessing_changes_what_it_says_and_nothing_else(column: str) -> None:
+    table = TABLES["preprocessing"]
+    cells = make_cells(table, [0], "last")
+    found = {cell.row.label: dataclasses.asdict(cell.settings) for cell in cells if cell.column.label == column}
+    base = found.pop(table.baseline)
+    assert (base["audio"], base["frames"], base["data"]) == ("fbank", 2, "data/cremad")
+    changed = {row: {key: value for key, value in own.items() if value != base[key]} for row, own in found.items()}
+    assert changed == CHANGES
+
+
+@pytest.mark.parametrize("name", ["cremad", "kinetics_sounds", "synthetic"])
+def test_data_of_another_kind_are_made_by_flags_that_prepare_py_has(name: str) -> None:
+    import argparse
+
+    for flags in DERIVED.values():
+        parser = argparse.ArgumentParser()
+        DATASETS[name].add_arguments(parser)
+        raw = [] if name == "synthetic" else ["--raw", "."]
+        assert vars(parser.parse_args([*raw, *shlex.split(flags)])) != vars(parser.parse_args(raw))
+
+
+def test_other_data_sets() -> None:
+    table = choices.with_data_sets(TABLES["main"], ["KS", "ave", "ave"])
+    assert [column.label for column in table.columns] == ["Kinetics-Sounds", "AVE"]
+    fusion = choices.with_data_sets(TABLES["fusion"], ["ave"])
+    assert [column.label for column in fusion.columns] == [column.label for column in TABLES["fusion"].columns]
+    cells = by_label(make_cells(fusion, [0], "last"))
+    assert {s.dataset for s in cells.values()} == {"ave"} and len({s.fusion for s in cells.values()}) == 4
+    both = choices.with_data_sets(TABLES["fusion"], ["ave", "cremad"])
+    assert len(both.columns) == 8 and both.columns[4].label == "CREMA-D: Concatenation"
+    paths = {
+        s.data
+        for s in by_label(make_cells(choices.with_data_sets(TABLES["preprocessing"], ["ave"]), [0], "last")).values()
+    }
+    assert paths == {"data/ave", "data/ave-fps3", "data/ave-spectrogram"}
+    with pytest.raises(InputError, match="Did you mean 'cremad'"):
+        choices.with_data_sets(TABLES["main"], ["crema"])
+
+
+def test_picked_and_added_methods() -> None:
+    def labels(name: str, *given: str) -> list[str]:
+        return [row.label for row in choices.with_methods(TABLES[name], given).rows]
+
+    assert labels("main", "MM-Pareto", "dgl") == ["Uniform", "MMPareto", "DGL"]
+    assert labels("main", "mmpareto:paper", "ogm") == ["Uniform", "MMPareto (paper)", "OGM"]
+    assert labels("variants", "mmpareto:paper") == ["Uniform", "MMPareto (paper)"]
+    assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 7
+    assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
+    with pytest.raises(InputError, match="Did you mean 'mmpareto'"):
+        labels("main", "mpareto")
+    columns = choices.with_methods(TABLES["preprocessing"], ["mmpareto", "dgl"]).columns
+    assert [column.label for column in columns] == ["MMPareto", "DGL"]
+    assert choices.data_sets_of(columns) == ["cremad"]
+
+
+def test_backbones_multiply_the_columns() -> None:
+    table = choices.with_encoders(TABLES["main"], ["resnet18", "CNN"])
+    assert [column.label for column in table.columns][1::2] == ["CREMA-D, cnn", "Kinetics-Sounds, cnn"]
+    assert {s.encoder for (_, c), s in by_label(make_cells(table, [0], "last")).items() if "cnn" in c} == {"cnn"}
+    with pytest.raises(InputError, match="unknown encoder"):
+        choices.with_encoders(TABLES["main"], ["resnet"])
+
+
+def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
+    table = choices.with_methods(TABLES["main"], ["joint:paper"])
+    with pytest.raises(InputError, match=r"table 'main', Joint loss \(paper\), CREMA-D: method 'joint' has no variant"):
+        make_cells(table, [0], "last")
