@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from mmpareto.analysis import cost
+    from mmpareto.analysis.speed import cost
 
     conditions = cost.Conditions(**{field.name: getattr(given, field.name) for field in fields(cost.Conditions)})
     figures = cost.measure(cost.chosen(given.methods), conditions, given.rounds, given.integration)
@@ -69,18 +69,18 @@ def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _loading(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import torch
-    from mmpareto.analysis import loading_speed
+    from mmpareto.analysis.speed import loading
 
     torch.set_num_threads(1)  # as in a loader's process
-    figures = loading_speed.compare(given.clips, given.rounds)
-    return figures, loading_speed.table(figures)
+    figures = loading.compare(given.clips, given.rounds)
+    return figures, loading.table(figures)
 
 
 def _preparation(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from mmpareto.analysis import preparation_speed
+    from mmpareto.analysis.speed import preparation
 
-    figures = preparation_speed.compare(given.clips)
-    return figures, preparation_speed.table(figures)
+    figures = preparation.compare(given.clips)
+    return figures, preparation.table(figures)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     from mmpareto.analysis.tables.choices import table_named
 
     table = table_named(given.name)  # a wrong name is told before torch is imported
-    from mmpareto.analysis.tables.command import report_costs, report_runs
+    from mmpareto.analysis.report.command import report_costs, report_runs
 
     return report_runs(table, given, further) if table.columns else report_costs(table, given, further)
 

@@ -11,8 +11,8 @@ import benchmark
 import pytest
 import torch
 from mmpareto import METHODS
-from mmpareto.analysis import cost
-from mmpareto.analysis.released_step import ReleasedStep
+from mmpareto.analysis.speed import cost
+from mmpareto.analysis.speed.released_step import ReleasedStep
 from mmpareto.errors import InputError
 from mmpareto.integration.pareto import Pareto
 from mmpareto.integration.uniform import UniformSum

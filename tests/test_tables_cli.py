@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import tables
 from conftest import REPOSITORY
-from mmpareto.analysis import cost
-from mmpareto.analysis.tables import command, stand_in
+from mmpareto.analysis.report import command
+from mmpareto.analysis.speed import cost
+from mmpareto.analysis.tables import stand_in
 from mmpareto.analysis.tables.cells import Cell, Outcome
 from mmpareto.analysis.tables.definitions import QUICK_SEEDS, QUICK_STAND_IN, TABLES
 from mmpareto.data.synthetic import Synthetic

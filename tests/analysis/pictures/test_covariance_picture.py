@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from measured_runs import train_runs
-from mmpareto.analysis.measuring import open_run
-from mmpareto.analysis.pictures import covariance_picture
-from mmpareto.analysis.pictures.covariance_picture import covariance_figure
+from mmpareto.analysis.measurements.runs import open_run
+from mmpareto.analysis.pictures import covariance as covariance_picture
+from mmpareto.analysis.pictures.covariance import covariance_figure
 from mmpareto.analysis.pictures.runs import read_runs
 from mmpareto.errors import InputError
 from PIL import Image

@@ -8,8 +8,8 @@ import figures
 import numpy as np
 import pytest
 from measured_runs import train_runs
-from mmpareto.analysis.pictures import landscape_picture
-from mmpareto.analysis.pictures.landscape_picture import landscape_figure
+from mmpareto.analysis.pictures import landscape as landscape_picture
+from mmpareto.analysis.pictures.landscape import landscape_figure
 from mmpareto.analysis.pictures.runs import read_runs
 from mmpareto.errors import InputError
 from PIL import Image

@@ -7,7 +7,7 @@ import figures
 import pytest
 from measured_runs import train_runs
 from mmpareto.analysis.pictures.runs import read_runs
-from mmpareto.analysis.pictures.sharpness_picture import sharpness_figure
+from mmpareto.analysis.pictures.sharpness import sharpness_figure
 from mmpareto.data import DATASETS
 from PIL import Image
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mmpareto.analysis import measurement_flags
+from mmpareto.analysis.measurements import flags
 from mmpareto.registry import Registry
 
 PICTURES = "mmpareto.analysis.pictures"
@@ -42,19 +42,19 @@ ENTRIES = {
         "weights α of joint and unimodal gradient over training; of runs with --record-gradients N",
     ),
     "covariance": Entry(
-        f"{PICTURES}.covariance_picture:draw_covariance",
+        f"{PICTURES}.covariance:draw_covariance",
         "noise of the losses' gradients from batch to batch, at a checkpoint",
-        flags=measurement_flags.COVARIANCE,
+        flags=flags.COVARIANCE,
     ),
     "sharpness": Entry(
-        f"{PICTURES}.sharpness_picture:draw_sharpness",
+        f"{PICTURES}.sharpness:draw_sharpness",
         "largest eigenvalue of the losses' Hessian, at a checkpoint",
-        flags=measurement_flags.SHARPNESS,
+        flags=flags.SHARPNESS,
     ),
     "landscape": Entry(
-        f"{PICTURES}.landscape_picture:draw_landscape",
+        f"{PICTURES}.landscape:draw_landscape",
         "losses around the minima of the methods",
-        flags=measurement_flags.LANDSCAPE,
+        flags=flags.LANDSCAPE,
     ),
     "gradients": Entry(
         f"{PICTURES}.gradients:draw_gradients", "all that a run with --record-gradients N recorded, by layer", "one"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpareto.analysis.measuring import Subject, measure_runs
+from mmpareto.analysis.measurements.runs import Subject, measure_runs
 from mmpareto.analysis.pictures.groups import Group, grouped
 from mmpareto.analysis.pictures.notes import about
 from mmpareto.analysis.pictures.runs import Array, Run
@@ -88,10 +88,10 @@ def measure(
     options: Callable[[Settings], dict[str, Any]],
     work: Callable[[Subject], dict[str, Any]],
 ) -> None:
-    """Measure what has not been measured; see `measuring.measure_runs`.
+    """Measure what has not been measured; see `measurements.runs.measure_runs`.
 
     Arguments:
-        given: the flags of `measurement_flags.COMMON`.
+        given: the flags of `flags.COMMON`.
     """
     device, _ = choose_devices(given.gpu_ids)
     measure_runs(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
-from mmpareto.analysis.tables.definitions import Column, Row, Table
+from mmpareto.analysis.tables.definitions import RECORDS, Column, Row, Table
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, parse, parser, to_config
 
 Identity = dict[str, Any]
 
-PROTOCOLS = ("last", "validation", "paper")
+PROTOCOLS = {"last": "last", "validation": "best_val", "paper": "best_test"}  # → entry of summary.json
 # Settings that say where a run computes or what it writes, not what it computes. Of `data`, the fingerprint counts.
 APART = frozenset(
     ("model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path", "record_gradients")
@@ -103,7 +103,7 @@ def make_cells(
                 folder = data or f"data/{data_sets_of([column])[0]}"
                 words = [word.replace("{data}", folder) for word in shlex.split(flags)]
                 words += [] if "--data" in words else ["--data", folder]
-                words += [*size, *further, "--random_seed", str(seed), "--protocol", kind]
+                words += [*shlex.split(RECORDS), *size, *further, "--random_seed", str(seed), "--protocol", kind]
                 try:
                     settings = parse(words).settings
                 except InputError as error:

@@ -75,6 +75,9 @@ LABELS = {
 # What data of another kind are prepared with: the end of their folder's name → flags of prepare.py.
 DERIVED = {"-fps3": "--fps 3", "-spectrogram": "--audio spectrogram"}
 
+# Told to every run, so that a report has the gradients' figures; costs about a twentieth of the time.
+RECORDS = "--record-gradients 20"
+
 # --quick: what every cell is told last, and how large its stand-in is. Sizes at which a run takes seconds.
 QUICK = "--epochs 2 --image_size 32 --audio_pool 8 8 --batch_size 16"
 QUICK_SEEDS = (0, 1)

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmpareto.analysis.tables.cells import Cell, Identity, identity, recorded_identity, run_name
-from mmpareto.analysis.tables.results import KEPT
+from mmpareto.analysis.tables.cells import PROTOCOLS, Cell, Identity, identity, recorded_identity, run_name
 from mmpareto.analysis.tables.stand_in import how_to_prepare
 from mmpareto.errors import InputError
 from mmpareto.training.run_folder import BEST, CONFIG, GRADIENTS, LAST, METRICS, SUMMARY, read_config
@@ -177,7 +176,7 @@ def is_finished(folder: Path, config: dict[str, Any]) -> bool:
 
 def accuracy_text(folder: Path, protocol: str) -> str:
     """The accuracy of a finished run, for a line of progress."""
-    line = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))[KEPT[protocol]]
+    line = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))[PROTOCOLS[protocol]]
     return f"{100 * line['acc']:.2f}%" if line else "no accuracy by this protocol"
 
 

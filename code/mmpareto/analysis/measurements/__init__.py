@@ -1,0 +1,1 @@
+"""What the paper measures at a trained network: gradient noise, curvature, the loss around the minimum."""

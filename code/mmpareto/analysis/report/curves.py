@@ -1,0 +1,54 @@
+"""The runs' curves as pictures in the page: those of code/figures.py, drawn from the same files."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure as Drawn
+
+from mmpareto.analysis.pictures.curves import (
+    accuracy_figure,
+    conflict_figure,
+    gap_figure,
+    magnitude_figure,
+    weights_figure,
+)
+from mmpareto.analysis.pictures.runs import Run, read_runs
+from mmpareto.analysis.report.gather import Measured
+from mmpareto.analysis.report.layout import Figure
+from mmpareto.analysis.tables.definitions import Table
+from mmpareto.errors import InputError
+
+FIGURES: dict[str, Callable[[Sequence[Run]], Drawn]] = {
+    "Accuracy over training": accuracy_figure,
+    "Gap between training and test": gap_figure,
+    "Conflict of joint and unimodal gradients": conflict_figure,
+    "Magnitude of joint and unimodal gradients": magnitude_figure,
+    "Weights of the gradients": weights_figure,
+}
+
+
+def curves(table: Table, found: Mapping[tuple[str, str], Measured]) -> list[Figure]:
+    """Every figure that the runs of a column have the records for; of another, why it is not drawn."""
+    made = []
+    for column in table.columns:
+        cells = [found[row.label, column.label] for row in table.rows if (row.label, column.label) in found]
+        folders = [result.folder for cell in cells for _, result in sorted(cell.results.items())]
+        runs = read_runs(folders)
+        for title, draw in FIGURES.items() if runs else ():
+            heading = f"{title}: {column.label}" if len(table.columns) > 1 else title
+            try:
+                figure = draw(runs)
+            except InputError as error:  # the runs lack what this figure shows
+                made.append(Figure(heading, f"Not drawn: {error}", ""))
+            else:
+                made.append(Figure(heading, "", svg_of(figure)))
+    return made
+
+
+def svg_of(figure: Drawn) -> str:
+    """The whole SVG file, with its letters as outlines; the same figure gives the same text."""
+    into = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "mmpareto", "svg.fonttype": "path"}):
+        figure.savefig(into, format="svg", metadata={"Date": None, "Creator": None})
+    return into.getvalue()

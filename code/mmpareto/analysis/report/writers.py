@@ -1,0 +1,118 @@
+"""A sheet into files: Markdown and CSV here, LaTeX in latex.py, the page in page.py."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmpareto.analysis.report.latex import latex
+from mmpareto.analysis.report.layout import Part, Sheet, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.page import page
+from mmpareto.errors import InputError
+from mmpareto.files import write_text
+
+CSV_TITLES = ("table", "part", "group", "column", "row", "quantity", "seed", "value", "text", "protocol", "warning")
+
+
+def write_report(sheet: Sheet, folder: Path) -> list[Path]:
+    """Write table.md, table.csv, table.tex and report.html into the folder; their paths.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    texts = {
+        "table.md": markdown(sheet),
+        "table.csv": long_csv(sheet),
+        "table.tex": latex(sheet),
+        "report.html": page(sheet),
+    }
+    paths = [folder / name for name in texts]
+    try:
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_text(path, text)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}); give another folder.") from error
+    return paths
+
+
+def markdown(sheet: Sheet) -> str:
+    """The sheet as Markdown (GitHub's tables)."""
+    blocks = [f"# {_safe(sheet.title)}"]
+    blocks += [f"> **{_safe(sheet.banner)}**"] if sheet.banner else []
+    blocks += [_safe(sheet.question)]
+    blocks += [f"**{_safe(sheet.protocol)}**"] if sheet.protocol else []
+    blocks += [_markdown_table(sheet.columns, sheet.rows)]
+    blocks += ["\n".join(f"- {_safe(note)}" for note in sheet.notes)] if sheet.notes else []
+    blocks += (
+        ["\n".join(f"- [{n}] {_safe(text)}" for n, text in enumerate(sheet.footnotes, 1))] if sheet.footnotes else []
+    )
+    if sheet.holes:
+        blocks += ["## Missing", "\n".join(f"- {_safe(hole)}" for hole in sheet.holes)]
+    for part in sheet.parts:
+        blocks += [f"## {_safe(part.title)}", _safe(part.text), _markdown_table(part.columns, part.rows)]
+    if sheet.claims:
+        blocks += ["## Claims", *([f"> **{_safe(sheet.banner)}**"] if sheet.banner else []), _safe(sheet.claims_text)]
+        columns = [SheetColumn(title) for title in ("verdict", "evidence", "seeds", "data", "rests on")]
+        rows = [
+            SheetRow(c.claim, [SheetCell(t) for t in (c.verdict, c.evidence, str(c.seeds), c.data, c.rests_on)])
+            for c in sheet.claims
+        ]
+        blocks += [_markdown_table(columns, rows)]
+    if sheet.commands:
+        blocks += ["## How each number was made", "```sh\n" + "\n".join(sheet.commands) + "\n```"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_table(columns: Sequence[SheetColumn], rows: Sequence[SheetRow]) -> str:
+    several = len({column.group for column in columns}) > 1
+    titles = [f"{column.group}: {column.title}" if several and column.group else column.title for column in columns]
+    lines = [["", *map(_safe, titles)], ["---", *("---:" if _numeric(rows, n) else "---" for n in range(len(columns)))]]
+    for row in rows:
+        lines.append([_safe(row.label) + (" (baseline)" if row.baseline else ""), *map(_markdown_cell, row.cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(cell: SheetCell) -> str:
+    text = f"**{_safe(cell.text)}**" if cell.bold else _safe(cell.text)
+    return f"{text} ({_safe(cell.note)})" if cell.note else text
+
+
+def _numeric(rows: Sequence[SheetRow], place: int) -> bool:
+    return any(row.cells[place].value is not None for row in rows)
+
+
+def _safe(text: str) -> str:
+    """Without what Markdown would take for its own."""
+    for sign in "\\|*_`<>":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def long_csv(sheet: Sheet) -> str:
+    """The sheet as CSV, a line a raw number: accuracies and differences as fractions, not percent.
+
+    Columns: table, part ("" for the main table), group, column, row, quantity ("mean", "low", …; "figure" of one seed;
+    "text" of a cell without numbers, such as a hole), seed, value, text (the cell as it is shown), protocol, warning.
+    """
+    into = io.StringIO()
+    writer = csv.writer(into, lineterminator="\n")
+    writer.writerow(CSV_TITLES)
+    main = Part("", "", sheet.columns, sheet.rows)
+    for part in (main, *sheet.parts):
+        for row in part.rows:
+            for column, cell in zip(part.columns, row.cells, strict=True):
+                shown = f"{cell.text} ({cell.note})" if cell.note else cell.text
+                for quantity, seed, value in _numbers(cell):
+                    place = (sheet.name, part.title, column.group, column.title, row.label)
+                    writer.writerow([*place, quantity, seed, value, shown, sheet.protocol, sheet.banner or ""])
+    return into.getvalue()
+
+
+def _numbers(cell: SheetCell) -> Iterator[tuple[str, str, str]]:
+    """Quantity, seed and value of everything behind a cell; one line at least."""
+    for quantity, value in cell.numbers.items():
+        yield quantity, "", f"{value:.10g}"
+    for seed, value in cell.seeds.items():
+        yield "figure", str(seed), f"{value:.10g}"
+    if not cell.numbers and not cell.seeds:
+        yield ("text", "", "") if cell.value is None else ("value", "", f"{cell.value:.10g}")

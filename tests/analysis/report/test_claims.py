@@ -1,0 +1,232 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import (
+    CREMAD,
+    MMPARETO,
+    PARETO,
+    SYNTHETIC,
+    UNIFORM,
+    finished,
+    table_of,
+    write_gradients,
+    write_json,
+)
+from mmpareto.analysis.report.claims import DOES_NOT_HOLD, HOLDS, NOT_MEASURED, UNDECIDED, verdict
+from mmpareto.analysis.report.layout import Claim
+from mmpareto.analysis.report.sheet import make_sheet
+from mmpareto.analysis.report.statistics import Comparison
+from mmpareto.analysis.report.writers import markdown, page
+from mmpareto.analysis.tables.cells import Outcome
+from mmpareto.analysis.tables.definitions import Column, Row
+from mmpareto.errors import InputError
+from scipy import stats
+
+SEEDS = range(6)
+WOBBLE = [0.0, 0.01, -0.01, 0.02, -0.02, 0.005]
+BOTH = {"acc": 0.7, "acc_audio": 0.6}
+
+
+def folder_of(outcome: Outcome) -> Path:
+    assert outcome.folder is not None
+    return outcome.folder
+
+
+def uniform_runs(runs: Path, column: Column = CREMAD, seeds: range = SEEDS) -> list[Outcome]:
+    return [finished(runs, UNIFORM, column, seed, BOTH | {"acc": 0.7 + WOBBLE[seed]}) for seed in seeds]
+
+
+def claims_of(outcomes: list[Outcome], *rows: Row, column: Column = CREMAD) -> dict[str, Claim]:
+    found = make_sheet(table_of(*rows, columns=[column]), outcomes, "validation", draw=False).claims
+    assert len({claim.claim for claim in found}) == len(found)
+    return {claim.claim: claim for claim in found}
+
+
+@pytest.mark.parametrize(
+    ("interval", "side", "said"),
+    [
+        ((0.1, 0.2), 1, HOLDS),
+        ((0.1, 0.2), -1, DOES_NOT_HOLD),
+        ((-0.2, -0.1), -1, HOLDS),
+        ((-0.2, -0.1), 1, DOES_NOT_HOLD),
+        ((-0.1, 0.2), 1, UNDECIDED),
+        ((-0.1, 0.2), -1, UNDECIDED),
+        ((0.0, 0.2), 1, UNDECIDED),
+        ((None, None), 1, UNDECIDED),
+    ],
+)
+def test_the_verdict_is_where_the_interval_lies(interval: tuple[float, float], side: int, said: str) -> None:
+    assert verdict(Comparison(6, 0.1, 0.01, 0.05, *interval), side) == said
+    assert verdict(Comparison(0, None), side) == NOT_MEASURED
+
+
+@pytest.mark.parametrize(("joint", "said"), [(1.0, HOLDS), (4.0, DOES_NOT_HOLD), (2.0, UNDECIDED)])
+def test_gradients_are_compared_where_they_were_recorded(tmp_path: Path, joint: float, said: str) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for seed, outcome in enumerate(outcomes):
+        write_gradients(folder_of(outcome), joint * (1 + WOBBLE[seed]), 2.0, cosine=-0.5)
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    assert (found.verdict, found.seeds, found.data) == (said, 6, "CREMA-D")
+    logs = np.log([joint * (1 + wobble) / 2 for wobble in WOBBLE])
+    assert found.evidence.startswith(f"{math.exp(logs.mean()):.3g} times the unimodal norm")
+    assert "gradients.npz of Uniform" in found.rests_on
+    if said != UNDECIDED:  # the first of four claims, of which three are not measured or have no spread
+        ends = stats.ttest_1samp(logs, 0).confidence_interval(1 - 0.05 / 3)
+        assert f"[{math.exp(ends.low):.3g}, {math.exp(ends.high):.3g}]" in found.evidence
+
+
+def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for outcome in outcomes:
+        write_gradients(folder_of(outcome), 1.0, 2.0, cosine=-0.5)
+    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
+    assert found.verdict == UNDECIDED  # the same share at every seed has no interval
+    assert found.evidence.startswith("100.0% in conflict; the same at every seed")
+
+
+def test_without_records_mmparetos_own_epochs_tell(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for seed in SEEDS:
+        lines = [
+            {
+                "norm_joint_audio": joint,
+                "norm_unimodal_audio": 2.0 + WOBBLE[seed],
+                "conflict_rate_audio": rate + WOBBLE[seed],
+            }
+            for joint, rate in ((0.5, 0.2), (1.5, 0.4))
+        ]
+        outcomes.append(finished(tmp_path, MMPARETO, CREMAD, seed, BOTH, history=lines))
+    found = claims_of(outcomes, MMPARETO)
+    norms = found["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    conflicts = found["Joint and unimodal gradient conflict at the audio encoder"]
+    assert norms.verdict == conflicts.verdict == HOLDS
+    assert norms.evidence.startswith("0.5 times") and conflicts.evidence.startswith("30.1% in conflict")
+    assert "metrics.jsonl of MMPareto" in norms.rests_on
+
+
+@pytest.mark.parametrize(("trace", "said"), [(0.5, HOLDS), (2.0, DOES_NOT_HOLD)])
+def test_noise_is_read_from_covariance(tmp_path: Path, trace: float, said: str) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for seed, outcome in enumerate(outcomes):
+        losses = {"joint": {"trace": trace * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
+        write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses}})
+    found = claims_of(outcomes)["The joint loss's gradient noise at the audio encoder is smaller"]
+    assert (found.verdict, found.seeds) == (said, 6)
+    assert "covariance.json" in found.rests_on
+
+
+@pytest.mark.parametrize(("own", "said"), [(5.0, HOLDS), (20.0, DOES_NOT_HOLD)])
+def test_minima_are_compared_by_sharpness(tmp_path: Path, own: float, said: str) -> None:
+    outcomes = uniform_runs(tmp_path)
+    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    for place, outcome in enumerate(outcomes):
+        value = (10.0 if place < 6 else own) * (1 + WOBBLE[(place + place // 6) % 6])
+        write_json(folder_of(outcome) / "sharpness.json", {"losses": {"joint": {"largest_eigenvalue": value}}})
+    found = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
+    assert found.verdict == said
+
+
+def test_a_claim_on_accuracy_has_the_tables_own_interval(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for row, shift in ((MMPARETO, 0.05), (PARETO, -0.03)):
+        for seed in SEEDS:
+            accuracy = 0.7 + shift + WOBBLE[seed] + WOBBLE[5 - seed] / 5
+            outcomes.append(finished(tmp_path, row, CREMAD, seed, BOTH | {"acc": accuracy}))
+    sheet = make_sheet(table_of(MMPARETO, PARETO), outcomes, "validation", draw=False)
+    for label, claim in (
+        ("MMPareto", "MMPareto comes out above Uniform"),
+        ("Conventional Pareto", "Conventional Pareto comes out below Uniform"),
+    ):
+        found = next(one for one in sheet.claims if one.claim == claim)
+        shown = next(row for row in sheet.rows if row.label == label).cells[1]
+        assert found.verdict == HOLDS
+        assert shown.text.split(" ", 1)[1] in found.evidence  # the interval, to the digit
+        assert f"{100 * shown.numbers['level']:.3g}% interval" in found.evidence
+
+
+def test_all_but_accuracy_are_one_family(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for seed, outcome in enumerate(outcomes):
+        losses = {"joint": {"trace": 0.5 * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
+        write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses, "visual": losses}})
+    found = claims_of(outcomes)
+    levels = sorted(claim.evidence.split("noise")[-1] for claim in found.values() if "interval" in claim.evidence)
+    assert ["98.8% interval" in text for text in levels].count(True) == 1  # 1 − 0.05 / 4
+    assert ["98.3% interval" in text for text in levels].count(True) == 1  # 1 − 0.05 / 3
+
+
+def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    found = claims_of(outcomes, MMPARETO)
+    for claim, words in (
+        ("The joint gradient at the audio encoder is smaller than the unimodal one", "--record-gradients"),
+        ("The joint loss's gradient noise at the audio encoder is smaller", "figures.py covariance"),
+        ("MMPareto ends in a flatter minimum than Uniform", "figures.py sharpness"),
+    ):
+        assert (found[claim].verdict, found[claim].seeds) == (NOT_MEASURED, 0)
+        assert words in found[claim].evidence
+
+
+def test_below_five_seeds_a_claim_is_undecided(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path, seeds=range(4))
+    for seed, outcome in enumerate(outcomes):
+        write_gradients(folder_of(outcome), 1.0 + WOBBLE[seed], 2.0, cosine=0.5)
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    assert (found.verdict, found.seeds) == (UNDECIDED, 4)
+    assert "no interval below 5" in found.evidence
+
+
+def test_only_paired_seeds_count(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    for place, outcome in enumerate(outcomes):
+        if place != 8:
+            content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + place * (place % 3)}}}
+            write_json(folder_of(outcome) / "sharpness.json", content)
+    assert claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"].seeds == 5
+
+
+def test_what_was_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    for place, outcome in enumerate(outcomes):
+        content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + place}}, "samples": 64 if place < 9 else 128}
+        write_json(folder_of(outcome) / "sharpness.json", content)
+    assert claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"].seeds == 3
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_what_has_no_ratio_is_left_out(tmp_path: Path, value: float) -> None:
+    outcomes = uniform_runs(tmp_path)
+    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    for outcome in outcomes:
+        content = {"losses": {"joint": {"largest_eigenvalue": value}}}
+        write_json(folder_of(outcome) / "sharpness.json", content)
+    found = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
+    assert found.verdict == NOT_MEASURED
+
+
+def test_a_damaged_measurement_is_an_input_error(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    write_json(folder_of(outcomes[0]) / "covariance.json", {"encoders": {"audio": {"joint": 3, "unimodal": 4}}})
+    with pytest.raises(InputError, match=r"covariance\.json is damaged .* measure anew"):
+        claims_of(outcomes)
+
+
+def test_a_table_without_uniform_speaks_of_no_claim(tmp_path: Path) -> None:
+    plain = Row("Uniform", "--method joint")
+    outcomes = [finished(tmp_path, plain, CREMAD, seed, BOTH) for seed in SEEDS]
+    assert make_sheet(table_of(), outcomes, "validation", draw=False).claims == []
+
+
+def test_on_synthetic_data_the_claims_headline_says_so(tmp_path: Path) -> None:
+    sheet = make_sheet(table_of(columns=[SYNTHETIC]), uniform_runs(tmp_path, SYNTHETIC), "validation", draw=False)
+    assert sheet.banner is not None and sheet.claims
+    html = page(sheet)
+    headline = html[html.index('<section id="claims">') :][:600]
+    assert "on data that can say nothing about them" in headline and sheet.banner in headline
+    text = markdown(sheet)
+    assert sheet.banner in text[text.index("## Claims") :][:400]

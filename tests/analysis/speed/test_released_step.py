@@ -1,0 +1,125 @@
+"""The released algorithm of the benchmark: its gradients are those of the variant, and its price is that code's."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmpareto import MMPareto
+from mmpareto.analysis.speed.released_step import ReleasedStep
+from mmpareto.models.network import MultimodalNetwork
+from mmpareto.training.losses import losses
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NAMES = ("a", "b", "c")
+
+
+class Sum(nn.Module):
+    """A linear head a modality, added up."""
+
+    additive = True
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: nn.Linear(4, 3) for name in names})
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def contributions(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.parts[name](feature) for name, feature in features.items()}
+
+
+def network(opposed: tuple[str, ...], names: tuple[str, ...] = NAMES) -> MultimodalNetwork:
+    """Unimodal heads that ask of the feature the reverse of what the fusion asks where they are `opposed`."""
+    torch.manual_seed(len(opposed))
+    encoders = {n: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)) for n in names}
+    made = MultimodalNetwork(encoders, Sum(names), {name: nn.Linear(4, 3) for name in names}).double()
+    for name in names:
+        sign = -1 if name in opposed else 1
+        made.heads[name].load_state_dict({k: sign * v for k, v in made.fusion.parts[name].state_dict().items()})
+    return made
+
+
+def batch(names: tuple[str, ...] = NAMES) -> tuple[dict[str, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = {name: torch.randn(7, 5, generator=generator, dtype=torch.float64) for name in names}
+    return inputs, torch.randint(3, (7,), generator=generator)
+
+
+def stepped(method: Any, net: MultimodalNetwork, **further: Any) -> dict[str, Tensor]:
+    """The gradients of a step, by parameter."""
+    net.zero_grad()
+    if isinstance(method, ReleasedStep):
+        method.begin_training(SimpleNamespace(network=net))
+    inputs, labels = batch(tuple(net.encoders))
+    joint, unimodal = losses(net(inputs), labels)
+    method.backward(joint, unimodal, encoders=dict(net.encoders.items()), **further)
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("gamma", [1.5, 0.7])
+@pytest.mark.parametrize("opposed", [(), ("a",), ("b", "c"), NAMES], ids=str)
+def test_it_gives_the_gradients_of_the_released_variant(opposed: tuple[str, ...], gamma: float) -> None:
+    net = network(opposed)
+    inputs, labels = batch()
+    joint, unimodal = losses(net(inputs), labels)
+    report = MMPareto.released().backward(joint, unimodal, encoders=dict(net.encoders.items()))
+    assert [name for name in NAMES if report[name].conflict.any()] == list(opposed)
+    expected = stepped(MMPareto.released(gamma), net)
+    for name, found in stepped(ReleasedStep(gamma), net).items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-14, msg=name)
+
+
+def test_a_scaler_factor_is_borne_by_every_gradient() -> None:
+    net = network(("a",))
+    plain = stepped(ReleasedStep(), net)
+    for name, found in stepped(ReleasedStep(), net, scale=torch.tensor(8.0, dtype=torch.float64)).items():
+        torch.testing.assert_close(found, 8 * plain[name], rtol=1e-9, atol=1e-14, msg=name)
+
+
+class Transfers(TorchDispatchMode):
+    """Counts numbers that the host reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_it_costs_a_pass_a_loss_and_one_more_and_a_read_a_tensor() -> None:
+    net = network(("a",), ("a", "b"))
+    passes: Counter[str] = Counter()
+    for name, encoder in net.encoders.items():
+        encoder[0].weight.register_hook(lambda gradient, name=name: passes.update([name]))
+    net.fusion.parts["a"].weight.register_hook(lambda gradient: passes.update(["fusion"]))
+    with Transfers() as transfers:
+        stepped(ReleasedStep(), net)
+    assert passes == {"a": 3, "b": 3, "fusion": 2}  # the joint loss, its own, and their sum
+    tensors = sum(len(list(encoder.parameters())) for encoder in net.encoders.values())
+    # Three losses and their sum, two cosines, each tensor's λ, and the comparisons of the one solved problem.
+    assert transfers.count == 4 + 2 + tensors + 3
+
+
+def test_a_direction_lost_in_rounding_is_not_caught_as_it_is_by_the_variant() -> None:
+    """What method.md says of the released code: a conflicting one-element tensor has h = 0, and 0·inf is NaN."""
+    encoder = nn.Linear(1, 1, bias=False).double()
+    for method, expected in ((MMPareto.released(), 0.0), (ReleasedStep(), float("nan"))):
+        encoder.weight.grad = None
+        if isinstance(method, ReleasedStep):
+            method.begin_training(SimpleNamespace(network=encoder))
+        weight = encoder.weight.sum()
+        method.backward(weight, {"a": -3 * weight}, encoders={"a": encoder})
+        assert encoder.weight.grad.item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_loss_that_does_not_reach_the_encoder_is_said() -> None:
+    encoder = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
+    loss = encoder[0].weight.sum()
+    with pytest.raises(ValueError, match=r"does not reach .* shape \(1, 1\)"):
+        ReleasedStep().backward(loss, {"a": loss}, encoders={"a": encoder})
