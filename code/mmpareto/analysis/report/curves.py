@@ -1,6 +1,7 @@
 """The runs' curves as pictures in the page: those of code/figures.py, drawn from the same files."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
@@ -47,8 +48,13 @@ def curves(table: Table, found: Mapping[tuple[str, str], Measured]) -> list[Figu
 
 
 def svg_of(figure: Drawn) -> str:
-    """The whole SVG file, with its letters as outlines; the same figure gives the same text."""
+    """The whole SVG file, small: letters as outlines, places to 1/10 point, a class a style. Always the same text."""
     into = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "mmpareto", "svg.fonttype": "path"}):
         figure.savefig(into, format="svg", metadata={"Date": None, "Creator": None})
-    return into.getvalue()
+    text = re.sub(r"\n\s+", "\n", into.getvalue())
+    text = re.sub(r'(?:transform|style)="[^"]*"|(\.\d)\d+', lambda found: found[1] or found[0], text)
+    styles: dict[str, str] = {}
+    text = re.sub(r'style="([^"]*)"', lambda found: f'class="{styles.setdefault(found[1], f"s{len(styles)}")}"', text)
+    rules = "".join(f".{name}{{{style}}}" for style, name in styles.items())
+    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{rules}</style>", text, count=1)
