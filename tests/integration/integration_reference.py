@@ -381,7 +381,9 @@ class Multimodal(nn.Module):
         return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
 
     def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.features(inputs)
+        return self.losses_of(self.features(inputs), labels)
+
+    def losses_of(self, features: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.joint_head(torch.tanh(self.fusion(torch.cat(list(features.values()), 1))))
         unimodal = {name: functional.cross_entropy(self.heads[name](x), labels) for name, x in features.items()}
         return functional.cross_entropy(logits, labels), unimodal

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mmpareto.integration.by_encoder import NotApartError, differentiate_by_encoder, features_of
 from mmpareto.integration.gradients import Gradients, Pass, differentiate, separate_passes
 from mmpareto.integration.hooks import Hooks
 from mmpareto.integration.objectives import Encoders, Objectives, collect
@@ -65,9 +66,19 @@ class Method(Hooks, abc.ABC):
         return separate_passes(objectives)
 
     def differentiate(self, objectives: Objectives, outputs: Any, scale: float | Tensor | None) -> Gradients:
-        """Run the passes; `refresh.py` runs cheaper ones at steps for which enough is known."""
-        after_pass = None if self._sums is None else self._sums.begin
-        return differentiate(objectives, self.passes(objectives), scale, after_pass=after_pass)
+        """Run the passes; `refresh.py` runs cheaper ones at steps for which enough is known.
+
+        Where passes share encoders, these are gone through one after another if that is possible, which takes less
+        memory; but all at once with several processes, which sum what a pass gave while the next one runs.
+        """
+        passes = self.passes(objectives)
+        if self._sums is not None:
+            return differentiate(objectives, passes, scale, after_pass=self._sums.begin)
+        if any(sum(modality in run.encoders for run in passes) > 1 for modality in objectives.encoders):
+            with contextlib.suppress(NotApartError):
+                features = features_of(outputs, objectives)
+                return differentiate_by_encoder(objectives, features, passes, scale)
+        return differentiate(objectives, passes, scale)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Once a step, before the encoders: what follows from `gradients.statistics`; () figures for the report."""

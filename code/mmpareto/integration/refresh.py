@@ -1,17 +1,16 @@
 """Past two backward passes, as an approximation: what was decided at one step is used at the steps after it."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients, differentiate, judge, separate_passes
+from mmpareto.integration.by_encoder import NotApartError, differentiate_by_encoder, features_of
+from mmpareto.integration.gradients import Gradients
 from mmpareto.integration.linear_algebra import combine
 from mmpareto.integration.method import Method
-from mmpareto.integration.objectives import Encoder, Objectives, leaves
+from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
 
 
@@ -56,12 +55,21 @@ class Refreshed(Method):
         """Both gradients of every encoder, or, between two decisions, the mixed one alone."""
         if self.refresh == 1:
             return super().differentiate(objectives, outputs, scale)
-        features = features_of(outputs, objectives)
+        for modality, encoder in objectives.encoders.items():
+            if len(encoder.objectives) != 2:
+                raise ValueError(f"refresh needs two objectives an encoder; {modality!r} has {len(encoder.objectives)}")
+        try:
+            features = features_of(outputs, objectives)
+        except NotApartError as reason:
+            raise ValueError(f"refresh needs {reason}") from None
         self.between = 0 < self.age < self.refresh and set(objectives.encoders) <= set(self.decided)
         if not self.between:
             return super().differentiate(objectives, outputs, scale)
-        weights = {modality: self.decided[modality]["weights"] for modality in objectives.encoders}
-        return mixed_gradients(objectives, features, weights, scale)
+        return differentiate_by_encoder(objectives, features, self.passes(objectives), scale, self._mixed)
+
+    def _mixed(self, modality: str, cotangents: list[Tensor | None]) -> list[Tensor | None]:
+        """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the one cotangent of the encoder's output x."""
+        return combine([[cotangent] for cotangent in cotangents], self.decided[modality]["weights"])
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Count the step: once for all its micro-batches."""
@@ -92,75 +100,3 @@ class Refreshed(Method):
         combined = combine(gradients, factors["magnitude"].expand(len(gradients[0]), 1))
         norms = torch.full_like(factors["weights"][0], math.nan)
         return combined, EncoderReport(norms[0], norms, factors["weights"], factors["conflict"], factors["rescale"])
-
-
-def mixed_gradients(
-    objectives: Objectives,
-    features: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor],
-    scale: float | Tensor | None,
-) -> Gradients:
-    """The gradients of Σ 2αᵢ Lᵢ at the encoders, one list for each, and those of the plain sum elsewhere.
-
-    Arguments:
-        features: modality → its encoder's output, as `features_of` returns them.
-        weights: modality → (1, 2) α.
-    """
-    cut = {modality: Encoder([features[modality]], e.objectives) for modality, e in objectives.encoders.items()}
-    at_outputs = dataclasses.replace(objectives, encoders=cut)
-    gradients = differentiate(at_outputs, separate_passes(at_outputs), scale)
-
-    cotangents: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for modality, feature in features.items():
-            (mixed,) = combine(gradients.encoders[modality], weights[modality])
-            if mixed is not None:
-                cotangents[modality] = mixed.to(feature.dtype)
-    inputs = [p for modality in cotangents for p in objectives.encoders[modality].parameters]
-    found = torch.autograd.grad([features[m] for m in cotangents], inputs, [*cotangents.values()], allow_unused=True)
-
-    gradient = dict(zip(inputs, found, strict=True))
-    finite = dict(zip(objectives.losses, gradients.finite.unbind(), strict=True))
-    for modality, encoder in objectives.encoders.items():
-        own = [gradient.get(p) for p in encoder.parameters]
-        judge(finite, encoder.objectives, [g for g in own if g is not None])
-        gradients.encoders[modality] = [own]
-    gradients.finite = torch.stack([*finite.values()])
-    return gradients
-
-
-def features_of(outputs: Any, objectives: Objectives) -> dict[str, Tensor]:
-    """The encoders' outputs among the model's, where it is sure that gradients may be mixed there.
-
-    Raises:
-        ValueError: there are none; an encoder has not two objectives; encoders exchange information; a feature depends
-            on more than its encoder; a loss reaches an encoder in another way.
-    """
-    if objectives.interaction:
-        raise ValueError("refresh needs encoders that exchange nothing inside, not interaction=True")
-    given = getattr(outputs, "features", None)
-    if not isinstance(given, Mapping):
-        raise ValueError("refresh needs the encoders' outputs, outputs.features by modality: pass outputs")
-    features: dict[str, Tensor] = {}
-    for modality, encoder in objectives.encoders.items():
-        if len(encoder.objectives) != 2:
-            raise ValueError(f"refresh needs two objectives an encoder; {modality!r} has {len(encoder.objectives)}")
-        feature = given.get(modality)
-        if not isinstance(feature, Tensor) or feature.grad_fn is None:
-            raise ValueError(f"refresh needs outputs.features[{modality!r}] as encoder {modality!r} computed it")
-        own = {id(p) for p in encoder.parameters}
-        if not all(id(leaf) in own for leaf in leaves([feature])):
-            raise ValueError(
-                f"refresh needs outputs.features[{modality!r}] to depend on encoder {modality!r} alone, but it depends "
-                "on other trainable tensors, too"
-            )
-        features[modality] = feature
-    owner = {id(p): modality for modality, encoder in objectives.encoders.items() for p in encoder.parameters}
-    for name, loss in objectives.losses.items():
-        for leaf in leaves([loss], features.values()):
-            if id(leaf) in owner:
-                raise ValueError(
-                    f"refresh needs losses that reach the encoders through outputs.features alone, but loss {name!r} "
-                    f"reaches encoder {owner[id(leaf)]!r} in another way (as in compiled and in replicated models)"
-                )
-    return features
