@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from pathlib import Path
 
@@ -203,6 +204,22 @@ def test_several_commits_and_other_data_are_said(tmp_path: Path) -> None:
     notes = " ".join(sheet_of(table_of(MMPARETO), [*outcomes, other]).notes)
     assert "cccccccccc (6 runs), commit dddddddddd with changes since (1 run)" in notes
     assert "ffffffffff…, but eeeeeeeeee…: MMPareto seed 0" in notes
+
+
+def test_rows_that_are_the_same_runs_are_said_and_drawn_once(tmp_path: Path) -> None:
+    """Such as a variant that is the method's default, or a schedule that a quick run is too short for."""
+    again = Row("Uniform for longer", UNIFORM.flags)
+    history = [{"acc_audio": 0.4, "train_acc_audio": 0.5}] * 2
+    outcomes = runs_of(tmp_path, UNIFORM, BASE, history=history)
+    outcomes += runs_of(tmp_path, MMPARETO, BETTER, history=history)
+    outcomes += [dataclasses.replace(o, cell=dataclasses.replace(o.cell, row=again)) for o in outcomes[: len(BASE)]]
+    sheet = make_sheet(table_of(again, MMPARETO), outcomes, "validation")
+    assert cell(sheet, again.label, "difference").text.startswith("+0.00")
+    assert [note for note in sheet.notes if "same runs" in note] == [
+        "The very same runs, as their settings are the same here: Uniform = Uniform for longer."
+    ]
+    drawn = next(figure for figure in sheet.figures if figure.title == "Accuracy over training")
+    assert drawn.svg
 
 
 def test_columns_are_families_of_their_own(tmp_path: Path) -> None:

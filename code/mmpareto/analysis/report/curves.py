@@ -34,10 +34,16 @@ def curves(table: Table, found: Mapping[tuple[str, str], Measured]) -> list[Figu
     made = []
     for column in table.columns:
         cells = [found[row.label, column.label] for row in table.rows if (row.label, column.label) in found]
-        folders = [result.folder for cell in cells for _, result in sorted(cell.results.items())]
-        runs = read_runs(folders)
+        # Two rows may be one run: a variant that is the default, a schedule that a quick run is too short for.
+        folders = dict.fromkeys(result.folder for cell in cells for _, result in sorted(cell.results.items()))
+        where = f": {column.label}" if len(table.columns) > 1 else ""
+        try:
+            runs = read_runs(folders)
+        except InputError as error:
+            made.append(Figure(f"Curves{where}", f"Not drawn: {error}", ""))
+            continue
         for title, draw in FIGURES.items() if runs else ():
-            heading = f"{title}: {column.label}" if len(table.columns) > 1 else title
+            heading = title + where
             try:
                 figure = draw(runs)
             except InputError as error:  # the runs lack what this figure shows

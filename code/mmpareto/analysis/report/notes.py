@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmpareto.analysis.report.gather import Measured
 from mmpareto.analysis.report.statistics import FEWEST_SEEDS
@@ -32,7 +33,17 @@ def notes(table: Table, found: Found) -> list[str]:
         f"{', '.join(dict.fromkeys(rows))}: {text.replace('acc_<modality>', 'that accuracy')}."
         for text, rows in by_note.items()
     ]
-    return said + _commits(found) + _data(found)
+    return said + _shared(found) + _commits(found) + _data(found)
+
+
+def _shared(found: Found) -> list[str]:
+    """A sentence for rows of a column that are the very same runs."""
+    rows: dict[tuple[str, tuple[Path, ...]], list[str]] = {}
+    for cell in found.values():
+        folders = tuple(result.folder for _, result in sorted(cell.results.items()))
+        rows.setdefault((cell.column, folders), []).append(cell.row)
+    same = [" = ".join(labels) for (_, folders), labels in rows.items() if folders and len(labels) > 1]
+    return [f"The very same runs, as their settings are the same here: {names}." for names in dict.fromkeys(same)]
 
 
 def _commits(found: Found) -> list[str]:
