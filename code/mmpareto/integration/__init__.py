@@ -8,7 +8,8 @@ A method is used in place of `loss.backward()` in any training loop:
     optimizer.step()
 
 The way to read it: `method.py` (the call that every method shares) → `gradients.py` (which losses are
-differentiated together, and what comes of it) → `mmpareto.py` (what is done with it).
+differentiated together, and what comes of it; `by_encoder.py`, the same from less memory) → `mmpareto.py` (what is done
+with it).
 """
 
 import importlib

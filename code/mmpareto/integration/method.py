@@ -117,7 +117,8 @@ class Method(Hooks, abc.ABC):
             unimodal: name → () loss.
             encoders: modality → module or parameters, or (those, [names of its losses]). Frozen parameters are
                 skipped; one that no loss reaches keeps its `.grad`.
-            outputs: what the model returned; only some methods look at it, and say at which of its attributes.
+            outputs: what the model returned. `features` in it, modality → the encoder's output, saves memory
+                (`by_encoder.py`); some methods look at more, and say at which of its attributes.
             labels: (B,) class indices; only some methods look at them.
             scale: factor of a gradient scaler: what is added to `.grad` bears it, nothing else does.
             interaction: whether a unimodal loss may reach other encoders than its own. Such cross terms are left
