@@ -196,9 +196,24 @@ def moved(content: dict[str, Any]) -> None:
     content["data_folder"] = "gone"
 
 
+def no_weights(content: dict[str, Any]) -> None:
+    content["model"] = list(content["model"].values())
+
+
+def numbers_for_weights(content: dict[str, Any]) -> None:
+    content["model"]["heads.audio.bias"] = 3.0
+
+
+def no_network(content: dict[str, Any]) -> None:
+    content["network"] = "resnet18"
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
+        (no_weights, "x.pt is damaged: model cannot be what train.py wrote"),
+        (numbers_for_weights, r"x.pt is damaged: model\['heads.audio.bias'\] cannot be"),
+        (no_network, "x.pt is damaged: network cannot be"),
         (other_shape, r"is of another architecture: heads\.audio\.bias"),
         (other_encoder, "is of another architecture: "),
         (unknown_encoder, "unknown encoder 'tinny'. Did you mean 'tiny'"),
