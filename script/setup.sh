@@ -67,6 +67,14 @@ has_whole_pip='
 import importlib.metadata, sys
 sys.exit(not any(found.files for found in importlib.metadata.distributions(name="pip")))'
 
+# Waits for another script that is installing at this moment. The lock is descriptor 9's, so it outlives this Python.
+queue() {
+    exec 9<requirements.txt
+    for any in python3 python .venv/bin/python; do
+        "$any" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null && return
+    done
+}
+
 make_venv() {
     if ! .venv/bin/python -c '' 2>/dev/null; then
         find_base
@@ -79,15 +87,21 @@ make_venv() {
     fi
 }
 
+install() {
+    make_venv
+    echo "installing $requirements into .venv (about 5 GB, a few minutes)"
+    arguments=
+    for file in $requirements; do arguments="$arguments -r $file"; done
+    # SIGINT: pip then removes the gigabytes that it has downloaded so far.
+    # shellcheck disable=SC2086
+    attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
+}
+
 if ! { command -v python >/dev/null && satisfies python; }; then
     if ! satisfies .venv/bin/python; then
-        make_venv
-        echo "installing $requirements into .venv (about 5 GB, a few minutes)"
-        arguments=
-        for file in $requirements; do arguments="$arguments -r $file"; done
-        # SIGINT: pip then removes the gigabytes that it has downloaded so far.
-        # shellcheck disable=SC2086
-        attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
+        queue || :
+        satisfies .venv/bin/python || install
+        exec 9<&-
     fi
     PATH="$PWD/.venv/bin:$PATH"
     export PATH

@@ -378,6 +378,29 @@ def test_a_signal_while_installing_leaves_no_process(
     trained(held.run(shell, "script/mmpareto.sh"), held.root)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_of_two_scripts_at_once_one_installs_and_the_other_waits(held: Machine, shell: str) -> None:
+    held.python("python3")
+    (held.home / "hold.pip").touch()
+
+    def sleeping() -> list[int]:
+        return [pid for pid, line in processes_with(str(held.home)).items() if "sleep" in line]
+
+    first = start(held, shell, "script/mmpareto.sh")
+    wait_for(lambda: len(sleeping()) == 2)
+    second = start(held, shell, "script/uniform_baseline.sh")
+    wait_for(lambda: any("flock" in line for line in processes_with(str(held.home)).values()))
+    for pid in sleeping():
+        os.kill(pid, signal.SIGTERM)
+    for process, method in ((first, "mmpareto"), (second, "uniform")):
+        output, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert f"argument {method}" in output.splitlines()
+        assert ("installing" in output) == (process is first)
+    assert sum("pip install" in line for line in held.log()) == 1
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> None:
     held.python("python", "satisfies")
