@@ -85,7 +85,12 @@ def scaled(tensors: list[Tensor | None], factors: Tensor) -> list[Tensor | None]
     grouped = _Grouped.of([tensors])
     if grouped:
         return grouped.combined(factors.unsqueeze(1))
-    return [t if t is None else t.mul_(factor.to(t)) for t, factor in zip(tensors, factors, strict=True)]
+    for tensor, factor in zip(tensors, factors, strict=True):
+        if tensor is not None:
+            own = factor.to(tensor)
+            for piece in _pieces(tensor) if tensor.is_contiguous() else [tensor]:
+                piece.mul_(own)
+    return tensors
 
 
 # --- on the CPU: tensor by tensor, a large one piece by piece ---
