@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
     step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
     step.add_argument("--channels_last", action="store_true", help="maps with their channels last in memory")
+    step.add_argument("--fused", action="store_true", help="the optimiser's step in one kernel, as with fp16")
     return made
 
 

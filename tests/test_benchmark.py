@@ -42,7 +42,7 @@ def test_every_method_is_measured_beside_uniform(tmp_path: Path, capsys: pytest.
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
     assert set(found["methods"]) == names
     conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    assert found["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False}
+    assert found["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
     assert found["rounds"] == 1
     for figures in found["methods"].values():
         for spread in (figures["seconds"], figures["ratio"]):

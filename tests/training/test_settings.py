@@ -175,6 +175,16 @@ def test_config_json_gives_the_same_settings_back() -> None:
     assert from_config({"arguments": to_config(found)}) == found
     with pytest.raises(InputError, match=r"another version.*epochs"):
         from_config({"arguments": {k: v for k, v in to_config(found).items() if k != "epochs"}})
+    with pytest.raises(InputError, match=r"another version.*unheard_of"):
+        from_config({"arguments": to_config(found) | {"unheard_of": 1}})
+
+
+def test_a_run_from_before_a_setting_was_there_has_its_default() -> None:
+    found = parse(["--dataset", "cremad"]).settings
+    older = {name: value for name, value in to_config(found).items() if name != "fused"}
+    assert from_config({"arguments": older}) == found and not found.fused
+    later = parse(["--dataset", "cremad", "--fused"]).settings
+    assert from_config({"arguments": to_config(later)}) == later != found
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +199,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "flag",
     [
         *("learning_rate 0.06", "batch_size 5", "method joint", "variant paper", "random_seed 1", "clip_grad"),
-        *("accumulate 2", "compile", "channels_last", "tf32", "checkpoint_activations"),
+        *("accumulate 2", "compile", "channels_last", "tf32", "fused", "checkpoint_activations"),
         *("gamma 2", "boost always", "zero_is_conflict true", "record_gradients 3"),
         *("protocol paper", "audio_pool 1 1", "encoder resnet18", "amp bf16", "dataset synthetic", "model x"),
     ],

@@ -14,7 +14,7 @@ from prepared_clips import write_prepared
 from tiny_runs import acting, assert_same_run, read, resume, run, send_signal, trainer_of
 from torch import Tensor, nn
 
-SWITCHES = ("--channels_last", "--checkpoint_activations", "--tf32", "--compile")
+SWITCHES = ("--channels_last", "--checkpoint_activations", "--tf32", "--compile", "--fused")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_channels_are_last_all_the_way(data: Path, tmp_path: Path) -> None:
         assert tensor.is_contiguous(memory_format=torch.channels_last), tensor.shape
 
 
-@pytest.mark.parametrize("switch", ["--accumulate 2", "--channels_last", "--checkpoint_activations"])
+@pytest.mark.parametrize("switch", ["--accumulate 2", "--channels_last --fused", "--checkpoint_activations"])
 def test_a_run_with_a_switch_stopped_and_resumed_is_the_run_never_stopped(
     switch: str, data: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +148,16 @@ def test_tf32_is_what_was_asked_for_and_nothing_on_the_cpu(allowed: bool, data: 
     assert all(torch.equal(value, other[name]) for name, value in found.items())
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("more", ["", "--fused", "--fused --channels_last"])
+def test_the_fused_optimiser_is_that_of_the_name(optimizer: str, more: str, data: Path, tmp_path: Path) -> None:
+    """And takes its steps as the plain one does, in whatever layout."""
+    fused = trainer_of(data, tmp_path, "--optimizer", optimizer, *more.split()).optimizer.defaults["fused"]
+    assert (fused is True) == ("--fused" in more)
+    if fused:
+        assert_equal(data, tmp_path, more, "--optimizer", optimizer)
+
+
 def test_a_compiled_model_is_one_for_every_size_of_batch_and_what_is_trained(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path, "--compile", "--method", "pretrain_finetune", "--pretrain_epochs", "1")
     assert isinstance(trainer.model, torch._dynamo.eval_frame.OptimizedModule)
@@ -170,6 +180,6 @@ def test_generated_code_trains_as_pytorchs_own(data: Path, tmp_path: Path, monke
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("switch", ["--channels_last", "--checkpoint_activations", "--compile"])
+@pytest.mark.parametrize("switch", ["--channels_last", "--checkpoint_activations", "--compile", "--fused"])
 def test_a_switch_on_a_gpu_changes_nothing_but_rounding(switch: str, data: Path, tmp_path: Path) -> None:
     assert_equal(data, tmp_path, switch, "--gpu_ids", "0", "--frames", "2")

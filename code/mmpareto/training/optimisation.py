@@ -9,7 +9,8 @@ from mmpareto.training.settings import Settings
 def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over all parameters; it leaves alone those that have no gradient."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    fused = True if settings.amp == "fp16" else None  # a fused optimiser skips an overflow without asking the host
+    # Under fp16 always: a fused optimiser skips an overflow without asking the host.
+    fused = True if settings.fused or settings.amp == "fp16" else None
     if settings.optimizer == "sgd":
         momentum = settings.momentum
         return torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=fused)

@@ -24,7 +24,10 @@ RESUMABLE = ("gpu_ids", "workers", "epochs", "data")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The arguments of one run, complete and checked. Fields are named as their flags; `options` are the method's."""
+    """The arguments of one run, complete and checked. Fields are named as their flags; `options` are the method's.
+
+    A field with a default came later than the others: the default is what runs did before it was there.
+    """
 
     dataset: str
     method: str
@@ -69,6 +72,7 @@ class Settings:
     use_tensorboard: bool
     tensorboard_path: str | None
     record_gradients: int | None
+    fused: bool = False
 
     @property
     def name(self) -> str:
@@ -177,6 +181,11 @@ def parser() -> argparse.ArgumentParser:
         help="GPU products and convolutions of float32 in TF32: inputs rounded to 10 bits, repeatable; none on the CPU",
     )
     machine.add_argument(
+        "--fused",
+        action="store_true",
+        help="the optimiser's step in one kernel (always so under --amp fp16): the same result to rounding, repeatable",
+    )
+    machine.add_argument(
         "--checkpoint_activations",
         action="store_true",
         help="compute the encoders' activations again in each backward pass, for less memory: the same result to "
@@ -278,13 +287,19 @@ def to_config(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def whole_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config.json, with the settings that came after it was written."""
+    later = {f.name: f.default for f in dataclasses.fields(Settings) if f.default is not dataclasses.MISSING}
+    return later | config["arguments"]
+
+
 def from_config(config: dict[str, Any]) -> Settings:
     """The settings of config.json's "arguments".
 
     Raises:
         InputError: they are not those of this version.
     """
-    arguments = dict(config["arguments"])
+    arguments = whole_arguments(config)
     names = {field.name for field in dataclasses.fields(Settings)}
     if set(arguments) != names:
         odd = sorted(names ^ set(arguments))

@@ -60,6 +60,7 @@ OTHER: dict[str, Any] = {
     "compile": True,
     "channels_last": True,
     "tf32": True,
+    "fused": True,
     "checkpoint_activations": True,
     "use_tensorboard": False,
     "tensorboard_path": "board",

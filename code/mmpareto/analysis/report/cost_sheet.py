@@ -98,5 +98,5 @@ def _cells(found: Mapping[str, Any]) -> list[SheetCell]:
         SheetCell(f"{seconds['median']:.3f}", seconds["median"], numbers=dict(seconds)),
         SheetCell(spread, ratio["median"], numbers=dict(ratio)),
         SheetCell(f"{mebibytes:.0f}", mebibytes),
-        SheetCell(f"{copies:.2f}", copies),
+        SheetCell(f"{copies:z.2f}".replace("-", "−"), copies),
     ]

@@ -45,6 +45,7 @@ class Conditions:
         amp: None, "bf16" or "fp16".
         tf32: whether a GPU may round the factors of float32 products to TF32.
         channels_last: whether images, and the maps made of them, lie with their channels last in memory.
+        fused: whether the optimiser's step is one kernel; under fp16 it is.
     """
 
     batch_size: int = 16
@@ -55,6 +56,7 @@ class Conditions:
     amp: str | None = None
     tf32: bool = False
     channels_last: bool = False
+    fused: bool = False
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:
@@ -115,7 +117,7 @@ class Contender:
             self.network.lay_out_channels_last()
         self.model = runnable(self.network, _devices(conditions)[1])
         self.precision = Precision(conditions.amp, self.device)
-        fused = True if conditions.amp == "fp16" else None  # as in training: an overflow is skipped without the host
+        fused = True if conditions.fused or conditions.amp == "fp16" else None  # as in training
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused
         )
@@ -277,7 +279,7 @@ def table(figures: Mapping[str, Any]) -> str:
     ]
     for name, found in figures["methods"].items():
         line = f"{name:18}{_text(found['seconds'], 3):>26}{_text(found['ratio'], 2):>22}"
-        line += f"{found['peak_bytes'] / 2**20:10.0f}{found['extra_copies']:8.2f}"
+        line += f"{found['peak_bytes'] / 2**20:10.0f}{found['extra_copies']:z8.2f}"
         if integration:
             line += f"{_text(found['arithmetic'], 1, 100) if found['arithmetic'] else '–':>20}"
         lines.append(line)

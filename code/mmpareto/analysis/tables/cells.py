@@ -11,7 +11,7 @@ from typing import Any
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
 from mmpareto.analysis.tables.definitions import RECORDS, Column, Row, Table
 from mmpareto.errors import InputError
-from mmpareto.training.settings import Settings, parse, parser, to_config
+from mmpareto.training.settings import Settings, parse, parser, to_config, whole_arguments
 
 Identity = dict[str, Any]
 
@@ -145,7 +145,7 @@ def recorded_identity(config: dict[str, Any]) -> Identity:
     Raises:
         KeyError: a part of it is not there.
     """
-    return _identity(config["arguments"], config["data"]["fingerprint"])
+    return _identity(whole_arguments(config), config["data"]["fingerprint"])
 
 
 def run_name(found: Identity) -> str:
