@@ -181,6 +181,16 @@ def test_a_damaged_or_older_run_is_no_run(data: Path, tmp_path: Path) -> None:
     assert find_runs([cell], tmp_path / "runs")[0].reason == "not run"
 
 
+def test_a_run_from_before_a_setting_was_there_is_still_a_run(data: Path, tmp_path: Path) -> None:
+    cell = cell_of(data)
+    folder = write_run(tmp_path / "runs" / "x", cell.settings, data)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"].pop("fused") is False
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find_runs([cell], tmp_path / "runs")[0].folder == folder
+    assert find_runs([cell_of(data, "--fused")], tmp_path / "runs")[0].reason == "not run"
+
+
 def test_a_run_that_was_prolonged_is_finished_when_its_summary_is(data: Path, tmp_path: Path) -> None:
     cell = cell_of(data)
     folder = write_run(tmp_path / "runs" / "x", cell.settings, data)
