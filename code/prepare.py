@@ -64,7 +64,7 @@ def _is_prepared(out: Path) -> bool:
 
 
 def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
-    from mmpareto.data.archives import SUFFIXES, unpacked
+    from mmpareto.data.preparing.archives import SUFFIXES, unpacked
 
     raw = options.get("raw")
     if raw is not None and not raw.exists():
@@ -77,7 +77,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
 
 
 def _check(dataset: Any, out: Path) -> bool:
-    from mmpareto.data.checking import check
+    from mmpareto.data.preparing.checking import check
 
     found = check(dataset, out)
     print(found.text())
@@ -85,7 +85,7 @@ def _check(dataset: Any, out: Path) -> bool:
 
 
 def _draw(dataset: Any, out: Path, sheet: Path) -> None:
-    from mmpareto.data.sheet import contact_sheet
+    from mmpareto.data.preparing.sheet import contact_sheet
     from mmpareto.training.data import recipe_options
 
     contact_sheet(dataset.open(out, "train", training=True, options=recipe_options(dataset.name)), dataset.title, sheet)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.prepared import PreparedDataset
-from mmpareto.data.reading import InputOptions
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.samples import PreparedDataset
 from PIL import Image
 
 OPTIONS = {field.name for field in dataclasses.fields(InputOptions)}

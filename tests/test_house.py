@@ -88,6 +88,15 @@ def test_integration_imports_torch_and_itself_only() -> None:
             assert all(floor(module) == "integration" for module in own(name)), name
 
 
+def test_what_data_sets_share_knows_none_of_them() -> None:
+    rooms = ("raw", "generated", "prepared", "preparing")
+    inside = {name for name in modules() if name.startswith(tuple(f"mmpareto.data.{room}" for room in rooms))}
+    assert len(inside) > 20
+    allowed = inside | {"mmpareto.data.data_set", "mmpareto.data.workers"}
+    for name in inside:
+        assert {module for module in own(name) if module.startswith("mmpareto.data.")} <= allowed, name
+
+
 def test_no_import_goes_in_a_circle() -> None:
     order = graphlib.TopologicalSorter({name: own(name) - {name} for name in modules()})
     order.prepare()

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from mmpareto.data.archives import unpacked
 from mmpareto.data.cgmnist import CGMNIST
-from mmpareto.data.colouring import PALETTE, coloured, gray_of, ink_colours
+from mmpareto.data.generated.colouring import PALETTE, coloured, gray_of, ink_colours
+from mmpareto.data.preparing.archives import unpacked
 from mmpareto.errors import InputError
 
 Array = npt.NDArray[Any]

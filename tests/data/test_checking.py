@@ -8,9 +8,9 @@ import prepare
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.checking import check
 from mmpareto.data.cremad import CREMAD
-from mmpareto.data.layout import fingerprint
+from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.preparing.checking import check
 from mmpareto.errors import InputError
 
 NAMES = raw_clips.names(actors=2)

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.clip_reading import read_clip
-from mmpareto.data.features import FEATURES, _ResampledMean, filterbank
-from mmpareto.data.media import MediaError, NoAudioError, NoFrameError, encode_jpeg, read_audio, read_frames, resample
+from mmpareto.data.raw.clip_reading import read_clip
+from mmpareto.data.raw.features import FEATURES, _ResampledMean, filterbank
+from mmpareto.data.raw.media import (
+    MediaError,
+    NoAudioError,
+    NoFrameError,
+    encode_jpeg,
+    read_audio,
+    read_frames,
+    resample,
+)
 from mmpareto.errors import InputError
 from PIL import Image
 

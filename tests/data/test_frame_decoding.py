@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 import raw_clips
-from mmpareto.data.containers import read_streams
-from mmpareto.data.frame_decoding import FrameReader, ToRGB, _AsNeeded
-from mmpareto.data.media import read_frame_pairs
+from mmpareto.data.raw.containers import read_streams
+from mmpareto.data.raw.frame_decoding import FrameReader, ToRGB, _AsNeeded
+from mmpareto.data.raw.media import read_frame_pairs
 
 H264 = {
     "no B-frames": {"bf": "0", "g": "12"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
-from mmpareto.data.idx import read_idx
+from mmpareto.data.raw.idx import read_idx
 from mmpareto.errors import InputError
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 

@@ -6,7 +6,7 @@ import pytest
 import raw_clips
 import torch
 import torchaudio.functional
-from mmpareto.data.media import (
+from mmpareto.data.raw.media import (
     MediaError,
     NoAudioError,
     NoFrameError,

@@ -12,7 +12,7 @@ from mmpareto.data.chsims import CHSIMS
 from mmpareto.data.data_set import InputOptions
 from mmpareto.data.mosei import MOSEI
 from mmpareto.data.mosi import MOSI
-from mmpareto.data.preparation import locked
+from mmpareto.data.preparing.preparation import locked
 from mmpareto.errors import InputError
 
 SAMPLES = {"train": 6, "valid": 3, "test": 4}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmpareto.data import modelnet40
 from mmpareto.data.modelnet40 import ModelNet40
-from mmpareto.data.reading import InputOptions
+from mmpareto.data.prepared.reading import InputOptions
 from mmpareto.errors import InputError
 from PIL import Image
 
@@ -154,8 +154,8 @@ def test_a_damaged_picture_costs_a_line(tmp_path):
 
 @pytest.mark.parametrize("deeper", [False, True])
 def test_meshes_are_rendered_from_the_front_and_the_rear(tmp_path, deeper):
-    from mmpareto.data.off_files import read_off
-    from mmpareto.data.rendering import render
+    from mmpareto.data.generated.rendering import render
+    from mmpareto.data.raw.off_files import read_off
 
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_meshes(raw / "ModelNet40" if deeper else raw)

@@ -5,7 +5,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from mmpareto.data.off_files import Mesh, MeshError, read_off
+from mmpareto.data.raw.off_files import Mesh, MeshError, read_off
 from mmpareto.errors import InputError
 
 CORNERS = [*itertools.product((0, 1), repeat=3)]

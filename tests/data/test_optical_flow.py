@@ -3,7 +3,7 @@ import pytest
 import raw_mp4
 from hypothesis import given
 from hypothesis import strategies as st
-from mmpareto.data.optical_flow import BOUND, decode, encode, flow
+from mmpareto.data.raw.optical_flow import BOUND, decode, encode, flow
 from mmpareto.errors import InputError
 
 PICTURE = raw_mp4.texture(160, 200)

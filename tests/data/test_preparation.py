@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.clip_preparation import RawClip, prepare_clips
-from mmpareto.data.feature_files import FEATURE_FILES
-from mmpareto.data.features import FEATURES, filterbank
-from mmpareto.data.media import read_audio, read_frames
-from mmpareto.data.preparation import About, locked
-from mmpareto.data.splits import Split
+from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.preparing.clip_preparation import RawClip, prepare_clips
+from mmpareto.data.preparing.preparation import About, locked
+from mmpareto.data.preparing.splits import Split
+from mmpareto.data.raw.features import FEATURES, filterbank
+from mmpareto.data.raw.media import read_audio, read_frames
 from mmpareto.errors import InputError
 from PIL import Image
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
+from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
 

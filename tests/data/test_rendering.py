@@ -2,8 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-from mmpareto.data.off_files import Mesh
-from mmpareto.data.rendering import render
+from mmpareto.data.generated.rendering import render
+from mmpareto.data.raw.off_files import Mesh
 
 SIZE = 224
 WHITE = 255

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 from mmpareto.data import synthetic
-from mmpareto.data.synthetic_faces import EXPRESSIONS, HEIGHT, WIDTH, Look, film
-from mmpareto.data.synthetic_voices import RATE, SENTENCES, Voice, speak
+from mmpareto.data.generated.synthetic_faces import EXPRESSIONS, HEIGHT, WIDTH, Look, film
+from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, Voice, speak
 from mmpareto.errors import InputError
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from mmpareto.data.unpickling import load_object_array, load_pickle
+from mmpareto.data.raw.unpickling import load_object_array, load_pickle
 from mmpareto.errors import InputError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpareto.data.batches import EpochOrder, Share, SharedBatches
+from mmpareto.data.prepared.batches import EpochOrder, Share, SharedBatches
 from mmpareto.errors import InputError
 from mmpareto.training import loop
 from mmpareto.training.batch_norm import synchronised

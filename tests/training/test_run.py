@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpareto.data.layout import fingerprint
+from mmpareto.data.prepared.layout import fingerprint
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint

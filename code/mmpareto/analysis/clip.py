@@ -8,10 +8,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import Batch
-from mmpareto.data.clip_reading import read_clip
 from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.clips import prepare_input
+from mmpareto.data.prepared.batches import Batch
+from mmpareto.data.prepared.clips import prepare_input
+from mmpareto.data.raw.clip_reading import read_clip
 from mmpareto.errors import InputError
 from mmpareto.training.evaluation import predict
 

@@ -11,9 +11,9 @@ import torch
 from mmpareto.analysis.pictures.confusion import confusion_picture
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import make_loader, stop_workers
-from mmpareto.data.clips import options_of
-from mmpareto.data.prepared import PreparedDataset
+from mmpareto.data.prepared.batches import make_loader, stop_workers
+from mmpareto.data.prepared.clips import options_of
+from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
 from mmpareto.training.evaluation import Predictions, figures, further_figures, predict

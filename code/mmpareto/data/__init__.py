@@ -1,4 +1,10 @@
-"""Raw files → prepared files → batches; one file a data set."""
+"""Raw files → prepared files → batches; one file a data set.
+
+What data sets share is in four rooms, none of which knows any of them: `raw` (reading what owners distribute),
+`generated` (pictures and sounds that are computed), `preparing` (raw files → a prepared folder) and `prepared`
+(a prepared folder → batches). The way to read it: `data_set.py` (what a data set has to say) → `cremad.py` (one that
+says it) → `preparing/preparation.py` and `prepared/samples.py` (what is made of it).
+"""
 
 from mmpareto.registry import Registry
 

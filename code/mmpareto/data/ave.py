@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
-from mmpareto.data.splits import Split
+from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.preparing.splits import Split
+from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
 PAGE = "https://github.com/YapengTian/AVE-ECCV18"

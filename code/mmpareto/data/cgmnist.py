@@ -17,18 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmpareto.data.colouring import Part, coloured, gray_of, ink_colours
 from mmpareto.data.data_set import DataSet, Facts
-from mmpareto.data.idx import read_idx
-from mmpareto.data.preparation import RECORD_UNFINISHED, About, earlier, locked, sha256, write_lists, write_record
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import Report
-from mmpareto.data.splits import Split
+from mmpareto.data.generated.colouring import Part, coloured, gray_of, ink_colours
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.preparing.preparation import (
+    RECORD_UNFINISHED,
+    About,
+    earlier,
+    locked,
+    sha256,
+    write_lists,
+    write_record,
+)
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
+from mmpareto.data.raw.idx import read_idx
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
 
 if TYPE_CHECKING:
-    from mmpareto.data.sources import ArraySource, Source
+    from mmpareto.data.prepared.sources import ArraySource, Source
 
 COLOURED_PAGE = "https://github.com/feidfoe/learning-not-to-learn"
 MNIST_PAGE = "https://ossci-datasets.s3.amazonaws.com/mnist"  # the mirror that torchvision loads from
@@ -135,7 +143,7 @@ class CGMNIST(DataSet):
 
 
 def _array(folder: Path, split: str, name: str, samples: int) -> "ArraySource":
-    from mmpareto.data.sources import ArraySource, Normalisation
+    from mmpareto.data.prepared.sources import ArraySource, Normalisation
 
     path = folder / ARRAYS / f"{split}_{name}.npy"
     source = ArraySource(path, CHANNELS[name], Normalisation(*NORMALISATION[name]))
@@ -229,7 +237,7 @@ def _read_mnist(files: Mapping[str, Path]) -> dict[Part, Digits]:
 
 
 def _read_published(path: Path) -> dict[Part, Digits]:
-    from mmpareto.data.unpickling import load_object_array
+    from mmpareto.data.raw.unpickling import load_object_array
 
     content = load_object_array(path)
     keys = [f"{part}_{kind}" for part in IDX_FILES for kind in ("image", "label")]

@@ -6,16 +6,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mmpareto.data import clip_preparation
-from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.data_set import DataSet
-from mmpareto.data.preparation import About
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import Report
-from mmpareto.data.splits import Split
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.preparing import clip_preparation
+from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.preparing.preparation import About
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
 
 if TYPE_CHECKING:
-    from mmpareto.data.sources import Source
+    from mmpareto.data.prepared.sources import Source
 
 
 class Found(NamedTuple):
@@ -44,8 +44,8 @@ class ClipSet(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The audio feature and the frames."""
-        from mmpareto.data import layout
-        from mmpareto.data.sources import AudioSource, FramesSource
+        from mmpareto.data.prepared import layout
+        from mmpareto.data.prepared.sources import AudioSource, FramesSource
 
         layout.check_files(folder, split, names, options.audio, prepared.get("audio"))
         return {"audio": AudioSource(folder, names, options), "visual": FramesSource(folder, split, names, options)}

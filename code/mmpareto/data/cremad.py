@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.splits import (
+from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.preparing.splits import (
     PublishedFile,
     Split,
     has_split_files,

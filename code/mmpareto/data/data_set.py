@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mmpareto.data.reading import InputOptions, Labelled
+from mmpareto.data.prepared.reading import InputOptions, Labelled
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpareto.data.prepared import PreparedDataset
-    from mmpareto.data.sources import Source
+    from mmpareto.data.prepared.samples import PreparedDataset
+    from mmpareto.data.prepared.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DataSet:
     @classmethod
     def labelled(cls, folder: Path, split: str, options: InputOptions) -> Labelled:
         """The samples of a split: all that its list holds, with their classes."""
-        from mmpareto.data import layout
+        from mmpareto.data.prepared import layout
 
         classes = layout.read_classes(folder)
         names, labels = layout.read_split(folder, split, classes)
@@ -122,8 +122,8 @@ class DataSet:
             InputError: the folder is no prepared data set or lacks files, one of its lists is wrong, or it has no such
                 modality.
         """
-        from mmpareto.data import layout  # here, since the command line needs no torch
-        from mmpareto.data.prepared import PreparedDataset
+        from mmpareto.data.prepared import layout  # here, since the command line needs no torch
+        from mmpareto.data.prepared.samples import PreparedDataset
 
         folder, options = Path(folder), options or InputOptions()
         prepared = layout.read_prepared(folder)

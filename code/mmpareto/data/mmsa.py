@@ -23,17 +23,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from mmpareto.data.data_set import DataSet, InputOptions, Labelled
-from mmpareto.data.preparation import RECORD_UNFINISHED, About, earlier, locked, sha256, write_lists, write_record
-from mmpareto.data.report import Report
+from mmpareto.data.preparing.preparation import (
+    RECORD_UNFINISHED,
+    About,
+    earlier,
+    locked,
+    sha256,
+    write_lists,
+    write_record,
+)
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
 from mmpareto.data.sentiment import SCALES, class_figures, kept, regression_figures
-from mmpareto.data.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmpareto.data.sources import Normalisation, Source
+    from mmpareto.data.prepared.sources import Normalisation, Source
 
 PAGE = "https://github.com/thuiar/MMSA"
 PARTS = ("train", "valid", "test")
@@ -169,7 +177,7 @@ class MMSADataSet(DataSet):
     @classmethod
     def _read(cls, path: Path) -> "dict[str, _Part]":
         """The parts of a file, checked."""
-        from mmpareto.data.unpickling import load_pickle
+        from mmpareto.data.raw.unpickling import load_pickle
 
         content = load_pickle(path)
         absent = [part for part in PARTS if not isinstance(content, dict) or not isinstance(content.get(part), dict)]

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmpareto import cli
-from mmpareto.data import preparation
 from mmpareto.data.data_set import DataSet, Facts
-from mmpareto.data.preparation import About
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import Report
-from mmpareto.data.splits import PARTS, Split
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.preparing import preparation
+from mmpareto.data.preparing.preparation import About
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import PARTS, Split
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmpareto.data.sources import Source
+    from mmpareto.data.prepared.sources import Source
 
 # Class → shapes for training and for testing, as distributed: 9,843 and 2,468 in all.
 SHAPES = {
@@ -142,7 +142,7 @@ class ModelNet40(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The front and the rear view."""
-        from mmpareto.data.sources import ImageSource
+        from mmpareto.data.prepared.sources import ImageSource
 
         for view in VIEWS:
             there = {path.name for path in (folder / view).glob("*.jpg")}
@@ -329,7 +329,7 @@ class _Views:
         Raises:
             InputError: a file of the shape is missing or damaged.
         """
-        from mmpareto.data.media import encode_jpeg
+        from mmpareto.data.raw.media import encode_jpeg
 
         pictures = [encode_jpeg(picture) for picture in self.pictures(sample)]
         for view, picture in zip(VIEWS, pictures, strict=True):
@@ -376,8 +376,8 @@ class RenderedViews(_Views):
 
     def pictures(self, sample: Shape) -> "list[np.ndarray]":
         """The views as uint8 (size, size, 3), RGB."""
-        from mmpareto.data.off_files import read_off
-        from mmpareto.data.rendering import render
+        from mmpareto.data.generated.rendering import render
+        from mmpareto.data.raw.off_files import read_off
 
         azimuths = [VIEW_STEP * number for number in VIEWS.values()]
         views = render(read_off(sample.files[0]), azimuths, self.image_size)

@@ -20,15 +20,16 @@ import av
 import numpy as np
 from PIL import Image
 
-from mmpareto.data import clip_preparation, cremad
-from mmpareto.data.clip_preparation import RawClip
+from mmpareto.data import cremad
 from mmpareto.data.clip_set import ClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.preparation import About, locked
-from mmpareto.data.report import Report
-from mmpareto.data.splits import Split, stratified
-from mmpareto.data.synthetic_faces import HEIGHT, WIDTH, Look, film
-from mmpareto.data.synthetic_voices import RATE, SENTENCES, Speech, Voice, speak
+from mmpareto.data.generated.synthetic_faces import HEIGHT, WIDTH, Look, film
+from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, Speech, Voice, speak
+from mmpareto.data.preparing import clip_preparation
+from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.preparing.preparation import About, locked
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split, stratified
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text

@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmpareto.data import preparation
-from mmpareto.data.clip_preparation import FRAMES, write_frames
 from mmpareto.data.data_set import DataSet, Facts
-from mmpareto.data.optical_flow import FLOW_FOLDERS
-from mmpareto.data.preparation import About
-from mmpareto.data.raw_files import by_key, files_below, holding, read_lines
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import Report
-from mmpareto.data.splits import Split
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.preparing import preparation
+from mmpareto.data.preparing.clip_preparation import FRAMES, write_frames
+from mmpareto.data.preparing.preparation import About
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
+from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
+from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpareto.data.sources import Source
+    from mmpareto.data.prepared.sources import Source
 
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 FLOW_PAGE = "https://github.com/feichtenhofer/twostreamfusion"
@@ -146,8 +146,8 @@ class UCF101(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The frames and the flow."""
-        from mmpareto.data.flow_source import FlowSource
-        from mmpareto.data.sources import FramesSource
+        from mmpareto.data.prepared.flow_source import FlowSource
+        from mmpareto.data.prepared.sources import FramesSource
 
         for part in FOLDERS:
             there = {path.name for path in (folder / part).glob("*")}
@@ -264,8 +264,8 @@ class FlowMaking:
 
     def make(self, sample: RawVideo, out: Path) -> None:
         """Read the video once; write when all of it could be read."""
-        from mmpareto.data.media import NoFrameError, encode_jpeg, read_frame_pairs
-        from mmpareto.data.optical_flow import encode, flow
+        from mmpareto.data.raw.media import NoFrameError, encode_jpeg, read_frame_pairs
+        from mmpareto.data.raw.optical_flow import encode, flow
 
         pictures: tuple[list[bytes], ...] = ([], [], [])
         for number, first, second in read_frame_pairs(sample.path, self.fps):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_preparation import RawClip
 from mmpareto.data.clip_set import Found, RawClipSet
 from mmpareto.data.data_set import Facts
-from mmpareto.data.raw_files import by_key, files_below, holding
-from mmpareto.data.splits import Split, checksum
+from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.preparing.splits import Split, checksum
+from mmpareto.data.raw.raw_files import by_key, files_below, holding
 from mmpareto.errors import InputError
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import EpochOrder, make_loader, stop_workers
-from mmpareto.data.feature_files import FEATURE_FILES
-from mmpareto.data.layout import fingerprint
-from mmpareto.data.prepared import PreparedDataset
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.splits import stratified
+from mmpareto.data.prepared.batches import EpochOrder, make_loader, stop_workers
+from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.preparing.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.devices import loader_workers
 from mmpareto.training.distributed import ALONE, Processes

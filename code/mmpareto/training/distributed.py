@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mmpareto.cli import BAD_INPUT
-from mmpareto.data.batches import ALL, Share
+from mmpareto.data.prepared.batches import ALL, Share
 from mmpareto.training.devices import choose_devices
 
 Value = TypeVar("Value")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
-from mmpareto.data.batches import Batch, to_device
+from mmpareto.data.prepared.batches import Batch, to_device
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
 from mmpareto.training.distributed import Processes

@@ -14,8 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import Batch, EpochOrder, shares, to_device
-from mmpareto.data.prepared import PreparedDataset
+from mmpareto.data.prepared.batches import Batch, EpochOrder, shares, to_device
+from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
 from mmpareto.integration.reduction import SumOver

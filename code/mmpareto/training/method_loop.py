@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmpareto.data.batches import Batch, EpochOrder, shares, stop_workers, to_device
-from mmpareto.data.prepared import PreparedDataset
+from mmpareto.data.prepared.batches import Batch, EpochOrder, shares, stop_workers, to_device
+from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs

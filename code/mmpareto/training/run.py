@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmpareto.data import DATASETS
-from mmpareto.data.batches import make_loader, to_device
+from mmpareto.data.prepared.batches import make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices

@@ -17,7 +17,7 @@ from mmpareto.analysis.tables.folders import RunsFolder
 from mmpareto.analysis.tables.grid import BY_ANOTHER, cores, find_runs, incomplete, run_grid
 from mmpareto.analysis.tables.jobs import Programs
 from mmpareto.analysis.tables.plan import duration, plan_text
-from mmpareto.data.layout import fingerprint
+from mmpareto.data.prepared.layout import fingerprint
 from mmpareto.training.settings import to_config
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmpareto.analysis.pictures.files import save
 from mmpareto.data.cgmnist import CGMNIST, SIDE
-from mmpareto.data.colouring import Part, coloured, ink_colours
+from mmpareto.data.generated.colouring import Part, coloured, ink_colours
 
 PREPARED = Path("data") / CGMNIST.name
 PER_CLASS = 3

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mmpareto.data import layout
-from mmpareto.data.batches import make_loader
-from mmpareto.data.clip_preparation import write_frames
 from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.media import encode_jpeg
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.sources import IMAGENET
+from mmpareto.data.prepared import layout
+from mmpareto.data.prepared.batches import make_loader
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.sources import IMAGENET
+from mmpareto.data.preparing.clip_preparation import write_frames
+from mmpareto.data.raw.media import encode_jpeg
 from mmpareto.progress import progress
 
 WIDTH, HEIGHT, FRAMES = 480, 360, 3  # of CREMA-D at 1 frame a second

@@ -24,9 +24,9 @@ import av
 import numpy as np
 
 from mmpareto.data import synthetic
-from mmpareto.data.clip_preparation import ClipMaking, RawClip
-from mmpareto.data.media import read_audio, resample
-from mmpareto.data.synthetic_voices import RATE
+from mmpareto.data.generated.synthetic_voices import RATE
+from mmpareto.data.preparing.clip_preparation import ClipMaking, RawClip
+from mmpareto.data.raw.media import read_audio, resample
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmpareto.data.reading import InputOptions, Labelled
-from mmpareto.data.sampling import sample_generator
-from mmpareto.data.sources import Normalisation, Source
+from mmpareto.data.prepared.reading import InputOptions, Labelled
+from mmpareto.data.prepared.sampling import sample_generator
+from mmpareto.data.prepared.sources import Normalisation, Source
 
 
 class Sample(NamedTuple):

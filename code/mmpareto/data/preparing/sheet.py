@@ -13,9 +13,9 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from mmpareto.data.batches import Batch, to_device
-from mmpareto.data.feature_files import FEATURE_FILES
-from mmpareto.data.prepared import PreparedDataset
+from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as image
 
-from mmpareto.data import layout
+from mmpareto.data.prepared import layout
 from mmpareto.data.workers import cores
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file, write_text

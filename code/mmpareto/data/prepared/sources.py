@@ -10,11 +10,11 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 from torchvision.transforms.v2 import functional as image
 
-from mmpareto.data import layout
-from mmpareto.data.feature_files import FEATURE_FILES
-from mmpareto.data.picture_cache import PictureCache
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.sampling import fixed_frames, random_crop, random_frames
+from mmpareto.data.prepared import layout
+from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.prepared.picture_cache import PictureCache
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.sampling import fixed_frames, random_crop, random_frames
 from mmpareto.errors import InputError
 
 

@@ -13,8 +13,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from mmpareto.data.containers import MediaError, NoFrameError, Span
-from mmpareto.data.frame_choice import FrameChoice, Spacing, Wanted
+from mmpareto.data.raw.containers import MediaError, NoFrameError, Span
+from mmpareto.data.raw.frame_choice import FrameChoice, Spacing, Wanted
 from mmpareto.errors import InputError
 
 Kept = TypeVar("Kept")

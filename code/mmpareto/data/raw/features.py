@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torchaudio.compliance.kaldi
 
-from mmpareto.data.media import resample
+from mmpareto.data.raw.media import resample
 from mmpareto.errors import InputError
 
 FILTERBANK_FRAMES = 1024

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
-from mmpareto.data import layout
-from mmpareto.data.optical_flow import FLOW_FOLDERS
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.sources import Normalisation, cropped, drawn_frames
+from mmpareto.data.prepared import layout
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.sources import Normalisation, cropped, drawn_frames
+from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.errors import InputError
 
 

@@ -13,9 +13,9 @@ import torchaudio.transforms
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from mmpareto.data.containers import MediaError, NoAudioError, NoFrameError, read_streams
-from mmpareto.data.frame_decoding import FrameReader, ToRGB
-from mmpareto.data.sound_decoding import SoundReader
+from mmpareto.data.raw.containers import MediaError, NoAudioError, NoFrameError, read_streams
+from mmpareto.data.raw.frame_decoding import FrameReader, ToRGB
+from mmpareto.data.raw.sound_decoding import SoundReader
 
 __all__ = [
     "FramePair",

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmpareto.data.containers import Consumer, read_streams
-from mmpareto.data.features import StreamedFeatures
-from mmpareto.data.frame_decoding import FrameReader, ToRGB
-from mmpareto.data.media import encode_jpeg
-from mmpareto.data.sound_decoding import SoundReader
+from mmpareto.data.raw.containers import Consumer, read_streams
+from mmpareto.data.raw.features import StreamedFeatures
+from mmpareto.data.raw.frame_decoding import FrameReader, ToRGB
+from mmpareto.data.raw.media import encode_jpeg
+from mmpareto.data.raw.sound_decoding import SoundReader
 
 
 class ClipContent(NamedTuple):

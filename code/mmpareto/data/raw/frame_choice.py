@@ -9,7 +9,7 @@ Neither needs more than a few figures of what went before.
 from fractions import Fraction
 from typing import NamedTuple
 
-from mmpareto.data.containers import Span
+from mmpareto.data.raw.containers import Span
 
 LONGEST_SHOWN = 3600  # seconds; a frame that is shown for longer comes of a damaged time stamp
 TIMESTAMP_ERROR = Fraction(1, 1000)  # seconds: FLV and Matroska round every timestamp to a millisecond

@@ -5,12 +5,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmpareto.data import layout
 from mmpareto.data.data_set import DataSet
-from mmpareto.data.preparation import CHECKSUMS, sha256
-from mmpareto.data.prepared import PreparedDataset
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.report import shortened
+from mmpareto.data.prepared import layout
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.preparing.preparation import CHECKSUMS, sha256
+from mmpareto.data.preparing.report import shortened
 from mmpareto.data.workers import cores
 from mmpareto.errors import InputError
 from mmpareto.progress import progress

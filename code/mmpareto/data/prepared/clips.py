@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.data import layout
-from mmpareto.data.reading import InputOptions
-from mmpareto.data.sampling import fixed_frames
-from mmpareto.data.sources import audio_input, resized
+from mmpareto.data.prepared import layout
+from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.prepared.sampling import fixed_frames
+from mmpareto.data.prepared.sources import audio_input, resized
 from mmpareto.errors import InputError
 
 

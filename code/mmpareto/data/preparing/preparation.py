@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mmpareto.data.report import RECORD, Report
-from mmpareto.data.splits import Split
+from mmpareto.data.preparing.report import RECORD, Report
+from mmpareto.data.preparing.splits import Split
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import write_text

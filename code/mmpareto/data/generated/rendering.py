@@ -16,7 +16,7 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh  # type: ignore[import-untyped]
 from embreex.rtcore_scene import EmbreeScene  # type: ignore[import-untyped]
 
-from mmpareto.data.off_files import Mesh
+from mmpareto.data.raw.off_files import Mesh
 
 ELEVATION = 30.0  # degrees
 AMBIENT, DIFFUSE = 0.2, 0.6

@@ -10,7 +10,7 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.packet import Packet
 
-from mmpareto.data.containers import MediaError, NoAudioError, Span
+from mmpareto.data.raw.containers import MediaError, NoAudioError, Span
 
 
 class SoundReader:

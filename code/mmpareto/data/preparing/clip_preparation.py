@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpareto.data import preparation
-from mmpareto.data.feature_files import FEATURE_FILES
-from mmpareto.data.preparation import About
-from mmpareto.data.report import Report
-from mmpareto.data.splits import Split
+from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.preparing import preparation
+from mmpareto.data.preparing.preparation import About
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.files import whole_file
 
@@ -103,7 +103,7 @@ class ClipMaking:
         """Read what is missing, and write it when all of it could be read."""
         import torch
 
-        from mmpareto.data.clip_reading import read_clip
+        from mmpareto.data.raw.clip_reading import read_clip
 
         fps = None if _has_frames(sample, out) else self.fps
         content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)
