@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -130,6 +131,10 @@ def test_how_entry_points_leave(capsys):
     assert leave(1, capsys) == (1, "")
     assert leave(InputError("no such place."), capsys) == (2, "error: no such place.\n")
     assert leave(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+    status, said = leave(OSError(errno.ENOSPC, "No space left on device", "runs/x/last.pt"), capsys)
+    assert status == 2 and said.startswith("error: No space left on device (runs/x/last.pt): make room")
+    with pytest.raises(FileNotFoundError):
+        leave(FileNotFoundError(errno.ENOENT, "no such file"), capsys)
     with pytest.raises(RuntimeError):  # a fault of the program keeps its traceback
         leave(RuntimeError(), capsys)
 

@@ -1,6 +1,7 @@
 """How every entry point starts and leaves: one sentence for bad input, and the exit statuses of the house."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -19,8 +20,9 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
     """Run `main(None)` and leave the process with its exit status.
 
     `main` parses `sys.argv[1:]` when its argument is None and returns 0, or 1 when it finished but something was
-    skipped. Bad input (`InputError`) is printed as one line on standard error and leaves with 2, as argparse does;
-    SIGINT leaves with 130 and SIGTERM with 143, both by unwinding the stack, so that `finally` blocks run.
+    skipped. Bad input (`InputError`) is printed as one line on standard error and leaves with 2, as argparse does, and
+    so does a full disk; SIGINT leaves with 130 and SIGTERM with 143, both by unwinding the stack, so that `finally`
+    blocks run.
     """
     # Read when torch is first imported. OpenMP threads that spin while they wait take the cores from whoever computes:
     # on a machine with other work, a training step takes twice as long with them.
@@ -30,6 +32,13 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         status = main(None)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = BAD_INPUT
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        what = "make room and start again; a run that has a last.pt goes on with train.py --resume FOLDER"
+        print(f"error: {error.strerror}{where}: {what}.", file=sys.stderr)
         status = BAD_INPUT
     except _Terminated:
         print("terminated", file=sys.stderr)

@@ -1,8 +1,11 @@
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import math
 import multiprocessing
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -200,19 +203,20 @@ def test_checkpoints_hold_tensors_builtins_and_lists_and_what_a_clip_needs(folde
         assert (content["dataset"], content["method"], content["heads_trained"]) == ("cremad", "mmpareto", True)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_for_which_there_is_no_room_leaves_the_old_one(tmp_path: Path) -> None:
+    """No file may grow beyond 100 kB here, which is as if the disk were full."""
     save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
     before = (tmp_path / "last.pt").read_bytes()
-
-    def torn(content: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path / "last.pt", {"epoch": 2})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt") as caught:
+            save_checkpoint(tmp_path / "last.pt", {"epoch": 2, "weights": torch.randn(1000, 1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.errno == errno.EFBIG
     assert (tmp_path / "last.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 

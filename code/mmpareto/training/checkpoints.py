@@ -25,11 +25,20 @@ TYPES = {
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole: a reader sees the old one or the new one."""
-    with whole_file(path) as temporary:
-        torch.save({"format": FORMAT} | content, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+    """Write a checkpoint whole: a reader sees the old one or the new one.
+
+    Raises:
+        OSError: there is no room for it, say.
+    """
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": FORMAT} | content, file)
+        except RuntimeError as error:  # raised while PyTorch closes what it could not write
+            if isinstance(error.__context__, OSError):
+                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
