@@ -17,7 +17,7 @@ JOINT = "joint"
 class Encoder:
     """An encoder's trainable tensors, and the names of the losses that are its objectives, in order.
 
-    In place of trainable tensors there may be one inside the graph (`refresh`): what lies beyond is left alone then.
+    In place of trainable tensors there may be one inside the graph (`by_encoder`): what lies beyond is left alone then.
     """
 
     parameters: list[Tensor]
