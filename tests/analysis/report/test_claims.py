@@ -86,6 +86,17 @@ def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
     assert found.evidence.startswith("100.0% in conflict; the same at every seed")
 
 
+def test_an_interval_of_a_share_ends_at_none_and_at_all(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for outcome, cosine in zip(outcomes, (-0.5, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True):
+        write_gradients(folder_of(outcome), 1.0, 2.0, cosine=cosine)
+    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
+    assert found.verdict == UNDECIDED
+    ends = stats.ttest_1samp([1, 0, 0, 0, 0, 0], 0).confidence_interval(0.95)
+    assert ends.low < 0 and found.evidence.startswith("16.7% in conflict, ")
+    assert "[0.0%, " in found.evidence
+
+
 def test_without_records_mmparetos_own_epochs_tell(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed in SEEDS:

@@ -63,7 +63,7 @@ def of_gradients(uniform: Measured, mmpareto: Sequence[Measured]) -> list[Eviden
     for name in modalities:
         shares = {seed: one[name][1] for seed, one in figures.items() if name in one}
         claim = f"Joint and unimodal gradient conflict at the {name} encoder"
-        evidence.append(Evidence(claim, 1, shares, "{:.1%}".format, "in conflict", f"{rests_on}: conflicts", measure))
+        evidence.append(Evidence(claim, 1, shares, _share, "in conflict", f"{rests_on}: conflicts", measure))
     return evidence
 
 
@@ -180,6 +180,11 @@ def _read(cell: Measured, name: str, take: Callable[[dict[str, Any]], T]) -> dic
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"{path} is damaged ({error!r}): remove it, and measure anew.") from error
     return found
+
+
+def _share(value: float) -> str:
+    """From none to all: a t interval, which knows no such ends, is cut there, and covers as often as before."""
+    return f"{min(max(value, 0.0), 1.0):.1%}"
 
 
 def _ratio(logarithm: float) -> str:
