@@ -6,17 +6,22 @@ import math
 import multiprocessing
 import resource
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mmpareto.data import DATASETS
 from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.preparing.report import Report
+from mmpareto.data.preparing.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import open_data
-from mmpareto.training.run import train
+from mmpareto.training.run import make_stand_in, train
 from mmpareto.training.run_folder import new_folder
 from mmpareto.training.settings import parse
 from mmpareto.training.summary import summarise, summary_text
@@ -293,6 +298,22 @@ def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> Non
         run(data, tmp_path / "run", "--workers", workers, "--protocol", "paper")
     assert "\n" not in str(error.value)
     assert not multiprocessing.active_children()
+
+
+def test_two_runs_that_lack_the_stand_in_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def prepare(out: Path) -> Report:
+        made.append(out)
+        time.sleep(0.3)
+        write_prepared(out)
+        return Report("synthetic", out, 9, Split([], [], "made up"), {}, [], 0, counts={"train": {}, "test": {}})
+
+    monkeypatch.setattr(DATASETS["synthetic"], "prepare", prepare)
+    settings = parse(["--dataset", "synthetic", "--data", str(tmp_path / "stand-in")]).settings
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make_stand_in, [settings] * 2))
+    assert made == [tmp_path / "stand-in"] and (made[0] / "prepared.json").exists()
 
 
 def test_what_is_said_of_the_stand_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from mmpareto.data import DATASETS
 from mmpareto.data.prepared.batches import make_loader, to_device
 from mmpareto.errors import InputError
+from mmpareto.files import one_at_a_time
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
 from mmpareto.training.batch_norm import synchronised
@@ -75,10 +76,13 @@ def _train(request: Request, processes: Processes) -> int:
 
 
 def make_stand_in(settings: Settings) -> None:
-    """Make and prepare the synthetic stand-in, unless that has been done."""
+    """Make and prepare the synthetic stand-in, unless that has been done, or wait until another process has."""
     folder = Path(settings.data)
-    if not (folder / "prepared.json").exists():
-        print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
+    if (folder / "prepared.json").exists():
+        return
+    with one_at_a_time(f"{folder}.lock"):  # tables.py takes the same one
+        if not (folder / "prepared.json").exists():
+            print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
 def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = ALONE) -> Trainer:

@@ -1,9 +1,7 @@
 """Data that a table wants: the synthetic stand-in, which is made where it is missing, and how to prepare any other."""
 
 import argparse
-import fcntl
 import json
-import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from mmpareto.analysis.tables.definitions import DERIVED, QUICK_STAND_IN
 from mmpareto.data import DATASETS
+from mmpareto.files import one_at_a_time
 
 NAME = "synthetic"
 FOLDER, QUICK_FOLDER = f"data/{NAME}", f"data/{NAME}-quick"
@@ -40,10 +39,7 @@ def make(data: str) -> None:
         InputError: the folder holds something else, or cannot be written.
     """
     base, options = _base(data), _options(data)
-    Path(data).parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{data}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with one_at_a_time(f"{data}.lock"):
         if not _is_prepared(data):
             print(f"making the synthetic stand-in {data}", flush=True)
             if _is_prepared(base):  # the same clips, prepared otherwise
@@ -52,8 +48,6 @@ def make(data: str) -> None:
             elif base == QUICK_FOLDER:
                 options |= QUICK_STAND_IN
             DATASETS[NAME].prepare(**options)
-    finally:
-        os.close(handle)
 
 
 def _is_prepared(data: str) -> bool:
