@@ -49,7 +49,6 @@ def differentiate_by_encoder(
                 cotangents = mix(modality, cotangents)
             differentiated = [encoder.objectives]
         gradients.encoders[modality] = []
-        last = max((place for place, cotangent in enumerate(cotangents) if cotangent is not None), default=0)
         for place, cotangent in enumerate(cotangents):
             own: Sequence[Tensor | None] = [None] * len(encoder.parameters)
             if cotangent is not None:
@@ -57,7 +56,7 @@ def differentiate_by_encoder(
                     feature,
                     encoder.parameters,
                     cotangent.to(feature.dtype),
-                    retain_graph=place < last,
+                    retain_graph=place + 1 < len(cotangents),
                     allow_unused=True,
                 )
             judge(finite, differentiated[place], [g for g in own if g is not None])
