@@ -247,7 +247,7 @@ def test_the_plan(stage: Stage) -> None:
     assert lines[2] == "to run         Uniform, CREMA-D, seed 2 (3 s)"
     assert lines[3].startswith("impossible     Uniform, CREMA-D, seed 0: ") and "prepare.py cremad" in lines[3]
     assert lines[4] == "to run         MMPareto, CREMA-D, seed 0 (5 s)"  # 3 × 1.74
-    assert lines[5] == "1 there already, 1 to resume, 2 to run, 1 impossible; about 5 s in 2 slots"
+    assert lines[5] == "1 there already, 1 to resume, 2 to run, 1 impossible; about 5 s of training epochs in 2 slots"
     assert len(stage.calls("train ")) == 2  # nothing was run for it
 
 

@@ -60,6 +60,8 @@ class Estimates:
 def plan_text(cells: Sequence[Cell], runs: Path, slots: int, to_make: Sequence[str] = ()) -> str:
     """A line a run: what would be done, and for how long; and the time for all, by so many at once.
 
+    Times are those of training epochs alone, without start-up and evaluation.
+
     Arguments:
         to_make: stand-ins that would be made first, and whose runs are therefore to be run.
     """
@@ -80,7 +82,7 @@ def plan_text(cells: Sequence[Cell], runs: Path, slots: int, to_make: Sequence[s
             left, unknown = left + (seconds or 0.0), unknown + (seconds is None)
         lines.append(_line(cell, place, seconds))
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    total = f"about {duration(left / slots)} in {slots} slot{'s' * (slots > 1)}"
+    total = f"about {duration(left / slots)} of training epochs in {slots} slot{'s' * (slots > 1)}"
     if unknown:
         total = f"{total}, and {unknown} of unknown length" if left else "time unknown: no run here is like these"
     return "\n".join([*lines, told + (f"; {total}" if counts[RUN] + counts[RESUME] else "")])
