@@ -167,12 +167,13 @@ def test_which_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_of_costs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cost, "build_network", functools.partial(build_network, encoder="tiny"))
-    words = ["cost", "--dataset", "synthetic", "--quick", "--methods", "joint", "mmpareto:paper", "--gpu_ids", "cpu"]
+    words = ["cost", "--dataset", "synthetic", "--quick", "--methods", "joint", "mmpareto:paper", "--slots", "1"]
     assert tables.main(words) == 0
     folder = here / "runs" / "tables" / "cost-synthetic-quick"
     assert written(folder) == set(REPORT)
     figures = json.loads((folder / "cost.json").read_text())
     assert list(figures["methods"]) == ["uniform", "joint", "mmpareto:paper"] and figures["rounds"] == 3
+    assert figures["conditions"]["gpu_ids"] == "cpu"  # slots are the CPU's
     text = (folder / "table.md").read_text()
     for name, label in (("uniform", "Uniform"), ("joint", "Joint loss"), ("mmpareto:paper", "MMPareto (paper)")):
         line = next(line for line in text.splitlines() if line.startswith(f"| {label}"))

@@ -86,6 +86,14 @@ def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
     assert found.evidence.startswith("100.0% in conflict; the same at every seed")
 
 
+def test_gradients_at_a_right_angle_do_not_conflict(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for outcome in outcomes:
+        write_gradients(folder_of(outcome), 1.0, 2.0, cosine=0.0)
+    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
+    assert found.evidence.startswith("0.0% in conflict")
+
+
 def test_an_interval_of_a_share_ends_at_none_and_at_all(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome, cosine in zip(outcomes, (-0.5, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True):

@@ -251,6 +251,19 @@ def test_the_plan(stage: Stage) -> None:
     assert len(stage.calls("train ")) == 2  # nothing was run for it
 
 
+def test_the_same_method_s_runs_tell_its_time(stage: Stage) -> None:
+    """Where there are any; another's, with the ratio of their steps, where there are none."""
+    rows = (Row("Uniform", "--method uniform"), Row("Joint loss", "--method joint"))
+    cells = stage.cells([0, 1], Table("two", "Two", "?", TABLE.columns, rows, "Uniform"))
+    first = stage.run(cells[:2])
+    assert first[1].folder is not None
+    (first[1].folder / "metrics.jsonl").write_text('{"seconds": 7.0}\n' * 3)
+    lines = plan_text(cells, stage.runs, 1).splitlines()
+    assert lines[2].endswith("Uniform, CREMA-D, seed 1 (3 s)") and lines[3].endswith(
+        "Joint loss, CREMA-D, seed 1 (21 s)"
+    )
+
+
 def test_a_plan_without_anything_to_go_by(stage: Stage) -> None:
     cells = [*stage.cells([0]), *stage.cells([0])]
     lines = plan_text(cells, stage.runs, 1).splitlines()
@@ -374,3 +387,21 @@ def test_a_signal_is_passed_on_once_and_waited_for(
     stage.let(cells[2], "finish")
     assert [o.reason for o in stage.run(cells)] == [None] * 3  # the same again goes on
     assert sum("--resume" in call for call in stage.calls("train ")) == 2
+
+
+def test_a_second_signal_does_not_cut_short_what_saves_itself(
+    stage: Stage, start: Callable[[], "subprocess.Popen[str]"]
+) -> None:
+    cells = stage.cells()
+    for cell in cells:
+        stage.let(cell, "wait")
+    grid = start()
+    go(grid)
+    wait_for(lambda: len(stage.calls("waiting ")) == 2)
+    grid.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    grid.send_signal(signal.SIGINT)
+    grid.communicate(timeout=30)
+    assert grid.returncode == 130
+    noted = {call.split()[2] for call in stage.calls("signal ")}
+    assert noted == {stage.name(cell) for cell in cells[:2]}

@@ -77,7 +77,7 @@ def compare(families: Mapping[str, Sequence[float]], alpha: float = ALPHA) -> di
     """
     found = {name: _tested(np.asarray(differences, dtype=np.float64)) for name, differences in families.items()}
     order = sorted((name for name in found if found[name].p is not None), key=lambda name: found[name].p or 0.0)
-    level, rejecting = alpha / max(len(found), 1), True
+    level, rejecting = alpha, True
     for place, name in enumerate(order):
         if rejecting:
             level = alpha / (len(found) - place)
