@@ -162,6 +162,9 @@ def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) 
     ours = {row.cells[1].text: row.cells[2].text for row in part.rows}
     shares = {row.cells[1].text: row.cells[1].value for row in part.rows}
     assert shares["75.13"] == pytest.approx(0.7513)  # what the page sorts by, as ours is a share
+    alone = {row.cells[1].text: row.cells[3].text for row in part.rows}
+    assert alone["73.08"] == "audio 60.83, visual 58.92" and alone["75.13"] == "–"
+    assert "over the 2 other rows of each column" in " ".join(sheet.notes)
     assert ours["75.13"] == f"{100 * np.mean(BETTER):.2f}" and ours["71.10"] == f"{100 * np.mean(BASE):.2f}"
 
 
