@@ -86,6 +86,14 @@ def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
     assert found.evidence.startswith("100.0% in conflict; the same at every seed")
 
 
+def test_gradients_may_be_short(tmp_path: Path) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for seed, outcome in enumerate(outcomes):
+        write_gradients(folder_of(outcome), 0.01 * (1 + WOBBLE[seed]), 0.02, cosine=0.5)
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    assert (found.verdict, found.seeds) == (HOLDS, 6)
+
+
 def test_gradients_at_a_right_angle_do_not_conflict(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome in outcomes:

@@ -61,3 +61,11 @@ def test_every_figure_has_its_source_and_names_what_exists() -> None:
 def test_the_file_is_of_known_keys_and_used_sources() -> None:
     content = json.loads((Path(published.__file__).parent / "published.json").read_text(encoding="utf-8"))
     assert set(content["sources"]) == {figure["source"] for figure in content["figures"]}
+
+
+def test_a_footnote_says_source_protocol_and_what_else_is_known() -> None:
+    figures = [figure for figure in all_published() if figure.note]
+    assert figures and len(figures) < len(all_published())
+    for figure in all_published():
+        end = f"{figure.protocol}." + (f" {figure.note}." if figure.note else "")
+        assert figure.footnote.startswith(f"{figure.source}. Protocol: ") and figure.footnote.endswith(end)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from fake_runs import CREMAD, MMPARETO, SYNTHETIC, UNIFORM, cell_of, finished, table_of, write_clips
 from mmpareto.analysis import evaluation
+from mmpareto.analysis.report.gather import gather
 from mmpareto.analysis.report.results import read_correct, read_result
 from mmpareto.analysis.report.sheet import make_sheet
 from mmpareto.analysis.report.writers import write_report
@@ -183,3 +184,9 @@ def test_a_clip_that_is_there_twice_is_an_input_error(tmp_path: Path) -> None:
     path.write_text("clip,class,joint,joint_a\nx,a,a,1\nx,a,a,1\n")
     with pytest.raises(InputError, match="twice"):
         read_correct(path)
+
+
+def test_figures_are_by_ascending_seed_in_whatever_order_runs_come(tmp_path: Path) -> None:
+    outcomes = [finished(tmp_path, UNIFORM, CREMAD, seed, 0.5 + seed / 100) for seed in (2, 0, 1)]
+    (cell,) = gather(outcomes, "validation").values()
+    assert [*cell.figures("acc").items()] == [(0, 0.5), (1, 0.51), (2, 0.52)] and cell.seeds == [0, 1, 2]
