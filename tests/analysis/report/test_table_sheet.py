@@ -162,6 +162,8 @@ def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) 
     ours = {row.cells[1].text: row.cells[2].text for row in part.rows}
     shares = {row.cells[1].text: row.cells[1].value for row in part.rows}
     assert shares["75.13"] == pytest.approx(0.7513)  # what the page sorts by, as ours is a share
+    numbers = next(row.cells[1].numbers for row in part.rows if row.cells[1].text == "69.0 ± 2.5")
+    assert numbers == pytest.approx({"published": 0.69, "standard deviation": 0.025})
     alone = {row.cells[1].text: row.cells[3].text for row in part.rows}
     assert alone["73.08"] == "audio 60.83, visual 58.92" and alone["75.13"] == "–"
     assert "over the 2 other rows of each column" in " ".join(sheet.notes)
