@@ -1,5 +1,6 @@
 """One model and one loop that every method can work on, whatever it needs beside losses."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -78,6 +79,18 @@ class Model(nn.Module):
 
     def bypass(self) -> dict[str, list[nn.Parameter]]:
         return {name: list(encoder.gate.parameters()) for name, encoder in self.encoders.items()}
+
+
+class Overflow(torch.autograd.Function):
+    """The identity, whose gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.inf
 
 
 Batch = tuple[dict[str, Tensor], Tensor]

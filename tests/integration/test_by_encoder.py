@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import Batch, Loop, Model, assert_same_state, batch_of, make, take_grads
+from every_method import Batch, Loop, Model, Overflow, assert_same_state, batch_of, make, take_grads
 from every_method import losses_of as model_losses
 from integration_reference import (
     ALL_OPTIONS,
@@ -240,22 +240,10 @@ def test_a_loss_that_is_not_finite_is_named(bad: str) -> None:
     assert flags[0] == flags[1] == [name != bad for name in ("joint", "audio", "visual")]
 
 
-class Overflowing(torch.autograd.Function):
-    """The identity, through which no gradient passes unspoilt."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.inf
-
-
 def test_gradients_that_overflow_inside_an_encoder_are_told() -> None:
     model, (inputs, labels) = model_and_batch("two linear")
     features = model.features(inputs)
-    features["visual"] = Overflowing.apply(model.encoders["visual"](inputs["visual"]))
+    features["visual"] = Overflow.apply(model.encoders["visual"](inputs["visual"]))
     seen = {"audio": features["audio"], "visual": features["visual"].view_as(features["visual"])}
     joint, unimodal = model.losses_of(seen, labels)
     outputs = SimpleNamespace(features=features)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import Batch, Model, Outputs, assert_close, assert_same_state, batch_of, take_grads
+from every_method import Batch, Model, Outputs, Overflow, assert_close, assert_same_state, batch_of, take_grads
 from integration_reference import Options, flat, gradients_of, integrated
 from mmpareto import MMPareto
 from mmpareto.errors import InputError
@@ -253,18 +253,6 @@ def test_the_flags_of_a_step_between(bad: str) -> None:
     wrong = {name for name, g in found.items() if g is not None and not bool(g.isfinite().all())}
     reached = [name for name in model.modalities if bad in ("joint", name)]
     assert {name.split(".")[1] for name in wrong if name.startswith("encoders")} == set(reached)
-
-
-class Overflow(torch.autograd.Function):
-    """The identity, whose gradient is infinite."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * math.inf
 
 
 def test_an_overflow_inside_an_encoder_is_flagged_between() -> None:

@@ -316,6 +316,18 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
+def start_and_wait(
+    stage: Stage, start: Callable[[], "subprocess.Popen[str]"], waiting: Sequence[Cell]
+) -> "subprocess.Popen[str]":
+    """A grid of which two runs wait, as each of `waiting` does on its first attempt."""
+    for cell in waiting:
+        stage.let(cell, "wait")
+    grid = start()
+    go(grid)
+    wait_for(lambda: len(stage.calls("waiting ")) == 2)
+    return grid
+
+
 def outcomes_of(output: str) -> list[str]:
     return [line.split(" ", 2)[2] for line in output.splitlines() if line.startswith("outcome ")]
 
@@ -345,11 +357,7 @@ def test_what_a_killed_grid_had_begun_is_left_alone_until_it_ends(
     stage: Stage, start: Callable[[], "subprocess.Popen[str]"]
 ) -> None:
     cells = stage.cells()
-    for cell in cells[:2]:
-        stage.let(cell, "wait")
-    grid = start()
-    go(grid)
-    wait_for(lambda: len(stage.calls("waiting ")) == 2)
+    grid = start_and_wait(stage, start, cells[:2])
     grid.kill()
     grid.wait()
     outcomes = stage.run(cells)
@@ -370,11 +378,7 @@ def test_a_signal_is_passed_on_once_and_waited_for(
     stage: Stage, start: Callable[[], "subprocess.Popen[str]"], sent: signal.Signals, to_group: bool, status: int
 ) -> None:
     cells = stage.cells()
-    for cell in cells:
-        stage.let(cell, "wait")
-    grid = start()
-    go(grid)
-    wait_for(lambda: len(stage.calls("waiting ")) == 2)
+    grid = start_and_wait(stage, start, cells)
     if to_group:
         os.killpg(grid.pid, sent)  # as a terminal does
     else:
@@ -393,11 +397,7 @@ def test_a_second_signal_does_not_cut_short_what_saves_itself(
     stage: Stage, start: Callable[[], "subprocess.Popen[str]"]
 ) -> None:
     cells = stage.cells()
-    for cell in cells:
-        stage.let(cell, "wait")
-    grid = start()
-    go(grid)
-    wait_for(lambda: len(stage.calls("waiting ")) == 2)
+    grid = start_and_wait(stage, start, cells)
     grid.send_signal(signal.SIGINT)
     time.sleep(0.05)
     grid.send_signal(signal.SIGINT)
