@@ -11,13 +11,12 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.models.checkpoints import read_released
 from mmpareto.models.network import MultimodalNetwork, build_network
-from mmpareto.training.checkpoints import load_checkpoint, load_weights, network_of
+from mmpareto.training.checkpoints import ENTRIES, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
 from mmpareto.training.evaluation import Predictions
 from mmpareto.training.recipes import recipe
 
 RELEASED_SUFFIX = ".pth"  # train.py writes .pt
-ENTRIES = ("network", "model", "data", "dataset", "data_folder", "epoch", "selected_on", "heads_trained")
 INPUT_SETTINGS = ("audio", "frames", "image_size", "audio_frames", "audio_pool")
 
 

@@ -43,7 +43,8 @@ def differentiate_by_encoder(
     finite = dict(zip(objectives.losses, gradients.finite.unbind(), strict=True))
     for modality, encoder in objectives.encoders.items():
         feature, cotangents = features[modality], [own[0] for own in gradients.encoders[modality]]
-        differentiated = _together(encoder, [run for run in passes if modality in run.encoders])
+        differentiated = [run.own(encoder) for run in passes if modality in run.encoders]
+        differentiated.sort(key=lambda losses: encoder.objectives.index(losses[0]))  # as their gradients are
         if mix is not None:
             with torch.no_grad():
                 cotangents = mix(modality, cotangents)
@@ -63,12 +64,6 @@ def differentiate_by_encoder(
             gradients.encoders[modality].append([*own])
     gradients.finite = torch.stack([*finite.values()])
     return gradients
-
-
-def _together(encoder: Encoder, passes: Sequence[Pass]) -> list[list[str]]:
-    """The losses of each list of gradients that passes give an encoder."""
-    together = [[loss for loss in encoder.objectives if loss in run.losses] for run in passes]
-    return sorted(together, key=lambda losses: encoder.objectives.index(losses[0]))
 
 
 def features_of(outputs: Any, objectives: Objectives) -> dict[str, Tensor]:

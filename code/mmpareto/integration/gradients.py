@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmpareto.integration.objectives import JOINT, Objectives, as_factor, leaves
+from mmpareto.integration.objectives import JOINT, Encoder, Objectives, as_factor, leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,10 @@ class Pass:
     losses: list[str]
     encoders: list[str]
     outside: bool = True
+
+    def own(self, encoder: Encoder) -> list[str]:
+        """The losses among an encoder's objectives, in their order; the first names what the encoder takes."""
+        return [loss for loss in encoder.objectives if loss in self.losses]
 
 
 @dataclasses.dataclass
@@ -119,14 +123,14 @@ def differentiate(
         )
         gradient = {p: g for p, g in zip(inputs, found, strict=True) if g is not None}
         for name, encoder in takers.items():
-            own = [loss for loss in encoder.objectives if loss in run.losses]
+            own = run.own(encoder)
             encoders[name][own[0]] = [gradient.get(p) for p in encoder.parameters]
             judge(finite, own, [gradient[p] for p in encoder.parameters if p in gradient])
         remaining = [leaf for leaf in outside if leaf in gradient]
         judge(finite, run.losses, [gradient[leaf] for leaf in remaining])
         others |= {p: others[p] + gradient[p] if p in others else gradient[p] for p in remaining}
         if after_pass is not None:
-            taken = [encoders[name][next(x for x in e.objectives if x in run.losses)] for name, e in takers.items()]
+            taken = [encoders[name][run.own(encoder)[0]] for name, encoder in takers.items()]
             after_pass([p for encoder in takers.values() for p in encoder.parameters], taken)
             del found, gradient  # what has been replaced is not kept through the next pass
     ordered = {

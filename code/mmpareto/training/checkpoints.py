@@ -11,7 +11,8 @@ from mmpareto.files import whole_file
 from mmpareto.models.network import MultimodalNetwork, build_network
 
 FORMAT = 1
-TYPES = {
+# What both best.pt and last.pt hold, with its types.
+ENTRIES = {
     "network": dict,
     "model": dict,
     "data": dict,
@@ -20,7 +21,6 @@ TYPES = {
     "epoch": int,
     "selected_on": str,
     "heads_trained": bool,
-    "probe": dict,
 }
 
 
@@ -55,7 +55,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this code; give a best.pt or last.pt that train.py wrote.")
-    odd = [name for name, kind in TYPES.items() if name in content and not isinstance(content[name], kind)]
+    odd = [
+        name
+        for name, kind in (ENTRIES | {"probe": dict}).items()
+        if name in content and not isinstance(content[name], kind)
+    ]
     if not odd:
         odd = [f"model[{name!r}]" for name, t in content.get("model", {}).items() if not isinstance(t, torch.Tensor)]
     if odd:

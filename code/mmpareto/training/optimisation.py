@@ -9,13 +9,17 @@ from mmpareto.training.settings import Settings
 def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over all parameters; it leaves alone those that have no gradient."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    # Under fp16 always: a fused optimiser skips an overflow without asking the host.
-    fused = True if settings.fused or settings.amp == "fp16" else None
+    fused = is_fused(settings.fused, settings.amp)
     if settings.optimizer == "sgd":
         momentum = settings.momentum
         return torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(network.parameters(), lr=rate, weight_decay=decay, fused=fused)
+
+
+def is_fused(asked: bool, amp: str | None) -> bool | None:
+    """An optimiser's `fused`. Under fp16 always: a fused optimiser skips an overflow without asking the host."""
+    return True if asked or amp == "fp16" else None
 
 
 def learning_rate(settings: Settings, epoch: int) -> float:

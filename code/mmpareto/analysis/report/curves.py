@@ -35,7 +35,7 @@ def curves(table: Table, found: Mapping[tuple[str, str], Measured]) -> list[Figu
     for column in table.columns:
         cells = [found[row.label, column.label] for row in table.rows if (row.label, column.label) in found]
         # Two rows may be one run: a variant that is the default, a schedule that a quick run is too short for.
-        folders = dict.fromkeys(result.folder for cell in cells for _, result in sorted(cell.results.items()))
+        folders = dict.fromkeys(result.folder for cell in cells for result in cell.results.values())
         where = f": {column.label}" if len(table.columns) > 1 else ""
         try:
             runs = read_runs(folders)

@@ -43,11 +43,11 @@ class Evidence:
 def of_gradients(uniform: Measured, mmpareto: Sequence[Measured]) -> list[Evidence]:
     """Of every encoder, the length of the two gradients, and how often they conflict."""
     measure = "to measure it: train uniform with --record-gradients 10"
-    own = {seed: _recorded(result.folder) for seed, result in sorted(uniform.results.items())}
+    own = {seed: _recorded(result.folder) for seed, result in uniform.results.items()}
     figures, rests_on = {seed: one for seed, one in own.items() if one}, f"{GRADIENTS} of {uniform.row}, recorded steps"
     if not figures:
         for cell in mmpareto:
-            logged = {seed: _logged(result.folder) for seed, result in sorted(cell.results.items())}
+            logged = {seed: _logged(result.folder) for seed, result in cell.results.items()}
             figures, rests_on = (
                 {seed: one for seed, one in logged.items() if one},
                 f"{METRICS} of {cell.row}, all steps",
@@ -172,7 +172,7 @@ def _read(cell: Measured, name: str, take: Callable[[dict[str, Any]], T]) -> dic
         InputError: one is damaged.
     """
     found = {}
-    for seed, result in sorted(cell.results.items()):
+    for seed, result in cell.results.items():
         path = result.folder / name
         if path.is_file():
             try:

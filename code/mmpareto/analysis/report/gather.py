@@ -17,8 +17,8 @@ class Measured:
         row, column: labels.
         settings: of its first seed.
         words: the command line of train.py, without its seed.
-        results: seed → what its run came to.
-        missing: seed → why there is no such run.
+        results: seed → what its run came to; ascending.
+        missing: seed → why there is no such run; ascending.
     """
 
     row: str
@@ -35,9 +35,7 @@ class Measured:
 
     def figures(self, key: str) -> dict[int, float]:
         """Seed → accuracy "acc" or "acc_<modality>", of the runs that measured it; ascending."""
-        return {
-            seed: result.accuracies[key] for seed, result in sorted(self.results.items()) if key in result.accuracies
-        }
+        return {seed: result.accuracies[key] for seed, result in self.results.items() if key in result.accuracies}
 
     @property
     def modalities(self) -> list[str]:
@@ -53,7 +51,7 @@ def gather(outcomes: Sequence[Outcome], protocol: str) -> dict[tuple[str, str], 
         protocol: see `read_result`.
     """
     found: dict[tuple[str, str], Measured] = {}
-    for outcome in outcomes:
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.cell.seed):
         cell = outcome.cell
         place = (cell.row.label, cell.column.label)
         into = found.setdefault(place, Measured(*place, cell.settings, _without_seed(cell.words), {}, {}))

@@ -67,8 +67,7 @@ def _correct(cell: Measured | None) -> dict[int, NDArray[np.bool_]]:
     """Seed → (C,) whether the joint head was right, of the runs that were evaluated clip by clip; ascending."""
     if cell is None:
         return {}
-    results = sorted(cell.results.items())
-    return {seed: result.correct[JOINT_HEAD] for seed, result in results if JOINT_HEAD in result.correct}
+    return {seed: result.correct[JOINT_HEAD] for seed, result in cell.results.items() if JOINT_HEAD in result.correct}
 
 
 def _shown(matrix: NDArray[np.generic], shape: Callable[[float], str]) -> SheetCell:

@@ -40,7 +40,7 @@ def _shared(found: Found) -> list[str]:
     """A sentence for rows of a column that are the very same runs."""
     rows: dict[tuple[str, tuple[Path, ...]], list[str]] = {}
     for cell in found.values():
-        folders = tuple(result.folder for _, result in sorted(cell.results.items()))
+        folders = tuple(result.folder for result in cell.results.values())
         rows.setdefault((cell.column, folders), []).append(cell.row)
     same = [" = ".join(labels) for (_, folders), labels in rows.items() if folders and len(labels) > 1]
     return [f"The very same runs, as their settings are the same here: {names}." for names in dict.fromkeys(same)]
@@ -92,7 +92,7 @@ def holes(table: Table, found: Found) -> list[str]:
         for row in table.rows:
             cell = found.get((row.label, column.label))
             by_reason: dict[str, list[int]] = {}
-            for seed, reason in sorted(cell.missing.items()) if cell else ():
+            for seed, reason in cell.missing.items() if cell else ():
                 by_reason.setdefault(reason, []).append(seed)
             for reason, seeds in by_reason.items():
                 said.append(

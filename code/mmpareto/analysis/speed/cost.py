@@ -25,6 +25,7 @@ from mmpareto.registry import normalised
 from mmpareto.training.devices import Precision, allow_tf32, choose_devices, runnable
 from mmpareto.training.losses import losses
 from mmpareto.training.method_options import make_method, method_name, read_options
+from mmpareto.training.optimisation import is_fused
 
 BASELINE = "uniform"
 RELEASED = "released code"
@@ -117,7 +118,7 @@ class Contender:
             self.network.lay_out_channels_last()
         self.model = runnable(self.network, _devices(conditions)[1])
         self.precision = Precision(conditions.amp, self.device)
-        fused = True if conditions.fused or conditions.amp == "fp16" else None  # as in training
+        fused = is_fused(conditions.fused, conditions.amp)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused
         )
