@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 PAPER = {"weights": "encoder", "rescale": "encoder", "boost": "conflict", "zero_is_conflict": False}
-BRIEF = PAPER | {"weights": "parameter", "rescale": "parameter"}
+PER_TENSOR = PAPER | {"weights": "parameter", "rescale": "parameter"}
 SETTINGS: dict[str, Any] = {
     "dataset": "cremad",
     "method": "uniform",
@@ -29,9 +29,9 @@ SETTINGS: dict[str, Any] = {
 LAYERS = {"conv": 7, "bias": 3, "fc": 12}
 
 
-def options_of(variant: str = "brief", **more: Any) -> dict[str, Any]:
+def options_of(variant: str = "per_tensor", **more: Any) -> dict[str, Any]:
     """MMPareto's, complete."""
-    return {"gamma": 1.5, "refresh": 1} | {"brief": BRIEF, "paper": PAPER}[variant] | more
+    return {"gamma": 1.5, "refresh": 1} | {"per_tensor": PER_TENSOR, "paper": PAPER}[variant] | more
 
 
 def line(epoch: int, values: Mapping[str, Any]) -> dict[str, Any]:

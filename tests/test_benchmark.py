@@ -14,8 +14,8 @@ from mmpareto import METHODS
 from mmpareto.analysis.speed import cost
 from mmpareto.analysis.speed.released_step import ReleasedStep
 from mmpareto.errors import InputError
-from mmpareto.integration.pareto import Pareto
-from mmpareto.integration.uniform import UniformSum
+from mmpareto.integration.methods.pareto import Pareto
+from mmpareto.integration.methods.plain_sum import UniformSum
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
 from mmpareto.models.resnet import ResNet18
@@ -128,7 +128,7 @@ def test_precision_and_layout_reach_the_network(tmp_path: Path, monkeypatch: pyt
     conditions = cost.Conditions(gpu_ids="cpu", amp="bf16", channels_last=True)
     inputs, labels = {"visual": torch.zeros(2, 1, 3, 33, 33)}, torch.zeros(2, dtype=torch.long)
     contender = cost.Contender("joint", inputs, labels, conditions)
-    assert contender.respond(inputs).joint.dtype is torch.bfloat16
+    assert contender.eval_forward(inputs).joint.dtype is torch.bfloat16
     weight = contender.network.encoders["visual"].layers[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
@@ -165,7 +165,7 @@ def test_what_only_a_gpu_has_is_refused_elsewhere() -> None:
 def test_an_unknown_name_brings_the_near_miss() -> None:
     with pytest.raises(InputError, match=r"unknown method 'unifrom'.*'uniform'"):
         benchmark.main([*STEP, "--methods", "unifrom"])
-    with pytest.raises(InputError, match=r"'mmpareto' has no variant 'papers'.*brief, paper"):
+    with pytest.raises(InputError, match=r"'mmpareto' has no variant 'papers'.*per_tensor, paper"):
         benchmark.main([*STEP, "--methods", "mmpareto:papers"])
 
 

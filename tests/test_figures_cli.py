@@ -28,7 +28,7 @@ OF_RUNS = ("accuracy", "gap", "conflict", "magnitude", "weights")
 def made(folder: Path, count: int = 2) -> list[Path]:
     folders = []
     for seed in range(count):
-        options = {"method": "mmpareto", "variant": "brief", "options": options_of()}
+        options = {"method": "mmpareto", "variant": "per_tensor", "options": options_of()}
         folders.append(write_run(folder / f"seed{seed}", accuracies(seed), random_seed=seed, **options))
         write_gradients(folders[-1], seed)
     return folders

@@ -108,12 +108,12 @@ class Loop:
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
         self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
 
-    def respond(self, inputs: Mapping[str, Tensor]) -> Outputs:
+    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         with torch.no_grad():
             return self.network(inputs)
 
     def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
-        yield self.respond(self.batch[0]).features, self.batch[1]
+        yield self.eval_forward(self.batch[0]).features, self.batch[1]
 
     def trial(self, loss: str, epochs: int) -> Trial:
         return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)

@@ -36,7 +36,7 @@ class Options:
         return dict(vars(self))
 
 
-BRIEF = Options()
+PER_TENSOR = Options()
 PAPER = Options(weights="encoder", rescale="encoder")
 RELEASED = Options(weights="encoder", rescale="parameter", boost="always", zero_is_conflict=True)
 ALL_OPTIONS = [
@@ -181,7 +181,7 @@ def reference_gradients(
     unimodal: Mapping[str, Tensor],
     parameters: Iterable[nn.Parameter],
     encoders: Mapping[str, Iterable[nn.Parameter]],
-    options: Options = BRIEF,
+    options: Options = PER_TENSOR,
     objectives: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Gradients, dict[str, Expected]]:
     """What one step should leave in `.grad`, and what it should report; the graph of the losses is kept.
@@ -460,7 +460,7 @@ def tasks_and_batch(seed: int = 0) -> tuple[Tasks, Tensor, Tensor]:
 
 
 def expectation(
-    method: str, model: Multimodal, batch: Batch, options: Options = BRIEF
+    method: str, model: Multimodal, batch: Batch, options: Options = PER_TENSOR
 ) -> tuple[dict[nn.Parameter, Tensor | None], dict[str, Expected]]:
     """The reference for one step of `model` on `batch`; it works on a copy, so that nothing of it reaches `model`."""
     twin = copy.deepcopy(model)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from integration_reference import (
-    BRIEF,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Batch,
     Multimodal,
@@ -23,9 +23,9 @@ from mmpareto import METHODS, MMPareto
 from torch import Tensor, nn
 
 METHOD_VARIANTS: dict[str, tuple[str, Callable[[], Any], Options]] = {
-    "joint": ("joint", METHODS["joint"], BRIEF),
-    "uniform": ("uniform", METHODS["uniform"], BRIEF),
-    "brief": ("mmpareto", MMPareto.brief, BRIEF),
+    "joint": ("joint", METHODS["joint"], PER_TENSOR),
+    "uniform": ("uniform", METHODS["uniform"], PER_TENSOR),
+    "per_tensor": ("mmpareto", MMPareto.per_tensor, PER_TENSOR),
     "paper": ("mmpareto", MMPareto.paper, PAPER),
     "released": ("mmpareto", MMPareto.released, RELEASED),
 }
@@ -138,7 +138,7 @@ def test_scale(variant: str) -> None:
         assert_report(report[modality], wanted)
 
 
-@pytest.mark.parametrize("variant", ["brief", "paper", "released"])
+@pytest.mark.parametrize("variant", ["per_tensor", "paper", "released"])
 def test_interaction(variant: str) -> None:
     method, make, options = METHOD_VARIANTS[variant]
     model, batch = dense_and_batch()
@@ -149,7 +149,7 @@ def test_interaction(variant: str) -> None:
         assert_report(report[modality], wanted)
 
 
-@pytest.mark.parametrize("variant", ["uniform", "brief", "paper", "released"])
+@pytest.mark.parametrize("variant", ["uniform", "per_tensor", "paper", "released"])
 def test_a_bad_micro_batch_is_flagged_at_the_end(variant: str) -> None:
     """The gradients are non-finite then, whichever micro-batch made them so."""
     _, make, _ = METHOD_VARIANTS[variant]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from every_method import assert_close, assert_same_state, take_grads
-from mmpareto.integration.agm import AGM, shapley_values
+from mmpareto.integration.methods.agm import AGM, shapley_values
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -75,13 +75,15 @@ def step(
 # --- the equations -----------------------------------------------------------------------------------------------
 
 
-def permuted_shapley(respond: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def permuted_shapley(
+    eval_forward: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The mean over all orders of what a modality adds when it comes; the empty coalition gives 0."""
     known: dict[frozenset[str], Tensor] = {}
 
     def value(coalition: frozenset[str]) -> Tensor:
         if coalition not in known:
-            known[coalition] = respond({name: x * (name in coalition) for name, x in inputs.items()})
+            known[coalition] = eval_forward({name: x * (name in coalition) for name, x in inputs.items()})
         return known[coalition]
 
     orders = list(itertools.permutations(inputs))
@@ -175,13 +177,13 @@ def test_shapley_values_are_those_of_all_orders_and_sum_to_the_whole(count: int)
     model, (inputs, _) = Model(count), batch_of(count)
     seen = []
 
-    def respond(given: Mapping[str, Tensor]) -> Tensor:
+    def eval_forward(given: Mapping[str, Tensor]) -> Tensor:
         seen.append(frozenset(name for name, x in given.items() if bool(x.any())))
         assert all(bool((x == 0).all()) or torch.equal(x, inputs[name]) for name, x in given.items())
         return model(given).joint
 
     with torch.no_grad():
-        found = shapley_values(respond, inputs)
+        found = shapley_values(eval_forward, inputs)
         expected = permuted_shapley(lambda given: model(given).joint, inputs)
         whole = model(inputs).joint
     assert len(seen) == len(set(seen)) == 2**count - 1 and frozenset() not in seen
@@ -206,10 +208,10 @@ def test_shapley_values_of_equals_are_equal_and_of_a_bystander_zero() -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     inputs = {"one": x, "two": x.clone(), "three": 2 * x, "idle": torch.ones(4, 3, dtype=torch.float64)}
 
-    def respond(given: Mapping[str, Tensor]) -> Tensor:
+    def eval_forward(given: Mapping[str, Tensor]) -> Tensor:
         return (given["one"] + given["two"]).tanh() * (1 + given["three"]) + given["three"] ** 3
 
-    found = shapley_values(respond, inputs)
+    found = shapley_values(eval_forward, inputs)
     torch.testing.assert_close(found["one"], found["two"])
     assert float(found["idle"].abs().max()) < 1e-14
     assert float((found["three"] - found["one"]).abs().max()) > 0.1
@@ -224,10 +226,10 @@ def lone_step(method: AGM, scores: Mapping[str, float], loss: float = 1.0) -> di
     weights = {name: nn.Parameter(torch.ones(1, 1)) for name in names}
     logits = {name: _logits(score) for name, score in scores.items()}
 
-    def respond(given: Mapping[str, Tensor]) -> Any:
+    def eval_forward(given: Mapping[str, Tensor]) -> Any:
         return SimpleNamespace(joint=torch.stack([logits[name] * given[name] for name in names]).sum(0))
 
-    method.observe(respond, {name: torch.ones(1, 1, dtype=torch.float64) for name in names}, torch.tensor([0]))
+    method.observe(eval_forward, {name: torch.ones(1, 1, dtype=torch.float64) for name in names}, torch.tensor([0]))
     joint = loss * torch.stack([w.sum() for w in weights.values()]).sum()
     report = method.backward(joint, {}, encoders={name: [w] for name, w in weights.items()})
     return {name: float(report.figures[f"coefficient_{name}"]) for name in names}
@@ -376,12 +378,12 @@ def test_an_encoder_that_was_not_observed_is_named() -> None:
 def test_the_hook_observes_by_the_loops_responses_without_a_graph() -> None:
     model, batch, calls = Model(2), batch_of(2), []
 
-    def respond(given: Mapping[str, Tensor]) -> Outputs:
+    def eval_forward(given: Mapping[str, Tensor]) -> Outputs:
         calls.append(torch.is_grad_enabled())
         return model(given)
 
     method, other = AGM(), AGM()
-    assert method.before_forward(SimpleNamespace(respond=respond), *batch) == {}
+    assert method.before_forward(SimpleNamespace(eval_forward=eval_forward), *batch) == {}
     assert calls == [False] * 3
     assert step(method, model, batch, observe=False) == step(other, model, batch)
 

@@ -9,8 +9,8 @@ from every_method import Batch, Loop, Model, Overflow, assert_same_state, batch_
 from every_method import losses_of as model_losses
 from integration_reference import (
     ALL_OPTIONS,
-    BRIEF,
     ENCODER_SETS,
+    PER_TENSOR,
     Multimodal,
     Options,
     assert_gradients,
@@ -24,7 +24,7 @@ from integration_reference import (
 )
 from mmpareto import MMPareto
 from mmpareto.analysis.speed.tensor_memory import TensorMemory
-from mmpareto.integration.by_encoder import NotApartError, features_of
+from mmpareto.integration.by_encoder import NotSeparableError, features_of
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import collect
 from mmpareto.integration.report import Report
@@ -38,7 +38,7 @@ def apart(model: Any, joint: Tensor, unimodal: dict[str, Tensor], features: dict
     objectives = collect(joint, unimodal, dict(model.encoders.items()))
     try:
         return features_of(SimpleNamespace(features=features), objectives) == features
-    except NotApartError:
+    except NotSeparableError:
         return False
 
 
@@ -206,7 +206,7 @@ def test_an_encoder_that_the_joint_loss_does_not_reach() -> None:
     """Such as one whose feature is dropped for a batch."""
     model, (inputs, labels) = model_and_batch("two linear")
     stray = nn.Linear(2, 2).double()
-    expected, _ = expectation("mmpareto", model, (inputs, labels), BRIEF)
+    expected, _ = expectation("mmpareto", model, (inputs, labels), PER_TENSOR)
     features = model.features(inputs)
     joint, unimodal = model.losses_of(features, labels)
     features["touch"] = stray(torch.ones(3, 2, dtype=torch.float64))

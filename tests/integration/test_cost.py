@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from integration_reference import (
-    BRIEF,
     ENCODER_SETS,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Multimodal,
     Options,
@@ -23,7 +23,7 @@ from mmpareto import METHODS, MMPareto
 from torch import Tensor, nn
 
 METHOD_NAMES = ["joint", "uniform", "mmpareto"]
-VARIANTS = pytest.mark.parametrize("options", [BRIEF, PAPER, RELEASED], ids=["brief", "paper", "released"])
+VARIANTS = pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=["per_tensor", "paper", "released"])
 
 
 class Count(torch.autograd.Function):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from integration_reference import (
     ALL_OPTIONS,
-    BRIEF,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Options,
     assert_report,
@@ -105,7 +105,7 @@ def test_opposite_gradients_cancel_exactly(factor: float, dtype: torch.dtype, op
     assert bool(report["touch"].rescale.isfinite().all())
 
 
-@pytest.mark.parametrize("variant", [MMPareto.brief, MMPareto.paper, MMPareto.released])
+@pytest.mark.parametrize("variant", [MMPareto.per_tensor, MMPareto.paper, MMPareto.released])
 @pytest.mark.parametrize("factor", [-1.0, -3.0, -0.7])
 def test_a_million_opposite_elements(factor: float, variant: Callable[[], Any]) -> None:
     """Sums over 1e6 float32 products must not lose the digits by which 0 is told from amplified noise."""
@@ -116,14 +116,14 @@ def test_a_million_opposite_elements(factor: float, variant: Callable[[], Any]) 
     assert report["touch"].conflict.tolist() == [True]
 
 
-@pytest.mark.parametrize("variant", [MMPareto.brief, MMPareto.paper, MMPareto.released])
+@pytest.mark.parametrize("variant", [MMPareto.per_tensor, MMPareto.paper, MMPareto.released])
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_a_million_nearly_opposite_elements(offset: float, variant: Callable[[], Any]) -> None:
     """Beyond the threshold, the direction is what is left of the gradients and not the noise of the sums."""
     joint = normal(1000, 1000) + offset
     unimodal = -2 * joint + 0.01 * normal(1000, 1000, seed=1)
     (parameter,), _ = call([joint], [unimodal], variant())
-    expected = integrated([joint], [unimodal], BRIEF, torch.finfo(torch.float32).eps)
+    expected = integrated([joint], [unimodal], PER_TENSOR, torch.finfo(torch.float32).eps)
     wanted, first, second = expected.h[0], *expected.weights[0]
     plain = 2 * first * joint.double() + 2 * second * unimodal.double()
     eps = torch.finfo(torch.float32).eps
@@ -202,7 +202,7 @@ def test_paper_and_brief_do_not_harm_there() -> None:
     size = math.sqrt(8) / math.sqrt(0.8)
     assert report["touch"].rescale.tolist() == pytest.approx([size])
     assert [float(p.grad) for p in parameters] == pytest.approx([1.5 * size * 0.4, 1.5 * size * -0.8])
-    parameters, report = call(two_scalars(-3, -2), two_scalars(1, 0), MMPareto.brief())
+    parameters, report = call(two_scalars(-3, -2), two_scalars(1, 0), MMPareto.per_tensor())
     assert [float(p.grad) for p in parameters] == [0.0, -2.0]
     assert report["touch"].conflict.tolist() == [True, False]
 
@@ -211,7 +211,7 @@ def test_paper_and_brief_do_not_harm_there() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("options", [BRIEF, PAPER, RELEASED], ids=["brief", "paper", "released"])
+@pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=["per_tensor", "paper", "released"])
 def test_half_precision_parameters(options: Options, dtype: torch.dtype) -> None:
     """The arithmetic is float32 at least: 1,000 squares of 30² overflow float16, and bfloat16 has 8 bits."""
     joint = (30 * normal(1000)).to(dtype)
@@ -226,7 +226,7 @@ def test_half_precision_parameters(options: Options, dtype: torch.dtype) -> None
 def test_an_encoder_of_two_dtypes() -> None:
     joint = [normal(8), normal(9, seed=1, dtype=torch.float64)]
     unimodal = [-normal(8) + normal(8, seed=2), normal(9, seed=3, dtype=torch.float64)]
-    for options in (BRIEF, PAPER, RELEASED):
+    for options in (PER_TENSOR, PAPER, RELEASED):
         parameters, report = call([*joint], [*unimodal], MMPareto(**options.arguments()))
         expected = integrated(joint, unimodal, options, torch.finfo(torch.float32).eps)
         for parameter, wanted in zip(parameters, expected.h, strict=True):
@@ -340,7 +340,7 @@ def test_only_the_spoiled_tensor_suffers() -> None:
 
 def test_reports_hold_no_graph() -> None:
     model, batch = model_and_batch("three modalities")
-    for options in (BRIEF, PAPER, RELEASED):
+    for options in (PER_TENSOR, PAPER, RELEASED):
         joint, unimodal = model.losses(*batch)
         report = MMPareto(**options.arguments()).backward(joint, unimodal, encoders=dict(model.encoders.items()))
         for seen in report.values():
@@ -369,7 +369,7 @@ def test_reports_outlive_the_next_step() -> None:
 def test_grad_of_two_parameters_does_not_overlap() -> None:
     """Clipping works in place on `.grad`."""
     model, batch = model_and_batch("two linear")
-    for options in (BRIEF, PAPER, RELEASED):
+    for options in (PER_TENSOR, PAPER, RELEASED):
         joint, unimodal = model.losses(*batch)
         MMPareto(**options.arguments()).backward(joint, unimodal, encoders=dict(model.encoders.items()))
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

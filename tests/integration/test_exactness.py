@@ -7,9 +7,9 @@ import pytest
 import torch
 from integration_reference import (
     ALL_OPTIONS,
-    BRIEF,
     ENCODER_SETS,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Options,
     assert_gradients,
@@ -27,8 +27,8 @@ from mmpareto import METHODS, MMPareto
 
 SEEDS = range(3)
 VARIANTS: dict[str, tuple[Callable[[], Any], Options]] = {
-    "default": (MMPareto, BRIEF),
-    "brief": (MMPareto.brief, BRIEF),
+    "default": (MMPareto, PER_TENSOR),
+    "per_tensor": (MMPareto.per_tensor, PER_TENSOR),
     "paper": (MMPareto.paper, PAPER),
     "released": (MMPareto.released, RELEASED),
 }
@@ -46,7 +46,7 @@ def test_searched_weights_agree_with_the_closed_form() -> None:
 
 def test_models_show_conflict_and_harmony() -> None:
     """A comparison says little if no group is ever in conflict, or all are."""
-    for options in (BRIEF, PAPER):
+    for options in (PER_TENSOR, PAPER):
         seen = []
         for name in ENCODER_SETS:
             for seed in SEEDS:
@@ -96,7 +96,7 @@ def test_options(options: Options, name: str) -> None:
 
 @pytest.mark.parametrize("gamma", [0.25, 1.0, 4.0])
 def test_gamma(gamma: float) -> None:
-    for options in (BRIEF, PAPER, RELEASED):
+    for options in (PER_TENSOR, PAPER, RELEASED):
         other = Options(**{**options.arguments(), "gamma": gamma})
         check_mmpareto(MMPareto(**other.arguments()), other, "convolution and mlp")
 
@@ -150,7 +150,7 @@ def test_an_encoder_that_the_joint_loss_does_not_reach_takes_its_own_gradient() 
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     stray = torch.nn.Linear(2, 2).double()
-    expected, _ = expectation("mmpareto", model, batch, BRIEF)
+    expected, _ = expectation("mmpareto", model, batch, PER_TENSOR)
     loss = stray.weight.square().sum()
     report = MMPareto().backward(
         joint, {**unimodal, "touch": loss}, encoders={**dict(model.encoders.items()), "touch": [stray.weight]}

@@ -10,8 +10,8 @@ import torch
 from every_method import NAMES, Loop, Model, assert_close, assert_same_state, batch_of, losses_of, step, take_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpareto.integration.gblending import GBlending, blending_weights
 from mmpareto.integration.hooks import Trial
+from mmpareto.integration.methods.gblending import GBlending, blending_weights
 from torch.nn.functional import cross_entropy
 
 # --- the weights -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from every_method import (
     take_grads,
 )
 from integration_reference import linear_loss, parameters_like
-from mmpareto.integration.gradnorm import GradNorm
+from mmpareto.integration.methods.gradnorm import GradNorm
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

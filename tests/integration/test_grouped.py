@@ -10,7 +10,7 @@ from mmpareto.integration.report import Report
 from torch import Tensor, nn
 
 KINDS = {
-    "brief": MMPareto.brief,
+    "per_tensor": MMPareto.per_tensor,
     "paper": MMPareto.paper,
     "released": MMPareto.released,
     **{name: METHODS[name] for name in ("pareto", "pcgrad", "gradnorm", "metabalance")},
@@ -78,7 +78,7 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
 
     def results() -> list[Tensor | None]:
         gradients = made()
-        grams = linear_algebra.grams_of(gradients, scale)
+        grams = linear_algebra.gramians(gradients, scale)
         measured, *norms = linear_algebra.combine_and_measure(gradients, alpha, scale)
         assert all(g is None for objective in gradients for g in objective)
         combined = linear_algebra.combine(made(), alpha)
@@ -126,5 +126,5 @@ def test_the_number_of_kernels_does_not_grow_with_the_encoder(monkeypatch: pytes
 def test_on_a_gpu_they_are_grouped() -> None:
     gradients: list[list[Tensor | None]] = [[torch.ones(3, device="cuda"), None], [torch.ones(3, device="cuda")] * 2]
     assert linear_algebra._Grouped.of(gradients) is not None
-    grams = linear_algebra.grams_of(gradients, torch.ones((), device="cuda"))
+    grams = linear_algebra.gramians(gradients, torch.ones((), device="cuda"))
     assert grams[0].tolist() == [[3, 3], [3, 3]] and grams[1].tolist() == [[0, 0], [0, 3]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from integration_reference import (
     ALL_OPTIONS,
-    BRIEF,
+    PER_TENSOR,
     Options,
     assert_gradients,
     assert_report,
@@ -55,7 +55,7 @@ def test_heads_and_fusion_take_the_plain_sum() -> None:
 @pytest.mark.parametrize("scale", [None, 256.0])
 def test_without_interaction_the_option_changes_nothing(scale: float | None) -> None:
     model, batch = model_and_batch("three modalities")
-    expected, reports = expectation("mmpareto", model, batch, BRIEF)
+    expected, reports = expectation("mmpareto", model, batch, PER_TENSOR)
     joint, unimodal = model.losses(*batch)
     report = MMPareto().backward(joint, unimodal, encoders=dict(model.encoders.items()), interaction=True, scale=scale)
     assert_gradients({p: None if g is None else (scale or 1.0) * g for p, g in expected.items()})

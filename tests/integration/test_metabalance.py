@@ -7,7 +7,7 @@ import pytest
 import torch
 from every_method import Loop, Model, assert_close, assert_same_state, batch_of, losses_of, step, take_grads
 from integration_reference import linear_loss, parameters_like
-from mmpareto.integration.metabalance import MetaBalance
+from mmpareto.integration.methods.metabalance import MetaBalance
 from torch import Tensor
 
 SHAPES = [(3, 2), (), (4,)]

@@ -14,9 +14,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from integration_reference import (
     ALL_OPTIONS,
-    BRIEF,
     CLASSES,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Batch,
     Multimodal,
@@ -40,7 +40,7 @@ from torch.nn.functional import cross_entropy
 
 NAMES = ("text", "audio", "visual", "touch", "depth", "radar")
 VARIANTS = {
-    "brief": (MMPareto.brief, BRIEF),
+    "per_tensor": (MMPareto.per_tensor, PER_TENSOR),
     "paper": (MMPareto.paper, PAPER),
     "released": (MMPareto.released, RELEASED),
 }
@@ -301,7 +301,7 @@ def test_objectives_of_one_encoder(options: Options, count: int, joint: bool) ->
 
 def test_the_models_show_conflict_harmony_and_rescaling() -> None:
     """A comparison says little if no group is ever in conflict, or all are."""
-    for options in (BRIEF, PAPER):
+    for options in (PER_TENSOR, PAPER):
         flags, factors = [], []
         for (count, joint), seed in itertools.product(OBJECTIVES, SEEDS):
             _, reports = several_expected(*several_and_batch(count, seed), joint, options)
@@ -309,7 +309,7 @@ def test_the_models_show_conflict_harmony_and_rescaling() -> None:
             factors += reports["shared"].rescale
         assert sum(flags) >= 5
         assert sum(factor > 1 for factor in factors) >= 5
-        if options is BRIEF:
+        if options is PER_TENSOR:
             assert len(flags) - sum(flags) >= 5
             assert sum(factor == 0 for factor in factors) >= 5
 
@@ -656,7 +656,7 @@ def test_scale_that_float16_needs(count: int) -> None:
     losses = {f"task{i}": 1e-9 * (parameter.half().float() * row).sum() for i, row in enumerate(rows)}
     encoders = {"shared": ([parameter], list(losses))}
     report = MMPareto().backward(None, losses, encoders=encoders, scale=65536.0 * 64)["shared"]
-    expected = integrated([[row.double() * 1e-9] for row in rows], BRIEF)
+    expected = integrated([[row.double() * 1e-9] for row in rows], PER_TENSOR)
     assert expected.groups[0].conflict
     torch.testing.assert_close(parameter.grad.double() / (65536 * 64), expected.h[0], rtol=2e-2, atol=1e-10)
     torch.testing.assert_close(report.norms, torch.tensor(expected.norms, dtype=torch.float64), rtol=1e-2, atol=0.0)

@@ -11,7 +11,7 @@ from every_method import Loop, Model, assert_close, batch_of, losses_of, step, t
 from hypothesis import given
 from hypothesis import strategies as st
 from integration_reference import linear_loss
-from mmpareto.integration.ogm import OGM, OGMGE
+from mmpareto.integration.methods.ogm import OGM, OGMGE
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

@@ -27,7 +27,7 @@ from integration_reference import (
     plain_sum,
 )
 from mmpareto import METHODS
-from mmpareto.integration.pareto import Pareto
+from mmpareto.integration.methods.pareto import Pareto
 from scipy.optimize import nnls
 from torch import Tensor, nn
 

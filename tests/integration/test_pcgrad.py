@@ -9,7 +9,7 @@ from every_method import Loop, Model, assert_close, batch_of, step, take_grads
 from hypothesis import given
 from hypothesis import strategies as st
 from integration_reference import linear_loss, parameters_like
-from mmpareto.integration.pcgrad import PCGrad
+from mmpareto.integration.methods.pcgrad import PCGrad
 from mmpareto.integration.report import EncoderReport
 from torch import Tensor
 

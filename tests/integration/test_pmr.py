@@ -11,7 +11,7 @@ import torch
 from every_method import CLASSES, Batch, Loop, Model, assert_close, assert_same_state, batch_of, losses_of, take_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpareto.integration.pmr import PMR
+from mmpareto.integration.methods.pmr import PMR
 from mmpareto.integration.report import Report
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from integration_reference import (
-    BRIEF,
     PAPER,
+    PER_TENSOR,
     RELEASED,
     Options,
     assert_gradients,
@@ -29,7 +29,7 @@ by_scale = pytest.mark.parametrize("name", SCALES)
 
 
 @by_scale
-@pytest.mark.parametrize("options", [BRIEF, PAPER, RELEASED], ids=["brief", "paper", "released"])
+@pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=["per_tensor", "paper", "released"])
 def test_mmpareto(options: Options, name: str) -> None:
     model, batch = model_and_batch("convolution and mlp", seed=1)
     expected, reports = expectation("mmpareto", model, batch, options)

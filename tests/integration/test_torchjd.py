@@ -16,8 +16,8 @@ import pytest
 import torch
 from every_method import Loop, Model, assert_close, assert_same_state, batch_of, losses_of, step, take_grads
 from integration_reference import linear_loss, parameters_like
-from mmpareto.integration.pareto import Pareto
-from mmpareto.integration.torchjd import TorchJD
+from mmpareto.integration.methods.pareto import Pareto
+from mmpareto.integration.methods.torchjd import TorchJD
 from torch import Tensor
 
 aggregation = pytest.importorskip("torchjd.aggregation")
@@ -396,9 +396,9 @@ def test_the_module_is_imported_without_the_library(monkeypatch: pytest.MonkeyPa
             raise ImportError(name)
         return imported(name, *rest, **more)
 
-    monkeypatch.delitem(sys.modules, "mmpareto.integration.torchjd")
+    monkeypatch.delitem(sys.modules, "mmpareto.integration.methods.torchjd")
     monkeypatch.setattr(builtins, "__import__", refuse)
-    import mmpareto.integration.torchjd as again
+    import mmpareto.integration.methods.torchjd as again
 
     assert again.TorchJD is not TorchJD
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 from mmpareto.errors import InputError
-from mmpareto.models.checkpoints import load_pretrained, read_released
 from mmpareto.models.network import build_network
+from mmpareto.models.pretrained import load_pretrained, read_released
 from mmpareto.models.resnet import ResNet18
 from torch import nn
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 METHODS = [
     *("--method uniform", "--method joint"),
-    *("--variant brief", "--variant paper", "--variant released"),
+    *("--variant per_tensor", "--variant paper", "--variant released"),
 ]
 
 

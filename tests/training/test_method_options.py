@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mmpareto import METHODS
 from mmpareto.errors import InputError
-from mmpareto.integration.torchjd import TorchJD
+from mmpareto.integration.methods.torchjd import TorchJD
 from mmpareto.training.method_options import make_method, methods_text
 from mmpareto.training.settings import Settings, from_config, parse, parser, to_config
 
@@ -57,8 +57,8 @@ def test_the_first_variant_is_the_default() -> None:
         ("--method ogm --alhpa 2", r"unknown flag --alhpa\. Did you mean --alpha\?"),
         ("--epoch 2", r"unknown flag --epoch\. Did you mean --epochs\?"),
         ("--method uniform --gamma 2", r"unknown flag --gamma.*'uniform': none"),
-        ("--method uniform --variant brief", "method 'uniform' has no variant 'brief'; it has none"),
-        ("--variant papers", "no variant 'papers'; it has brief, paper, released"),
+        ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'brief'; it has none"),
+        ("--variant papers", "no variant 'papers'; it has per_tensor, paper, released"),
         ("stray", "unknown flag stray"),
         ("--gamma 0", "gamma must be a positive number, not 0.0"),
         ("--gamma inf", "gamma must be a positive number"),

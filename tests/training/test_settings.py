@@ -96,7 +96,7 @@ def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
 
 def test_defaults_of_the_house() -> None:
     found = settings("--dataset cremad")
-    assert_values(found, {"method": "mmpareto", "variant": "brief", "protocol": "validation", "val_fraction": 0.1})
+    assert_values(found, {"method": "mmpareto", "variant": "per_tensor", "protocol": "validation", "val_fraction": 0.1})
     assert found.options == {
         "gamma": 1.5,
         "weights": "parameter",
@@ -210,7 +210,9 @@ def test_resume_refuses_what_would_change_the_run(flag: str, finished: Path) -> 
 
 
 def test_resume_accepts_the_same_flags_and_what_may_change(finished: Path) -> None:
-    same = "--dataset CREMA-D --method MMPareto --variant brief --gamma 1.5 --learning_rate 0.05 --train --stand_in"
+    same = (
+        "--dataset CREMA-D --method MMPareto --variant per_tensor --gamma 1.5 --learning_rate 0.05 --train --stand_in"
+    )
     request = parse(["--resume", str(finished), *same.split(), "--clip_grad", "3", "--audio_pool", "1", "2"])
     assert request.resume == finished and request.settings.epochs == 1 and not request.stand_in
     changes = "--epochs 3 --workers 1 --gpu_ids 0 --data there"
@@ -228,7 +230,7 @@ def test_the_scripts_flags_go_with_resume_of_a_stand_in_run(finished: Path, tmp_
     """`sh script/mmpareto.sh --resume DIR` says --dataset cremad --stand_in, where the run is of the stand-in."""
     config = (finished / "config.json").read_text().replace('"dataset": "cremad"', '"dataset": "synthetic"')
     (tmp_path / "config.json").write_text(config)
-    line = "--dataset cremad --stand_in --method mmpareto --variant brief --recipe released --resume"
+    line = "--dataset cremad --stand_in --method mmpareto --variant per_tensor --recipe released --resume"
     assert parse([*line.split(), str(tmp_path)]).settings.dataset == "synthetic"
 
 

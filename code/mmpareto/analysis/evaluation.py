@@ -15,8 +15,8 @@ from mmpareto.data.prepared.batches import make_loader, stop_workers
 from mmpareto.data.prepared.clips import options_of
 from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
-from mmpareto.training.evaluation import Predictions, figures, further_figures, predict
+from mmpareto.files import atomic_path, write_text
+from mmpareto.training.evaluation import Predictions, extra_metrics, figures, predict
 
 
 def open_split(trained: Trained, split: str, folder: Path | None = None) -> PreparedDataset:
@@ -117,7 +117,7 @@ def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predict
     }
     if trained.banner:
         origin["warning"] = trained.banner
-    further = further_figures(predictions, DATASETS[trained.dataset].further_figures, dataset.scores)
+    further = extra_metrics(predictions, DATASETS[trained.dataset].extra_metrics, dataset.scores)
     content = origin | figures(predictions) | further | {"confusion": matrices}
     title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
     try:
@@ -138,7 +138,7 @@ def write_per_clip(path: Path, dataset: PreparedDataset, predictions: Prediction
     regression = predictions.labels.is_floating_point()
     heads = {head or "joint": logits.double() for head, logits in predictions.logits.items()}
     columns = {head: [head] if regression else [head, *(f"{head}_{name}" for name in classes)] for head in heads}
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         own = [name for names in columns.values() for name in names]
         writer.writerow(["clip", *(classes if regression else ["class"]), *own])

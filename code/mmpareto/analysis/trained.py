@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
-from mmpareto.models.checkpoints import read_released
 from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.pretrained import read_released
 from mmpareto.training.checkpoints import ENTRIES, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
 from mmpareto.training.evaluation import Predictions

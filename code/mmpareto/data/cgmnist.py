@@ -33,7 +33,7 @@ from mmpareto.data.preparing.report import Report
 from mmpareto.data.preparing.splits import Split
 from mmpareto.data.raw.idx import read_idx
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
+from mmpareto.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from mmpareto.data.prepared.sources import ArraySource, Source
@@ -293,5 +293,5 @@ def _write_arrays(folder: Path, parts: Mapping[Part, Digits]) -> None:
         path.unlink()
     for part, digits in parts.items():
         for name in CHANNELS:
-            with whole_file(folder / f"{part}_{name}.npy") as temporary:
+            with atomic_path(folder / f"{part}_{name}.npy") as temporary:
                 np.save(temporary, np.ascontiguousarray(digits.images[name]))

@@ -74,7 +74,7 @@ class DataSet:
         return Labelled(classes, names, labels, [*range(len(names))])
 
     @classmethod
-    def further_figures(cls, predicted: Any, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
+    def extra_metrics(cls, predicted: Any, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
         """What the data set's own literature reports, beside accuracy; nothing unless it says so.
 
         Arguments:

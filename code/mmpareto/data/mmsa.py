@@ -36,7 +36,7 @@ from mmpareto.data.preparing.report import Report
 from mmpareto.data.preparing.splits import Split
 from mmpareto.data.sentiment import SCALES, class_figures, kept, regression_figures
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
+from mmpareto.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,7 +147,7 @@ class MMSADataSet(DataSet):
         return Labelled([*cut.names], chosen, labels.tolist(), places.tolist(), scores[places].tolist())
 
     @classmethod
-    def further_figures(cls, predicted: np.ndarray, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
+    def extra_metrics(cls, predicted: np.ndarray, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
         """Accuracies and F1 scores of `sentiment.class_figures`, or `regression_figures`."""
         if n_classes == 1:
             return regression_figures(predicted, np.asarray(scores), cls.name)
@@ -390,7 +390,7 @@ def _write_arrays(folder: Path, parts: Mapping[str, _Part]) -> list[str]:
             replaced = _write_sequences(path, array, part.starts[modality], part.lengths[modality])
             if replaced:
                 remarks.append(f"{name}: {replaced} values of {modality} were NaN or infinite, and are 0")
-        with whole_file(folder / f"{name}_lengths.npy") as temporary:
+        with atomic_path(folder / f"{name}_lengths.npy") as temporary:
             np.save(temporary, np.stack([part.lengths[modality] for modality in MODALITIES], axis=1))
     return remarks
 
@@ -398,7 +398,7 @@ def _write_arrays(folder: Path, parts: Mapping[str, _Part]) -> list[str]:
 def _write_sequences(path: Path, array: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> int:
     """Write `array` (N, T, D) as float32, steps in front and zeros after them; the number of values replaced by 0."""
     replaced = 0
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=array.shape)
         for begin in range(0, len(array), SAMPLES_AT_ONCE):
             here = slice(begin, begin + SAMPLES_AT_ONCE)

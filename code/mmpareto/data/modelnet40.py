@@ -20,7 +20,7 @@ from mmpareto.data.preparing.preparation import About
 from mmpareto.data.preparing.report import Report
 from mmpareto.data.preparing.splits import PARTS, Split
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -333,7 +333,7 @@ class _Views:
 
         pictures = [encode_jpeg(picture) for picture in self.pictures(sample)]
         for view, picture in zip(VIEWS, pictures, strict=True):
-            with whole_file(_view_path(out, view, sample)) as temporary:
+            with atomic_path(_view_path(out, view, sample)) as temporary:
                 temporary.write_bytes(picture)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from mmpareto.data.preparing.report import Report
 from mmpareto.data.preparing.splits import Split, stratified
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
+from mmpareto.files import atomic_path, write_text
 from mmpareto.progress import progress
 
 BANNER = (
@@ -273,7 +273,7 @@ def _check_settings(folder: Path, settings: dict[str, int]) -> None:
 
 
 def _remove_partial(folder: Path) -> None:
-    """Remove what an interrupted run left; `whole_file` begins every unfinished file's name with a dot."""
+    """Remove what an interrupted run left; `atomic_path` begins every unfinished file's name with a dot."""
     for name in (cremad.AUDIO_FOLDER, cremad.VIDEO_FOLDER):
         for path in (folder / name).glob(".*"):
             path.unlink()
@@ -290,12 +290,12 @@ def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, workers: int | 
 def _write_clip(folder: Path, seed: int, clip: Clip) -> None:
     speech, frames = make(clip, seed)
     wav, flv = _paths(folder, clip)
-    with whole_file(wav) as temporary, wave.open(str(temporary), "wb") as file:
+    with atomic_path(wav) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes(speech.samples.astype("<i2").tobytes())
-    with whole_file(flv) as temporary:
+    with atomic_path(flv) as temporary:
         _write_flv(temporary, frames)
 
 

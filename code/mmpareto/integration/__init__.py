@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _PLACES = {
-    "joint": "joint:JointLoss",
-    "uniform": "uniform:UniformSum",
+    "joint": "plain_sum:JointLoss",
+    "uniform": "plain_sum:UniformSum",
     "pareto": "pareto:Pareto",
     "mmpareto": "mmpareto:MMPareto",
     "dgl": "dgl:DGL",
@@ -63,7 +63,7 @@ __all__ = ["METHODS", *_BY_CLASS]
 
 def _load(place: str) -> Any:
     module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return getattr(importlib.import_module(f"{__name__}.methods.{module}"), attribute)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from mmpareto.integration.objectives import Encoder, Objectives, leaves
 Mix = Callable[[str, list[Tensor | None]], list[Tensor | None]]
 
 
-class NotApartError(ValueError):
+class NotSeparableError(ValueError):
     """The encoders' outputs do not tell all that an encoder has to do with the losses; says why."""
 
 
@@ -70,22 +70,22 @@ def features_of(outputs: Any, objectives: Objectives) -> dict[str, Tensor]:
     """Modality → the encoder's output among the model's, where each stands for all that losses see of its encoder.
 
     Raises:
-        NotApartError: there are none; encoders exchange information; a feature depends on more than its encoder; a loss
-            reaches an encoder in another way.
+        NotSeparableError: there are none; encoders exchange information; a feature depends on more than its encoder;
+            a loss reaches an encoder in another way.
     """
     if objectives.interaction:
-        raise NotApartError("encoders that exchange nothing inside, not interaction=True")
+        raise NotSeparableError("encoders that exchange nothing inside, not interaction=True")
     given = getattr(outputs, "features", None)
     if not isinstance(given, Mapping):
-        raise NotApartError("the encoders' outputs, outputs.features by modality: pass outputs")
+        raise NotSeparableError("the encoders' outputs, outputs.features by modality: pass outputs")
     features: dict[str, Tensor] = {}
     for modality, encoder in objectives.encoders.items():
         feature = given.get(modality)
         if not isinstance(feature, Tensor) or feature.grad_fn is None:
-            raise NotApartError(f"outputs.features[{modality!r}] as encoder {modality!r} computed it")
+            raise NotSeparableError(f"outputs.features[{modality!r}] as encoder {modality!r} computed it")
         own = {id(p) for p in encoder.parameters}
         if not all(id(leaf) in own for leaf in leaves([feature])):
-            raise NotApartError(
+            raise NotSeparableError(
                 f"outputs.features[{modality!r}] to depend on encoder {modality!r} alone, but it depends on other "
                 "trainable tensors, too"
             )
@@ -94,7 +94,7 @@ def features_of(outputs: Any, objectives: Objectives) -> dict[str, Tensor]:
     for name, loss in objectives.losses.items():
         for leaf in leaves([loss], features.values()):
             if id(leaf) in owner:
-                raise NotApartError(
+                raise NotSeparableError(
                     f"losses that reach the encoders through outputs.features alone, but loss {name!r} reaches encoder "
                     f"{owner[id(leaf)]!r} in another way (as in compiled and in replicated models)"
                 )

@@ -16,7 +16,7 @@ class Trial(NamedTuple):
     validation_after: float
 
 
-class Loop(Protocol):
+class TrainingContext(Protocol):
     """A training loop, as a method sees it."""
 
     @property
@@ -31,7 +31,7 @@ class Loop(Protocol):
     def network(self) -> Any:
         """The model that is trained; `network.modalities` are its modalities' names."""
 
-    def respond(self, inputs: Mapping[str, Tensor]) -> Any:
+    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """The model's outputs for inputs, in evaluation mode and without a graph."""
 
     def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
@@ -47,7 +47,8 @@ class Loop(Protocol):
 class Hooks:
     """When the loop calls a method beside `backward`; nothing is done unless a method says so.
 
-    In a loop of your own, call those that the method's docstring names, with an object that has what it uses of `Loop`.
+    In a loop of your own, call those that the method's docstring names, with an object that has what it uses of
+    `TrainingContext`.
     """
 
     network: Mapping[str, Any] = MappingProxyType({})
@@ -57,15 +58,15 @@ class Hooks:
     needs_classes: bool = False
     """Whether labels must be class indices: it looks at the logits, or at which samples share a class."""
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Once, before the first step of a process; the state is loaded by then."""
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """Before the first step of an epoch."""
 
-    def before_forward(self, loop: Loop, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    def before_forward(self, loop: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Before each forward pass, on the device; what it returns goes to the model's forward as keyword arguments."""
         return {}
 
-    def end_epoch(self, loop: Loop) -> None:
+    def end_epoch(self, loop: TrainingContext) -> None:
         """After an epoch and its evaluation. Change the state last: this may be interrupted, and is then repeated."""

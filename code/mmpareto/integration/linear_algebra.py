@@ -15,7 +15,7 @@ from torch import Tensor
 PIECE = 1 << 15  # elements; more would be shared out among threads, which takes longer than the sum
 
 
-def grams_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
+def gramians(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
     """Inner products of the objectives' gradients, tensor by tensor.
 
     Arguments:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.by_encoder import NotApartError, differentiate_by_encoder, features_of
+from mmpareto.integration.by_encoder import NotSeparableError, differentiate_by_encoder, features_of
 from mmpareto.integration.gradients import Gradients, Pass, differentiate, separate_passes
 from mmpareto.integration.hooks import Hooks
 from mmpareto.integration.objectives import Encoders, Objectives, collect
@@ -75,7 +75,7 @@ class Method(Hooks, abc.ABC):
         if self._sums is not None:
             return differentiate(objectives, passes, scale, after_pass=self._sums.begin)
         if any(sum(modality in run.encoders for run in passes) > 1 for modality in objectives.encoders):
-            with contextlib.suppress(NotApartError):
+            with contextlib.suppress(NotSeparableError):
                 features = features_of(outputs, objectives)
                 return differentiate_by_encoder(objectives, features, passes, scale)
         return differentiate(objectives, passes, scale)

@@ -5,7 +5,7 @@ import abc
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import combine, grams_of
+from mmpareto.integration.linear_algebra import combine, gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.report import EncoderReport
 
@@ -29,7 +29,7 @@ class WeightedGradients(Method):
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
         """The weighted sum; conflict is reported for the groups that the weights are computed over."""
-        grams = grams_of(gradients, scale)
+        grams = gramians(gradients, scale)
         alpha = self.weigh(modality, grams)
         conflict = in_conflict(groups_of(grams, len(alpha) > 1))
         combined = combine(gradients, alpha.expand(grams.shape[:2]))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
-from mmpareto.models.checkpointing import encode, recomputed
-from mmpareto.models.checkpoints import load_pretrained
+from mmpareto.models.activation_checkpointing import encode, recomputed
 from mmpareto.models.initialisation import released_initialisation
+from mmpareto.models.pretrained import load_pretrained
 
 
 class Outputs(NamedTuple):

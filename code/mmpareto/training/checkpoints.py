@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 from mmpareto.models.network import MultimodalNetwork, build_network
 
 FORMAT = 1
@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: there is no room for it, say.
     """
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({"format": FORMAT} | content, file)
         except RuntimeError as error:  # raised while PyTorch closes what it could not write

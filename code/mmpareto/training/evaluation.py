@@ -127,13 +127,13 @@ def figures(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def further_figures(
+def extra_metrics(
     predictions: Predictions, judge: Callable[[Any, Any, int], Mapping[str, Any]], scores: Any, prefix: str = ""
 ) -> dict[str, Any]:
     """What the data set's own literature reports: sentiment_<figure>, with _<modality> for its head.
 
     Arguments:
-        judge: `DataSet.further_figures`.
+        judge: `DataSet.extra_metrics`.
         scores: the samples' (`PreparedDataset.scores`).
     """
     found: dict[str, Any] = {}

@@ -27,10 +27,10 @@ from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import Data, Loaders
 from mmpareto.training.distributed import ALONE, Processes
 from mmpareto.training.epoch_line import epoch_text, write_scalars
-from mmpareto.training.evaluation import Predictions, figures, further_figures, of_all, predict
+from mmpareto.training.evaluation import Predictions, extra_metrics, figures, of_all, predict
 from mmpareto.training.losses import losses
-from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, Waiting, report_figures
-from mmpareto.training.method_loop import MethodLoop
+from mmpareto.training.meters import FiniteWatch, Meter, NonFiniteError, Waiting, report_metrics
+from mmpareto.training.method_context import MethodContext
 from mmpareto.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
@@ -81,7 +81,7 @@ class Trainer:
         self.loader = self.loaders.of(data.train, self.order)
         self.watch = FiniteWatch(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals(processes.largest if processes.together else None)
-        self.offered = MethodLoop(settings, data, network, device, gpu_ids, self.signals.check, processes)
+        self.offered = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.over = SumOver() if processes.together else None
         self.recorder = GradientRecorder(settings, len(data.train), network, method)
         # Where the run stands; all of it is in `last.pt`.
@@ -110,7 +110,7 @@ class Trainer:
 
         self.steps += 1
         self.watch.see(self.epoch, self.steps, report, scale)
-        return self.processes.summed(seen) | report_figures(report)
+        return self.processes.summed(seen) | report_metrics(report)
 
     def _backward(
         self, batch: Batch, number: int, share: float, scale: torch.Tensor | None
@@ -298,8 +298,8 @@ class Trainer:
 
     def _figures(self, predictions: Predictions, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
         """Figures of every head; None for the unimodal heads that the method does not train."""
-        further = DATASETS[self.settings.dataset].further_figures
-        found = figures(predictions, prefix) | further_figures(predictions, further, dataset.scores, prefix)
+        further = DATASETS[self.settings.dataset].extra_metrics
+        found = figures(predictions, prefix) | extra_metrics(predictions, further, dataset.scores, prefix)
         if not self.heads_trained:
             found |= {key: None for key in found if any(key.endswith(f"_{m}") for m in self.network.modalities)}
         return found

@@ -48,7 +48,7 @@ class Meter:
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 
-def report_figures(report: Report) -> dict[str, Tensor]:
+def report_metrics(report: Report) -> dict[str, Tensor]:
     """What a method's report says, as () tensors named for metrics.jsonl.
 
     Weights and the rescaling factor are means over groups; the conflict rate is the share of groups in conflict.

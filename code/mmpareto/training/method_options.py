@@ -93,7 +93,7 @@ def make_method(name: str, options: Options) -> Any:
 def methods_text() -> str:
     """Every method in a paragraph: its name, what it does, its source, options with their defaults, and variants."""
     parts = [_paragraph(name, METHODS[name]) for name in METHODS]
-    from mmpareto.integration.torchjd import TorchJD
+    from mmpareto.integration.methods.torchjd import TorchJD
 
     known = TorchJD.known()
     there = f"installed: {', '.join(known)}" if known else "the library is not installed: pip install torchjd"

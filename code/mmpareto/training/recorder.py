@@ -33,9 +33,9 @@ from torch import Tensor
 
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 from mmpareto.integration.gradients import Gradients, differentiate, separate_passes
-from mmpareto.integration.linear_algebra import grams_of
+from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
 from mmpareto.integration.report import Report
@@ -122,7 +122,7 @@ class GradientRecorder:
                 self._method.over.begin().finish(parameters, measured.gradients)
             for modality, objectives in measured.objectives.items():
                 names = [JOINT if name == JOINT else UNIMODAL for name in objectives]
-                grams = grams_of(measured.gradients.encoders[modality], measured.gradients.scale)
+                grams = gramians(measured.gradients.encoders[modality], measured.gradients.scale)
                 figures |= layer_figures(modality, names, grams)
         for modality, seen in report.items():
             figures |= {f"{name}_{modality}": getattr(seen, name).float() for name in REPORTED}
@@ -151,7 +151,7 @@ class GradientRecorder:
             "every": np.array(self._every),
             "banner": np.array(DATASETS[self._settings.dataset].banner or ""),
         }
-        with whole_file(folder / GRADIENTS) as temporary:
+        with atomic_path(folder / GRADIENTS) as temporary:
             np.savez_compressed(temporary, **(about | stacked))
 
     def restore(self, folder: Path, epoch: int, steps: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from mmpareto.data import DATASETS
 from mmpareto.data.prepared.batches import make_loader, to_device
 from mmpareto.errors import InputError
-from mmpareto.files import one_at_a_time
+from mmpareto.files import file_lock
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
 from mmpareto.training.batch_norm import synchronised
@@ -80,7 +80,7 @@ def make_stand_in(settings: Settings) -> None:
     folder = Path(settings.data)
     if (folder / "prepared.json").exists():
         return
-    with one_at_a_time(f"{folder}.lock"):  # tables.py takes the same one
+    with file_lock(f"{folder}.lock"):  # tables.py takes the same one
         if not (folder / "prepared.json").exists():
             print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import enum
 import json
 import math
 from collections.abc import Sequence
@@ -18,11 +19,22 @@ from mmpareto.training.method_options import make_method, method_name, read_opti
 from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
-# What a resumed run may be told anew: where it runs and how long, not what it computes.
-RESUMABLE = ("gpu_ids", "workers", "epochs", "data")
+
+class Role(enum.Enum):
+    """Part that a setting plays in a run; `settings_with` lists the settings of a role."""
+
+    IDENTITY = "decides what the run computes: two runs that differ in it are different runs"
+    LENGTH = "decides how long the run computes: distinguishes two runs, and may change on resume"
+    SEED = "distinguishes the repetitions that are averaged in a table or a plot"
+    MACHINE = "says where the run computes and where its data is: may change on resume"
+    OUTPUT = "says what the run writes, and where"
 
 
-@dataclasses.dataclass(frozen=True)
+def _setting(role: Role) -> Any:
+    return dataclasses.field(metadata={"role": role})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of one run, complete and checked. Fields are named as their flags; `options` are the method's.
 
@@ -36,10 +48,10 @@ class Settings:
     recipe: str
     protocol: str
     val_fraction: float
-    model: str | None
-    data: str
-    ckpt_path: str | None
-    random_seed: int
+    model: str | None = _setting(Role.OUTPUT)
+    data: str = _setting(Role.MACHINE)
+    ckpt_path: str | None = _setting(Role.OUTPUT)
+    random_seed: int = _setting(Role.SEED)
     n_classes: int | None
     encoder: str
     fusion: str
@@ -53,7 +65,7 @@ class Settings:
     lr_decay_ratio: float
     clip_grad: float | None
     batch_size: int
-    epochs: int
+    epochs: int = _setting(Role.LENGTH)
     amp: str | None
     accumulate: int
     audio: str
@@ -63,21 +75,29 @@ class Settings:
     audio_frames: int
     audio_pool: tuple[int, int]
     cache: bool
-    gpu_ids: str
-    workers: int | None
+    gpu_ids: str = _setting(Role.MACHINE)
+    workers: int | None = _setting(Role.MACHINE)
     compile: bool
     channels_last: bool
     tf32: bool
     checkpoint_activations: bool
-    use_tensorboard: bool
-    tensorboard_path: str | None
-    record_gradients: int | None
+    use_tensorboard: bool = _setting(Role.OUTPUT)
+    tensorboard_path: str | None = _setting(Role.OUTPUT)
+    record_gradients: int | None = _setting(Role.OUTPUT)
     fused: bool = False
 
     @property
     def name(self) -> str:
         """The run's name: <dataset>-<method, or --model>-seed<n>."""
         return f"{self.dataset}-{self.model or self.method.replace(':', '-')}-seed{self.random_seed}"
+
+
+def settings_with(*roles: Role) -> tuple[str, ...]:
+    """Names of the settings of any of these roles, in the order of `Settings`."""
+    return tuple(f.name for f in dataclasses.fields(Settings) if f.metadata.get("role", Role.IDENTITY) in roles)
+
+
+RESUMABLE = settings_with(Role.LENGTH, Role.MACHINE)
 
 
 @dataclasses.dataclass(frozen=True)

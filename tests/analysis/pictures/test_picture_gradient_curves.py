@@ -24,7 +24,7 @@ def recorded(folder: Path, method: str = "uniform", seeds: int = 3, **more: Any)
     """Runs with seeds 0, 1, …, and their gradients."""
     truths, folders = [], []
     options = options_of() if method == "mmpareto" else {}
-    arguments = {"variant": "brief"} if method == "mmpareto" else {}
+    arguments = {"variant": "per_tensor"} if method == "mmpareto" else {}
     for seed in range(seeds):
         place = folder / f"{method}-{seed}"
         folders.append(
@@ -40,7 +40,7 @@ def means(folder: Path, method: str = "mmpareto", epochs: int = 3, **more: Any) 
         figures | {key: value + 0.1 * epoch for key, value in MEANS.items()}
         for epoch, figures in enumerate(accuracies(0, epochs))
     ]
-    options = {"variant": "brief", "options": options_of()} if method == "mmpareto" else {}
+    options = {"variant": "per_tensor", "options": options_of()} if method == "mmpareto" else {}
     return read_runs([write_run(folder / f"{method}-means", history, method=method, **options, **more)])
 
 

@@ -17,7 +17,7 @@ from mmpareto.training.method_options import read_options
     [
         ("uniform", None, "", "uniform"),
         ("mmpareto", None, "", "mmpareto"),
-        ("mmpareto", "brief", "--gamma 2", "mmpareto (gamma 2.0)"),
+        ("mmpareto", "per_tensor", "--gamma 2", "mmpareto (gamma 2.0)"),
         ("mmpareto", "paper", "", "mmpareto (paper)"),
         ("mmpareto", "paper", "--refresh 10", "mmpareto (paper, refresh 10)"),
         ("mmpareto", "released", "--boost conflict", "mmpareto (released, boost conflict)"),

@@ -129,7 +129,7 @@ def test_a_short_run_has_no_steps_between(tmp_path: Path) -> None:
         {"options": PAPER | {"rescale": "parameter"}},
         {"options": PAPER | {"refresh": 10}},
     ],
-    ids=["uniform", "brief", "released", "refreshed"],
+    ids=["uniform", "per_tensor", "released", "refreshed"],
 )
 def test_another_run_is_refused(arguments: dict[str, Any], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", {"sound": pairs_of(5, 0)}, **arguments)

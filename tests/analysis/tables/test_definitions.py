@@ -94,7 +94,7 @@ def test_what_the_tables_compare() -> None:
     assert gammas == [None, 1, 1.25, 1.5, 1.75, 2, 2.5]
     variants = by_label(make_cells(TABLES["variants"], [0], "last"))
     assert {(s.recipe, s.learning_rate) for s in variants.values()} == {("released", 0.002), ("paper", 0.001)}
-    assert {s.variant for s in variants.values()} == {None, "brief", "paper", "released"}
+    assert {s.variant for s in variants.values()} == {None, "per_tensor", "paper", "released"}
     kept = by_label(make_cells(TABLES["refresh"], [0], "last"))
     assert [s.options.get("refresh") for s in kept.values()] == [None, 1, 10]
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 
 MOST_WRITTEN = 12  # classes; with more of them, figures would not fit into the cells
 INCHES_A_CLASS, LEAST_INCHES, MOST_INCHES = 0.42, 3.0, 8.0  # a panel's side
@@ -18,7 +18,7 @@ def confusion_picture(
 ) -> None:
     """Draw a confusion matrix a head, side by side, into a PNG file; see `confusion_figure`."""
     figure = confusion_figure(matrices, classes, title)
-    with whole_file(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

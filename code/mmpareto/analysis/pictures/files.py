@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 
 PRINT_DPI = 300  # what journals ask of pictures with lines and text is 300 to 600
 OTHER_FORMATS = (".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp")
@@ -32,7 +32,7 @@ def save(figure: Figure, out: Path, dpi: int = PRINT_DPI) -> list[Path]:
         for path in paths:
             kind = path.suffix[1:]
             try:
-                with whole_file(path) as temporary:
+                with atomic_path(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=dpi, metadata=METADATA[kind])
             except OSError as error:
                 raise InputError(

@@ -18,7 +18,7 @@ from mmpareto.analysis.speed.tensor_memory import peak_memory
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.integration.hooks import Trial
-from mmpareto.integration.torchjd import TorchJD
+from mmpareto.integration.methods.torchjd import TorchJD
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.progress import progress
 from mmpareto.registry import normalised
@@ -127,7 +127,7 @@ class Contender:
         self.method.begin_epoch(self)
         self.method.end_epoch(self)
 
-    def respond(self, inputs: Mapping[str, Tensor]) -> Outputs:
+    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Outputs in evaluation mode, without a graph."""
         self.network.eval()
         with torch.no_grad(), self.precision.autocast():
@@ -137,7 +137,7 @@ class Contender:
 
     def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         """The one batch that there is."""
-        yield self.respond(self.inputs).features, self.labels
+        yield self.eval_forward(self.inputs).features, self.labels
 
     def trial(self, loss: str, epochs: int) -> Trial:
         """No training, only figures: trials are not part of a step."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
-from mmpareto.integration.hooks import Hooks, Loop
+from mmpareto.integration.hooks import Hooks, TrainingContext
 
 
 class ReleasedStep(Hooks):
@@ -38,7 +38,7 @@ class ReleasedStep(Hooks):
         self.gamma = gamma
         self._parameters: list[Tensor] = []
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Note the parameters whose `.grad` is cleared after each pass, as an optimiser does."""
         self._parameters = list(loop.network.parameters())
 

@@ -195,7 +195,7 @@ _TABLES = (
             Column("Recipe of the released code", "--dataset cremad --recipe released"),
             Column("Recipe of the paper", "--dataset cremad --recipe paper"),
         ),
-        method_rows("uniform", "mmpareto:brief", "mmpareto:paper", "mmpareto:released"),
+        method_rows("uniform", "mmpareto:per_tensor", "mmpareto:paper", "mmpareto:released"),
         UNIFORM,
         "On the synthetic stand-in both recipes are the same.",
         data_sets=False,

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmpareto.analysis.tables.definitions import DERIVED, QUICK_STAND_IN
 from mmpareto.data import DATASETS
-from mmpareto.files import one_at_a_time
+from mmpareto.files import file_lock
 
 NAME = "synthetic"
 FOLDER, QUICK_FOLDER = f"data/{NAME}", f"data/{NAME}-quick"
@@ -39,7 +39,7 @@ def make(data: str) -> None:
         InputError: the folder holds something else, or cannot be written.
     """
     base, options = _base(data), _options(data)
-    with one_at_a_time(f"{data}.lock"):
+    with file_lock(f"{data}.lock"):
         if not _is_prepared(data):
             print(f"making the synthetic stand-in {data}", flush=True)
             if _is_prepared(base):  # the same clips, prepared otherwise

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as image
 from mmpareto.data.prepared import layout
 from mmpareto.data.workers import cores
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file, write_text
+from mmpareto.files import atomic_path, write_text
 from mmpareto.progress import progress
 
 FOLDER = "cache"
@@ -90,7 +90,7 @@ def _make(data: Path, files: Sequence[Path], side: int, name: str) -> list[tuple
     shapes = []
     parts = [files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE)]  # memory stays flat
     with (
-        whole_file(data) as temporary,
+        atomic_path(data) as temporary,
         temporary.open("wb") as file,
         ThreadPoolExecutor(cores()) as pool,
         progress(total=len(files), unit="picture", desc=f"cache of {name}", disable=None) as bar,

@@ -45,7 +45,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     Attributes:
         classes: class names; a label is a place in this list.
         names, labels: of the samples, by index.
-        scores: what the labels were made of, for `DataSet.further_figures`.
+        scores: what the labels were made of, for `DataSet.extra_metrics`.
         channels: modality → what its encoder takes.
         normalisation: modality → that of its images; none for what is no image.
         description: what another sample needs to be treated alike; numbers, strings, lists and dicts only.

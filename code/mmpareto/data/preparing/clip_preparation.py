@@ -14,7 +14,7 @@ from mmpareto.data.preparing.preparation import About
 from mmpareto.data.preparing.report import Report
 from mmpareto.data.preparing.splits import Split
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 
 FRAMES = "visual"
 AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": ("fbank", "spectrogram")}
@@ -110,7 +110,7 @@ class ClipMaking:
         for kind, feature in content.features.items():
             buffer = io.BytesIO()  # given a path, torch would put the temporary name into the file
             torch.save(feature.contiguous(), buffer)
-            with whole_file(_feature_path(out, kind, sample.name)) as temporary:
+            with atomic_path(_feature_path(out, kind, sample.name)) as temporary:
                 temporary.write_bytes(buffer.getvalue())
         if content.frames:
             write_frames(out / FRAMES, sample.name, content.frames)

@@ -17,7 +17,7 @@ from mmpareto.data.prepared.batches import Batch, to_device
 from mmpareto.data.prepared.feature_files import FEATURE_FILES
 from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
-from mmpareto.files import whole_file
+from mmpareto.files import atomic_path
 
 WIDTH, ROW, DPI = 12.0, 1.16, 100  # inches, inches a class, pixels an inch: 1200 pixels wide
 TALLEST = 60_000 / DPI  # inches: a JPEG has no more than 65,535 rows
@@ -63,7 +63,7 @@ def contact_sheet(dataset: PreparedDataset, title: str, out: Path, per_class: in
         row.text(0.006, 0.5, WRITTEN_OUT.get(name, name), fontsize=11, weight="bold", va="center", parse_math=False)
         for column, place in enumerate(places):
             _draw(row, dataset.names[place], seen[place], scales, column, per_class)
-    with whole_file(out) as temporary, matplotlib.rc_context({"savefig.dpi": DPI}):
+    with atomic_path(out) as temporary, matplotlib.rc_context({"savefig.dpi": DPI}):
         kind = FORMATS[out.suffix.lower()]
         options = {"quality": JPEG_QUALITY, "optimize": True} if kind == "jpeg" else {"optimize": True}
         figure.savefig(temporary, format=kind, pil_kwargs=options)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import combine_and_measure, grams_of, machine_epsilon, scaled
+from mmpareto.integration.linear_algebra import combine_and_measure, gramians, machine_epsilon, scaled
+from mmpareto.integration.methods.refresh import Refreshed
 from mmpareto.integration.min_norm import min_norm_weights
-from mmpareto.integration.refresh import Refreshed
 from mmpareto.integration.report import EncoderReport
 from mmpareto.integration.weighted import groups_of, in_conflict
 
@@ -49,7 +49,7 @@ class MMPareto(Refreshed):
 
     source = "Wei & Hu, MMPareto, ICML 2024 (arXiv 2405.17730)"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "brief": {"weights": "parameter", "rescale": "parameter", "boost": "conflict"},
+        "per_tensor": {"weights": "parameter", "rescale": "parameter", "boost": "conflict"},
         "paper": {"weights": "encoder", "rescale": "encoder", "boost": "conflict"},
         "released": {"weights": "encoder", "rescale": "parameter", "boost": "always", "zero_is_conflict": True},
     }
@@ -84,9 +84,9 @@ class MMPareto(Refreshed):
         self.zero_is_conflict = zero_is_conflict
 
     @classmethod
-    def brief(cls, gamma: float = 1.5) -> "MMPareto":
-        """The project's brief, our default: weights and λ a parameter tensor, γ on conflict."""
-        return cls(gamma, **cls.variants["brief"])
+    def per_tensor(cls, gamma: float = 1.5) -> "MMPareto":
+        """The default: weights and λ per parameter tensor, γ on conflict."""
+        return cls(gamma, **cls.variants["per_tensor"])
 
     @classmethod
     def paper(cls, gamma: float = 1.5, refresh: int = 1) -> "MMPareto":
@@ -104,7 +104,7 @@ class MMPareto(Refreshed):
         """Steps 1 to 3 of the class docstring, for every group of the encoder at once."""
         if self.between:
             return self.as_decided(modality, gradients, scale)
-        grams = grams_of(gradients, scale)
+        grams = gramians(gradients, scale)
         eps = 32 * machine_epsilon(itertools.chain(*gradients))
 
         # 1. Conflict and weights.

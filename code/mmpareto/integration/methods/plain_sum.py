@@ -1,4 +1,4 @@
-"""One joint loss: the baseline in which the weaker modality stays under-trained."""
+"""The two baselines: one joint loss, and the plain sum of all losses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,3 +40,12 @@ class JointLoss(PlainSum):
     ) -> Objectives:
         """The joint loss, for everything that it reaches."""
         return collect_joint(joint, encoders, "joint training")
+
+
+class UniformSum(PlainSum):
+    """Descend L_m + Σₖ L_uᵏ, the plain sum of the joint loss and every unimodal loss.
+
+    One backward pass over the sum (MMPareto paper, section 3.1).
+    """
+
+    source = "Wei & Hu, MMPareto, ICML 2024: its uniform baseline"

@@ -20,7 +20,7 @@ from mmpareto.training.optimisation import make_optimizer, set_learning_rate
 from mmpareto.training.settings import Settings
 
 
-class MethodLoop:
+class MethodContext:
     """The loop as a method sees it; see `integration.hooks.Loop` for what each member is.
 
     Arguments:
@@ -48,7 +48,7 @@ class MethodLoop:
         self._model = devices.runnable(network, gpu_ids, compiled=settings.compile)
 
     @torch.no_grad()
-    def respond(self, inputs: Mapping[str, Tensor]) -> Outputs:
+    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """The network's outputs in evaluation mode, without a graph."""
         was_training = self.network.training
         self.network.eval()
@@ -64,7 +64,7 @@ class MethodLoop:
         order = EpochOrder(len(dataset), self._settings.random_seed)
         order.set_epoch(self.epoch, start=len(dataset) - max(1, round(share * len(dataset))))
         for batch, samples in self._batches(dataset, order):
-            own = self.respond(batch.inputs).features
+            own = self.eval_forward(batch.inputs).features
             features = {name: self._processes.gathered(values, samples) for name, values in own.items()}
             yield features, self._processes.gathered(batch.labels, samples)
             self._check()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.hooks import Loop
+from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
 
@@ -70,27 +70,27 @@ class AGM(Modulation):
         self._observed: dict[str, Tensor] | None = None
 
     def observe(
-        self, respond: Callable[[Mapping[str, Tensor]], Any], inputs: Mapping[str, Tensor], labels: Tensor
+        self, eval_forward: Callable[[Mapping[str, Tensor]], Any], inputs: Mapping[str, Tensor], labels: Tensor
     ) -> None:
         """Find every modality's response on a batch, for the `backward` that follows; call it for each micro-batch.
 
         Arguments:
-            respond: {modality: input} → outputs with the attribute `joint`, logits (B, C); the model in evaluation
+            eval_forward: {modality: input} → outputs with the attribute `joint`, logits (B, C); the model in evaluation
                 mode, so that BatchNorm's averages stay as they are.
             inputs: modality → input, the batch first.
             labels: (B,) class indices.
         """
         with torch.no_grad():
-            responses = shapley_values(lambda given: respond(given).joint, inputs)
+            responses = shapley_values(lambda given: eval_forward(given).joint, inputs)
             losses = {
                 name: cross_entropy(phi, labels.to(phi.device), reduction="sum") for name, phi in responses.items()
             }
             samples = {name: torch.full_like(loss, len(labels)) for name, loss in losses.items()}
         self._observed = {name: torch.stack([losses[name], samples[name]]) for name in losses}
 
-    def before_forward(self, loop: Loop, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    def before_forward(self, loop: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Observe the batch."""
-        self.observe(loop.respond, inputs, labels)
+        self.observe(loop.eval_forward, inputs, labels)
         return {}
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
@@ -132,12 +132,12 @@ class AGM(Modulation):
 
 
 def shapley_values(
-    respond: Callable[[Mapping[str, Tensor]], Tensor], inputs: Mapping[str, Tensor]
+    eval_forward: Callable[[Mapping[str, Tensor]], Tensor], inputs: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Modality → its Shapley value (B, C) float64 for the logits, where an absent modality's input is zeros, f(∅) = 0.
 
     φ_k = Σ over S ∌ k of |S|! (n − |S| − 1)!/n! · (f(S ∪ {k}) − f(S)): the mean, over the orders in which modalities
-    may come, of what k adds (Shapley 1953). `respond` gives logits (B, C), once for each of the 2ⁿ − 1 coalitions.
+    may come, of what k adds (Shapley 1953). `eval_forward` gives logits (B, C), once for each of the 2ⁿ − 1 coalitions.
     """
     n = len(inputs)
     values: dict[str, Tensor] = {}
@@ -145,7 +145,7 @@ def shapley_values(
         joined = 1 / (size * math.comb(n, size))  # (size − 1)! (n − size)!/n!, the weight of f(S) for k in S
         absent = 1 / ((n - size) * math.comb(n, size)) if size < n else 0.0  # size! (n − size − 1)!/n!, for k outside
         for coalition in itertools.combinations(inputs, size):
-            logits = respond({name: x if name in coalition else torch.zeros_like(x) for name, x in inputs.items()})
+            logits = eval_forward({name: x if name in coalition else torch.zeros_like(x) for name, x in inputs.items()})
             for name in inputs:
                 term = logits.detach().double() * (joined if name in coalition else -absent)
                 values[name] = values[name] + term if name in values else term

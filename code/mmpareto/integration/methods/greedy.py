@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.hooks import Loop
-from mmpareto.integration.joint import PlainSum
+from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
 
 
@@ -75,15 +75,15 @@ class Greedy(PlainSum):
         self.undecided = False
         return self.held
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Watch the network's blocks."""
         self.watch(loop.network.bypass())
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """No windows before `start_epoch`."""
         self.active = loop.epoch >= self.start_epoch
 
-    def before_forward(self, loop: Loop, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    def before_forward(self, loop: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Tell the model whose gates to hold."""
         return {"hold": self.hold()}
 

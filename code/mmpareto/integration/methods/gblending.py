@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.hooks import Loop, Trial
-from mmpareto.integration.joint import PlainSum
+from mmpareto.integration.hooks import TrainingContext, Trial
+from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect
 
 
@@ -69,7 +69,7 @@ class GBlending(PlainSum):
             raise ValueError("at least one loss must have a weight above 0, or nothing is learnt")
         self.weights = {name: float(weight) for name, weight in weights.items()}
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """Measure, where it is time to."""
         if self.weights and (self.mode == "offline" or (loop.epoch - 1) % self.every):
             return

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.hooks import Loop
-from mmpareto.integration.linear_algebra import as_tensors, grams_of, jacobian_of, nearest_coefficients
+from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import as_tensors, gramians, jacobian_of, nearest_coefficients
 from mmpareto.integration.method import Method
+from mmpareto.integration.methods.torchjd_library import aggregators, as_vector, described, numbers_kept, restore
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
-from mmpareto.integration.torchjd_library import aggregators, as_vector, described, numbers_kept, restore
 from mmpareto.integration.weighted import in_conflict
 
 
@@ -104,7 +104,7 @@ class TorchJD(Method):
     def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
         self._live, self._loaded = {}, dict(value)
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Refuse an aggregator that does not take two objectives, joint and unimodal; without drawing a number."""
         jacobian = torch.eye(2)
         with torch.random.fork_rng(devices=[]):
@@ -122,7 +122,7 @@ class TorchJD(Method):
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
         """The Jacobian, what the aggregator makes of it, and that in the parameters' shapes."""
-        gramian, jacobian = grams_of(gradients, scale).sum(0), jacobian_of(gradients, scale)
+        gramian, jacobian = gramians(gradients, scale).sum(0), jacobian_of(gradients, scale)
         h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
         if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
             h = self._aggregated(modality, jacobian)

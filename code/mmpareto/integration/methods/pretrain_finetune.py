@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpareto.integration.hooks import Loop
-from mmpareto.integration.joint import PlainSum
+from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, collect, collect_joint
 
 
@@ -34,7 +34,7 @@ class PretrainFinetune(PlainSum):
             raise ValueError(f"pretrain_epochs must be at least 0, not {pretrain_epochs}")
         self.pretrain_epochs = pretrain_epochs
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """Change to the second part when it is time."""
         if self.pretrain_epochs is None:
             self.pretrain_epochs = loop.epochs // 2

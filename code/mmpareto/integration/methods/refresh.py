@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.by_encoder import NotApartError, differentiate_by_encoder, features_of
+from mmpareto.integration.by_encoder import NotSeparableError, differentiate_by_encoder, features_of
 from mmpareto.integration.gradients import Gradients
 from mmpareto.integration.linear_algebra import combine
 from mmpareto.integration.method import Method
@@ -60,7 +60,7 @@ class Refreshed(Method):
                 raise ValueError(f"refresh needs two objectives an encoder; {modality!r} has {len(encoder.objectives)}")
         try:
             features = features_of(outputs, objectives)
-        except NotApartError as reason:
+        except NotSeparableError as reason:
             raise ValueError(f"refresh needs {reason}") from None
         self.between = 0 < self.age < self.refresh and set(objectives.encoders) <= set(self.decided)
         if not self.between:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.integration.gradients import Gradients, Pass
-from mmpareto.integration.hooks import Loop
+from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine
 from mmpareto.integration.method import Method
 from mmpareto.integration.modulation import check_epochs
@@ -110,7 +110,7 @@ class PMR(Method):
         """Say which epoch begins, from 0."""
         self.epoch = epoch
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """Renew the prototypes from a tenth of the training set, while they are of use, and note the epoch."""
         epoch = loop.epoch - 1  # the loop counts from 1
         if epoch <= self.modulation_ends:

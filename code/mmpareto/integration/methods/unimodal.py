@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpareto.integration.hooks import Loop
-from mmpareto.integration.joint import PlainSum
+from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, collect
 
 
@@ -34,7 +34,7 @@ class Unimodal(PlainSum):
         self.modality = modality
         self.modalities = None if modality is None else (modality,)
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Refuse a network of several modalities."""
         self._choose(loop.network.modalities)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.hooks import Loop
+from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.modulation import Modulation, check_epochs, true_class_scores
 from mmpareto.integration.objectives import Objectives
 
@@ -63,12 +63,12 @@ class OGM(Modulation):
         """Say which epoch begins, from 0."""
         self.active = self.modulation_starts <= epoch <= self.modulation_ends
 
-    def begin_training(self, loop: Loop) -> None:
+    def begin_training(self, loop: TrainingContext) -> None:
         """Refuse a network that says that its joint logits are no sum over modalities."""
         if not getattr(loop.network, "additive", True):
             raise ValueError(f"{self.title} {NOT_ADDITIVE}")
 
-    def begin_epoch(self, loop: Loop) -> None:
+    def begin_epoch(self, loop: TrainingContext) -> None:
         """Modulate in the epochs chosen."""
         self.set_epoch(loop.epoch - 1)  # the loop counts from 1
 

@@ -1,0 +1,1 @@
+"""The methods, one per file: how an encoder's gradients become one."""
