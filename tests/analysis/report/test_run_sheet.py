@@ -1,3 +1,5 @@
+"""The sheet of a table of runs: accuracies, differences, what is bold, what is missing, and the text around it."""
+
 import dataclasses
 import re
 from pathlib import Path
@@ -5,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
-from mmpareto.analysis.report.layout import Sheet, SheetCell, SheetColumn, SheetRow
-from mmpareto.analysis.report.sheet import make_sheet
+from mmpareto.analysis.report.run_sheet import make_run_sheet
+from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.tables.cells import Outcome
 from mmpareto.analysis.tables.definitions import Column, Row
 from mmpareto.data import DATASETS
@@ -22,19 +24,19 @@ def runs_of(runs: Path, row: Row, values: list[float], column: Column = CREMAD, 
 
 
 def sheet_of(table: object, outcomes: list[Outcome], protocol: str = "validation") -> Sheet:
-    return make_sheet(table, outcomes, protocol, draw=False)  # type: ignore[arg-type]
+    return make_run_sheet(table, outcomes, protocol, plots=False)  # type: ignore[arg-type]
 
 
 def cell(sheet: Sheet, row: str, title: str, group: str | None = None) -> SheetCell:
-    place = next(n for n, column in enumerate(sheet.columns) if title in column.title and group in (None, column.group))
-    return next(one for one in sheet.rows if one.label == row).cells[place]
+    index = next(n for n, column in enumerate(sheet.columns) if title in column.title and group in (None, column.group))
+    return next(one for one in sheet.rows if one.label == row).cells[index]
 
 
 def test_mean_deviation_and_seeds(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
     found = cell(sheet, "Uniform", "accuracy")
     assert found.text == f"{100 * np.mean(BASE):.2f} ± {100 * np.std(BASE, ddof=1):.2f}"
-    assert found.note == "6 seeds" and not found.hole
+    assert found.note == "6 seeds" and not found.incomplete
     assert found.numbers["standard deviation"] == pytest.approx(np.std(BASE, ddof=1))
     assert found.seeds == dict(enumerate(BASE))
     assert "Seeds: 0–5" in " ".join(sheet.notes)
@@ -44,7 +46,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(MMPARETO), [*runs_of(tmp_path, UNIFORM, [0.7]), *runs_of(tmp_path, MMPARETO, [0.75])])
     assert cell(sheet, "MMPareto", "accuracy").text == "75.00"
     found = cell(sheet, "MMPareto", "difference")
-    assert found.text == "+5.00" and "no interval below 5" in found.note
+    assert found.text == "+5.00" and "no interval with fewer than 5" in found.note
 
 
 def test_the_best_is_bold_where_its_interval_excludes_zero(tmp_path: Path) -> None:
@@ -101,13 +103,13 @@ def test_a_missing_run_is_a_visible_hole_with_its_reason(tmp_path: Path) -> None
     sheet = sheet_of(table_of(MMPARETO, JOINT), outcomes)
     there = [0, 1, 3, 4, 5]
     found = cell(sheet, "MMPareto", "accuracy")
-    assert found.hole and found.note == "5 of 6 seeds" and sorted(found.seeds) == there
+    assert found.incomplete and found.note == "5 of 6 seeds" and sorted(found.seeds) == there
     difference = cell(sheet, "MMPareto", "difference")
     truth = stats.ttest_rel([BETTER[n] for n in there], [BASE[n] for n in there])
     assert difference.numbers["p"] == pytest.approx(truth.pvalue)  # paired by seed, not by place
-    assert cell(sheet, "Joint loss", "accuracy") == SheetCell("no run", note="not run", hole=True)
-    assert cell(sheet, "Joint loss", "difference").hole
-    assert list(sheet.holes) == [f"MMPareto, CREMA-D, seed 2: {reason}", "Joint loss, CREMA-D, seeds 0–5: not run"]
+    assert cell(sheet, "Joint loss", "accuracy") == SheetCell("no run", note="not run", incomplete=True)
+    assert cell(sheet, "Joint loss", "difference").incomplete
+    assert list(sheet.missing) == [f"MMPareto, CREMA-D, seed 2: {reason}", "Joint loss, CREMA-D, seeds 0–5: not run"]
 
 
 def test_four_of_six_seeds_have_neither_interval_nor_bold(tmp_path: Path) -> None:
@@ -124,13 +126,13 @@ def test_a_run_that_cannot_be_read_is_a_hole(tmp_path: Path) -> None:
     assert outcomes[0].folder is not None
     (outcomes[0].folder / "summary.json").write_text("{")
     sheet = sheet_of(table_of(), outcomes)
-    assert cell(sheet, "Uniform", "accuracy").hole and "damaged" in sheet.holes[0]
+    assert cell(sheet, "Uniform", "accuracy").incomplete and "damaged" in sheet.missing[0]
 
 
 def test_without_the_baseline_there_are_no_differences(tmp_path: Path) -> None:
     outcomes = [missing(UNIFORM, CREMAD, seed) for seed in range(6)] + runs_of(tmp_path, MMPARETO, BETTER)
     found = cell(sheet_of(table_of(MMPARETO), outcomes), "MMPareto", "difference")
-    assert (found.text, found.hole, found.note) == ("–", True, "no seed that both have")
+    assert (found.text, found.incomplete, found.note) == ("–", True, "no seed that both have")
 
 
 def test_every_modality_has_a_column_and_only_what_was_measured(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) 
         "MMPareto paper" in sheet.footnotes[marks[0] - 1] and "best epoch on the test" in sheet.footnotes[marks[0] - 1]
     )
     assert cell(sheet, "Conventional Pareto", "published").text == "–"
-    part = next(one for one in sheet.parts if one.title == "Published figures")
+    part = next(one for one in sheet.parts if one.title == "Published accuracies")
     ours = {row.cells[1].text: row.cells[2].text for row in part.rows}
     shares = {row.cells[1].text: row.cells[1].value for row in part.rows}
     assert shares["75.13"] == pytest.approx(0.7513)  # what the page sorts by, as ours is a share
@@ -175,7 +177,7 @@ def test_what_is_published_of_several_rows_is_told_once(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER) + runs_of(tmp_path, paper, BASE)
     sheet = sheet_of(table_of(MMPARETO, paper), outcomes)
     assert cell(sheet, "MMPareto (paper)", "published").text == "as MMPareto"
-    part = next(one for one in sheet.parts if one.title == "Published figures")
+    part = next(one for one in sheet.parts if one.title == "Published accuracies")
     ours = [row.cells[2].text for row in part.rows if row.cells[1].text == "75.13"]
     assert len(ours) == 1 and "MMPareto 75.83; MMPareto (paper) 70.83" in ours[0]
 
@@ -209,7 +211,7 @@ def test_several_commits_and_other_data_are_said(tmp_path: Path) -> None:
     assert f"Code of all runs: commit {'c' * 10}." in sheet_of(table_of(), outcomes).notes
     other = finished(tmp_path / "other", MMPARETO, CREMAD, 0, 0.7, commit="d" * 40 + "+", fingerprint="e" * 64)
     notes = " ".join(sheet_of(table_of(MMPARETO), [*outcomes, other]).notes)
-    assert "cccccccccc (6 runs), commit dddddddddd with changes since (1 run)" in notes
+    assert "cccccccccc (6 runs), commit dddddddddd with later changes (1 run)" in notes
     assert "ffffffffff…, but eeeeeeeeee…: MMPareto seed 0" in notes
 
 
@@ -220,12 +222,12 @@ def test_rows_that_are_the_same_runs_are_said_and_drawn_once(tmp_path: Path) -> 
     outcomes = runs_of(tmp_path, UNIFORM, BASE, history=history)
     outcomes += runs_of(tmp_path, MMPARETO, BETTER, history=history)
     outcomes += [dataclasses.replace(o, cell=dataclasses.replace(o.cell, row=again)) for o in outcomes[: len(BASE)]]
-    sheet = make_sheet(table_of(again, MMPARETO), outcomes, "validation")
+    sheet = make_run_sheet(table_of(again, MMPARETO), outcomes, "validation")
     assert cell(sheet, again.label, "difference").text.startswith("+0.00")
-    assert [note for note in sheet.notes if "same runs" in note] == [
-        "The very same runs, as their settings are the same here: Uniform = Uniform for longer."
+    assert [note for note in sheet.notes if "same runs" in note.lower()] == [
+        "The same runs, because their settings are the same here: Uniform = Uniform for longer."
     ]
-    drawn = next(figure for figure in sheet.figures if figure.title == "Accuracy over training")
+    drawn = next(plot for plot in sheet.plots if plot.title == "Accuracy over training")
     assert drawn.svg
 
 
@@ -249,7 +251,7 @@ def test_the_noise_of_the_test_set_stands_apart(tmp_path: Path) -> None:
             outcomes.append(finished(tmp_path, row, CREMAD, seed, float(correct.mean()), correct=[*correct]))
     sheet = sheet_of(table_of(MMPARETO), outcomes)
     part = sheet.parts[0]
-    assert part.title == "Noise of the test set" and "no test of a method" in part.text
+    assert part.title == "Noise of the test set" and "not a test of a method" in part.text
     accuracy, difference = part.rows[1].cells
     assert accuracy.numbers["low"] < accuracy.numbers["mean"] < accuracy.numbers["high"]
     assert accuracy.note == "80 clips, 2 seeds"
@@ -266,13 +268,13 @@ def test_other_clips_are_not_compared(tmp_path: Path) -> None:
         finished(tmp_path, MMPARETO, CREMAD, 0, 0.5, correct=[True, False] * 11),
     ]
     part = sheet_of(table_of(MMPARETO), outcomes).parts[0]
-    assert part.rows[1].cells[1].hole and "different clips" in part.rows[1].cells[1].note
+    assert part.rows[1].cells[1].incomplete and "different clips" in part.rows[1].cells[1].note
 
 
 def test_no_evaluation_is_said(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
     assert "evaluate.py" in sheet.notes[-1]
-    assert [part.title for part in sheet.parts] == ["Published figures"]
+    assert [part.title for part in sheet.parts] == ["Published accuracies"]
 
 
 def test_every_cell_has_the_command_that_makes_it(tmp_path: Path) -> None:
