@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import CREMAD, MMPARETO, SYNTHETIC, UNIFORM, cell_of, finished, table_of, write_clips
-from mmpareto.analysis import evaluation
+from mmpareto.analysis import checkpoint_evaluation as evaluation
 from mmpareto.analysis.report.gather import gather
 from mmpareto.analysis.report.results import read_correct, read_result
 from mmpareto.analysis.report.sheet import make_sheet

@@ -7,25 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure as Drawn
 
-from mmpareto.analysis.pictures.curves import (
-    accuracy_figure,
-    conflict_figure,
-    gap_figure,
-    magnitude_figure,
-    weights_figure,
+from mmpareto.analysis.finished_run import FinishedRun
+from mmpareto.analysis.plots.groups import SeedGroup, group_runs
+from mmpareto.analysis.plots.training_curves import (
+    accuracy_plot,
+    conflict_plot,
+    gap_plot,
+    magnitude_plot,
+    weights_plot,
 )
-from mmpareto.analysis.pictures.runs import Run, read_runs
 from mmpareto.analysis.report.gather import Measured
 from mmpareto.analysis.report.layout import Figure
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.errors import InputError
 
-FIGURES: dict[str, Callable[[Sequence[Run]], Drawn]] = {
-    "Accuracy over training": accuracy_figure,
-    "Gap between training and test": gap_figure,
-    "Conflict of joint and unimodal gradients": conflict_figure,
-    "Magnitude of joint and unimodal gradients": magnitude_figure,
-    "Weights of the gradients": weights_figure,
+FIGURES: dict[str, Callable[[Sequence[SeedGroup]], Drawn]] = {
+    "Accuracy over training": accuracy_plot,
+    "Gap between training and test": gap_plot,
+    "Conflict of joint and unimodal gradients": conflict_plot,
+    "Magnitude of joint and unimodal gradients": magnitude_plot,
+    "Weights of the gradients": weights_plot,
 }
 
 
@@ -38,14 +39,14 @@ def curves(table: Table, found: Mapping[tuple[str, str], Measured]) -> list[Figu
         folders = dict.fromkeys(result.folder for cell in cells for result in cell.results.values())
         where = f": {column.label}" if len(table.columns) > 1 else ""
         try:
-            runs = read_runs(folders)
+            groups = group_runs(FinishedRun(folder) for folder in folders) if folders else []
         except InputError as error:
             made.append(Figure(f"Curves{where}", f"Not drawn: {error}", ""))
             continue
-        for title, draw in FIGURES.items() if runs else ():
+        for title, draw in FIGURES.items() if groups else ():
             heading = title + where
             try:
-                figure = draw(runs)
+                figure = draw(groups)
             except InputError as error:  # the runs lack what this figure shows
                 made.append(Figure(heading, f"Not drawn: {error}", ""))
             else:
