@@ -62,7 +62,7 @@ def gradients_plot(run: FinishedRun) -> Figure:
             f"recorded with --record_gradients {records.every}.{points} In conflict: share of layers with a negative "
             "cosine."
         ]
-        style.finish(figure, "Gradients of the losses at the encoders", notes, run.banner)
+        style.finish(figure, f"Gradients of the losses at the encoders: {run.title}", notes, run.banner)
     return figure
 
 

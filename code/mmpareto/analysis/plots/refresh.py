@@ -190,7 +190,7 @@ def refresh_plot(run: FinishedRun, agreements: Agreements) -> Figure:
             "Each step between two refreshes: the update with the factors of the last refresh, compared with the exact "
             "update of the same step."
         ]
-        style.finish(figure, "Updates under --refresh K compared with exact ones", notes, run.banner)
+        style.finish(figure, f"Updates under --refresh K compared with exact ones: {run.title}", notes, run.banner)
     return figure
 
 
