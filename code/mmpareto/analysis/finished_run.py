@@ -154,6 +154,7 @@ class FinishedRun:
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one per finished epoch from epoch 1; at least one."""
+        _ = self.config  # raises where the folder is not a run's
         path = self.folder / METRICS
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         if not text.strip():
@@ -190,6 +191,7 @@ class FinishedRun:
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
+        _ = self.config
         path = self.folder / SUMMARY
         if not path.is_file():
             raise InputError(f"{self.folder} is not finished (no {SUMMARY}): train.py --resume {self.folder}.")
@@ -254,7 +256,7 @@ class FinishedRun:
         Raises:
             InputError: it recorded none, or the file is damaged.
         """
-        _ = self.config  # raises where the folder is not a run's
+        _ = self.config
         if self.gradients is None:
             raise InputError(f"{self.folder} has no {GRADIENTS}: train with --record-gradients N.")
         return self.gradients

@@ -55,11 +55,7 @@ class EncoderRecords:
 class GradientRecords:
     """Records of a run: every `every`-th step; `steps` and `epochs` (R,) count from 1; `encoders` by modality."""
 
-    dataset: str
-    method: str
-    seed: int
     every: int
-    banner: str
     steps: NDArray[np.int64]
     epochs: NDArray[np.int64]
     encoders: dict[str, EncoderRecords]
@@ -75,11 +71,7 @@ def read_gradient_records(path: Path) -> GradientRecords:
     if not len(arrays["step"]):
         raise InputError(f"{path} holds no step yet: let the run continue (--resume {path.parent}).")
     return GradientRecords(
-        dataset=str(arrays["dataset"]),
-        method=str(arrays["method"]),
-        seed=int(arrays["seed"]),
         every=int(arrays["every"]),
-        banner=str(arrays["banner"]),
         steps=arrays["step"],
         epochs=arrays["epoch"],
         encoders={str(modality): _encoder(arrays, str(modality)) for modality in arrays["modalities"]},
@@ -93,21 +85,6 @@ def read_run(folder: Path) -> GradientRecords:
     if not path.is_file():
         raise InputError(f"{folder} holds no {GRADIENTS}: train with --record-gradients N.")
     return read_gradient_records(path)
-
-
-def spread(values: NDArray, bundle: int = 1) -> tuple[Array, Array, Array]:
-    """Lower quartile, median and upper quartile of (R, …), for every `bundle` successive steps, (⌈R / bundle⌉,) each.
-
-    They go over the steps of a bundle and all but the first axis. What is not finite is left out; NaN where nothing is
-    left.
-    """
-    starts = range(0, len(values), bundle)
-    quartiles = np.full((3, len(starts)), np.nan)
-    for place, start in enumerate(starts):
-        piece = values[start : start + bundle]
-        if (finite := piece[np.isfinite(piece)]).size:
-            quartiles[:, place] = np.percentile(finite, (25, 50, 75))
-    return quartiles[0], quartiles[1], quartiles[2]
 
 
 def _encoder(arrays: dict[str, NDArray], modality: str) -> EncoderRecords:

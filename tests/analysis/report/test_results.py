@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_runs import CREMAD, MMPARETO, UNIFORM, cell_of, finished, table_of
-from mmpareto.analysis import evaluation
+from mmpareto.analysis import checkpoint_evaluation as evaluation
 from mmpareto.analysis.report.results import RunResult, gather, paired_differences
 from mmpareto.analysis.report.run_sheet import make_run_sheet
 from mmpareto.analysis.report.writers import write_report

@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from mmpareto.analysis.pictures.curves import (
-    accuracy_figure,
-    conflict_figure,
-    gap_figure,
-    magnitude_figure,
-    weights_figure,
+from mmpareto.analysis.plots.groups import SeedGroup, group_runs
+from mmpareto.analysis.plots.training_curves import (
+    accuracy_plot,
+    conflict_plot,
+    gap_plot,
+    magnitude_plot,
+    weights_plot,
 )
-from mmpareto.analysis.pictures.runs import Run, read_runs
 from mmpareto.analysis.report.results import Results
 from mmpareto.analysis.report.sheet import Plot
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.errors import InputError
 
-PLOTS: dict[str, Callable[[Sequence[Run]], Figure]] = {
-    "Accuracy over training": accuracy_figure,
-    "Gap between training and test": gap_figure,
-    "Conflict of joint and unimodal gradients": conflict_figure,
-    "Magnitude of joint and unimodal gradients": magnitude_figure,
-    "Weights of the gradients": weights_figure,
+PLOTS: dict[str, Callable[[Sequence[SeedGroup]], Figure]] = {
+    "Accuracy over training": accuracy_plot,
+    "Gap between training and test": gap_plot,
+    "Conflict of joint and unimodal gradients": conflict_plot,
+    "Magnitude of joint and unimodal gradients": magnitude_plot,
+    "Weights of the gradients": weights_plot,
 }
 
 
@@ -35,16 +35,16 @@ def embedded_plots(table: Table, results: Results) -> list[Plot]:
     for column in table.columns:
         cells = [cell for cell in results.values() if cell.column == column.label]
         # Two rows may have the same runs, for example if a variant is the default.
-        folders = dict.fromkeys(result.run.folder for cell in cells for result in cell.results.values())
+        runs = {result.run.folder: result.run for cell in cells for result in cell.results.values()}
         suffix = f": {column.label}" if len(table.columns) > 1 else ""
         try:
-            runs = read_runs(folders)
+            groups = group_runs(runs.values()) if runs else []
         except InputError as error:
             plots.append(Plot(f"Curves{suffix}", f"Not drawn: {error}", ""))
             continue
-        for title, draw in PLOTS.items() if runs else ():
+        for title, draw in PLOTS.items() if groups else ():
             try:
-                plots.append(Plot(title + suffix, "", svg_of(draw(runs))))
+                plots.append(Plot(title + suffix, "", svg_of(draw(groups))))
             except InputError as error:  # the runs lack these records
                 plots.append(Plot(title + suffix, f"Not drawn: {error}", ""))
     return plots
