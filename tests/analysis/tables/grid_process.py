@@ -18,12 +18,13 @@ def grid_process(home: Path, output: Path, start: Barrier) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
+    stage = Stage(home)
+    cells = stage.cells()  # before any grid starts, because it writes the data again
     start.wait()
 
     def main(arguments: list[str] | None) -> int:
-        stage = Stage(home)
         with StopSignals() as signals:
-            outcomes = run_grid(stage.cells(), stage.runs, ["cpu", "cpu"], signals=signals, programs=stage.programs)
+            outcomes = run_grid(cells, stage.runs, ["cpu", "cpu"], signals=signals, programs=stage.programs)
         for outcome in outcomes:
             print(f"outcome {outcome.cell.seed} {outcome.folder.name if outcome.folder else outcome.reason}")
         return 128 + signals.signum if signals.signum else int(any(outcome.reason for outcome in outcomes))
