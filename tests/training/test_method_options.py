@@ -57,7 +57,7 @@ def test_the_first_variant_is_the_default() -> None:
         ("--method ogm --alhpa 2", r"unknown flag --alhpa\. Did you mean --alpha\?"),
         ("--epoch 2", r"unknown flag --epoch\. Did you mean --epochs\?"),
         ("--method uniform --gamma 2", r"unknown flag --gamma.*'uniform': none"),
-        ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'brief'; it has none"),
+        ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'per_tensor'; it has none"),
         ("--variant papers", "no variant 'papers'; it has per_tensor, paper, released"),
         ("stray", "unknown flag stray"),
         ("--gamma 0", "gamma must be a positive number, not 0.0"),
@@ -124,7 +124,7 @@ def test_no_option_has_the_name_of_another_flag() -> None:
 
 def test_the_list_says_everything_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        parse(["--list-methods"])
+        parse(["--list_methods"])
     assert leave.value.code == 0
     text = capsys.readouterr().out
     paragraphs = dict(re.findall(r"^(\S+)\n((?:    .*\n?)+)", text, flags=re.MULTILINE))
