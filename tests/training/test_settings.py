@@ -7,9 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmpareto import METHODS
 from mmpareto.errors import InputError
 from mmpareto.training.loop import learning_rate
-from mmpareto.training.settings import Settings, from_config, parse, to_config
+from mmpareto.training.settings import (
+    Role,
+    Settings,
+    from_config,
+    parse,
+    parser,
+    settings_with,
+    to_config,
+    whole_arguments,
+)
 from prepared_clips import write_prepared
 from tiny_runs import resume, run
 
@@ -36,8 +46,11 @@ BAD_VALUES = (
     "batch_size=0 batch_size=-1 epochs=0 learning_rate=0 learning_rate=-1 learning_rate=nan learning_rate=inf "
     "momentum=-0.1 weight_decay=-1 weight_decay=nan lr_decay_step=0 lr_decay_ratio=0 clip_grad=0 clip_grad=nan "
     "frames=0 image_size=0 audio_frames=0 workers=-1 random_seed=-1 random_seed=4294967296 val_fraction=0 "
-    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65"
+    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0"
 )
+
+
+CREMAD = "--dataset cremad"
 
 
 def settings(line: str) -> Settings:
@@ -234,7 +247,66 @@ def test_the_scripts_flags_go_with_resume_of_a_stand_in_run(finished: Path, tmp_
     assert parse([*line.split(), str(tmp_path)]).settings.dataset == "synthetic"
 
 
-def test_help_needs_no_torch() -> None:
+def test_every_setting_is_declared_whole() -> None:
+    for field in dataclasses.fields(Settings):
+        assert isinstance(field.metadata["role"], Role) and field.metadata["help"], field.name
+    assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
+    assert settings_with(Role.SEED) == ("random_seed",)
+    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "data", "gpu_ids", "workers"}
+
+
+def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
+    flags = {string for action in parser()._actions for string in action.option_strings}
+    names = {field.name for field in dataclasses.fields(Settings)} - {"options"}
+    others = {"--resume", "--stand_in", "--train", "--list_methods", "-h", "--help"}
+    assert flags == {f"--{name}" for name in names} | others
+
+
+VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
+WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
+
+
+@pytest.mark.parametrize("name", WITH_UNDERSCORES)
+def test_every_flag_is_accepted_with_dashes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data, for --stand_in
+    (action,) = (action for action in parser()._actions if action.dest == name)
+    value = "" if action.nargs == 0 else VALUES.get(name, "1")
+    underscores, dashes = f"{CREMAD} --{name} {value}", f"{CREMAD} --{name.replace('_', '-')} {value}"
+    assert parse(dashes.split()) == parse(underscores.split()) != parse(CREMAD.split())
+
+
+def test_options_of_methods_are_accepted_with_dashes() -> None:
+    assert settings(f"{CREMAD} --zero-is-conflict true").options["zero_is_conflict"] is True
+    assert settings(f"{CREMAD} --method ogm --modulation-ends=7").options["modulation_ends"] == 7
+    with pytest.raises(InputError, match="--learning_rate"):
+        settings(f"{CREMAD} --learning-rat 2")
+
+
+@pytest.fixture
+def renamed_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS["mmpareto"], "variant_aliases", {"brief": "per_tensor"}, raising=False)
+
+
+@pytest.mark.usefixtures("renamed_variant")
+def test_the_old_name_of_a_variant_is_accepted() -> None:
+    now = settings(f"{CREMAD} --variant per_tensor")
+    assert settings(f"{CREMAD} --variant brief") == now
+    older = to_config(now) | {"variant": "brief"}
+    assert from_config({"arguments": older}) == now
+    assert whole_arguments({"arguments": older}) == to_config(now)
+
+
+@pytest.mark.usefixtures("renamed_variant")
+def test_a_run_under_the_old_name_is_resumed_by_both(finished: Path, tmp_path: Path) -> None:
+    config = (finished / "config.json").read_text().replace('"per_tensor"', '"brief"')
+    (tmp_path / "config.json").write_text(config)
+    for name in ("brief", "per_tensor"):
+        assert parse(["--resume", str(tmp_path), "--variant", name]).settings.variant == "per_tensor"
+    with pytest.raises(InputError, match="--variant"):
+        parse(["--resume", str(tmp_path), "--variant", "paper"])
+
+
+def test_help_needs_no_torch_and_shows_every_setting() -> None:
     probe = (
         "import sys\n"
         "from mmpareto.training.settings import parse\n"
@@ -247,9 +319,7 @@ def test_help_needs_no_torch() -> None:
         assert re.search(rf"--{flag}\s", done.stdout), flag
 
 
-def test_help_of_the_entry_point_leaves_with_0_and_bad_input_with_2(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, CODE / "train.py", "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "--learning_rate" in done.stdout and done.stderr == ""
+def test_the_entry_point_leaves_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:
     bad = subprocess.run(
         [sys.executable, CODE / "train.py", "--dataset", "cremat"], capture_output=True, text=True, cwd=tmp_path
     )
