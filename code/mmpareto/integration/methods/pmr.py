@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients, Pass
+from mmpareto.integration.differentiation import Gradients, Pass
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.linear_algebra import combine
+from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.modulation import check_epochs
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect, collect_joint
@@ -207,7 +207,7 @@ class PMR(Method):
         """The weighted sum of the gradients of L_m, CE and −H."""
         coefficients = self._coefficients[modality]
         alpha = (coefficients / len(coefficients)).expand(len(gradients[0]), -1)
-        return combine(gradients, alpha), None
+        return combine_and_release(gradients, alpha), None
 
     def _strength(self, better: Tensor, worse: Tensor) -> Tensor:
         """(n,) the factor for ρ = better/worse; 0 where there is nothing to compare."""
