@@ -152,7 +152,7 @@ def test_contributions_come_before_unimodal_logits_which_stand_in_for_them() -> 
         (SimpleNamespace(contributions={}, unimodal={"audio": torch.zeros(2, 3)}), True, "--fusion concat or sum"),
         (SimpleNamespace(unimodal={}), True, "needs the model's outputs.*contributions"),
         (None, True, "needs the model's outputs: pass outputs="),
-        (SimpleNamespace(contributions={"visual": torch.zeros(2, 3)}), True, "no logits of 'audio'"),
+        (SimpleNamespace(contributions={"visual": torch.zeros(2, 3)}), True, "needs logits of 'audio'"),
         (SimpleNamespace(contributions={"audio": torch.zeros(2, 3)}), False, "needs the labels: pass labels="),
     ],
 )
