@@ -1,7 +1,6 @@
 """MMPareto, "Boosting Multimodal Learning with Innocent Unimodal Assistance" (Wei & Hu, ICML 2024)."""
 
 import itertools
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,8 +11,9 @@ from torch import Tensor
 from mmpareto.integration.linear_algebra import combine_measure_and_release, gramians, machine_epsilon, scale_
 from mmpareto.integration.method import Method
 from mmpareto.integration.min_norm import min_norm_weights
+from mmpareto.integration.options import check_choice, check_positive
 from mmpareto.integration.report import EncoderReport
-from mmpareto.integration.weighted import groups_of, in_conflict
+from mmpareto.integration.weighted import GROUPS, groups_of, in_conflict
 
 STATIONARY = 32  # times ε: a conflicting group whose ‖h‖ is below this share of its gradients' norms is stationary
 
@@ -67,15 +67,10 @@ class MMPareto(Method):
         zero_is_conflict: bool = False,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(f"gamma must be a positive number, not {gamma}")
-        for name, value, known in (
-            ("weights", weights, ("parameter", "encoder")),
-            ("rescale", rescale, ("parameter", "encoder")),
-            ("boost", boost, ("conflict", "always")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, not {value!r}")
+        check_positive("gamma", gamma)
+        check_choice("weights", weights, GROUPS)
+        check_choice("rescale", rescale, GROUPS)
+        check_choice("boost", boost, ("conflict", "always"))
         if weights == "parameter" and rescale == "encoder":
             raise ValueError("weights='parameter' with rescale='encoder' has no meaning: tensors would share λ, not α")
         self.gamma, self.weights, self.rescale, self.boost = gamma, weights, rescale, boost

@@ -11,6 +11,7 @@ from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.methods.mmpareto import MMPareto
 from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.options import check_at_least
 from mmpareto.integration.report import EncoderReport
 
 
@@ -47,8 +48,7 @@ class Refresh(Method):
 
     def __init__(self, method: MMPareto, every: int) -> None:
         super().__init__()
-        if every < 1:
-            raise ValueError(f"refresh must be at least 1, not {every}")
+        check_at_least("refresh", every, 1)
         if (method.weights, method.rescale) != ("encoder", "encoder"):
             raise ValueError(
                 f"refresh={every} goes with weights='encoder' and rescale='encoder' (the variant 'paper'), not with "
