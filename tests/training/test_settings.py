@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmpareto import METHODS
 from mmpareto.errors import InputError
 from mmpareto.training.loop import learning_rate
 from mmpareto.training.settings import (
@@ -282,12 +281,6 @@ def test_options_of_methods_are_accepted_with_dashes() -> None:
         settings(f"{CREMAD} --learning-rat 2")
 
 
-@pytest.fixture
-def renamed_variant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METHODS["mmpareto"], "variant_aliases", {"brief": "per_tensor"}, raising=False)
-
-
-@pytest.mark.usefixtures("renamed_variant")
 def test_the_old_name_of_a_variant_is_accepted() -> None:
     now = settings(f"{CREMAD} --variant per_tensor")
     assert settings(f"{CREMAD} --variant brief") == now
@@ -296,7 +289,6 @@ def test_the_old_name_of_a_variant_is_accepted() -> None:
     assert whole_arguments({"arguments": older}) == to_config(now)
 
 
-@pytest.mark.usefixtures("renamed_variant")
 def test_a_run_under_the_old_name_is_resumed_by_both(finished: Path, tmp_path: Path) -> None:
     config = (finished / "config.json").read_text().replace('"per_tensor"', '"brief"')
     (tmp_path / "config.json").write_text(config)

@@ -34,7 +34,7 @@ def variant_name(method: str, spelling: str) -> str:
         InputError: the method has no such variant.
     """
     kind = _class(method)
-    name = getattr(kind, "variant_aliases", {}).get(spelling, spelling)
+    name = kind.variant_aliases.get(spelling, spelling)
     if name not in kind.variants:
         known = f"it has {', '.join(kind.variants)}" if kind.variants else "it has none"
         raise InputError(f"method {method!r} has no variant {spelling!r}; {known}.")
@@ -89,13 +89,17 @@ def make_method(method: str, options: Mapping[str, Any]) -> Any:
     Raises:
         InputError: a value is out of range, the options cannot be combined, or one is missing.
     """
+    from mmpareto.integration import Refresh  # imports torch
+
     kind = _class(method)
-    missing = [option.name for option in _options(kind) if option.default is option.empty]
-    missing = [name for name in missing if name not in options]
-    if missing:
-        raise InputError(f"method {method!r} needs --{missing[0]}.")
+    for option in _options(kind):
+        if option.default is option.empty and option.name not in options:
+            raise InputError(f"method {method!r} needs --{option.name}.")
+    arguments = {"refresh": 1, **options}
+    refresh = arguments.pop("refresh")
     try:
-        return kind(**options)
+        made = kind(**arguments)
+        return made if refresh == 1 else Refresh(made, refresh)
     except (TypeError, ValueError) as error:
         raise InputError(f"--method {method}: {error}.") from error
 
@@ -138,7 +142,10 @@ def _class(method: str) -> Any:
 
 def _options(kind: Any) -> list[inspect.Parameter]:
     """The arguments of a method's class that a command line can give: numbers, words, and lists of numbers."""
-    return [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _argument_options(o)]
+    options = [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _argument_options(o)]
+    if kind.refreshable:  # not an argument of the class: `make_method` wraps the method
+        options.append(inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int))
+    return options
 
 
 def _argument_options(option: inspect.Parameter) -> dict[str, Any]:
