@@ -288,7 +288,7 @@ def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
         "venv -m ruff check .",
         "venv -m ruff format --check .",
         "venv -m mypy",
-        "venv -m pytest -n auto -k two words",
+        "venv -m pytest -n auto --dist worksteal -k two words",
     ]
 
 
@@ -373,7 +373,7 @@ def test_a_signal_while_installing_leaves_no_process(
         wait_for(lambda: not processes_with(str(held.home)))
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert errors.splitlines()[-1] == "stopped while setting up; start again to go on" and "Traceback" not in errors
+    assert errors.splitlines()[-1] == "stopped while setting up; start again to continue" and "Traceback" not in errors
     (held.home / f"hold.{step}").unlink()
     trained(held.run(shell, "script/mmpareto.sh"), held.root)
 
