@@ -33,22 +33,22 @@ class Role(enum.Enum):
     OUTPUT = "says what the run writes, and where"
 
 
-class Check(NamedTuple):
+class Condition(NamedTuple):
     """A condition on a value, and its wording after "it must be"."""
 
     wording: str
     holds: Callable[[Any], bool]
 
 
-AT_LEAST_0 = Check("at least 0", lambda value: value >= 0)
-AT_LEAST_1 = Check("at least 1", lambda value: value >= 1)
-AT_LEAST_1_EACH = Check("at least 1 each", lambda pair: min(pair) >= 1)
-POSITIVE = Check("above 0", lambda value: value > 0)
-POSITIVE_FINITE = Check("above 0, and finite", lambda value: 0 < value < math.inf)
-FRACTION = Check("between 0 and 1", lambda value: 0 < value < 1)
-CROP = Check("0 < MIN <= MAX <= 1", lambda pair: 0 < pair[0] <= pair[1] <= 1)
-SEED = Check("from 0 to 2³² − 1, NumPy's range", lambda value: 0 <= value < 2**32)
-NAME = Check("a name, not a path", lambda value: Path(value).name == value)
+AT_LEAST_0 = Condition("at least 0", lambda value: value >= 0)
+AT_LEAST_1 = Condition("at least 1", lambda value: value >= 1)
+AT_LEAST_1_EACH = Condition("at least 1 each", lambda pair: min(pair) >= 1)
+POSITIVE = Condition("above 0", lambda value: value > 0)
+POSITIVE_FINITE = Condition("above 0, and finite", lambda value: 0 < value < math.inf)
+FRACTION = Condition("between 0 and 1", lambda value: 0 < value < 1)
+CROP = Condition("0 < MIN <= MAX <= 1", lambda pair: 0 < pair[0] <= pair[1] <= 1)
+SEED = Condition("from 0 to 2³² − 1, NumPy's range", lambda value: 0 <= value < 2**32)
+NAME = Condition("a name, not a path", lambda value: Path(value).name == value)
 
 PROTOCOL_HELP = (
     "validation (default): hold out --val_fraction of the training set and choose the best epoch on it; "
@@ -68,7 +68,7 @@ def _setting(
     role: Role = Role.IDENTITY,
     names: Mapping[str, Any] | None = None,
     canonical: Callable[[str], str] | None = None,
-    check: Check | None = None,
+    check: Condition | None = None,
     older: Any = dataclasses.MISSING,
     **flag: Any,
 ) -> Any:
