@@ -1,7 +1,6 @@
 """A table with other data sets, methods and encoders."""
 
 import pytest
-from mmpareto import MMPareto
 from mmpareto.analysis.tables import choices
 from mmpareto.analysis.tables.cells import make_cells
 from mmpareto.analysis.tables.definitions import TABLES, Table
@@ -28,9 +27,7 @@ def test_other_data_sets() -> None:
         choices.with_data_sets(TABLES["main"], ["crema"])
 
 
-def test_selected_and_added_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MMPareto, "variant_aliases", {"brief": "per_tensor"}, raising=False)
-
+def test_selected_and_added_methods() -> None:
     def labels(name: str, *given: str) -> list[str]:
         return [row.label for row in choices.with_methods(TABLES[name], given).rows]
 
@@ -59,6 +56,9 @@ def test_backbones_multiply_the_columns() -> None:
 
 
 def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
-    table = choices.with_methods(TABLES["main"], ["joint:paper"])
-    with pytest.raises(InputError, match=r"method 'joint' has no variant 'paper'"):
+    with pytest.raises(InputError, match="method 'joint' has no variant 'paper'"):
+        choices.with_methods(TABLES["main"], ["joint:paper"])
+    table = choices.with_encoders(TABLES["cgmnist"], ["resnet18"])
+    table = choices.with_methods(table, ["unimodal"])
+    with pytest.raises(InputError, match="table 'cgmnist', Unimodal, CG-MNIST, resnet18: method 'unimodal' needs"):
         make_cells(table, [0], "last")

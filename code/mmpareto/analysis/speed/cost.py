@@ -24,7 +24,7 @@ from mmpareto.progress import progress
 from mmpareto.registry import normalised
 from mmpareto.training.devices import Precision, allow_tf32, choose_devices, runnable
 from mmpareto.training.losses import losses
-from mmpareto.training.method_options import make_method, method_name, read_options
+from mmpareto.training.method_options import make_method, method_name, read_options, variant_name
 from mmpareto.training.optimisation import is_fused
 
 BASELINE = "uniform"
@@ -88,9 +88,7 @@ def _contender_name(spelling: str) -> str:
         return method_name(spelling)
     method, colon, variant = spelling.partition(":")
     name = method_name(method)
-    if colon:
-        read_options(name, variant, [], [])  # raises where there is no such variant
-    return name + colon + variant
+    return f"{name}:{variant_name(name, variant)}" if colon else name
 
 
 def _contender_method(name: str, modalities: Iterable[str]) -> Any:

@@ -11,7 +11,7 @@ from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
 from mmpareto.models import ENCODERS
 from mmpareto.registry import Registry
-from mmpareto.training.method_options import method_name
+from mmpareto.training.method_options import method_name, variant_name
 
 
 def table_named(spelling: str) -> Table:
@@ -51,7 +51,7 @@ def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     A name without a variant selects all rows of that method (or columns, if the columns are the methods).
 
     Raises:
-        InputError: an unknown method.
+        InputError: an unknown method or variant.
     """
     methods = list(dict.fromkeys(_method_and_variant(spelling) for spelling in spellings))
     in_columns = any(flag_of(column.flags, "--method") for column in table.columns)
@@ -109,7 +109,7 @@ def _method_and_variant(spelling: str) -> tuple[str, str | None]:
         return method_name(spelling), None
     name, _, variant = spelling.partition(":")
     method = method_name(name)
-    return method, getattr(method_class(method), "variant_aliases", {}).get(variant, variant) or None
+    return method, variant_name(method, variant) if variant else None
 
 
 def _default_variant(method: str) -> Any:
