@@ -38,7 +38,7 @@ from mmpareto.analysis.plots.groups import banner_of, group_runs, title_of
 from mmpareto.analysis.plots.measured import ROW, Measurements, Subject, draw_dots, flat, mean_text, measure_runs
 from mmpareto.data.prepared.batches import Batch, make_loader, to_device
 from mmpareto.errors import InputError
-from mmpareto.integration.gradients import differentiate, separate_passes
+from mmpareto.integration.differentiation import differentiate, separate_passes
 from mmpareto.integration.objectives import JOINT, collect
 from mmpareto.progress import progress
 from mmpareto.training.losses import losses

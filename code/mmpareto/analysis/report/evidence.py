@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mmpareto.analysis.gradient_records import read_run
+from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.report.gather import Measured
 from mmpareto.errors import InputError
 from mmpareto.training.run_folder import GRADIENTS, METRICS
@@ -72,7 +72,7 @@ def _recorded(folder: Path) -> dict[str, tuple[float, float]]:
     if not (folder / GRADIENTS).is_file():
         return {}
     found = {}
-    for modality, encoder in read_run(folder).encoders.items():
+    for modality, encoder in FinishedRun(folder).recorded_gradients().encoders.items():
         if encoder.cosine is None:
             continue
         joint, unimodal = (float(np.nanmean(encoder.whole_norm(name))) for name in ("joint", "unimodal"))
