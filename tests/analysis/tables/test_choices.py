@@ -58,7 +58,5 @@ def test_backbones_multiply_the_columns() -> None:
 def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="method 'joint' has no variant 'paper'"):
         choices.with_methods(TABLES["main"], ["joint:paper"])
-    table = choices.with_encoders(TABLES["cgmnist"], ["resnet18"])
-    table = choices.with_methods(table, ["unimodal"])
-    with pytest.raises(InputError, match="table 'cgmnist', Unimodal, CG-MNIST, resnet18: method 'unimodal' needs"):
-        make_cells(table, [0], "last")
+    with pytest.raises(InputError, match="table 'fusion', Joint loss, Concatenation: unknown flag --gamma"):
+        make_cells(TABLES["fusion"], [0], "last", ["--gamma", "2"])
