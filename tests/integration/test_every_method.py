@@ -80,9 +80,9 @@ def test_micro_batches_give_the_full_batch(name: str, count: int) -> None:
             else:
                 report = step(other, loop, part, share=share, seed=number)
         assert_close(take_grads(model), expected)
-        assert list(report) == list(whole) and list(report.figures) == list(whole.figures)
-        for key, value in whole.figures.items():
-            torch.testing.assert_close(report.figures[key], value, rtol=1e-6, atol=1e-12)
+        assert list(report) == list(whole) and list(report.metrics) == list(whole.metrics)
+        for key, value in whole.metrics.items():
+            torch.testing.assert_close(report.metrics[key], value, rtol=1e-6, atol=1e-12)
 
 
 @every

@@ -45,7 +45,7 @@ def test_numbers(check: Check, accepted: list[float], rejected: list[float]) -> 
 
 def test_choices() -> None:
     check_choice("kind", "b", ("a", "b"))
-    with pytest.raises(ValueError, match="^kind must be 'a' or 'b', not 'c'$"):
+    with pytest.raises(ValueError, match=r"^kind must be 'a' or 'b', not 'c'$"):
         check_choice("kind", "c", ("a", "b"))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from every_method import Batch, Loop, Model, assert_close, batch_of, ready, take_grads
-from mmpareto import METHODS, MMPareto
+from mmpareto import METHODS, MMPareto, Refresh
 from mmpareto.integration import reduction
 from mmpareto.integration.method import Method
-from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import Report
 from processes import in_processes
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def descend(model: nn.Module) -> dict[str, Tensor | None]:
 
 def plain(report: Report) -> dict[str, Tensor]:
     found = {f"{m}.{name}": value.double() for m, seen in report.items() for name, value in vars(seen).items()}
-    return found | {"finite": report.finite.double()} | report.figures
+    return found | {"finite": report.finite.double()} | report.metrics
 
 
 def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> list[tuple[Any, Any, Any]]:
@@ -67,11 +67,11 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     model = Model(mixed=mixed)
     steps: list[tuple[Any, Any, Any]] = []
     if name == REFRESHED:
-        method: Method = MMPareto(weights="encoder", rescale="encoder", refresh=2)
+        method: Method = Refresh(MMPareto.paper(), 2)
         loop = Loop(model, batch_of(size=SIZE))
     else:
         method, loop = ready(name, model, batch_of(size=SIZE))
-    method.over = None if shares is None else SumOver()
+    method.reduce = None if shares is None else SumReducer()
     for number in range(len(SHARES[2])):
         batch = batch_of(size=SIZE, seed=number)
         if shares is not None:
@@ -123,7 +123,7 @@ def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, 
 def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
     """Process 0 takes its share in three parts, process 1 in one; gradients, and the sums that were begun."""
     model, method = Model(), MMPareto()
-    method.over, loop = SumOver(), Loop(model, batch_of(size=SIZE))
+    method.reduce, loop = SumReducer(), Loop(model, batch_of(size=SIZE))
     begun = count_sums()
     sizes = [(0, 3), (3, 2), (5, 2)] if dist.get_rank() == 0 else [(7, 5)]
     with method.accumulate():
@@ -154,7 +154,7 @@ def count_sums() -> list[str]:
 
 def at_once() -> list[str]:
     model, method = Model(), MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     begun = count_sums()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     return begun
@@ -180,7 +180,7 @@ def test_one_buffer_a_pass_and_the_first_is_on_its_way_during_the_second(tmp_pat
 
 def not_finite() -> tuple[list[bool], bool]:
     model, method = Model(), MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     inputs, labels = part(batch_of(size=SIZE), 6 * dist.get_rank(), 6)
     if dist.get_rank() == 1:
         inputs["visual"] = inputs["visual"] * torch.inf
@@ -196,7 +196,7 @@ def as_laid_out() -> list[Any]:
     """The strides of a convolution's gradient where weights have their channels last, and those of the weight."""
     model = Model().to(memory_format=torch.channels_last)
     method = MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     weight = model.encoders["audio"].conv.weight  # type: ignore[union-attr]
     return [weight.grad.stride(), weight.stride()]  # type: ignore[union-attr]

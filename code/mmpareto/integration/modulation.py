@@ -4,7 +4,7 @@ import abc
 
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport

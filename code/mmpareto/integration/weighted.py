@@ -5,7 +5,7 @@ import abc
 import torch
 from torch import Tensor
 
-from mmpareto.integration.linear_algebra import combine, gramians
+from mmpareto.integration.linear_algebra import combine_and_release, gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.report import EncoderReport
 
@@ -35,7 +35,7 @@ class WeightedGradients(Method):
         grams = gramians(gradients, scale)
         alpha = self.weigh(modality, grams)
         conflict = in_conflict(groups_of(grams, len(alpha) > 1))
-        combined = combine(gradients, alpha.expand(grams.shape[:2]))
+        combined = combine_and_release(gradients, alpha.expand(grams.shape[:2]))
         whole = grams.sum(0)
         return combined, EncoderReport.of(whole, alpha, conflict, torch.ones_like(whole[:1, 0]))
 

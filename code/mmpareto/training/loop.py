@@ -18,7 +18,7 @@ from mmpareto.data.prepared.batches import Batch, EpochOrder, shares, to_device
 from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
-from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import Report
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
@@ -82,7 +82,7 @@ class Trainer:
         self.watch = FiniteWatch(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals(processes.largest if processes.together else None)
         self.offered = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
-        self.method.over = SumOver() if processes.together else None
+        self.method.reduce = SumReducer() if processes.together else None
         self.recorder = GradientRecorder(settings, len(data.train), network, method)
         # Where the run stands; all of it is in `last.pt`.
         self.epoch, self.steps, self.seconds, self.waiting = 1, 0, 0.0, Waiting()

@@ -60,7 +60,7 @@ def report_metrics(report: Report) -> dict[str, Tensor]:
         for place, name in enumerate(("joint", "unimodal")):
             figures |= {f"norm_{name}_{modality}": seen.norms[place], f"weight_{name}_{modality}": weights[place]}
         figures[f"rescale_{modality}"] = seen.rescale.mean()
-    return figures | report.figures
+    return figures | report.metrics
 
 
 class Waiting:

@@ -85,7 +85,11 @@ def make_method(name: str, options: Options) -> Any:
     if missing:
         raise InputError(f"method {name!r} needs --{missing[0]}.")
     try:
-        return kind(**options)
+        from mmpareto.integration import Refresh  # imports torch
+
+        every = options.get("refresh", 1)
+        method = kind(**{name: value for name, value in options.items() if name != "refresh"})
+        return Refresh(method, every) if every != 1 else method
     except (TypeError, ValueError) as error:
         raise InputError(f"--method {name}: {error}.") from error
 
@@ -128,7 +132,10 @@ def _class(name: str) -> Any:
 
 def _options(kind: Any) -> list[inspect.Parameter]:
     """The arguments of a method's class that a command line can give: numbers, words, and lists of numbers."""
-    return [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _type(o.annotation)[0]]
+    options = [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _type(o.annotation)[0]]
+    if kind.refreshable:  # not an argument of the class: `make_method` wraps the method
+        options.append(inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int))
+    return options
 
 
 def _type(annotation: Any) -> tuple[Any, Sequence[Any] | None]:

@@ -34,7 +34,7 @@ from torch import Tensor
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
-from mmpareto.integration.gradients import Gradients, differentiate, separate_passes
+from mmpareto.integration.differentiation import Gradients, differentiate, separate_passes
 from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
@@ -105,7 +105,7 @@ class GradientRecorder:
         passes = [dataclasses.replace(run, outside=False) for run in separate_passes(objectives)]
         gradients = differentiate(objectives, passes, scale, retain_graph=True)
         if self._measured is not None:
-            self._measured.gradients.add(gradients)
+            self._measured.gradients.add_(gradients)
         else:
             names = {modality: encoder.objectives for modality, encoder in objectives.encoders.items()}
             self._measured = Measured(number, epoch, names, gradients)
@@ -117,9 +117,9 @@ class GradientRecorder:
             return
         figures: dict[str, Tensor] = {}
         with torch.no_grad():
-            if self._method.over is not None:
+            if self._method.reduce is not None:
                 parameters = {modality: list(layers.values()) for modality, layers in self._layers.items()}
-                self._method.over.begin().finish(parameters, measured.gradients)
+                self._method.reduce.begin().finish(parameters, measured.gradients)
             for modality, objectives in measured.objectives.items():
                 names = [JOINT if name == JOINT else UNIMODAL for name in objectives]
                 grams = gramians(measured.gradients.encoders[modality], measured.gradients.scale)

@@ -69,7 +69,7 @@ def step(
         method.observe(model, inputs, labels)
     loss = share * cross_entropy(model(inputs).joint, labels)
     report = method.backward(loss, {}, encoders=dict(model.encoders.items()), scale=scale)
-    return {name.removeprefix("coefficient_"): float(kappa) for name, kappa in report.figures.items()}
+    return {name.removeprefix("coefficient_"): float(kappa) for name, kappa in report.metrics.items()}
 
 
 # --- the equations -----------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def lone_step(method: AGM, scores: Mapping[str, float], loss: float = 1.0) -> di
     method.observe(eval_forward, {name: torch.ones(1, 1, dtype=torch.float64) for name in names}, torch.tensor([0]))
     joint = loss * torch.stack([w.sum() for w in weights.values()]).sum()
     report = method.backward(joint, {}, encoders={name: [w] for name, w in weights.items()})
-    return {name: float(report.figures[f"coefficient_{name}"]) for name in names}
+    return {name: float(report.metrics[f"coefficient_{name}"]) for name in names}
 
 
 def _logits(score: float) -> Tensor:

@@ -99,7 +99,7 @@ def test_every_gradient_is_that_of_the_weighted_sum(count: int) -> None:
     assert_close(actual, take_grads(model), 1e-12)
     assert all(g is not None and bool(g.any()) for g in actual.values())
     assert report.losses == list(weights) and bool(report.finite.all())
-    assert {key: float(value) for key, value in report.figures.items()} == {
+    assert {key: float(value) for key, value in report.metrics.items()} == {
         f"weight_{n}": w for n, w in weights.items()
     }
 

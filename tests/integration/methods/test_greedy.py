@@ -118,13 +118,13 @@ def test_m_sums_squared_gradients_over_squared_weights(count: int) -> None:
                 totals[name] = [total + size for total, size in zip(totals[name], sizes, strict=True)]
             report = rig.step(method, gradients)
             assert not report and report.losses == ["joint"]
-            assert set(report.figures) == {f"log_ratio_{name}" for name in rig.names}
+            assert set(report.metrics) == {f"log_ratio_{name}" for name in rig.names}
             for name, (main, bypass) in totals.items():
                 assert method.main[name].dtype == torch.float64 and method.main[name].shape == ()
                 assert float(method.main[name]) == pytest.approx(main, rel=1e-12)
                 assert float(method.bypass[name]) == pytest.approx(bypass, rel=1e-12)
                 expected = math.log10(bypass / main)
-                assert float(report.figures[f"log_ratio_{name}"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+                assert float(report.metrics[f"log_ratio_{name}"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
             with torch.no_grad():  # the next step has other weights
                 for p in rig.parameters:
                     p.mul_(0.7).add_(0.1)
@@ -175,13 +175,13 @@ def test_a_loss_scale_changes_nothing_but_the_scale(scale: float | Tensor) -> No
         seen.append(one.hold())
         assert other.hold() == seen[-1]
         gradients = plain.draw()
-        figures = plain.step(one, gradients).figures
-        actual = scaled.step(other, gradients, scale=scale).figures
+        metrics = plain.step(one, gradients).metrics
+        actual = scaled.step(other, gradients, scale=scale).metrics
         for p, twin in zip(plain.parameters, scaled.parameters, strict=True):
             assert p.grad is not None and twin.grad is not None and torch.equal(twin.grad, scale * p.grad)
             p.grad = twin.grad = None
-        for key, figure in figures.items():
-            assert float(actual[key]) == pytest.approx(float(figure), rel=1e-12, abs=1e-12)
+        for key, metric in metrics.items():
+            assert float(actual[key]) == pytest.approx(float(metric), rel=1e-12, abs=1e-12)
         for name in plain.names:  # not only their ratio, because a scale may change between steps
             assert float(other.main[name]) == pytest.approx(float(one.main[name]), rel=1e-12)
             assert float(other.bypass[name]) == pytest.approx(float(one.bypass[name]), rel=1e-12)
@@ -317,7 +317,7 @@ def test_m_does_not_change_in_a_window() -> None:
         before = copy.deepcopy((method.main, method.bypass))
         report = rig.step(method, rig.draw())
         assert ((method.main, method.bypass) == before) == (held is not None)
-        assert float(report.figures["log_ratio_audio"]) == pytest.approx(ratio(method, "audio"), rel=1e-9)
+        assert float(report.metrics["log_ratio_audio"]) == pytest.approx(ratio(method, "audio"), rel=1e-9)
         seen.append(held)
     assert len([held for held in seen if held]) >= 4
 

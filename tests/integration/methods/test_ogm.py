@@ -46,8 +46,8 @@ def coefficients(method: OGM, logits: Mapping[str, Tensor], labels: Tensor, kind
     encoders = {name: [nn.Parameter(torch.ones(1, 1, 1, 1))] for name in logits}
     loss = sum((p.sum() for (p,) in encoders.values()), torch.zeros(()))
     outputs = SimpleNamespace(**{kind: logits})
-    figures = method.backward(loss, {}, encoders=encoders, outputs=outputs, labels=labels).figures
-    return {name: figures[f"coefficient_{name}"] for name in logits}
+    metrics = method.backward(loss, {}, encoders=encoders, outputs=outputs, labels=labels).metrics
+    return {name: metrics[f"coefficient_{name}"] for name in logits}
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.8, 3.0])
@@ -63,7 +63,7 @@ def test_gradients_of_convolutions_are_multiplied(count: int, alpha: float) -> N
     actual = take_grads(model)
     assert len(report) == 0 and report.losses == ["joint"]
     for name, kappa in wanted.items():
-        assert float(report.figures[f"coefficient_{name}"]) == pytest.approx(kappa, rel=1e-10)
+        assert float(report.metrics[f"coefficient_{name}"]) == pytest.approx(kappa, rel=1e-10)
         key = f"encoders.{name}.conv.weight"
         torch.testing.assert_close(actual.pop(key), expected.pop(key) * kappa, rtol=1e-10, atol=0)
     for key, gradient in expected.items():  # biases, linear layers, the joint head; None for the unimodal heads
@@ -77,7 +77,7 @@ def test_one_modality_is_joint_training() -> None:
     model, batch = Model(1), batch_of(1)
     expected = joint_gradients(model, batch)
     report = step(OGM(), Loop(model, batch), batch)
-    assert float(report.figures["coefficient_audio"]) == 1.0
+    assert float(report.metrics["coefficient_audio"]) == 1.0
     for key, gradient in take_grads(model).items():
         assert (gradient is None) == (expected[key] is None)
         assert gradient is None or torch.equal(gradient, expected[key])
@@ -144,7 +144,7 @@ def test_contributions_are_preferred_to_unimodal_logits() -> None:
         labels=batch[1],
     )
     wanted = expected_coefficients(outputs.contributions, batch[1], 0.8)
-    assert {name: float(report.figures[f"coefficient_{name}"]) for name in wanted} == pytest.approx(wanted)
+    assert {name: float(report.metrics[f"coefficient_{name}"]) for name in wanted} == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_it_modulates_only_in_the_chosen_epochs(kind: type[OGM]) -> None:
             report = step(each, Loop(model, batch, epoch), batch)
             actual = take_grads(model)
             same.append(all(torch.equal(actual[key.format(m)], expected[key.format(m)]) for m in model.modalities))
-            ones = all(float(kappa) == 1 for kappa in report.figures.values())
+            ones = all(float(kappa) == 1 for kappa in report.metrics.values())
             assert ones == same[-1]
         assert same[0] == same[1]
         if not same[0]:
@@ -232,8 +232,8 @@ def test_micro_batches_give_the_coefficients_and_the_noise_of_the_full_batch(kin
         else:
             report = step(method, Loop(model, part), part, share=7 / 9, seed=4)
     assert_close(take_grads(model), expected, 1e-10)
-    for name, kappa in whole.figures.items():
-        torch.testing.assert_close(report.figures[name], kappa, rtol=1e-12, atol=0)
+    for name, kappa in whole.metrics.items():
+        torch.testing.assert_close(report.metrics[name], kappa, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("kind", [OGM, OGMGE])

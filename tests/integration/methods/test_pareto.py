@@ -196,7 +196,7 @@ def check_modalities(model: Multimodal, batch: Batch, weights: str) -> None:
     assert list(report) == list(model.encoders)
     assert report.losses == ["joint", *unimodal]
     assert finite_flags(report) == [True] * (1 + len(unimodal))
-    assert report.figures == {}
+    assert report.metrics == {}
     for modality, wanted in reports.items():
         assert_report(report[modality], wanted)
 

@@ -144,7 +144,7 @@ def test_a_step_matches_the_independent_derivation(count: int, factor: str, mu: 
     assert_close(actual, wanted)
     assert any(coefficients.values()) and not all(coefficients.values())
     for name, value in coefficients.items():
-        assert float(report.figures[f"coefficient_{name}"]) == pytest.approx(value, rel=1e-9)
+        assert float(report.metrics[f"coefficient_{name}"]) == pytest.approx(value, rel=1e-9)
 
 
 def test_one_modality_is_the_joint_loss_alone() -> None:
@@ -234,7 +234,7 @@ def test_micro_batches_with_different_weaker_modalities_give_the_full_batch() ->
     weak = []
     for part in parts:
         report = descend(with_prototypes(PMR(), model, sample), model, part)
-        weak.append(max(("audio", "visual"), key=lambda name: float(report.figures[f"coefficient_{name}"])))
+        weak.append(max(("audio", "visual"), key=lambda name: float(report.metrics[f"coefficient_{name}"])))
     assert len(set(weak)) == 2
     take_grads(model)
 
@@ -247,8 +247,8 @@ def test_micro_batches_with_different_weaker_modalities_give_the_full_batch() ->
             descend(method, model, parts[1], 5 / 12)
         report = descend(method, model, parts[2], 4 / 12)
         assert_close(take_grads(model), wanted, 1e-9)
-        for key, value in whole.figures.items():
-            torch.testing.assert_close(report.figures[key], value)
+        for key, value in whole.metrics.items():
+            torch.testing.assert_close(report.metrics[key], value)
 
 
 def test_a_failed_accumulation_has_no_effect() -> None:
@@ -277,7 +277,7 @@ def test_a_loss_scale_changes_nothing_but_the_scale(factor: str) -> None:
     wanted = take_grads(model)
     scaled = descend(method, model, batch, scale=2.0**16)
     assert_close({key: None if g is None else g / 2.0**16 for key, g in take_grads(model).items()}, wanted)
-    assert_same_state(dict(scaled.figures), dict(plain.figures))
+    assert_same_state(dict(scaled.metrics), dict(plain.metrics))
 
 
 def test_with_interaction_prototypes_train_their_own_encoder_only() -> None:

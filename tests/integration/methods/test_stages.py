@@ -76,7 +76,7 @@ def test_joint_training_descends_the_joint_loss_alone(kind: str) -> None:
     report = step(JointLoss(), model, batch, interaction=kind == "dense")
     assert_exact(expected, model)
     assert all(p.grad is None for p in model.heads.parameters())
-    assert not report and report.losses == ["joint"] and report.finite.tolist() == [True] and not report.figures
+    assert not report and report.losses == ["joint"] and report.finite.tolist() == [True] and not report.metrics
 
 
 def test_joint_training_ignores_unimodal_losses() -> None:

@@ -21,7 +21,7 @@ from mmpareto.analysis.measurements.hessian import Hessian, largest_eigenvalue, 
 from mmpareto.analysis.measurements.runs import Subject
 from mmpareto.data.prepared.batches import Batch, to_device
 from mmpareto.errors import InputError
-from mmpareto.integration.objectives import JOINT, leaves
+from mmpareto.integration.objectives import JOINT, graph_leaves
 from mmpareto.progress import progress
 from mmpareto.training.losses import losses
 
@@ -63,7 +63,7 @@ def measure(subject: Subject, samples: int = SAMPLES) -> dict[str, Any]:
 
 def reached(subject: Subject, loss: Callable[[], Tensor]) -> list[Tensor]:
     """The trainable parameters that a loss reaches, in the network's order."""
-    ends = {id(leaf) for leaf in leaves([loss()])}
+    ends = {id(leaf) for leaf in graph_leaves([loss()])}
     return [p for p in subject.network.parameters() if id(p) in ends]
 
 

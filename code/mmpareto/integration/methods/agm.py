@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.modulation import Modulation
 from mmpareto.integration.objectives import Objectives

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpareto.integration.gradients import Pass
+from mmpareto.integration.differentiation import Pass
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect
 from mmpareto.integration.options import check_positive

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext, Trial
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_at_least, check_positive
 from mmpareto.integration.weighted import WeightedGradients

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import Encoders, Objectives

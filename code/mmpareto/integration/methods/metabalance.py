@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_choice, check_decay
 from mmpareto.integration.weighted import WeightedGradients

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmpareto.integration.gradients import Pass
+from mmpareto.integration.differentiation import Pass
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
 from mmpareto.integration.report import EncoderReport

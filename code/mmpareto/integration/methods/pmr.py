@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients, Pass
+from mmpareto.integration.differentiation import Gradients, Pass
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.linear_algebra import combine
+from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice, check_decay, check_epoch_range, check_positive
@@ -202,7 +202,7 @@ class PMR(Method):
         """Return the weighted sum of the gradients of L_m, CE and −H."""
         coefficients = self._coefficients[modality]
         alpha = (coefficients / len(coefficients)).expand(len(gradients[0]), -1)
-        return combine(gradients, alpha), None
+        return combine_and_release(gradients, alpha), None
 
     def _strength(self, better: Tensor, worse: Tensor) -> Tensor:
         """Return the factors (n,) for ρ = better/worse; 0 if there is nothing to compare."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import as_tensors, gramians, jacobian_of, nearest_coefficients
 from mmpareto.integration.method import Method

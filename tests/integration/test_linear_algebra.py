@@ -1,4 +1,4 @@
-"""The arithmetic of a GPU, one vector an objective, gives what that of the CPU does; tried on the CPU."""
+"""The arithmetic on a GPU, one vector per objective, equals that on the CPU; tested on the CPU."""
 
 import pytest
 import torch
@@ -17,17 +17,17 @@ KINDS = {
 }
 
 
-def group(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the CPU's tensors be grouped as a GPU's; the numbers of tensors that were."""
+def concatenate(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Concatenate the CPU's tensors like a GPU's; returns a list that receives the number of tensors each time."""
     seen: list[int] = []
 
     def of(gradients: list[list[Tensor | None]]) -> object:
         if not any(g is not None for objective in gradients for g in objective):
             return None
         seen.append(len(gradients[0]))
-        return linear_algebra._Grouped(gradients)
+        return linear_algebra._Concatenated(gradients)
 
-    monkeypatch.setattr(linear_algebra._Grouped, "of", staticmethod(of))
+    monkeypatch.setattr(linear_algebra._Concatenated, "of", staticmethod(of))
     return seen
 
 
@@ -44,7 +44,7 @@ def step(method: Method, name: str, dtype: torch.dtype) -> tuple[dict[str, Tenso
 @pytest.mark.parametrize("name", ENCODER_SETS)
 def test_a_step_is_the_same(name: str, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, told = step(KINDS[kind](), name, dtype)
-    seen = group(monkeypatch)
+    seen = concatenate(monkeypatch)
     found, report = step(KINDS[kind](), name, dtype)
     assert seen
     tolerance = {"rtol": 1e-10, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 1e-6}
@@ -79,13 +79,13 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
     def results() -> list[Tensor | None]:
         gradients = made()
         grams = linear_algebra.gramians(gradients, scale)
-        measured, *norms = linear_algebra.combine_and_measure(gradients, alpha, scale)
+        measured, *norms = linear_algebra.combine_measure_and_release(gradients, alpha, scale)
         assert all(g is None for objective in gradients for g in objective)
-        combined = linear_algebra.combine(made(), alpha)
-        return [grams, *norms, *measured, *linear_algebra.scaled(combined, factors)]
+        combined = linear_algebra.combine_and_release(made(), alpha)
+        return [grams, *norms, *measured, *linear_algebra.scale_(combined, factors)]
 
     expected = results()
-    group(monkeypatch)
+    concatenate(monkeypatch)
     for found, right in zip(results(), expected, strict=True):
         assert (found is None) == (right is None)
         if found is not None and right is not None:
@@ -94,7 +94,7 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
 
 
 def operations(layers: int) -> int:
-    """How many kernels' worth of operations the integration of an encoder of so many layers starts."""
+    """Number of operations that would launch a kernel in the integration of an encoder of so many layers."""
     encoder = nn.Sequential(*[nn.Linear(4, 4) for _ in range(layers)])
     head, other = nn.Linear(4, 3), nn.Linear(4, 3)
     features = encoder(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
@@ -109,7 +109,7 @@ def operations(layers: int) -> int:
         method._apply = marked  # type: ignore[method-assign, assignment]
         method.backward(head(features).sum(), {"a": other(features).sum()}, encoders={"a": encoder})
     (marker,) = [event for event in profile.events() if event.name == "integration"]
-    # What starts no kernel: views, types that are right already, and questions about types.
+    # These launch no kernel: views, conversions to the same dtype, questions about dtypes.
     views = ("view", "split", "reshape", "narrow", "expand", "select", "as_strided", "unsqueeze", "detach", "alias")
     free = (*views, "to", "promote_types")
     within = [e for e in profile.events() if e.time_range.start >= marker.time_range.start and e.cpu_parent == marker]
@@ -117,14 +117,14 @@ def operations(layers: int) -> int:
 
 
 def test_the_number_of_kernels_does_not_grow_with_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    group(monkeypatch)
+    concatenate(monkeypatch)
     few, many = operations(3), operations(30)
     assert many == few < 100
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_they_are_grouped() -> None:
+def test_gradients_on_a_gpu_are_concatenated() -> None:
     gradients: list[list[Tensor | None]] = [[torch.ones(3, device="cuda"), None], [torch.ones(3, device="cuda")] * 2]
-    assert linear_algebra._Grouped.of(gradients) is not None
+    assert linear_algebra._Concatenated.of(gradients) is not None
     grams = linear_algebra.gramians(gradients, torch.ones((), device="cuda"))
     assert grams[0].tolist() == [[3, 3], [3, 3]] and grams[1].tolist() == [[0, 0], [0, 3]]

@@ -13,11 +13,12 @@ import pytest
 import torch
 from every_method import Batch, Model, Outputs, Overflow, assert_close, assert_same_state, batch_of, take_grads
 from integration_reference import Options, flat, gradients_of, integrated
-from mmpareto import MMPareto
+from mmpareto import MMPareto, Refresh
 from mmpareto.errors import InputError
-from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.method import Method
+from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import Report
-from mmpareto.training.method_options import read_options
+from mmpareto.training.method_options import make_method, read_options
 from processes import in_processes
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -38,7 +39,7 @@ def losses_of(outputs: Outputs, labels: Tensor, shift: int, share: float = 1.0) 
     return share * cross_entropy(outputs.joint, labels), unimodal
 
 
-def step(method: MMPareto, model: Model, batch: Batch, shift: int, share: float = 1.0, **changes: Any) -> Report:
+def step(method: Method, model: Model, batch: Batch, shift: int, share: float = 1.0, **changes: Any) -> Report:
     outputs = model(batch[0])
     joint, unimodal = losses_of(outputs, batch[1], shift, share)
     given = {"encoders": dict(model.encoders.items()), "outputs": outputs} | changes
@@ -85,7 +86,7 @@ class Slow:
 @pytest.mark.parametrize("boost", ["conflict", "always"])
 def test_every_step_is_the_definition_s(count: int, boost: str) -> None:
     options = Options(2.0, "encoder", "encoder", boost)
-    model, slow, method = Model(count), Slow(K, options), MMPareto(**options.arguments(), refresh=K)
+    model, slow, method = Model(count), Slow(K, options), Refresh(MMPareto(**options.arguments()), K)
     seen = set()
     for batch, shift in steps_of(count):
         expected = slow.step(model, batch, shift)
@@ -98,7 +99,7 @@ def test_every_step_is_the_definition_s(count: int, boost: str) -> None:
 
 
 def test_steps_that_decide_are_the_exact_ones_bit_for_bit() -> None:
-    model, method, exact = Model(), MMPareto.paper(refresh=K), MMPareto.paper()
+    model, method, exact = Model(), Refresh(MMPareto.paper(), K), MMPareto.paper()
     differing = 0
     for number, (batch, shift) in enumerate(steps_of()):
         report, wanted = step(method, model, batch, shift), None
@@ -121,18 +122,8 @@ def test_steps_that_decide_are_the_exact_ones_bit_for_bit() -> None:
     assert differing  # so that the steps between are seen to use what was decided before
 
 
-def test_without_it_nothing_changes() -> None:
-    model, plain, one = Model(), MMPareto.paper(), MMPareto.paper(refresh=1)
-    for batch, shift in steps_of():
-        step(plain, model, batch, shift, outputs=None)
-        expected = take_grads(model)
-        step(one, model, batch, shift, outputs=None)
-        assert_same_state(take_grads(model), expected)
-    assert one.state_dict() == {} == plain.state_dict()
-
-
 def test_the_report_of_a_step_between() -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     first = step(method, model, *steps_of()[0])
     second = step(method, model, *steps_of()[1])
     assert second.losses == first.losses and bool(second.finite.all())
@@ -144,7 +135,7 @@ def test_the_report_of_a_step_between() -> None:
 
 
 def test_micro_batches_count_as_one_step_and_decide_once() -> None:
-    model, method, whole = Model(), MMPareto.paper(refresh=K), MMPareto.paper(refresh=K)
+    model, method, whole = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for (inputs, labels), shift in steps_of():
         step(whole, model, (inputs, labels), shift)
         expected = take_grads(model)
@@ -161,7 +152,7 @@ def test_micro_batches_count_as_one_step_and_decide_once() -> None:
 
 
 def test_scale() -> None:
-    model, method, plain = Model(), MMPareto.paper(refresh=K), MMPareto.paper(refresh=K)
+    model, method, plain = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of():
         step(plain, model, batch, shift)
         expected = take_grads(model)
@@ -171,7 +162,7 @@ def test_scale() -> None:
 
 @pytest.mark.parametrize("after", [1, 2, 3, 5])
 def test_it_resumes_in_the_middle_bit_for_bit(after: int) -> None:
-    model, method, fresh = Model(), MMPareto.paper(refresh=K), MMPareto.paper(refresh=K)
+    model, method, fresh = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:after]:
         step(method, model, batch, shift)
     take_grads(model)
@@ -192,7 +183,7 @@ def spoilt(batch: Batch) -> Batch:
 
 
 def test_a_step_that_is_not_finite_decides_nothing() -> None:
-    model, method = Model(), MMPareto.paper(refresh=2)
+    model, method = Model(), Refresh(MMPareto.paper(), 2)
     steps = steps_of()
     step(method, model, *steps[0])
     step(method, model, *steps[1])
@@ -207,7 +198,7 @@ def test_a_step_that_is_not_finite_decides_nothing() -> None:
 
 
 def test_a_loss_that_is_not_finite_decides_nothing_at_any_encoder() -> None:
-    model, method = Model(), MMPareto.paper(refresh=2)
+    model, method = Model(), Refresh(MMPareto.paper(), 2)
     batch, shift = steps_of()[0]
     outputs = model(batch[0])
     joint, unimodal = losses_of(outputs, batch[1], shift)
@@ -224,7 +215,7 @@ def test_a_loss_that_is_not_finite_decides_nothing_at_any_encoder() -> None:
 
 
 def test_before_anything_is_decided_it_is_the_plain_sum() -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, spoilt(batch), shift)
     take_grads(model)
@@ -237,7 +228,7 @@ def test_before_anything_is_decided_it_is_the_plain_sum() -> None:
 
 @pytest.mark.parametrize("bad", ["joint", "audio", "visual"])
 def test_the_flags_of_a_step_between(bad: str) -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, batch, shift)
     take_grads(model)
@@ -256,7 +247,7 @@ def test_the_flags_of_a_step_between(bad: str) -> None:
 
 
 def test_an_overflow_inside_an_encoder_is_flagged_between() -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, batch, shift)
     model.encoders["audio"].conv.register_forward_hook(lambda _module, _inputs, x: Overflow.apply(x))
@@ -276,7 +267,7 @@ def partly_frozen() -> Model:
     "make", [partly_frozen, lambda: Model(recompute=True)], ids=["frozen and idle", "checkpointed"]
 )
 def test_models(make: Callable[[], Model]) -> None:
-    model, slow, method = make(), Slow(K), MMPareto.paper(refresh=K)
+    model, slow, method = make(), Slow(K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:5]:
         expected = slow.step(model, batch, shift)
         step(method, model, batch, shift)
@@ -284,7 +275,7 @@ def test_models(make: Callable[[], Model]) -> None:
 
 
 def test_it_adds_to_what_is_there() -> None:
-    model, method, other = Model(), MMPareto.paper(refresh=K), MMPareto.paper(refresh=K)
+    model, method, other = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:2]:
         take_grads(model)
         step(method, model, batch, shift)
@@ -311,7 +302,7 @@ def test_gradients_that_share_their_memory_are_multiplied_once() -> None:
     model = Model()
     model.encoders["audio"] = Twice()
     options = Options(2.0, "encoder", "encoder", "always")
-    slow, method = Slow(K, options), MMPareto(**options.arguments(), refresh=K)
+    slow, method = Slow(K, options), Refresh(MMPareto(**options.arguments()), K)
     for batch, shift in steps_of()[:3]:
         expected = slow.step(model, batch, shift)
         step(method, model, batch, shift)
@@ -320,7 +311,7 @@ def test_gradients_that_share_their_memory_are_multiplied_once() -> None:
 
 def test_two_tasks_on_one_encoder() -> None:
     model, heads = Model(1), nn.ModuleDict({f"task{i}": nn.Linear(4, 3) for i in range(2)}).double()
-    shared, method = model.encoders["audio"], MMPareto.paper(refresh=2)
+    shared, method = model.encoders["audio"], Refresh(MMPareto.paper(), 2)
     (inputs, labels), _ = steps_of()[0]
     parameters = list(shared.parameters())
     decided: list[Tensor] = []
@@ -339,7 +330,7 @@ def test_two_tasks_on_one_encoder() -> None:
 
 
 def test_an_encoder_that_is_new_is_decided_on_at_once() -> None:
-    model, method, exact = Model(), MMPareto.paper(refresh=K), MMPareto.paper()
+    model, method, exact = Model(), Refresh(MMPareto.paper(), K), MMPareto.paper()
     batch, shift = steps_of()[0]
     outputs = model(batch[0])
     _, unimodal = losses_of(outputs, batch[1], shift)
@@ -354,8 +345,8 @@ def test_an_encoder_that_is_new_is_decided_on_at_once() -> None:
 
 def shared_steps(cuts: list[tuple[int, int]]) -> list[dict[str, Tensor | None]]:
     """The gradients of all steps, of a process with the samples from one number to another of each batch."""
-    model, method = Model(), MMPareto.paper(refresh=K)
-    method.over = SumOver()
+    model, method = Model(), Refresh(MMPareto.paper(), K)
+    method.reduce = SumReducer()
     start, end = cuts[dist.get_rank()]
     found = []
     for (inputs, labels), shift in steps_of():
@@ -366,7 +357,7 @@ def shared_steps(cuts: list[tuple[int, int]]) -> list[dict[str, Tensor | None]]:
 
 
 def test_processes_decide_and_step_as_one(tmp_path: Path) -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     shared = in_processes(2, shared_steps, tmp_path, [(0, 5), (5, 12)])
     for number, (batch, shift) in enumerate(steps_of()):
         step(method, model, batch, shift)
@@ -394,7 +385,7 @@ class Count(torch.autograd.Function):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_step_between_passes_the_encoders_once_and_keeps_no_graph(count: int) -> None:
-    model, method = Model(count), MMPareto.paper(refresh=2)
+    model, method = Model(count), Refresh(MMPareto.paper(), 2)
     passes: Counter[str] = Counter()
     for name, encoder in model.encoders.items():
         encoder.conv.register_forward_hook(lambda _module, _inputs, x, name=name: Count.apply(x, name, passes))
@@ -412,7 +403,7 @@ def test_a_step_between_passes_the_encoders_once_and_keeps_no_graph(count: int) 
 
 def test_it_reads_no_value() -> None:
     """On the meta device a value cannot be read, so that no step waits for the device."""
-    model, method = Model().to("meta"), MMPareto.paper(refresh=2)
+    model, method = Model().to("meta"), Refresh(MMPareto.paper(), 2)
     (inputs, labels), shift = steps_of()[0]
     batch = {name: x.to("meta") for name, x in inputs.items()}, labels.to("meta")
     for scale in (None, 8.0, torch.ones((), device="meta")):
@@ -423,7 +414,7 @@ def test_it_reads_no_value() -> None:
 
 
 def test_bf16_autocast() -> None:
-    model, method, exact = Model().float(), MMPareto.paper(refresh=2), MMPareto.paper()
+    model, method, exact = Model().float(), Refresh(MMPareto.paper(), 2), MMPareto.paper()
     (inputs, labels), _ = steps_of()[0]
     batch = {name: x.float() for name, x in inputs.items()}, labels
     for _ in range(2):
@@ -449,21 +440,24 @@ def test_bf16_autocast() -> None:
 def test_it_goes_with_factors_of_the_whole_encoder_only(weights: str, rescale: str) -> None:
     for boost, zero, refresh in itertools.product(("conflict", "always"), (False, True), (2, 10)):
         if (weights, rescale) == ("encoder", "encoder"):
-            assert MMPareto(1.5, weights, rescale, boost, zero, refresh).refresh == refresh
+            assert Refresh(MMPareto(1.5, weights, rescale, boost, zero), refresh).every == refresh
         else:
             with pytest.raises(ValueError, match=r"refresh|no meaning"):
-                MMPareto(1.5, weights, rescale, boost, zero, refresh)
+                Refresh(MMPareto(1.5, weights, rescale, boost, zero), refresh)
 
 
 @pytest.mark.parametrize("refresh", [0, -1])
 def test_at_least_one(refresh: int) -> None:
     with pytest.raises(ValueError, match="refresh must be at least 1"):
-        MMPareto.paper(refresh=refresh)
+        Refresh(MMPareto.paper(), refresh)
 
 
 def test_on_the_command_line() -> None:
     assert read_options("mmpareto", "paper", ["--refresh", "10"], [])[1]["refresh"] == 10
     assert read_options("mmpareto", None, [], [])[1]["refresh"] == 1
+    assert isinstance(make_method("mmpareto", {"refresh": 1}), MMPareto)
+    wrapped = make_method("mmpareto", {"weights": "encoder", "rescale": "encoder", "gamma": 2.0, "refresh": 7})
+    assert isinstance(wrapped, Refresh) and wrapped.every == 7 and wrapped.method.gamma == 2
     for variant in (None, "released"):
         with pytest.raises(InputError, match="refresh=10 goes with"):
             read_options("mmpareto", variant, ["--refresh", "10"], [])
@@ -502,7 +496,7 @@ def with_features(outputs: Outputs, **features: Any) -> Outputs:
     ],
 )
 def test_a_model_in_which_it_would_be_wrong_is_refused(case: str, between: bool) -> None:
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     if case == "past it":
         model.encoders["audio"] = Beside()
     batch, shift = steps_of()[0]
@@ -550,7 +544,7 @@ def test_a_model_in_which_it_would_be_wrong_is_refused(case: str, between: bool)
 
 def test_a_compiled_model_is_refused() -> None:
     """There the features are outputs beside the logits, and no way to the encoder."""
-    model, method = Model(), MMPareto.paper(refresh=K)
+    model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     torch._dynamo.reset()
     with torch._functorch.config.patch(donated_buffer=False):
@@ -563,7 +557,7 @@ def test_a_compiled_model_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_it_is_the_definition_s_and_waits_for_nothing() -> None:
-    model, slow, method = Model(), Slow(K), MMPareto.paper(refresh=K)
+    model, slow, method = Model(), Slow(K), Refresh(MMPareto.paper(), K)
     on_device = copy.deepcopy(model).cuda()
     for number, ((inputs, labels), shift) in enumerate(steps_of()):
         expected = slow.step(model, (inputs, labels), shift)
