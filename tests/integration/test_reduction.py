@@ -1,4 +1,4 @@
-"""N processes with shares of a batch against one process with the whole of it, float64."""
+"""N processes with shares of a batch, compared with one process with the whole batch, in float64."""
 
 import copy
 import importlib.util
@@ -30,7 +30,7 @@ def part(batch: Batch, start: int, size: int) -> Batch:
 
 
 def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
-    """A step as `every_method.step`, on a share of SIZE samples; losses add up to the batch's mean."""
+    """Like `every_method.step`, on a share of SIZE samples; the losses add up to the batch's mean."""
     inputs, labels = batch
     asked = method.before_forward(loop, inputs, labels)
     outputs = loop.network(inputs, **asked)
@@ -49,7 +49,7 @@ def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
 
 
 def descend(model: nn.Module) -> dict[str, Tensor | None]:
-    """Take a step of plain descent; the gradients."""
+    """Take a step of gradient descent; return the gradients."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -63,7 +63,7 @@ def plain(report: Report) -> dict[str, Tensor]:
 
 
 def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> list[tuple[Any, Any, Any]]:
-    """Gradients, report and state of every step: of this process's share, or of the whole batch."""
+    """Gradients, report and state of every step, on this process's share or on the whole batch."""
     model = Model(mixed=mixed)
     steps: list[tuple[Any, Any, Any]] = []
     if name == REFRESHED:
@@ -121,7 +121,7 @@ def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, 
 
 
 def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
-    """Process 0 takes its share in three parts, process 1 in one; gradients, and the sums that were begun."""
+    """Process 0 has three micro-batches, process 1 one; return the gradients and the collectives."""
     model, method = Model(), MMPareto()
     method.reduce, loop = SumReducer(), Loop(model, batch_of(size=SIZE))
     begun = count_sums()
@@ -135,7 +135,7 @@ def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
 
 
 def count_sums() -> list[str]:
-    """A list that takes up every collective and every backward pass from now on."""
+    """A list to which every collective and every backward pass is appended from now on."""
     begun: list[str] = []
     all_reduce, grad = dist.all_reduce, torch.autograd.grad
 
@@ -193,7 +193,7 @@ def test_every_process_is_told_of_a_loss_that_is_not_finite_in_one(tmp_path: Pat
 
 
 def as_laid_out() -> list[Any]:
-    """The strides of a convolution's gradient where weights have their channels last, and those of the weight."""
+    """Strides of a convolution's gradient and of its weight, in channels-last format."""
     model = Model().to(memory_format=torch.channels_last)
     method = MMPareto()
     method.reduce = SumReducer()

@@ -30,7 +30,7 @@ class OGM(Modulation):
 
     κ_k multiplies the joint loss's gradients of encoder k's 4-D weights (convolutions), as in the released code
     (GeWu-Lab/OGM-GE_CVPR2022). Paper and code have two modalities; if both are equally confident, the code slows down
-    the second one and the paper neither, as we do. Modulation is active from epoch `modulation_starts` to epoch
+    the first one and the paper neither, as we do. Modulation is active from epoch `modulation_starts` to epoch
     `modulation_ends`, both included. With one modality, κ = 1. One backward pass.
 
     In your own loop, call `set_epoch(…)` when an epoch begins; otherwise modulation is always active. `backward` needs
