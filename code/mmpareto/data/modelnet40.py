@@ -323,7 +323,7 @@ class _Views:
         """Whether both are there."""
         return all(_view_path(out, view, sample).exists() for view in VIEWS)
 
-    def make(self, sample: Shape, out: Path) -> None:
+    def build(self, sample: Shape, out: Path) -> None:
         """Write both, when both could be made.
 
         Raises:
