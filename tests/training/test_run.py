@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.layout import fingerprint
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.loading.layout import fingerprint
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint
@@ -254,8 +254,8 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--gpu_ids 99", "--gpu_ids names GPU 99"),
         ("--amp fp16", "fp16 needs a GPU"),
         ("--pretrained nowhere.pth", r"nowhere\.pth"),
-        ("--data nowhere", "there is no folder nowhere"),
-        ("--data empty", "no prepared data set"),
+        ("--data nowhere", "nowhere does not exist"),
+        ("--data empty", "not a prepared data set"),
         ("--audio spectrogram", "without the feature 'spectrogram'"),
         ("--weights parameter --rescale encoder", "has no meaning"),
         ("--variant paper --weights parameter", "has no meaning"),

@@ -21,16 +21,16 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.data import cremad
-from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.data_set import Facts
+from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
 from mmpareto.data.generated.synthetic_faces import HEIGHT, WIDTH, Look, film
 from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, Speech, Voice, speak
-from mmpareto.data.preparing import clip_preparation
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.preparation import About, locked
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split, stratified
-from mmpareto.data.workers import cores, outcomes
+from mmpareto.data.preparation import clip_preparation
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split, stratified
+from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.progress import progress
@@ -171,14 +171,14 @@ def settings_of(clips: int, actors: int, seed: int) -> dict[str, int]:
     return {"version": VERSION, "clips": clips, "actors": actors, "seed": seed}
 
 
-class Synthetic(ClipSet):
+class Synthetic(ClipDatasetBuilder):
     """420 made-up clips of 12 made-up actors; for trying the software, not the methods."""
 
     name = "synthetic"
     title = "synthetic stand-in"
     synthetic = True
     banner = BANNER
-    facts = Facts(
+    download = DownloadInfo(
         size="420 clips of at least 3.2 s (--clips), 12 actors, six emotions; four fifths for training",
         terms="made here, by this program",
         page="made by `python code/prepare.py synthetic`",
@@ -227,7 +227,7 @@ class Synthetic(ClipSet):
         return clip_preparation.prepare_clips(
             found,
             _split(found, seed),
-            About(cls.name, cls.title, cls.synthetic, cls.classes),
+            DatasetInfo(cls.name, cls.title, cls.synthetic, cls.classes),
             out=out,
             fps=fps,
             audio=audio,
@@ -280,7 +280,9 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, workers: int | None) -> None:
-    results = outcomes(partial(_write_clip, folder, seed), clips, workers or cores(), crashed=lambda clip: clip)
+    results = outcomes(
+        partial(_write_clip, folder, seed), clips, workers or available_cores(), crashed=lambda clip: clip
+    )
     with contextlib.closing(results) as done:
         for crashed in progress(done, total=len(clips), unit="clip", desc="drawing and speaking", disable=not clips):
             if crashed is not None:

@@ -1,0 +1,85 @@
+"""Options for reading a prepared folder, the list of its samples, and the formats of its audio features."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """Options for reading a prepared folder; the fields have the names of train.py's flags.
+
+    Attributes:
+        audio: the audio feature, "fbank" or "spectrogram".
+        frames: frames per clip.
+        image_size: side of the square images, in pixels.
+        crop_scale: range of the fraction of the area that a training crop covers.
+        audio_frames: number of time steps to keep, from the beginning; None for all, as published. Fewer save time on a
+            few CPU cores if the clips are short and the rest is padding.
+        audio_pool: average over blocks of this many (time steps, frequencies) after that; also for small runs.
+        n_classes: number of classes, for data sets that leave a choice; 1 for regression.
+        cache: keep decoded images in a memory-mapped file (`image_cache`).
+    """
+
+    audio: str = "fbank"
+    frames: int = 2
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    audio_frames: int | None = None
+    audio_pool: tuple[int, int] = (1, 1)
+    n_classes: int | None = None
+    cache: bool = False
+
+
+def options_of(description: Mapping[str, Any]) -> InputOptions:
+    """The options recorded in `PreparedDataset.description`."""
+    return InputOptions(
+        audio=description["audio"],
+        frames=description["frames"],
+        image_size=description["image_size"],
+        audio_frames=description["audio_frames"],
+        audio_pool=tuple(description["audio_pool"]),
+        n_classes=description.get("n_classes"),
+    )
+
+
+class SampleList(NamedTuple):
+    """The samples of a split.
+
+    Attributes:
+        classes: names; a label is an index into this list.
+        names: of the samples.
+        labels: of the samples; floating-point scores for a regression, whose only class is "score".
+        indices: of the samples in the split's list.
+        scores: scores from which the labels were derived, if the literature reports metrics of them; else [].
+    """
+
+    classes: list[str]
+    names: list[str]
+    labels: list[Any]
+    indices: list[int]
+    scores: list[float] = []  # noqa: RUF012 (never modified)
+
+    def subset(self, chosen: Sequence[int]) -> "SampleList":
+        """The samples at positions `chosen`, in that order."""
+        return SampleList(
+            self.classes,
+            [self.names[i] for i in chosen],
+            [self.labels[i] for i in chosen],
+            [self.indices[i] for i in chosen],
+            [self.scores[i] for i in chosen] if self.scores else [],
+        )
+
+
+class FeatureFiles(NamedTuple):
+    """Files of one kind of audio feature: <folder>/<clip>.pt, float32."""
+
+    folder: str
+    shape: tuple[int, int]
+    time_axis: int
+
+
+FEATURE_FILES = {
+    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
+    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
+}

@@ -1,0 +1,118 @@
+"""A split of a prepared data set, as a PyTorch data set."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.options import InputOptions, SampleList, options_of
+from mmpareto.data.loading.sampling import fixed_frames, sample_generator
+from mmpareto.data.loading.sources import Normalisation, Source, audio_input, resized
+from mmpareto.errors import InputError
+
+
+class Sample(NamedTuple):
+    """A sample; `batches.Batch` is a batch of them."""
+
+    inputs: dict[str, Tensor]
+    """Modality → input."""
+    label: int
+    dataset_index: int
+    """Its index in the data set."""
+    flips: dict[str, Tensor]
+    """Modality → (frames,) bool: images to be mirrored on the device; {} in evaluation."""
+
+
+class PreparedDataset(torch.utils.data.Dataset[Sample]):
+    """The samples of a split, with one source per modality.
+
+    Images are returned as uint8 (…, C, height, width); `batches.to_device` normalises and mirrors them. Everything
+    random in training is a function of (seed, epoch, index) alone: there is no state, and no global generator is used.
+
+    Arguments:
+        folder: the prepared folder.
+        samples: the samples.
+        sources: modality → source of its inputs.
+        prepared: the content of prepared.json; {} if there is none.
+        options: for reading the folder.
+        training: draw frames, crops and flips at random.
+        seed: of the random draws, ≥ 0.
+
+    Reading a sample raises InputError for a damaged or missing file.
+
+    Attributes:
+        classes: class names; a label is an index into this list.
+        names, labels: of the samples, by index.
+        scores: scores from which the labels were derived, for `DatasetBuilder.extra_metrics`.
+        channels: modality → size of its encoder's input.
+        normalisation: modality → normalisation of its images; without modalities that are not images.
+        description: what is needed to treat another sample in the same way; only numbers, strings, lists and dicts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: SampleList,
+        sources: Mapping[str, Source],
+        prepared: dict[str, Any],
+        options: InputOptions,
+        *,
+        training: bool,
+        seed: int = 0,
+    ) -> None:
+        self.folder, self.sources, self.prepared, self.training, self.seed = folder, sources, prepared, training, seed
+        self.classes, self.names, self.labels, self._indices, self.scores = samples
+        self.channels: dict[str, int] = {name: source.channels for name, source in self.sources.items()}
+        self.normalisation: Mapping[str, Normalisation] = {
+            name: source.normalisation for name, source in self.sources.items() if source.normalisation is not None
+        }
+        self.description: dict[str, Any] = {
+            **dataclasses.asdict(options),
+            "audio_pool": list(options.audio_pool),
+            "crop_scale": list(options.crop_scale),
+            "classes": self.classes,
+            "channels": self.channels,
+            "fps": self.prepared.get("fps"),
+            "normalisation": {name: [list(values) for values in n] for name, n in self.normalisation.items()},
+        }
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Return the sample at `index`, or (epoch, index); a plain index means epoch 0."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        generator = sample_generator(self.seed, epoch, index) if self.training else None
+        inputs, flips = {}, {}
+        for name, source in self.sources.items():
+            values = inputs[name] = source.read(self._indices[index], generator)
+            if generator is not None and source.mirrors:
+                images = len(values) if values.dim() == 4 else 1
+                flips[name] = torch.from_numpy(generator.random(images) < 0.5)
+        return Sample(inputs, self.labels[index], index, flips)
+
+
+def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of a clip that is in no prepared folder, as evaluation would read them from one.
+
+    Arguments:
+        description: of the data set that the model was trained on (`PreparedDataset.description`).
+        audio_feature: the feature of kind `description["audio"]`: (1024, 128) or (257, 188).
+        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
+
+    Returns:
+        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension.
+
+    Raises:
+        InputError: the feature has another shape, or there is no frame.
+    """
+    options = options_of(description)
+    layout.check_feature(audio_feature, options.audio, "the audio feature")
+    if not frames:
+        raise InputError("the clip has no frame; pass a video with at least one.")
+    images = [resized(frames[number - 1], options.image_size) for number in fixed_frames(len(frames), options.frames)]
+    return {"audio": audio_input(audio_feature.float(), options), "visual": torch.stack(images)}

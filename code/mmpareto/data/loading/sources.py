@@ -1,0 +1,240 @@
+"""Sources: each reads the inputs of one modality from a prepared folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch import Tensor
+from torchvision.io import ImageReadMode
+from torchvision.transforms.v2 import functional as transforms
+
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.image_cache import ImageCache
+from mmpareto.data.loading.options import FEATURE_FILES, InputOptions
+from mmpareto.data.loading.sampling import fixed_frames, random_crop, random_frames
+from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
+from mmpareto.errors import InputError
+
+
+class Normalisation(NamedTuple):
+    """Conversion of uint8 images to float32, (x / 255 − mean) / std per channel; mirroring negates some channels."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    negated: Sequence[int] = ()
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Source(Protocol):
+    """Reads the inputs of one modality for the samples of a split.
+
+    Attributes:
+        channels: size of the encoder's input: channels of an image, or features per step of a sequence.
+        normalisation: of uint8 images; None for other inputs.
+        mirrors: whether training mirrors the images at random.
+    """
+
+    channels: int
+    normalisation: Normalisation | None
+    mirrors: bool
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the input of the sample at `index` of the split's list.
+
+        Arguments:
+            generator: for the random draws of training; None in evaluation.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+
+
+class AudioSource:
+    """The audio feature of a clip as float32 (1, time, frequency), or (1, frequency, time) for the spectrogram.
+
+    Arguments:
+        folder: the prepared folder.
+        names: of the clips.
+        options: `audio`, `audio_frames` and `audio_pool`.
+    """
+
+    channels = 1
+    normalisation: Normalisation | None = None
+    mirrors = False
+
+    def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
+        self.folder, self.names, self.options = folder, names, options
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the feature, cut and pooled."""
+        return audio_input(layout.read_feature(self.folder, self.names[index], self.options.audio), self.options)
+
+
+class _SeveralFrames:
+    """Several frames of a clip, uint8 (frames, C, size, size), chosen as in the released MMPareto code.
+
+    Training draws the frames (`random_frames`), crops each independently (`random_crop`) and resizes it; evaluation
+    reads fixed frames (`fixed_frames`), resized without keeping their aspect ratio.
+    """
+
+    mirrors = True
+    frames_folder: str
+
+    def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
+        self.folder, self.names, self.options = folder, names, options
+        self._counts: dict[int, int] = {}
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the frames."""
+        available, wanted = self._count(index), self.options.frames
+        numbers = fixed_frames(available, wanted) if generator is None else random_frames(available, wanted, generator)
+        return torch.stack([cropped(self.frame(index, number), self.options, generator) for number in numbers])
+
+    def frame(self, index: int, number: int) -> Tensor:
+        """Return frame `number` (from 1) of a clip, uncropped."""
+        raise NotImplementedError
+
+    def _count(self, index: int) -> int:
+        if index not in self._counts:
+            self._counts[index] = layout.count_frames(self.folder, self.names[index], self.frames_folder)
+        return self._counts[index]
+
+
+class FramesSource(_SeveralFrames):
+    """Frames of a clip as uint8 (frames, 3, size, size), RGB.
+
+    Arguments:
+        folder: the prepared folder, with frames in visual/<clip>.
+        split: the split of `names`; part of the cache's name.
+        names: of the clips.
+        options: `frames`, `image_size`, `crop_scale` and `cache`.
+    """
+
+    channels = 3
+    normalisation: Normalisation | None = IMAGENET
+    frames_folder = "visual"
+
+    def __init__(self, folder: Path, split: str, names: Sequence[str], options: InputOptions) -> None:
+        super().__init__(folder, names, options)
+        self._cache: ImageCache | None = None
+        if options.cache:
+            files = [self._file(index, n) for index in range(len(names)) for n in range(1, self._count(index) + 1)]
+            self._cache = ImageCache(folder, f"{split}-visual", files, options.image_size)
+
+    def frame(self, index: int, number: int) -> Tensor:
+        """Return frame `number` (from 1) of a clip, uint8 (3, height, width)."""
+        if self._cache is not None:
+            return self._cache(self._file(index, number))
+        return layout.read_frame(self.folder, self.names[index], number)
+
+    def _file(self, index: int, number: int) -> Path:
+        return layout.frame_path(self.folder, self.names[index], number)
+
+
+class FlowSource(_SeveralFrames):
+    """Optical flow of a clip as uint8 (frames, 2, size, size), with frames and crops chosen as in `FramesSource`.
+
+    Images are resized without scaling their values, as in two-stream networks. In a mirror image, horizontal motion is
+    reversed, so mirroring negates u. The mean is that of no motion, and the standard deviation the mean of ImageNet's
+    three, as in Temporal Segment Networks.
+
+    Arguments:
+        folder: the prepared folder, with images in flow_u/<clip> and flow_v/<clip>.
+        names: of the clips.
+        options: `frames`, `image_size` and `crop_scale`; there is no cache of flow.
+    """
+
+    channels = 2
+    normalisation: Normalisation | None = Normalisation((0.5, 0.5), (0.226, 0.226), negated=(0,))
+    frames_folder = FLOW_FOLDERS[0]
+
+    def frame(self, index: int, number: int) -> Tensor:
+        """Return the flow from frame `number` (from 1) of a clip to the next, uint8 (2, height, width).
+
+        Raises:
+            InputError: an image is missing or damaged, or the two components differ in size.
+        """
+        paths = [self.folder / part / self.names[index] / f"frame_{number:05d}.jpg" for part in FLOW_FOLDERS]
+        u, v = (layout.read_image(path, "delete its folder and prepare again", ImageReadMode.GRAY) for path in paths)
+        if u.shape != v.shape:
+            raise InputError(f"{paths[0]} and {paths[1]} differ in size; delete their folders and prepare again.")
+        return torch.cat([u, v])
+
+
+class ImageSource:
+    """One image per sample as uint8 (3, size, size), RGB; cropped in training like frames.
+
+    Arguments:
+        files: one JPEG or PNG file per sample.
+        options: `image_size`, `crop_scale` and `cache`.
+        cache: the prepared folder, and the name of the cache in it.
+    """
+
+    channels = 3
+    normalisation: Normalisation | None = IMAGENET
+    mirrors = True
+
+    def __init__(self, files: Sequence[Path], options: InputOptions, cache: tuple[Path, str] | None = None) -> None:
+        self.files, self.options = files, options
+        self._cache = ImageCache(*cache, files, options.image_size) if options.cache and cache else None
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the image."""
+        path = self.files[index]
+        whole = self._cache(path) if self._cache else layout.read_image(path, "prepare the data set again")
+        return cropped(whole, self.options, generator)
+
+
+class ArraySource:
+    """Rows of a .npy file, unchanged; the file is memory-mapped.
+
+    Arguments:
+        path: file of an array (N, …).
+        channels: of a row.
+        normalisation: of uint8 images; None for other inputs.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+
+    mirrors = False
+
+    def __init__(self, path: Path, channels: int, normalisation: Normalisation | None) -> None:
+        self.channels, self.normalisation = channels, normalisation
+        try:
+            self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the row."""
+        return torch.from_numpy(np.array(self.rows[index]))
+
+
+def cropped(image: Tensor, options: InputOptions, generator: np.random.Generator | None) -> Tensor:
+    """Crop uint8 (C, H, W) to a random rectangle in training, and resize it to (C, size, size)."""
+    if generator is not None:
+        height, width = image.shape[1:]
+        image = transforms.crop(image, *random_crop(height, width, generator, options.crop_scale))
+    return resized(image, options.image_size)
+
+
+def resized(image: Tensor, size: int) -> Tensor:
+    """Resize uint8 (C, H, W) to (C, size, size) as PIL does: bilinear, antialiased."""
+    return transforms.resize(image, [size, size], interpolation=transforms.InterpolationMode.BILINEAR, antialias=True)
+
+
+def audio_input(feature: Tensor, options: InputOptions) -> Tensor:
+    """Add the channel dimension, and cut and pool as the options say."""
+    axis = FEATURE_FILES[options.audio].time_axis
+    if options.audio_frames is not None:
+        feature = feature.narrow(axis, 0, min(options.audio_frames, feature.shape[axis]))
+    feature = feature.unsqueeze(0)
+    time, frequency = options.audio_pool
+    pool = (time, frequency) if axis == 0 else (frequency, time)
+    return feature if pool == (1, 1) else F.avg_pool2d(feature, pool)

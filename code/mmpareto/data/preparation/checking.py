@@ -1,0 +1,111 @@
+"""Check of a prepared folder against its own lists and checksums; it changes nothing."""
+
+import dataclasses
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mmpareto.data.dataset_builder import DatasetBuilder
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.data.preparation.prepared_folder import CHECKSUMS, sha256
+from mmpareto.data.preparation.report import shortened
+from mmpareto.data.workers import available_cores
+from mmpareto.errors import InputError
+from mmpareto.progress import progress
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass
+class CheckReport:
+    """Result of a check.
+
+    Attributes:
+        title, folder, fingerprint: of the data set; runs record the fingerprint in config.json.
+        counts: part → class → number of samples.
+        files: number of files whose checksums were compared; None if the folder has no checksums.
+        wrong: one sentence per problem.
+    """
+
+    title: str
+    folder: Path
+    fingerprint: str
+    counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    files: int | None = None
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def text(self) -> str:
+        """The report for people."""
+        sums = f"{self.files} files compared" if self.files is not None else f"none: there is no {CHECKSUMS}"
+        lines = [f"{self.title} in {self.folder}", f"fingerprint      {self.fingerprint}", f"checksums        {sums}"]
+        for part, counts in self.counts.items():
+            total, least, most = max(sum(counts.values()), 1), min(counts.values()), max(counts.values())
+            balance = f"{least} to {most} per class ({least / total:.1%} to {most / total:.1%})"
+            lines.append(f"{part:17}{sum(counts.values())} samples in {len(counts)} classes, {balance}")
+        lines.append(f"wrong            {len(self.wrong)}")
+        return "\n".join([*lines, *shortened([f"    {sentence}" for sentence in self.wrong])])
+
+
+def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
+    """Compare all checksums, and read every sample of every list as evaluation does.
+
+    Raises:
+        InputError: `folder` is not a prepared data set, or one of its lists is damaged.
+    """
+    prepared = layout.read_prepared(folder)
+    report = CheckReport(str(prepared.get("title", dataset.title)), folder, layout.fingerprint(folder))
+    _compare_checksums(folder, report)
+    for part in PARTS:
+        if part == "valid" and not (folder / "valid.csv").is_file():
+            continue
+        samples = dataset.open(folder, part, training=False, options=_options(prepared))
+        tally = Counter(samples.labels)
+        report.counts[part] = {name: tally[label] for label, name in enumerate(samples.classes)}
+        recorded, listed = prepared.get("clips", {}).get(part), len(layout.read_names(folder, part))
+        if recorded not in (None, listed):
+            report.wrong.append(f"{part}.csv lists {listed} samples, but prepared.json says {recorded}")
+        _read_all(samples, part, report)
+    return report
+
+
+def _options(prepared: dict[str, Any]) -> InputOptions:
+    """Options that read the audio feature that the folder has."""
+    kinds = prepared.get("audio")
+    return InputOptions(audio=str(kinds[0]) if isinstance(kinds, list) and kinds else "fbank")
+
+
+def _compare_checksums(folder: Path, report: CheckReport) -> None:
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def problem(line: tuple[str, str, str]) -> str | None:
+        expected, _, name = line
+        try:
+            return None if sha256(folder / name) == expected else f"{name} has changed since it was prepared (checksum)"
+        except OSError:
+            return f"{name} is missing"
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        problems = progress(pool.map(problem, lines), total=len(lines), unit="file", desc="checksums", disable=None)
+        report.wrong += [sentence for sentence in problems if sentence is not None]
+    report.files = len(lines)
+
+
+def _read_all(samples: PreparedDataset, part: str, report: CheckReport) -> None:
+    def problem(index: int) -> str | None:
+        try:
+            inputs = samples[index].inputs
+        except InputError as error:
+            return str(error)
+        bad = [name for name, x in inputs.items() if x.is_floating_point() and not bool(x.isfinite().all())]
+        return f"{samples.names[index]}: {bad[0]} contains numbers that are not finite" if bad else None
+
+    indices = range(len(samples))
+    with ThreadPoolExecutor(available_cores()) as pool:  # decoding releases the interpreter lock
+        problems = progress(pool.map(problem, indices), total=len(indices), unit="sample", desc=part, disable=None)
+        report.wrong += [sentence for sentence in problems if sentence is not None]
