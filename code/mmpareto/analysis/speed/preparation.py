@@ -24,9 +24,9 @@ import av
 import numpy as np
 
 from mmpareto.data import synthetic
-from mmpareto.data.generated.synthetic_voices import RATE
 from mmpareto.data.preparing.clip_preparation import ClipMaking, RawClip
 from mmpareto.data.raw.media import read_audio, resample
+from mmpareto.data.synthetic import RATE
 from mmpareto.data.workers import cores, outcomes
 from mmpareto.errors import InputError
 
@@ -235,7 +235,7 @@ def _drawn(place: int, size: tuple[int, int], count: int) -> tuple[np.ndarray, l
     noisy = (
         drawn[number % len(drawn)] + rng.integers(-6, 7, (*size[::-1], 3), dtype=np.int16) for number in range(count)
     )
-    return speech.samples, [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
+    return speech, [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
 
 
 def _encode(container: Any, stream: Any, pictures: Sequence[np.ndarray]) -> None:
