@@ -52,7 +52,8 @@ def film(emotion: str, intensity: float, speech: np.ndarray, of_actor: Rng, rng:
     for start in range(0, len(speech), HOLD):
         picture = Image.new("RGB", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING), backdrop)
         now = Expression(*full * (0.8 + 0.2 * np.sin(np.pi * start / len(speech))))  # strongest in the middle
-        _draw(_Pen(picture, centre, size, tilt), look, now, speech[start], clothes)
+        sway = np.array([3 * SUPERSAMPLING * np.sin(start / 20), 0])
+        _draw(_Pen(picture, centre + sway, size, tilt), look, now, speech[start], clothes)
         yield from [picture.reduce(SUPERSAMPLING)] * min(HOLD, len(speech) - start)
 
 

@@ -22,7 +22,7 @@ Prosody = namedtuple("Prosody", "pitch range loudness rate tilt breath tremor")
 PROSODIES = {
     "NEU": Prosody(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     "HAP": Prosody(6.0, 1.2, 3.0, 0.1, 1.0, 0.0, 0.0),
-    "SAD": Prosody(-1.0, -1.2, -9.0, -0.4, -4.0, 0.25, 0.0),
+    "SAD": Prosody(-1.0, -1.2, -9.0, -0.4, -4.0, 0.05, 0.0),
     "FEA": Prosody(8.0, -0.8, -3.0, 0.5, 1.0, 0.4, 1.5),
     "DIS": Prosody(-3.0, 0.3, -2.0, -0.4, -2.0, 0.1, 0.0),
     "ANG": Prosody(3.0, 0.5, 9.0, 0.3, 5.0, 0.1, 0.0),
