@@ -64,11 +64,11 @@ def _is_prepared(out: Path) -> bool:
 
 
 def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
-    from mmpareto.data.preparing.archives import SUFFIXES, unpacked
+    from mmpareto.data.preparation.archives import SUFFIXES, unpacked
 
     raw = options.get("raw")
     if raw is not None and not raw.exists():
-        raise InputError(f"{raw} is not there; {dataset.title} can be had from {dataset.facts.page}.")
+        raise InputError(f"{raw} is not there; {dataset.title} can be had from {dataset.download.page}.")
     if raw is not None and raw.name.lower().endswith(SUFFIXES):
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
@@ -77,7 +77,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
 
 
 def _check(dataset: Any, out: Path) -> bool:
-    from mmpareto.data.preparing.checking import check
+    from mmpareto.data.preparation.checking import check
 
     found = check(dataset, out)
     print(found.text())
@@ -85,7 +85,7 @@ def _check(dataset: Any, out: Path) -> bool:
 
 
 def _draw(dataset: Any, out: Path, sheet: Path) -> None:
-    from mmpareto.data.preparing.sheet import contact_sheet
+    from mmpareto.data.preparation.sheet import contact_sheet
     from mmpareto.training.data import recipe_options
 
     contact_sheet(dataset.open(out, "train", training=True, options=recipe_options(dataset.name)), dataset.title, sheet)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.samples import PreparedDataset
 from PIL import Image
 
 OPTIONS = {field.name for field in dataclasses.fields(InputOptions)}
@@ -20,7 +20,7 @@ SHAPES = {"fbank": ("audio", (1024, 128)), "spectrogram": ("audio_spectrogram", 
 def open_clips(folder: Path, split: str, **given: Any) -> PreparedDataset:
     """A split of a prepared folder; the fields of `InputOptions` are arguments, too."""
     options = InputOptions(**{name: given.pop(name) for name in OPTIONS & set(given)})
-    return ClipSet.open(folder, split, options=options, **given)
+    return ClipDatasetBuilder.open(folder, split, options=options, **given)
 
 
 def write_prepared(

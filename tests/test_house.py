@@ -89,10 +89,10 @@ def test_integration_imports_torch_and_itself_only() -> None:
 
 
 def test_what_data_sets_share_knows_none_of_them() -> None:
-    rooms = ("raw", "generated", "prepared", "preparing")
+    rooms = ("raw", "generated", "preparation", "loading")
     inside = {name for name in modules() if name.startswith(tuple(f"mmpareto.data.{room}" for room in rooms))}
     assert len(inside) > 20
-    allowed = inside | {"mmpareto.data.data_set", "mmpareto.data.workers"}
+    allowed = inside | {"mmpareto.data.dataset_builder", "mmpareto.data.workers"}
     for name in inside:
         assert {module for module in own(name) if module.startswith("mmpareto.data.")} <= allowed, name
 

@@ -157,7 +157,7 @@ def test_which_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         return command.slots_of(tables.parser().parse_args(["main", *words]))
 
     monkeypatch.setattr(command, "_gpus", lambda: 0)
-    monkeypatch.setattr(command, "cores", lambda: 64)
+    monkeypatch.setattr(command, "available_cores", lambda: 64)
     assert slots() == ["cpu"] * 2 and slots("--slots", "5") == ["cpu"] * 5 and slots("--gpu_ids", "cpu") == ["cpu"] * 2
     monkeypatch.setattr(command, "_gpus", lambda: 3)
     assert slots() == ["0", "1", "2"] and slots("--slots", "1") == ["cpu"]

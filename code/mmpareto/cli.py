@@ -1,13 +1,14 @@
-"""How every entry point starts and leaves: one sentence for bad input, and the exit statuses of the house."""
+"""Common entry-point wrapper, argument parser and exit codes."""
 
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmpareto.errors import InputError
 
@@ -47,6 +48,30 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, for which `--batch-size` is another spelling of `--batch_size`.
+
+    Declare flags with underscores: that is the spelling in `--help`. Flags cannot be abbreviated. Subparsers are of
+    this class, too.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse `args` (default: `sys.argv[1:]`) as argparse does; flags that remain have underscores."""
+        return super().parse_known_args(with_underscores(sys.argv[1:] if args is None else args), namespace)
+
+
+def with_underscores(words: Sequence[str]) -> list[str]:
+    """A command line with the dashes inside its flags replaced by underscores; values, and all after `--`, are kept."""
+    end = list(words).index("--") if "--" in words else len(words)
+    return [_FLAG.sub(lambda flag: "--" + flag[1].replace("-", "_"), word) for word in words[:end]] + [*words[end:]]
+
+
+_FLAG = re.compile(r"^--([A-Za-z][\w-]*)(?=$|=)")
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -1,7 +1,6 @@
-"""Files that are there whole or not at all, and made by one process at a time."""
+"""Atomic writes and file locks."""
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on a clean exit rename it to `path`, otherwise remove it.
+    """Yield a temporary file beside `path`; on a clean exit rename it to `path`, otherwise remove it.
 
-    The folder of `path` is made. A reader, and a run that was killed, sees the old file or the new one.
+    Creates the folder of `path`. Readers, and whoever looks after a crash, see the old file or the new one, never half
+    of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,24 +28,55 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whole."""
+    """Write `text` to `path` atomically, in UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def file_lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Wait until no other process is inside with this lock file, which is made and stays.
+def file_lock(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file or folder; see `acquire_lock`.
 
-    A process that dies inside has left, too.
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = acquire_lock(path, wait=wait)
+    if descriptor is None:
+        raise BlockingIOError(f"{path} is locked by another process")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
+        os.close(descriptor)
+
+
+def acquire_lock(path: str | os.PathLike[str], *, wait: bool = True) -> int | None:
+    """Lock a file or folder exclusively; return an open descriptor that holds the lock.
+
+    Pass the descriptor to `os.close` to release the lock. A child process that inherits it (`pass_fds` of
+    `subprocess.Popen`) holds the lock, too, even if this process is killed; a process that dies releases its hold.
+    A path that does not exist is created as an empty file, which is not removed afterwards.
+
+    Arguments:
+        wait: until no other process holds the lock; if false, return None where one does.
+
+    Raises:
+        OSError: the file cannot be opened, or its file system has no locks.
+    """
+    from filelock import lock_descriptor  # a slow import, which --help should not wait for
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Opened for writing: file systems that are shared between machines refuse an exclusive lock otherwise.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locked = lock_descriptor(descriptor, blocking=wait)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if not locked:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _umask() -> int:

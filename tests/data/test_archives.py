@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmpareto.data.preparing.archives import MARKER, unpacked
+from mmpareto.data.preparation.archives import MARKER, unpacked
 from mmpareto.errors import InputError
 
 FILES = {"set/a.txt": b"a" * 1000, "set/deep/er/b.bin": bytes(range(256)) * 20, "set/empty": b"", "ünï.txt": b"x"}

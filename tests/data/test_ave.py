@@ -3,7 +3,7 @@ import csv
 import pytest
 import raw_mp4
 from mmpareto.data.ave import AVE, HEADER, read_lists
-from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
 
 SPEECH = "Male speech, man speaking"

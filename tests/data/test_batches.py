@@ -3,8 +3,8 @@ import os
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import Batch, EpochOrder, make_loader, stop_workers, to_device
+from mmpareto.data.loading.samples import PreparedDataset
 from prepared_clips import open_clips, write_prepared
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmpareto.data.cgmnist import CGMNIST
 from mmpareto.data.generated.colouring import PALETTE, coloured, gray_of, ink_colours
-from mmpareto.data.preparing.archives import unpacked
+from mmpareto.data.preparation.archives import unpacked
 from mmpareto.errors import InputError
 
 Array = npt.NDArray[Any]

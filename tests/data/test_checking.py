@@ -9,8 +9,8 @@ import pytest
 import raw_clips
 import torch
 from mmpareto.data.cremad import CREMAD
-from mmpareto.data.prepared.layout import fingerprint
-from mmpareto.data.preparing.checking import check
+from mmpareto.data.loading.layout import fingerprint
+from mmpareto.data.preparation.checking import check
 from mmpareto.errors import InputError
 
 NAMES = raw_clips.names(actors=2)

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.raw.clip_reading import read_clip
-from mmpareto.data.raw.features import FEATURES, _ResampledMean, filterbank
-from mmpareto.data.raw.media import (
-    MediaError,
-    NoAudioError,
-    NoFrameError,
-    encode_jpeg,
-    read_audio,
-    read_frames,
-    resample,
-)
+from mmpareto.data.raw.containers import MediaError, NoAudioError, NoFrameError
+from mmpareto.data.raw.features import FEATURES, _ResampledMean, filterbank, resample
+from mmpareto.data.raw.media import encode_jpeg, read_audio, read_clip, read_frames
 from mmpareto.errors import InputError
 from PIL import Image
 

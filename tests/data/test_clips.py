@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.prepared import sources
-from mmpareto.data.prepared.batches import Batch, make_loader, to_device
-from mmpareto.data.prepared.clips import prepare_input
-from mmpareto.data.prepared.layout import read_frame
+from mmpareto.data.loading import sources
+from mmpareto.data.loading.batches import Batch, make_loader, to_device
+from mmpareto.data.loading.layout import read_frame
+from mmpareto.data.loading.samples import prepare_input
 from PIL import Image
 from prepared_clips import open_clips, write_prepared
 from torch.utils.data import default_collate

@@ -5,7 +5,7 @@ import pytest
 import raw_clips
 import torch
 from mmpareto.data import cremad
-from mmpareto.data.preparing.splits import PublishedFile
+from mmpareto.data.preparation.splits import PublishedFile
 from mmpareto.errors import InputError
 from PIL import Image
 

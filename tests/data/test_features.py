@@ -4,8 +4,8 @@ import pytest
 import raw_clips
 import torch
 import torchaudio.compliance.kaldi
-from mmpareto.data.raw.features import FEATURES, filterbank, spectrogram
-from mmpareto.data.raw.media import read_audio, resample
+from mmpareto.data.raw.features import FEATURES, filterbank, resample, spectrogram
+from mmpareto.data.raw.media import read_audio
 from mmpareto.errors import InputError
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.prepared.batches import Batch, to_device
-from mmpareto.data.prepared.flow_source import FlowSource
-from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.loading.batches import Batch, to_device
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.sources import FlowSource
 from mmpareto.errors import InputError
 from PIL import Image
 

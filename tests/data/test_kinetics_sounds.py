@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmpareto.data import kinetics_sounds
 from mmpareto.data.kinetics_sounds import KineticsSounds, class_names, raw_key, read_lists
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.preparing.clip_preparation import RawClip
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.errors import InputError
 
 # As in the published files: six digits and an end in one list, as many as needed and no end in the other.

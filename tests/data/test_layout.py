@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import make_loader, stop_workers
-from mmpareto.data.prepared.clips import prepare_input
-from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.loading.batches import make_loader, stop_workers
+from mmpareto.data.loading.layout import fingerprint
+from mmpareto.data.loading.samples import prepare_input
 from mmpareto.errors import InputError
 from prepared_clips import open_clips, write_prepared
 

@@ -6,16 +6,9 @@ import pytest
 import raw_clips
 import torch
 import torchaudio.functional
-from mmpareto.data.raw.media import (
-    MediaError,
-    NoAudioError,
-    NoFrameError,
-    encode_jpeg,
-    read_audio,
-    read_frame_pairs,
-    read_frames,
-    resample,
-)
+from mmpareto.data.raw.containers import MediaError, NoAudioError, NoFrameError
+from mmpareto.data.raw.features import resample
+from mmpareto.data.raw.media import encode_jpeg, read_audio, read_frame_pairs, read_frames
 from mmpareto.errors import InputError
 from PIL import Image
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.data import mmsa
-from mmpareto.data.chsims import CHSIMS
-from mmpareto.data.data_set import InputOptions
-from mmpareto.data.mosei import MOSEI
-from mmpareto.data.mosi import MOSI
-from mmpareto.data.preparing.preparation import locked
+from mmpareto.data.dataset_builder import InputOptions
+from mmpareto.data.mmsa import CHSIMS, MOSEI, MOSI
+from mmpareto.data.preparation.prepared_folder import locked
 from mmpareto.errors import InputError
 
 SAMPLES = {"train": 6, "valid": 3, "test": 4}

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from mmpareto.data import modelnet40
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.modelnet40 import ModelNet40
-from mmpareto.data.prepared.reading import InputOptions
 from mmpareto.errors import InputError
 from PIL import Image
 

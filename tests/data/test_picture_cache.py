@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmpareto.data.prepared import layout, picture_cache
-from mmpareto.data.prepared.batches import EpochOrder, make_loader
+from mmpareto.data.loading import layout, picture_cache
+from mmpareto.data.loading.batches import EpochOrder, make_loader
 from mmpareto.errors import InputError
 from prepared_clips import open_clips, write_prepared
 from torchvision.transforms.v2 import functional as image

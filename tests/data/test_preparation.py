@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.prepared.feature_files import FEATURE_FILES
-from mmpareto.data.preparing.clip_preparation import RawClip, prepare_clips
-from mmpareto.data.preparing.preparation import About, locked
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.preparation.clip_preparation import RawClip, prepare_clips
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
+from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.features import FEATURES, filterbank
 from mmpareto.data.raw.media import read_audio, read_frames
 from mmpareto.errors import InputError
 from PIL import Image
 
-ABOUT = About("pets", "Pets", False, ("dog", "cat"))
+ABOUT = DatasetInfo("pets", "Pets", False, ("dog", "cat"))
 CLIPS = ("-a dog", "b_cat", "c_dog", "d_cat")  # ids of videos may begin with a dash
 SPLIT = Split(["d_cat", "-a dog", "b_cat"], ["c_dog"], "the split of this test")
 

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.prepared.sampling import fixed_frames, random_crop, random_frames, sample_generator
+from mmpareto.data.loading.sampling import fixed_frames, random_crop, random_frames, sample_generator
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.preparing.sheet import contact_sheet
+from mmpareto.data.preparation.sheet import contact_sheet
 from mmpareto.errors import InputError
 from PIL import Image
 from prepared_clips import open_clips

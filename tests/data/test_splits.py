@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpareto.data.preparing.splits import PublishedFile, published_split, random_split, speaker_split, stratified
+from mmpareto.data.preparation.splits import PublishedFile, published_split, random_split, speaker_split, stratified
 from mmpareto.errors import InputError
 
 LABELS = {f"{actor}_{i}_{label}": label for actor in range(1001, 1021) for i in range(3) for label in ("A", "B")}

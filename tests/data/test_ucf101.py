@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import raw_mp4
 import torch
-from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.raw import optical_flow
 from mmpareto.data.ucf101 import UCF101, read_lists
 from mmpareto.errors import InputError

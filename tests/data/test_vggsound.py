@@ -4,7 +4,7 @@ import pytest
 import raw_mp4
 from hypothesis import given
 from hypothesis import strategies as st
-from mmpareto.data.prepared.reading import InputOptions
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.vggsound import VGGSound, raw_key, read_list
 from mmpareto.errors import InputError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision, choose_devices, loader_workers

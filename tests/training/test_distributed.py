@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import EpochOrder, Share, SharedBatches
+from mmpareto.data.loading.batches import EpochOrder, Shard, ShardedBatches
 from mmpareto.errors import InputError
 from mmpareto.training import loop
 from mmpareto.training.batch_norm import synchronised
@@ -179,11 +179,11 @@ def go_on(folder: Path) -> int:
 
 
 def rows(samples: int, rank: int, count: int) -> Tensor:
-    return torch.arange(2.0 * samples).view(samples, 2)[list(Share(rank, count).of(samples))]
+    return torch.arange(2.0 * samples).view(samples, 2)[list(Shard(rank, count).indices(samples))]
 
 
 def tell() -> dict[str, Any]:
-    processes = Processes(Share(distributed.get_rank(), 3), together=True)
+    processes = Processes(Shard(distributed.get_rank(), 3), together=True)
     rank = processes.share.rank
     module = nn.Linear(2, 2)
     module.register_buffer("mean", torch.full((2,), float("nan") if rank == 2 else rank + 1.0))
@@ -222,7 +222,7 @@ def test_what_they_tell_each_other(tmp_path: Path) -> None:
 def test_the_shares_of_a_batch_are_all_of_it() -> None:
     order = EpochOrder(15, seed=3)
     order.set_epoch(2, start=7)
-    parts = [list(SharedBatches(order, 7, Share(rank, 3))) for rank in range(3)]
+    parts = [list(ShardedBatches(order, 7, Shard(rank, 3))) for rank in range(3)]
     whole = [key for _, key in list(order)]
     assert [sorted(key for part in parts for _, key in part[0]), len(parts[0])] == [sorted(whole[:7]), 2]
     assert [[key for _, key in part[1]] for part in parts] == [whole[7:]] * 3  # one sample: the others cut it off

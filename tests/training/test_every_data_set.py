@@ -19,9 +19,7 @@ import test_vggsound
 import torch
 import train
 from mmpareto.data import DATASETS
-from mmpareto.data.chsims import CHSIMS
-from mmpareto.data.mosei import MOSEI
-from mmpareto.data.mosi import MOSI
+from mmpareto.data.mmsa import CHSIMS, MOSEI, MOSI
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.training.data import recipe_options

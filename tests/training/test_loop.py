@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import EpochOrder
+from mmpareto.data.loading.batches import EpochOrder
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import Meter

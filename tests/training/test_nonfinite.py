@@ -5,7 +5,7 @@ from typing import Any
 import mmpareto.training.loop as loop
 import pytest
 import torch
-from mmpareto.data.prepared.batches import EpochOrder
+from mmpareto.data.loading.batches import EpochOrder
 from mmpareto.integration.report import Report
 from mmpareto.training.data import open_data
 from mmpareto.training.meters import FiniteWatch, NonFiniteError

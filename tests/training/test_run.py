@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.layout import fingerprint
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.loading.layout import fingerprint
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
 from mmpareto.training.checkpoints import save_checkpoint

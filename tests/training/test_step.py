@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmpareto import METHODS
-from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.training.loop import Trainer

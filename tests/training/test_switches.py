@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.training import devices
 from mmpareto.training.loop import Trainer

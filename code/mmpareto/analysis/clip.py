@@ -8,10 +8,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
-from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.prepared.batches import Batch
-from mmpareto.data.prepared.clips import prepare_input
-from mmpareto.data.raw.clip_reading import read_clip
+from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
+from mmpareto.data.loading.batches import Batch
+from mmpareto.data.loading.samples import prepare_input
+from mmpareto.data.raw.media import read_clip
 from mmpareto.errors import InputError
 from mmpareto.training.evaluation import predict
 
@@ -33,7 +33,7 @@ def predict_clip(
         InputError: a file cannot be read, or it is not known how the network's input was prepared.
     """
     description = trained.description
-    if not issubclass(DATASETS[trained.dataset], ClipSet):
+    if not issubclass(DATASETS[trained.dataset], ClipDatasetBuilder):
         raise InputError(f"{trained.path} is of {trained.dataset}; --clip is for data sets of sound and pictures.")
     if "classes" not in description:
         raise InputError(f"{trained.path} does not name its classes; --clip needs a checkpoint that train.py made.")

@@ -11,9 +11,9 @@ import torch
 from mmpareto.analysis.pictures.confusion import confusion_picture
 from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.batches import make_loader, stop_workers
-from mmpareto.data.prepared.clips import options_of
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import make_loader, stop_workers
+from mmpareto.data.loading.options import options_of
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.training.evaluation import Predictions, extra_metrics, figures, predict

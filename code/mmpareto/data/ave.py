@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_set import Found, RawClipSet
-from mmpareto.data.data_set import Facts
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.clip_dataset_builder import Found, RawClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
@@ -27,7 +27,7 @@ class Annotation(NamedTuple):
     video: str
 
 
-class AVE(RawClipSet):
+class AVE(RawClipDatasetBuilder):
     """4,143 events in 4,097 videos of 10 s from YouTube, 28 classes.
 
     A sample is an event: a video with two events is two samples of the same content, as in the published lists.
@@ -35,7 +35,7 @@ class AVE(RawClipSet):
 
     name = "ave"
     title = "AVE"
-    facts = Facts(
+    download = DownloadInfo(
         size="4,143 events in 4,097 videos of 10 s, 28 classes; published lists for training, validation and testing",
         terms="see its page; the videos are YouTube's, from AudioSet",
         page=PAGE,

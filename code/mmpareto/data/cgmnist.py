@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmpareto.data.data_set import DataSet, Facts
+from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.generated.colouring import Part, coloured, gray_of, ink_colours
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.preparing.preparation import (
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
-    About,
+    DatasetInfo,
     earlier,
     locked,
     sha256,
     write_lists,
     write_record,
 )
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.idx import read_idx
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 
 if TYPE_CHECKING:
-    from mmpareto.data.prepared.sources import ArraySource, Source
+    from mmpareto.data.loading.sources import ArraySource, Source
 
 COLOURED_PAGE = "https://github.com/feidfoe/learning-not-to-learn"
 MNIST_PAGE = "https://ossci-datasets.s3.amazonaws.com/mnist"  # the mirror that torchvision loads from
@@ -70,12 +70,12 @@ class Digits(NamedTuple):
     """int64 (N,)."""
 
 
-class CGMNIST(DataSet):
+class CGMNIST(DatasetBuilder):
     """70,000 handwritten digits, gray and in colour; in training the colour tells the digit, in test it does not."""
 
     name = "cgmnist"
     title = "CG-MNIST"
-    facts = Facts(
+    download = DownloadInfo(
         size="60,000 digits for training, 10,000 for testing; 12 MB (MNIST) and 165 MB (coloured), 220 MB prepared",
         terms="see their pages",
         page=f"{COLOURED_PAGE} (coloured), {MNIST_PAGE} (MNIST)",
@@ -131,7 +131,7 @@ class CGMNIST(DataSet):
             _write_arrays(out / ARRAYS, parts)
             write_lists(out, CLASSES, _lists(report, parts))
             report.prepared, report.seconds = report.found, time.monotonic() - started
-            write_record(report, About(cls.name, cls.title, False, CLASSES), {**record, "seed": seed}, [ARRAYS])
+            write_record(report, DatasetInfo(cls.name, cls.title, False, CLASSES), {**record, "seed": seed}, [ARRAYS])
         return report
 
     @classmethod
@@ -143,7 +143,7 @@ class CGMNIST(DataSet):
 
 
 def _array(folder: Path, split: str, name: str, samples: int) -> "ArraySource":
-    from mmpareto.data.prepared.sources import ArraySource, Normalisation
+    from mmpareto.data.loading.sources import ArraySource, Normalisation
 
     path = folder / ARRAYS / f"{split}_{name}.npy"
     source = ArraySource(path, CHANNELS[name], Normalisation(*NORMALISATION[name]))

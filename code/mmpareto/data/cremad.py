@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpareto.data.clip_set import Found, RawClipSet
-from mmpareto.data.data_set import Facts
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.splits import (
+from mmpareto.data.clip_dataset_builder import Found, RawClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.splits import (
     PublishedFile,
     Split,
     has_split_files,
@@ -41,12 +41,12 @@ OFFICIAL_SPLIT = {
 SPLITS = ("official", "random", "speaker")
 
 
-class CREMAD(RawClipSet):
+class CREMAD(RawClipDatasetBuilder):
     """7,442 clips of 91 actors who say one of 12 sentences in one of six emotions."""
 
     name = "cremad"
     title = "CREMA-D"
-    facts = Facts(
+    download = DownloadInfo(
         size="7,442 clips of about 2.5 s, 91 actors, six emotions; 6,698 for training, 744 for testing",
         terms="Open Database License; its contents under the Database Contents License",
         page=f"{RAW_PAGE} (Git LFS); the split's train.csv and test.csv: {SPLIT_PAGE}",

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_set import Found, RawClipSet
-from mmpareto.data.data_set import Facts
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.splits import Split, against_published
+from mmpareto.data.clip_dataset_builder import Found, RawClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.splits import Split, against_published
 from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
@@ -43,12 +43,12 @@ class Listed(NamedTuple):
     label: str
 
 
-class KineticsSounds(RawClipSet):
+class KineticsSounds(RawClipDatasetBuilder):
     """17,396 clips of 10 s from YouTube in 31 classes, by the lists of OGM-GE (Peng et al., CVPR 2022)."""
 
     name = "kinetics_sounds"
     title = "Kinetics-Sounds"
-    facts = Facts(
+    download = DownloadInfo(
         size="17,396 clips of 10 s, 31 classes; 14,799 for training, 2,597 for testing, less what YouTube has lost",
         terms="Kinetics: CC BY 4.0; the videos belong to those who made them",
         page=f"{RAW_PAGE}; my_train.txt and my_test.txt: {SPLIT_PAGE}",

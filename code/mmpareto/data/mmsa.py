@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from mmpareto.data.data_set import DataSet, InputOptions, Labelled
-from mmpareto.data.preparing.preparation import (
+from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
+from mmpareto.data.loading.options import InputOptions, SampleList
+from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
-    About,
+    DatasetInfo,
     earlier,
     locked,
     sha256,
     write_lists,
     write_record,
 )
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.data.sentiment import SCALES, class_figures, kept, regression_figures
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
@@ -41,7 +42,7 @@ from mmpareto.files import atomic_path, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmpareto.data.prepared.sources import Normalisation, Source
+    from mmpareto.data.loading.sources import Normalisation, Source
 
 PAGE = "https://github.com/thuiar/MMSA"
 PARTS = ("train", "valid", "test")
@@ -60,7 +61,7 @@ class FeatureFile(NamedTuple):
     sha256: str
 
 
-class MMSADataSet(DataSet):
+class MMSADatasetBuilder(DatasetBuilder):
     """A data set that MMSA publishes features of.
 
     Attributes:
@@ -125,11 +126,11 @@ class MMSADataSet(DataSet):
             report.prepared, report.seconds = report.found, time.monotonic() - started
             write_lists(out, ["score"], {part: _lines(names, values) for part, (names, values) in scores.items()})
             entries = {**record, "file": path.name, "checks": checks}
-            write_record(report, About(cls.name, cls.title, False, ("score",)), entries, [ARRAYS])
+            write_record(report, DatasetInfo(cls.name, cls.title, False, ("score",)), entries, [ARRAYS])
         return report
 
     @classmethod
-    def labelled(cls, folder: Path, split: str, options: InputOptions) -> Labelled:
+    def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
         """The samples of a split whose score has a class: with two classes, those of score zero are left out.
 
         With one, the labels are the scores: a regression.
@@ -140,11 +141,11 @@ class MMSADataSet(DataSet):
         names, scores = read_scores(folder, split)
         n_classes = options.n_classes or cls.default_classes
         if n_classes == 1:
-            return Labelled(["score"], names, scores.tolist(), [*range(len(names))], scores.tolist())
+            return SampleList(["score"], names, scores.tolist(), [*range(len(names))], scores.tolist())
         cut, places = SCALES[cls.name].cut(n_classes), kept(scores, n_classes)
         labels = cut.of(scores[places])
         chosen = [names[place] for place in places]
-        return Labelled([*cut.names], chosen, labels.tolist(), places.tolist(), scores[places].tolist())
+        return SampleList([*cut.names], chosen, labels.tolist(), places.tolist(), scores[places].tolist())
 
     @classmethod
     def extra_metrics(cls, predicted: np.ndarray, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
@@ -431,3 +432,82 @@ def _open_array(path: Path, dimensions: int, samples: int) -> np.ndarray:
             "the data set again."
         )
     return array
+
+
+# --- the data sets ---
+
+
+class MOSI(MMSADatasetBuilder):
+    """2,199 utterances of 89 speakers: text (BERT), audio (5 features a step) and vision (20).
+
+    Seven classes where nothing is said: the accuracy published for MMPareto on it is one of seven classes.
+    """
+
+    name = "mosi"
+    title = "CMU-MOSI"
+    download = DownloadInfo(
+        size="2,199 utterances (1,284 for training, 229 for validation, 686 for testing); 0.5 GB prepared",
+        terms="see its owners' page, http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
+        page=PAGE,
+        raw="unaligned_50.pkl or aligned_50.pkl of MMSA's MOSI/Processed",
+    )
+    folder_name = "MOSI"
+    published = (
+        FeatureFile(
+            "unaligned", "unaligned_50.pkl", "78e0f8b5ef8ff71558e7307848fc1fa929ecb078203f565ab22b9daab2e02524"
+        ),
+        FeatureFile("aligned", "aligned_50.pkl", "d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9"),
+    )
+    audio_size, vision_size = 5, 20
+    default_classes = 7
+
+
+class MOSEI(MMSADatasetBuilder):
+    """22,856 utterances: text (BERT), audio (COVAREP, 74 features) and vision (Facet, 35 features).
+
+    Seven classes where nothing is said: the accuracy published for MMPareto on it is one of seven classes.
+    """
+
+    name = "mosei"
+    title = "CMU-MOSEI"
+    download = DownloadInfo(
+        size="22,856 utterances (16,326 for training, 1,871 for validation, 4,659 for testing); "
+        "about 8 GB prepared from the unaligned file; preparing takes up to twice the file's size in memory",
+        terms="see its owners' page, http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset/",
+        page=PAGE,
+        raw="unaligned_50.pkl or aligned_50.pkl of MMSA's MOSEI/Processed",
+    )
+    folder_name = "MOSEI"
+    published = (
+        FeatureFile(
+            "unaligned", "unaligned_50.pkl", "ad8b23d50557045e7d47959ce6c5b955d8d983f2979c7d9b7b9226f6dd6fec1f"
+        ),
+        FeatureFile("aligned", "aligned_50.pkl", "45eccfb748a87c80ecab9bfac29582e7b1466bf6605ff29d3b338a75120bf791"),
+    )
+    audio_size, vision_size = 74, 35
+    default_classes = 7
+
+
+class CHSIMS(MMSADatasetBuilder):
+    """2,281 utterances: text (BERT), audio (librosa, 33 features) and vision (OpenFace, 709 features).
+
+    Its scores of single modalities (regression_labels_T, _A, _V) are not used: all heads learn the joint one. Five
+    classes where nothing is said: the accuracy published for MMPareto on it is one of five classes.
+    """
+
+    name = "chsims"
+    title = "CH-SIMS"
+    download = DownloadInfo(
+        size="2,281 utterances (1,368 for training, 456 for validation, 457 for testing); 0.8 GB prepared",
+        terms="see its owners' page",
+        page=PAGE,
+        raw="unaligned_39.pkl of MMSA's SIMS/Processed",
+    )
+    folder_name = "SIMS"
+    published = (
+        FeatureFile(
+            "unaligned", "unaligned_39.pkl", "c9e20c13ec0454d98bb9c1e520e490c75146bfa2dfeeea78d84de047dbdd442f"
+        ),
+    )
+    audio_size, vision_size = 33, 709
+    default_classes = 5

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmpareto import cli
-from mmpareto.data.data_set import DataSet, Facts
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.preparing import preparation
-from mmpareto.data.preparing.preparation import About
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import PARTS, Split
+from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.preparation import sample_preparation
+from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import PARTS, Split
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmpareto.data.prepared.sources import Source
+    from mmpareto.data.loading.sources import Source
 
 # Class → shapes for training and for testing, as distributed: 9,843 and 2,468 in all.
 SHAPES = {
@@ -52,12 +52,12 @@ LISTABLE = re.compile(r'[^,"\s][^,"\r\n]*')  # a name that a list of `sample,cla
 Skipped = dict[str, dict[str, str]]
 
 
-class ModelNet40(DataSet):
+class ModelNet40(DatasetBuilder):
     """12,311 shapes; two modalities, "front" and "rear", an image each."""
 
     name = "modelnet40"
     title = "ModelNet40"
-    facts = Facts(
+    download = DownloadInfo(
         size="12,311 shapes of 40 classes, 9,843 for training and 2,468 for testing; meshes 2 GB zipped, views 1.6 GB",
         terms='"the original authors hold the copyright of the CAD models", which are from the Internet; the set'
         ' "is provided for the convenience of academic research only"',
@@ -89,7 +89,7 @@ class ModelNet40(DataSet):
             default=224,
             help="side of rendered views, in pixels; MVCNN's keep their size (default: %(default)s)",
         )
-        preparation.add_arguments(parser)
+        sample_preparation.add_arguments(parser)
 
     @classmethod
     def prepare(
@@ -114,7 +114,7 @@ class ModelNet40(DataSet):
 
         Raises:
             InputError: `raw` holds neither kind, the views are not twelve a shape, there is nothing to train or to test
-                on, or as `preparation.prepare_samples`.
+                on, or as `sample_preparation.prepare_samples`.
         """
         try:
             kind, folder = _raw_folder(raw, kind)
@@ -125,10 +125,10 @@ class ModelNet40(DataSet):
             if not found.names[part]:
                 raise InputError(f"{folder} holds no shape in <class>/{part}; both parts are needed.")
         making = RenderedViews(image_size) if kind == MESHES else CopiedViews()
-        return preparation.prepare_samples(
+        return sample_preparation.prepare_samples(
             found.shapes,
             _split(found.names),
-            About(cls.name, cls.title, False, found.classes),
+            DatasetInfo(cls.name, cls.title, False, found.classes),
             making,
             out=out,
             seed=seed,
@@ -142,7 +142,7 @@ class ModelNet40(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The front and the rear view."""
-        from mmpareto.data.prepared.sources import ImageSource
+        from mmpareto.data.loading.sources import ImageSource
 
         for view in VIEWS:
             there = {path.name for path in (folder / view).glob("*.jpg")}

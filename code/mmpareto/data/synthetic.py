@@ -19,15 +19,15 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.data import cremad
-from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.data_set import Facts
+from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
 from mmpareto.data.generated.synthetic_faces import HEIGHT, WIDTH, film
 from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, STEP, speak
-from mmpareto.data.preparing import clip_preparation
-from mmpareto.data.preparing.preparation import About, locked
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split, stratified
-from mmpareto.data.workers import cores, outcomes
+from mmpareto.data.preparation import clip_preparation
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split, stratified
+from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.progress import progress
@@ -117,7 +117,8 @@ def write_raw(
     with locked(folder):
         _claim(folder, {"version": VERSION, "clips": clips, "actors": actors, "seed": seed})
         missing = [clip for clip in planned if not all(path.exists() for path in _paths(folder, clip))]
-        results = outcomes(partial(_write_clip, folder, seed), missing, workers or cores(), crashed=lambda clip: clip)
+        write = partial(_write_clip, folder, seed)
+        results = outcomes(write, missing, workers or available_cores(), crashed=lambda clip: clip)
         with contextlib.closing(results) as done:
             for crashed in progress(done, total=len(missing), unit="clip", desc="making clips", disable=not missing):
                 if crashed is not None:
@@ -161,7 +162,7 @@ def _write_clip(folder: Path, seed: int, clip: Clip) -> None:
         container.mux(stream.encode())
 
 
-class Synthetic(ClipSet):
+class Synthetic(ClipDatasetBuilder):
     """420 made-up clips of 12 made-up actors; for trying the software, not the methods."""
 
     name = "synthetic"
@@ -170,7 +171,7 @@ class Synthetic(ClipSet):
         "SYNTHETIC DATA: drawn faces and computed voices, made up by this program. "
         "A result on it shows that the software works and says nothing about any method."
     )
-    facts = Facts(
+    download = DownloadInfo(
         size="420 clips of at least 3.2 s (--clips), 12 actors, six emotions; four fifths for training",
         terms="made here, by this program",
         page="made by `python code/prepare.py synthetic`",
@@ -210,5 +211,5 @@ class Synthetic(ClipSet):
         split = Split(np.delete(names, test).tolist(), names[test].tolist(), how)
         origin = json.loads((raw / SETTINGS).read_text(encoding="utf-8"))
         options |= {"seed": seed, "found": found, "skipped": skipped, "origin": origin}
-        about = About(cls.name, cls.title, True, cremad.CLASSES)
-        return clip_preparation.prepare_clips(raw_clips, split, about, out=out, **options)
+        info = DatasetInfo(cls.name, cls.title, True, cremad.CLASSES)
+        return clip_preparation.prepare_clips(raw_clips, split, info, out=out, **options)

@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmpareto.data.data_set import DataSet, Facts
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.preparing import preparation
-from mmpareto.data.preparing.clip_preparation import FRAMES, write_frames
-from mmpareto.data.preparing.preparation import About
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.preparation import sample_preparation
+from mmpareto.data.preparation.clip_preparation import FRAMES, write_frames
+from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpareto.data.prepared.sources import Source
+    from mmpareto.data.loading.sources import Source
 
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 FLOW_PAGE = "https://github.com/feichtenhofer/twostreamfusion"
@@ -47,12 +47,12 @@ class NoFlowError(InputError):
     reason = "no flow"
 
 
-class UCF101(DataSet):
+class UCF101(DatasetBuilder):
     """13,320 clips from YouTube, 101 actions; two modalities, "rgb" and "flow"."""
 
     name = "ucf101"
     title = "UCF-101"
-    facts = Facts(
+    download = DownloadInfo(
         size="13,320 clips, 101 actions, 320 × 240 at 25 frames a second, 27 hours, 6.5 GB",
         terms="see its page; the videos are YouTube's",
         page=f"{PAGE} (UCF101.rar, and the train/test splits for action recognition)",
@@ -83,7 +83,7 @@ class UCF101(DataSet):
             help=f"take the flow from pictures, DIR/{{u,v}}/<clip>/frame000001.jpg (the tvl1_flow of {FLOW_PAGE})",
         )
         parser.add_argument("--fps", type=int, default=1, help="frames kept a second (default: %(default)s)")
-        preparation.add_arguments(parser)
+        sample_preparation.add_arguments(parser)
 
     @classmethod
     def prepare(
@@ -112,7 +112,7 @@ class UCF101(DataSet):
 
         Raises:
             InputError: `raw` holds no video of the lists, they are absent or wrong, there is no published flow in
-                `flow`, or as `preparation.prepare_samples`.
+                `flow`, or as `sample_preparation.prepare_samples`.
         """
         if fps < 1:
             raise InputError(f"--fps must be at least 1, not {fps}.")
@@ -129,11 +129,11 @@ class UCF101(DataSet):
                 left_out.setdefault(NoFlowError.reason, {})[name] = sentence
             else:
                 videos.append(RawVideo(name, labels.get(name, ""), path, pictures))
-        return preparation.prepare_samples(
+        return sample_preparation.prepare_samples(
             videos,
             split,
-            About(cls.name, cls.title, False, classes),
-            FlowMaking(fps, "published pictures" if published is not None else "dense inverse search"),
+            DatasetInfo(cls.name, cls.title, False, classes),
+            FlowSampleBuilder(fps, "published pictures" if published is not None else "dense inverse search"),
             out=out,
             seed=seed,
             workers=workers,
@@ -146,8 +146,7 @@ class UCF101(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The frames and the flow."""
-        from mmpareto.data.prepared.flow_source import FlowSource
-        from mmpareto.data.prepared.sources import FramesSource
+        from mmpareto.data.loading.sources import FlowSource, FramesSource
 
         for part in FOLDERS:
             there = {path.name for path in (folder / part).glob("*")}
@@ -237,7 +236,7 @@ def published_flow(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMaking:
+class FlowSampleBuilder:
     """Frames, and the flow from each to the frame that follows it in the video, as JPEG of the pictures' own size.
 
     Arguments:
@@ -264,7 +263,8 @@ class FlowMaking:
 
     def make(self, sample: RawVideo, out: Path) -> None:
         """Read the video once; write when all of it could be read."""
-        from mmpareto.data.raw.media import NoFrameError, encode_jpeg, read_frame_pairs
+        from mmpareto.data.raw.containers import NoFrameError
+        from mmpareto.data.raw.media import encode_jpeg, read_frame_pairs
         from mmpareto.data.raw.optical_flow import encode, flow
 
         pictures: tuple[list[bytes], ...] = ([], [], [])

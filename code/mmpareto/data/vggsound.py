@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_set import Found, RawClipSet
-from mmpareto.data.data_set import Facts
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.splits import Split, checksum
+from mmpareto.data.clip_dataset_builder import Found, RawClipDatasetBuilder
+from mmpareto.data.dataset_builder import DownloadInfo
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.splits import Split, checksum
 from mmpareto.data.raw.raw_files import by_key, files_below, holding
 from mmpareto.errors import InputError
 
@@ -29,12 +29,12 @@ class Key(NamedTuple):
     start: int
 
 
-class VGGSound(RawClipSet):
+class VGGSound(RawClipDatasetBuilder):
     """About 200,000 clips of 10 s from YouTube in 309 classes."""
 
     name = "vggsound"
     title = "VGGSound"
-    facts = Facts(
+    download = DownloadInfo(
         size="about 200,000 clips of 10 s, 309 classes, less what YouTube has lost; some 330 GB of mp4",
         terms="CC BY 4.0; the videos belong to those who made them",
         page=PAGE,

@@ -20,9 +20,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HEAVY_MODULES = ["torch", "torchaudio.compliance.kaldi", "av", "PIL.Image"]
 
 
-def cores() -> int:
+def available_cores() -> int:
     """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def outcomes(

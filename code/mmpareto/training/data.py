@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.batches import EpochOrder, make_loader, stop_workers
-from mmpareto.data.prepared.feature_files import FEATURE_FILES
-from mmpareto.data.prepared.layout import fingerprint
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.prepared.samples import PreparedDataset
-from mmpareto.data.preparing.splits import stratified
+from mmpareto.data.loading.batches import EpochOrder, make_loader, stop_workers
+from mmpareto.data.loading.layout import fingerprint
+from mmpareto.data.loading.options import FEATURE_FILES, InputOptions
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.data.preparation.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.devices import loader_workers
 from mmpareto.training.distributed import ALONE, Processes

@@ -1,7 +1,6 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
-import os
 import random
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
 
 
@@ -57,8 +57,7 @@ def loader_workers(given: int | None, device: torch.device, beside: int = 1) -> 
     """
     if given is not None:
         return given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if device.type == "cpu" else min(max(cores // beside, 1), 16)
+    return 0 if device.type == "cpu" else min(max(available_cores() // beside, 1), 16)
 
 
 def runnable(network: nn.Module, ids: list[int], *, compiled: bool = False) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mmpareto.cli import BAD_INPUT
-from mmpareto.data.prepared.batches import ALL, Share
+from mmpareto.data.loading.batches import UNSHARDED, Shard
 from mmpareto.training.devices import choose_devices
 
 Value = TypeVar("Value")
@@ -37,7 +37,7 @@ class Processes:
         together: whether there is a group of processes, perhaps of one.
     """
 
-    share: Share = ALL
+    share: Shard = UNSHARDED
     local_rank: int = 0
     local_count: int = 1
     together: bool = False
@@ -189,7 +189,7 @@ def started_by_torchrun() -> Iterator[Processes]:
     rank, count, local_rank, local_count = (int(os.environ[name]) for name in VARIABLES[:4])
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=TIMEOUT)
-    processes = Processes(Share(rank, count), local_rank, local_count, together=True)
+    processes = Processes(Shard(rank, count), local_rank, local_count, together=True)
     with contextlib.ExitStack() as stack:
         if not processes.first:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123

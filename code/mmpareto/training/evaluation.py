@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
-from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
 from mmpareto.training.distributed import Processes
@@ -88,7 +88,7 @@ def predict(
 
 def of_all(own: Predictions, processes: Processes, samples: int) -> Predictions:
     """The predictions for all samples of a data set, on every process, from those for each process's share."""
-    count = len(processes.share.of(samples))  # a process without a share has looked at one sample all the same
+    count = len(processes.share.indices(samples))  # a process without a share has looked at one sample all the same
 
     def gathered(values: Tensor) -> Tensor:
         return processes.gathered(values[:count], samples)
@@ -133,7 +133,7 @@ def extra_metrics(
     """What the data set's own literature reports: sentiment_<figure>, with _<modality> for its head.
 
     Arguments:
-        judge: `DataSet.extra_metrics`.
+        judge: `DatasetBuilder.extra_metrics`.
         scores: the samples' (`PreparedDataset.scores`).
     """
     found: dict[str, Any] = {}

@@ -14,8 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.batches import Batch, EpochOrder, shares, to_device
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import Batch, EpochOrder, sharded_batches, to_device
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
 from mmpareto.integration.reduction import SumOver
@@ -307,5 +307,5 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's share of every batch of the epoch, on the device, and the samples of the whole."""
         loaded, share = self.waiting.of(self.loader), self.processes.share
-        for batch, samples in shares(loaded, len(self.order), self.settings.batch_size, share):
+        for batch, samples in sharded_batches(loaded, len(self.order), self.settings.batch_size, share):
             yield to_device(batch, self.device, self.data.train.normalisation), samples

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmpareto.data.prepared.batches import Batch, EpochOrder, shares, stop_workers, to_device
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import Batch, EpochOrder, sharded_batches, stop_workers, to_device
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs
@@ -120,7 +120,7 @@ class MethodContext:
         """This process's share of every batch, on the device, and the samples of the whole."""
         loader = open_loader(self._settings, self._device, dataset, order, self._processes)
         try:
-            for batch, samples in shares(loader, len(order), self._settings.batch_size, self._processes.share):
+            for batch, samples in sharded_batches(loader, len(order), self._settings.batch_size, self._processes.share):
                 yield to_device(batch, self._device, dataset.normalisation), samples
         finally:
             stop_workers(loader)

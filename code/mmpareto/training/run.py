@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.batches import make_loader, to_device
+from mmpareto.data.loading.batches import make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.models.network import MultimodalNetwork, build_network

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mmpareto.data.prepared.batches import Batch
+from mmpareto.data.loading.batches import Batch
 from mmpareto.models.network import Outputs
 from mmpareto.training.losses import Losses, right
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmpareto.analysis.measurements.runs import Subject
-from mmpareto.data.prepared.samples import Sample
+from mmpareto.data.loading.samples import Sample
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.fusion import ConcatFusion
 from mmpareto.models.network import MultimodalNetwork

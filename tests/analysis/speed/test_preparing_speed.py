@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 from mmpareto.analysis.speed import preparation
-from mmpareto.data.raw.clip_reading import read_clip
+from mmpareto.data.raw.media import read_clip
 from mmpareto.errors import InputError
 
 

@@ -12,7 +12,7 @@ from mmpareto.analysis.tables.cells import APART, Cell, identity, make_cells, ru
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table
 from mmpareto.analysis.tables.folders import IMPOSSIBLE, RESUME, RUN, THERE, RunsFolder
 from mmpareto.analysis.tables.grid import find_runs
-from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.loading.layout import fingerprint
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, parse, to_config
 

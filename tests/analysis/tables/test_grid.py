@@ -14,10 +14,10 @@ import pytest
 from mmpareto.analysis.tables.cells import Cell, Outcome, identity, make_cells, run_name
 from mmpareto.analysis.tables.definitions import Column, Row, Table
 from mmpareto.analysis.tables.folders import RunsFolder
-from mmpareto.analysis.tables.grid import BY_ANOTHER, cores, find_runs, incomplete, run_grid
+from mmpareto.analysis.tables.grid import BY_ANOTHER, available_cores, find_runs, incomplete, run_grid
 from mmpareto.analysis.tables.jobs import Programs
 from mmpareto.analysis.tables.plan import duration, plan_text
-from mmpareto.data.prepared.layout import fingerprint
+from mmpareto.data.loading.layout import fingerprint
 from mmpareto.training.settings import to_config
 
 HERE = Path(__file__).parent
@@ -198,9 +198,9 @@ def test_a_run_a_gpu_and_a_share_of_the_cores_each(stage: Stage, monkeypatch: py
     trained = [call.split() for call in stage.calls("train ")]
     assert sorted(words[4] for words in trained[:2]) == ["3", "7"]  # the first two at a time, one on each
     assert {words[4] for words in trained} == {"3", "7"}
-    assert {words[6] for words in trained} == {str(max(1, cores() // 2))}
+    assert {words[6] for words in trained} == {str(max(1, available_cores() // 2))}
     log = (stage.runs / "tables" / "logs" / f"{stage.name(cells[0])}.txt").read_text()
-    assert f"--workers {min(16, max(1, cores() // 2))}" in log
+    assert f"--workers {min(16, max(1, available_cores() // 2))}" in log
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     stage.run(stage.cells([9]), ["cpu"])
     assert stage.calls("train ")[-1].split()[6] == "5"

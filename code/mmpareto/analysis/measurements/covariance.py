@@ -27,7 +27,7 @@ import torch
 
 from mmpareto.analysis.measurements.gradient_spread import Spread, flat
 from mmpareto.analysis.measurements.runs import Subject
-from mmpareto.data.prepared.batches import Batch, make_loader, to_device
+from mmpareto.data.loading.batches import Batch, make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration.gradients import differentiate, separate_passes
 from mmpareto.integration.objectives import JOINT, collect

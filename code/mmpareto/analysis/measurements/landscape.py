@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.analysis.measurements.runs import Subject
-from mmpareto.data.prepared.batches import Batch
+from mmpareto.data.loading.batches import Batch
 from mmpareto.progress import progress
 from mmpareto.training.evaluation import predict
 from mmpareto.training.losses import loss_of, right

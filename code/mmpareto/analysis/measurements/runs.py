@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from mmpareto.analysis.trained import Trained, open_trained
-from mmpareto.data.prepared.batches import Batch, make_loader
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import Batch, make_loader
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.integration.objectives import JOINT

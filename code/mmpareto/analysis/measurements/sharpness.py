@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmpareto.analysis.measurements.hessian import Hessian, largest_eigenvalue, saved_bytes
 from mmpareto.analysis.measurements.runs import Subject
-from mmpareto.data.prepared.batches import Batch, to_device
+from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration.objectives import JOINT, leaves
 from mmpareto.progress import progress

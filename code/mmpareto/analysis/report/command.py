@@ -8,7 +8,7 @@ from pathlib import Path
 from mmpareto.analysis.tables import choices, stand_in
 from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells
 from mmpareto.analysis.tables.definitions import QUICK, QUICK_SEEDS, Table
-from mmpareto.analysis.tables.grid import cores, find_runs, incomplete, run_grid
+from mmpareto.analysis.tables.grid import available_cores, find_runs, incomplete, run_grid
 from mmpareto.analysis.tables.plan import plan_text
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
@@ -118,7 +118,7 @@ def slots_of(given: argparse.Namespace) -> list[str]:
         ids = range(_gpus()) if given.gpu_ids is None else choose_devices(given.gpu_ids)[1]
         if ids:
             return [str(number) for number in ids]
-    return ["cpu"] * (given.slots or min(MOST_SLOTS, cores()))
+    return ["cpu"] * (given.slots or min(MOST_SLOTS, available_cores()))
 
 
 def out_of(table: Table, given: argparse.Namespace) -> Path:

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mmpareto.data.clip_set import ClipSet
-from mmpareto.data.prepared import layout
-from mmpareto.data.prepared.batches import make_loader
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.prepared.sources import IMAGENET
-from mmpareto.data.preparing.clip_preparation import write_frames
+from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.batches import make_loader
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.sources import IMAGENET
+from mmpareto.data.preparation.clip_preparation import write_frames
 from mmpareto.data.raw.media import encode_jpeg
 from mmpareto.progress import progress
 
@@ -59,7 +59,7 @@ def compare(clips: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = _write(Path(temporary) / "clips", clips)
         ours = [
-            ClipSet.open(folder, "train", training=True, options=InputOptions(audio="fbank", cache=cache))
+            ClipDatasetBuilder.open(folder, "train", training=True, options=InputOptions(audio="fbank", cache=cache))
             for cache in (False, True)
         ]
         loaders = dict(zip(WAYS, map(_batches, (ReleasedLoader(folder), *ours)), strict=True))

@@ -24,10 +24,11 @@ import av
 import numpy as np
 
 from mmpareto.data import synthetic
-from mmpareto.data.preparing.clip_preparation import ClipMaking, RawClip
-from mmpareto.data.raw.media import read_audio, resample
+from mmpareto.data.preparation.clip_preparation import ClipSampleBuilder, RawClip
+from mmpareto.data.raw.features import resample
+from mmpareto.data.raw.media import read_audio
 from mmpareto.data.synthetic import RATE
-from mmpareto.data.workers import cores, outcomes
+from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 
 GOAL = 2.5  # times the script's clips a second, on two cores
@@ -53,9 +54,9 @@ def compare(clips: int) -> dict[str, Any]:
         raise InputError(
             "OpenCV, which the comparison is with, is not installed: `pip install opencv-python-headless`."
         )
-    fewest = 4 * cores()
+    fewest = 4 * available_cores()
     if clips < fewest:
-        raise InputError(f"{cores()} cores need {fewest} clips or more to be measured, not {clips}.")
+        raise InputError(f"{available_cores()} cores need {fewest} clips or more to be measured, not {clips}.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kinds = {FLASH: write_flash(folder / "flash", clips), MP4: write_mp4(folder / "mp4", clips)}
@@ -72,7 +73,7 @@ def compare(clips: int) -> dict[str, Any]:
                 "script_cpu": _spread([script.cpu for script, _ in rounds]),
                 "mmpareto_cpu": _spread([ours.cpu for _, ours in rounds]),
             }
-    return {"cores": cores(), "clips": clips, "kinds": measured}
+    return {"cores": available_cores(), "clips": clips, "kinds": measured}
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -101,9 +102,11 @@ class _Speed(NamedTuple):
 
 def _by_us(samples: Sequence[RawClip], out: Path) -> _Speed:
     """The speed of the preparation's own workers, from when all of them are at work."""
-    making = ClipMaking(1, ("fbank",))
-    at_work = 2 * cores()
-    with contextlib.closing(outcomes(partial(_make, making, out), samples, cores(), crashed=_crashed)) as done:
+    making = ClipSampleBuilder(1, ("fbank",))
+    at_work = 2 * available_cores()
+    with contextlib.closing(
+        outcomes(partial(_make, making, out), samples, available_cores(), crashed=_crashed)
+    ) as done:
         for _ in range(at_work):
             next(done)
         started = time.perf_counter()
@@ -111,7 +114,7 @@ def _by_us(samples: Sequence[RawClip], out: Path) -> _Speed:
         return _Speed(len(used) / (time.perf_counter() - started), statistics.mean(used))
 
 
-def _make(making: ClipMaking, out: Path, sample: RawClip) -> float:
+def _make(making: ClipSampleBuilder, out: Path, sample: RawClip) -> float:
     started = time.process_time()
     making.make(sample, out)
     return time.process_time() - started

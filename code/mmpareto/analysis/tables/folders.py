@@ -70,7 +70,7 @@ class RunsFolder:
     def fingerprint(self, data: str) -> str | None:
         """Of prepared data; where they are gone, of the runs on them, if these agree. None where there is none."""
         if data not in self._fingerprints:
-            from mmpareto.data.prepared.layout import fingerprint  # imports torch
+            from mmpareto.data.loading.layout import fingerprint  # imports torch
 
             if (Path(data) / "stat.csv").is_file():
                 self._fingerprints[data] = fingerprint(Path(data))

@@ -12,6 +12,7 @@ from mmpareto.analysis.tables import folders
 from mmpareto.analysis.tables.cells import Cell, Outcome
 from mmpareto.analysis.tables.folders import HELD, IMPOSSIBLE, RESUME, THERE, Place, RunsFolder
 from mmpareto.analysis.tables.jobs import Job, Programs, to_evaluate
+from mmpareto.data.workers import available_cores
 from mmpareto.training.stop import StopSignals
 
 BY_ANOTHER = "being run by another process"
@@ -82,7 +83,7 @@ class _Grid:
     ) -> None:
         self.there, self.slots, self.protocol, self.signals = there, slots, protocol, signals
         self.programs, self.say = programs, say
-        self.threads = max(1, cores() // len(slots))
+        self.threads = max(1, available_cores() // len(slots))
         self.running: list[Job] = []
         self.number: dict[str, str] = {}  # name of a run → "[3/20]"
 
@@ -190,11 +191,6 @@ class _Grid:
                 job.process.kill()
                 job.process.wait()
             raise
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _outcomes(there: RunsFolder, cells: Sequence[Cell]) -> list[Outcome]:

@@ -1,13 +1,14 @@
 """What the audio encoder sees: the two features of a waveform that the literature uses."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchaudio.compliance.kaldi
+import torchaudio.transforms
 
-from mmpareto.data.raw.media import resample
 from mmpareto.errors import InputError
 
 FILTERBANK_FRAMES = 1024
@@ -21,6 +22,19 @@ SPECTROGRAM_FFT, SPECTROGRAM_HOP = 512, 353
 # Seconds that the features are made of: 1024 windows span 10.255, and the resampling filter reaches a few ms further.
 HEAD_SECONDS = 12
 BLOCK_SECONDS, MARGIN_SECONDS = 10, 1  # what is resampled at once for the mean, and the sound around it
+
+
+def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
+    """Bring `waveform` (channels, samples) from `rate` to `new_rate` hertz, by windowed-sinc interpolation."""
+    if rate == new_rate:
+        return waveform
+    return _resampling(rate, new_rate, waveform.dtype)(waveform)
+
+
+@functools.lru_cache(maxsize=16)
+def _resampling(rate: int, new_rate: int, dtype: torch.dtype) -> torchaudio.transforms.Resample:
+    """`torchaudio.functional.resample`, bit for bit, with its filter made once."""
+    return torchaudio.transforms.Resample(rate, new_rate, dtype=dtype)
 
 
 def filterbank(waveform: torch.Tensor, rate: int, mean: torch.Tensor | None = None) -> torch.Tensor:

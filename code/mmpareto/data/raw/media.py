@@ -1,35 +1,80 @@
 """Sound and pictures out of media files, whole; `clip_reading` gets both in one pass, and less of them into memory."""
 
-import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchaudio.transforms
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from mmpareto.data.raw.containers import MediaError, NoAudioError, NoFrameError, read_streams
+from mmpareto.data.raw.containers import Consumer, read_streams
+from mmpareto.data.raw.features import StreamedFeatures
 from mmpareto.data.raw.frame_decoding import FrameReader, ToRGB
 from mmpareto.data.raw.sound_decoding import SoundReader
 
-__all__ = [
-    "FramePair",
-    "MediaError",
-    "NoAudioError",
-    "NoFrameError",
-    "encode_jpeg",
-    "read_audio",
-    "read_frame_pairs",
-    "read_frames",
-    "resample",
-]
-
 JPEG_QUALITY = 95  # what OpenCV's imwrite, used by the sources, writes by default
+
+
+class ClipContent(NamedTuple):
+    """What is prepared of a clip: features by kind, and JPEG files in order of time."""
+
+    features: dict[str, torch.Tensor]
+    frames: list[bytes]
+
+
+def read_clip(
+    audio_path: str | os.PathLike[str],
+    video_path: str | os.PathLike[str],
+    *,
+    kinds: Sequence[str],
+    fps: int | None,
+    start: float = 0,
+    seconds: float | None = None,
+) -> ClipContent:
+    """Read a clip, or a part of a longer video.
+
+    Arguments:
+        audio_path, video_path: may be the same file, which is then read once for both.
+        kinds: the audio features that are wanted, names of `features.FEATURES`; may be empty.
+        fps: frames kept a second (see `frame_choice`); None for no frames.
+        start, seconds: the part that is wanted; the whole by default. It begins `start` seconds after the file does,
+            frames are counted from there, and it lasts for `seconds` or to the end.
+
+    Returns:
+        The features in the order of `kinds`; at least one frame, unless `fps` is None.
+
+    Raises:
+        NoAudioError, NoFrameError: a file has no such stream, or nothing in it or in the part.
+        MediaError: a file is missing, damaged or ends too early.
+        InputError: the sound is shorter than one window, `fps` is not positive or is above the rate of the video, or
+            `start` and `seconds` are no part.
+    """
+    features = StreamedFeatures(kinds)
+    consumers: list[tuple[Path, Consumer]] = []
+    if kinds:
+        consumers.append((Path(audio_path), SoundReader(features.add)))
+    reader: FrameReader[bytes] | None = None
+    if fps is not None:
+        to_rgb = ToRGB()
+        reader = FrameReader(fps, lambda frame: encode_jpeg(to_rgb(frame)))
+        consumers.append((Path(video_path), reader))
+    if len(consumers) == 2 and _same(*(path for path, _ in consumers)):
+        read_streams(consumers[0][0], [consumer for _, consumer in consumers], start, seconds)
+    else:
+        for path, consumer in consumers:
+            read_streams(path, [consumer], start, seconds)
+    return ClipContent(features.features() if kinds else {}, reader.frames if reader else [])
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return first == second or first.samefile(second)
+    except OSError:  # one is missing, which reading it says better
+        return False
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
@@ -52,13 +97,6 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
 
     read_streams(Path(path), [SoundReader(collect)])
     return torch.from_numpy(np.concatenate(blocks, axis=1)), rates[0]
-
-
-def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """Bring `waveform` (channels, samples) from `rate` to `new_rate` hertz, by windowed-sinc interpolation."""
-    if rate == new_rate:
-        return waveform
-    return _resampling(rate, new_rate, waveform.dtype)(waveform)
 
 
 def read_frames(path: str | os.PathLike[str], fps: int) -> list[np.ndarray]:
@@ -107,9 +145,3 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     return buffer.getvalue()
-
-
-@functools.lru_cache(maxsize=16)
-def _resampling(rate: int, new_rate: int, dtype: torch.dtype) -> torchaudio.transforms.Resample:
-    """`torchaudio.functional.resample`, bit for bit, with its filter made once."""
-    return torchaudio.transforms.Resample(rate, new_rate, dtype=dtype)

@@ -1,7 +1,7 @@
 """How a prepared folder is read, and what its lists hold."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -31,7 +31,7 @@ class InputOptions:
     cache: bool = False
 
 
-class Labelled(NamedTuple):
+class SampleList(NamedTuple):
     """The samples of a split.
 
     Attributes:
@@ -48,12 +48,38 @@ class Labelled(NamedTuple):
     places: list[int]
     scores: list[float] = []  # noqa: RUF012 (a default that nobody changes)
 
-    def subset(self, chosen: Sequence[int]) -> "Labelled":
+    def subset(self, chosen: Sequence[int]) -> "SampleList":
         """Those at the indices `chosen`, in that order."""
-        return Labelled(
+        return SampleList(
             self.classes,
             [self.names[i] for i in chosen],
             [self.labels[i] for i in chosen],
             [self.places[i] for i in chosen],
             [self.scores[i] for i in chosen] if self.scores else [],
         )
+
+
+class FeatureFiles(NamedTuple):
+    """The files of one kind of audio feature: <folder>/<clip>.pt, float32."""
+
+    folder: str
+    shape: tuple[int, int]
+    time_axis: int
+
+
+FEATURE_FILES = {
+    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
+    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
+}
+
+
+def options_of(description: Mapping[str, Any]) -> InputOptions:
+    """The options that a description tells."""
+    return InputOptions(
+        audio=description["audio"],
+        frames=description["frames"],
+        image_size=description["image_size"],
+        audio_frames=description["audio_frames"],
+        audio_pool=tuple(description["audio_pool"]),
+        n_classes=description.get("n_classes"),
+    )

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
-from mmpareto.data.prepared.feature_files import FEATURE_FILES
+from mmpareto.data.loading.options import FEATURE_FILES
 from mmpareto.errors import InputError
 
 

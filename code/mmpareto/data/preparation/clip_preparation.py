@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpareto.data.prepared.feature_files import FEATURE_FILES
-from mmpareto.data.preparing import preparation
-from mmpareto.data.preparing.preparation import About
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.preparation import sample_preparation
+from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 
@@ -31,7 +31,7 @@ class RawClip(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every data set of clips has; `prepare_clips` takes them."""
-    preparation.add_arguments(parser)
+    sample_preparation.add_arguments(parser)
     parser.add_argument("--fps", type=int, default=1, help="frames kept a second (default: %(default)s)")
     parser.add_argument(
         "--audio",
@@ -51,7 +51,7 @@ def _audio_kinds(choice: str) -> tuple[str, ...]:
 def prepare_clips(
     clips: Sequence[RawClip],
     split: Split,
-    about: About,
+    about: DatasetInfo,
     *,
     out: Path,
     fps: int = 1,
@@ -63,18 +63,20 @@ def prepare_clips(
     Arguments:
         fps: frames kept a second.
         audio: names of audio features, see FEATURE_FILES.
-        clips, split, about, out, options: see `preparation.prepare_samples`.
+        clips, split, about, out, options: see `sample_preparation.prepare_samples`.
 
     Raises:
         InputError: `fps` is below 1, or as `prepare_samples`.
     """
     if fps < 1:
         raise InputError(f"--fps must be at least 1, not {fps}.")
-    return preparation.prepare_samples(clips, split, about, ClipMaking(fps, tuple(audio)), out=out, **options)
+    return sample_preparation.prepare_samples(
+        clips, split, about, ClipSampleBuilder(fps, tuple(audio)), out=out, **options
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipMaking:
+class ClipSampleBuilder:
     """Audio features through a temporary file, and frames in a folder that is renamed as the last step.
 
     Arguments:
@@ -103,7 +105,7 @@ class ClipMaking:
         """Read what is missing, and write it when all of it could be read."""
         import torch
 
-        from mmpareto.data.raw.clip_reading import read_clip
+        from mmpareto.data.raw.media import read_clip
 
         fps = None if _has_frames(sample, out) else self.fps
         content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)

@@ -1,16 +1,18 @@
 """A split of a prepared data set, sample by sample."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmpareto.data.prepared.reading import InputOptions, Labelled
-from mmpareto.data.prepared.sampling import sample_generator
-from mmpareto.data.prepared.sources import Normalisation, Source
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.options import InputOptions, SampleList, options_of
+from mmpareto.data.loading.sampling import fixed_frames, sample_generator
+from mmpareto.data.loading.sources import Normalisation, Source, audio_input, resized
+from mmpareto.errors import InputError
 
 
 class Sample(NamedTuple):
@@ -45,7 +47,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     Attributes:
         classes: class names; a label is a place in this list.
         names, labels: of the samples, by index.
-        scores: what the labels were made of, for `DataSet.extra_metrics`.
+        scores: what the labels were made of, for `DatasetBuilder.extra_metrics`.
         channels: modality → what its encoder takes.
         normalisation: modality → that of its images; none for what is no image.
         description: what another sample needs to be treated alike; numbers, strings, lists and dicts only.
@@ -54,7 +56,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     def __init__(
         self,
         folder: Path,
-        found: Labelled,
+        found: SampleList,
         sources: Mapping[str, Source],
         prepared: dict[str, Any],
         options: InputOptions,
@@ -92,3 +94,25 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
                 images = len(values) if values.dim() == 4 else 1
                 flips[name] = torch.from_numpy(generator.random(images) < 0.5)
         return Sample(inputs, self.labels[index], index, flips)
+
+
+def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The inputs of a clip, as evaluation would read them from a prepared folder.
+
+    Arguments:
+        description: of the data set that the model was trained on (`PreparedDataset.description`).
+        audio_feature: the feature of kind `description["audio"]`: (1024, 128) or (257, 188).
+        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
+
+    Returns:
+        What `ClipDatasetBuilder.open(…, training=False)` gives as inputs, without a batch dimension.
+
+    Raises:
+        InputError: the feature has another shape, or there is no frame.
+    """
+    options = options_of(description)
+    layout.check_feature(audio_feature, options.audio, "the audio feature")
+    if not frames:
+        raise InputError("the clip has no frame; give a video with a picture.")
+    images = [resized(frames[number - 1], options.image_size) for number in fixed_frames(len(frames), options.frames)]
+    return {"audio": audio_input(audio_feature.float(), options), "visual": torch.stack(images)}

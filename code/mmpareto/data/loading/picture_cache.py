@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as image
 
-from mmpareto.data.prepared import layout
-from mmpareto.data.workers import cores
+from mmpareto.data.loading import layout
+from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.progress import progress
@@ -92,7 +92,7 @@ def _make(data: Path, files: Sequence[Path], side: int, name: str) -> list[tuple
     with (
         atomic_path(data) as temporary,
         temporary.open("wb") as file,
-        ThreadPoolExecutor(cores()) as pool,
+        ThreadPoolExecutor(available_cores()) as pool,
         progress(total=len(files), unit="picture", desc=f"cache of {name}", disable=None) as bar,
     ):
         for part in parts:

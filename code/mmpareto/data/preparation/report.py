@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.preparation.splits import Split
 
 RECORD = "prepared.json"
 NAMES_SHOWN = 20

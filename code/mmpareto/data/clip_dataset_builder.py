@@ -6,16 +6,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mmpareto.data.data_set import DataSet
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.preparing import clip_preparation
-from mmpareto.data.preparing.clip_preparation import RawClip
-from mmpareto.data.preparing.preparation import About
-from mmpareto.data.preparing.report import Report
-from mmpareto.data.preparing.splits import Split
+from mmpareto.data.dataset_builder import DatasetBuilder
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.preparation import clip_preparation
+from mmpareto.data.preparation.clip_preparation import RawClip
+from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.splits import Split
 
 if TYPE_CHECKING:
-    from mmpareto.data.prepared.sources import Source
+    from mmpareto.data.loading.sources import Source
 
 
 class Found(NamedTuple):
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     further: Mapping[str, Any] = MappingProxyType({})
 
 
-class ClipSet(DataSet):
+class ClipDatasetBuilder(DatasetBuilder):
     """Two modalities: "audio", a filterbank or spectrogram, and "visual", frames; loaded as the released code does."""
 
     @classmethod
@@ -44,14 +44,14 @@ class ClipSet(DataSet):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
         """The audio feature and the frames."""
-        from mmpareto.data.prepared import layout
-        from mmpareto.data.prepared.sources import AudioSource, FramesSource
+        from mmpareto.data.loading import layout
+        from mmpareto.data.loading.sources import AudioSource, FramesSource
 
         layout.check_files(folder, split, names, options.audio, prepared.get("audio"))
         return {"audio": AudioSource(folder, names, options), "visual": FramesSource(folder, split, names, options)}
 
 
-class RawClipSet(ClipSet):
+class RawClipDatasetBuilder(ClipDatasetBuilder):
     """Clips that are found in a raw folder, as their owners distribute them.
 
     Attributes:
@@ -103,7 +103,7 @@ class RawClipSet(ClipSet):
         return clip_preparation.prepare_clips(
             found.clips,
             found.split,
-            About(cls.name, cls.title, False, tuple(found.classes)),
+            DatasetInfo(cls.name, cls.title, False, tuple(found.classes)),
             out=out,
             fps=fps,
             audio=audio,

@@ -5,13 +5,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmpareto.data.data_set import DataSet
-from mmpareto.data.prepared import layout
-from mmpareto.data.prepared.reading import InputOptions
-from mmpareto.data.prepared.samples import PreparedDataset
-from mmpareto.data.preparing.preparation import CHECKSUMS, sha256
-from mmpareto.data.preparing.report import shortened
-from mmpareto.data.workers import cores
+from mmpareto.data.dataset_builder import DatasetBuilder
+from mmpareto.data.loading import layout
+from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.data.preparation.prepared_folder import CHECKSUMS, sha256
+from mmpareto.data.preparation.report import shortened
+from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
 from mmpareto.progress import progress
 
@@ -48,7 +48,7 @@ class Check:
         return "\n".join([*lines, *shortened([f"    {sentence}" for sentence in self.wrong])])
 
 
-def check(data_set: type[DataSet], folder: Path, options: InputOptions | None = None) -> Check:
+def check(data_set: type[DatasetBuilder], folder: Path, options: InputOptions | None = None) -> Check:
     """Compare all checksums, and read every sample of every list as evaluation does.
 
     Raises:
@@ -91,7 +91,7 @@ def _compare(folder: Path, found: Check) -> None:
         except OSError:
             return f"{name} is absent"
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         done = progress(pool.map(complaint, lines), total=len(lines), unit="file", desc="checksums", disable=None)
         found.wrong += [sentence for sentence in done if sentence is not None]
     found.files = len(lines)
@@ -107,6 +107,6 @@ def _read_all(dataset: PreparedDataset, part: str, found: Check) -> None:
         return f"{dataset.names[place]}: {odd[0]} holds numbers that are not finite" if odd else None
 
     places = range(len(dataset))
-    with ThreadPoolExecutor(cores()) as pool:  # decoding lets other threads work
+    with ThreadPoolExecutor(available_cores()) as pool:  # decoding lets other threads work
         done = progress(pool.map(complaint, places), total=len(places), unit="sample", desc=part, disable=None)
         found.wrong += [sentence for sentence in done if sentence is not None]

@@ -26,18 +26,18 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Shard:
     """One process's part of a batch or a data set: every `count`th sample, from the `rank`th (0 is the first) on."""
 
     rank: int = 0
     count: int = 1
 
-    def of(self, samples: int) -> range:
+    def indices(self, samples: int) -> range:
         """The places of its own among so many samples."""
         return range(self.rank, samples, self.count)
 
 
-ALL = Share()
+UNSHARDED = Shard()
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -71,23 +71,25 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return max(self.size - self.start, 0)
 
 
-class SharedBatches(Sampler[list[tuple[int, int]]]):
+class ShardedBatches(Sampler[list[tuple[int, int]]]):
     """A process's share of every batch of an order, or the batch's first sample where that is none (see `shares`)."""
 
-    def __init__(self, order: EpochOrder, batch_size: int, share: Share) -> None:
+    def __init__(self, order: EpochOrder, batch_size: int, share: Shard) -> None:
         self.order, self.batch_size, self.share = order, batch_size, share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         keys = list(self.order)
         for start in range(0, len(keys), self.batch_size):
             batch = keys[start : start + self.batch_size]
-            yield [batch[place] for place in self.share.of(len(batch))] or batch[:1]
+            yield [batch[place] for place in self.share.indices(len(batch))] or batch[:1]
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
 
-def shares(batches: Iterable[Batch], samples: int, batch_size: int, share: Share) -> Iterator[tuple[Batch, int]]:
+def sharded_batches(
+    batches: Iterable[Batch], samples: int, batch_size: int, share: Shard
+) -> Iterator[tuple[Batch, int]]:
     """A process's share of every batch, perhaps of no sample, with the number of samples in the whole batch.
 
     Arguments:
@@ -98,7 +100,7 @@ def shares(batches: Iterable[Batch], samples: int, batch_size: int, share: Share
     for batch in batches:
         whole = min(batch_size, samples)
         samples -= whole
-        own = len(share.of(whole))
+        own = len(share.indices(whole))
         if len(batch.labels) > own:
             inputs = {name: values[:own] for name, values in batch.inputs.items()}
             flips = {name: values[:own] for name, values in batch.flips.items()}
@@ -113,7 +115,7 @@ def make_loader(
     order: EpochOrder | None = None,
     workers: int = 0,
     pin_memory: bool = False,
-    share: Share = ALL,
+    share: Shard = UNSHARDED,
 ) -> DataLoader[Any]:
     """A loader of `Batch`es of at most `batch_size` samples; the last one of an epoch may be smaller.
 
@@ -127,9 +129,9 @@ def make_loader(
     """
     how: dict[str, Any] = {"batch_size": batch_size, "sampler": order}
     if share.count > 1 and order is not None:
-        how = {"batch_sampler": SharedBatches(order, batch_size, share)}
+        how = {"batch_sampler": ShardedBatches(order, batch_size, share)}
     elif share.count > 1:
-        own = share.of(len(dataset)) or range(1)  # type: ignore[arg-type]
+        own = share.indices(len(dataset)) or range(1)  # type: ignore[arg-type]
         how = {"batch_size": -(-batch_size // share.count), "sampler": own}
     return DataLoader(
         dataset,

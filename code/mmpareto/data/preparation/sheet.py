@@ -13,9 +13,9 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from mmpareto.data.prepared.batches import Batch, to_device
-from mmpareto.data.prepared.feature_files import FEATURE_FILES
-from mmpareto.data.prepared.samples import PreparedDataset
+from mmpareto.data.loading.batches import Batch, to_device
+from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mmpareto.data.prepared.reading import InputOptions, Labelled
+from mmpareto.data.loading.options import InputOptions, SampleList
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpareto.data.prepared.samples import PreparedDataset
-    from mmpareto.data.prepared.sources import Source
+    from mmpareto.data.loading.samples import PreparedDataset
+    from mmpareto.data.loading.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class DownloadInfo:
     """What a person needs to know to get a data set.
 
     Attributes:
@@ -31,19 +31,19 @@ class Facts:
     raw: str
 
 
-class DataSet:
+class DatasetBuilder:
     """A data set; a subclass each.
 
     Attributes:
         name: as it is registered, and as its prepared folder is called.
         title: as papers write it.
-        facts: for `prepare.py --list`.
+        download: for `prepare.py --list`.
         banner: what must be said wherever results on it are shown; None where nothing must.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    facts: ClassVar[Facts]
+    download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
     prepare: ClassVar[Any]
     """Prepares the raw files, and returns a `report.Report`; takes the options of `add_arguments` by name."""
@@ -56,7 +56,7 @@ class DataSet:
     @classmethod
     def text(cls) -> str:
         """What a person needs to know to get and prepare it."""
-        facts = cls.facts
+        facts = cls.download
         rows = (("size", facts.size), ("terms", facts.terms), ("page", facts.page), ("raw", facts.raw))
         lines = [f"{cls.name}: {cls.title}"]
         for key, value in rows:
@@ -65,13 +65,13 @@ class DataSet:
         return "\n".join(lines)
 
     @classmethod
-    def labelled(cls, folder: Path, split: str, options: InputOptions) -> Labelled:
+    def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
         """The samples of a split: all that its list holds, with their classes."""
-        from mmpareto.data.prepared import layout
+        from mmpareto.data.loading import layout
 
         classes = layout.read_classes(folder)
         names, labels = layout.read_split(folder, split, classes)
-        return Labelled(classes, names, labels, [*range(len(names))])
+        return SampleList(classes, names, labels, [*range(len(names))])
 
     @classmethod
     def extra_metrics(cls, predicted: Any, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ class DataSet:
 
         Arguments:
             predicted: (N,) array of labels; of scores, where `n_classes` is 1.
-            scores: what the true labels were made of (`Labelled.scores`).
+            scores: what the true labels were made of (`SampleList.scores`).
         """
         return {}
 
@@ -122,12 +122,12 @@ class DataSet:
             InputError: the folder is no prepared data set or lacks files, one of its lists is wrong, or it has no such
                 modality.
         """
-        from mmpareto.data.prepared import layout  # here, since the command line needs no torch
-        from mmpareto.data.prepared.samples import PreparedDataset
+        from mmpareto.data.loading import layout  # here, since the command line needs no torch
+        from mmpareto.data.loading.samples import PreparedDataset
 
         folder, options = Path(folder), options or InputOptions()
         prepared = layout.read_prepared(folder)
-        found = cls.labelled(folder, split, options)
+        found = cls.list_samples(folder, split, options)
         sources = cls.sources(folder, split, layout.read_names(folder, split), prepared, options)
         for name in modalities or ():
             if name not in sources:

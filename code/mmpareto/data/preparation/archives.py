@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
-from mmpareto.data.preparing.preparation import locked, sha256
+from mmpareto.data.preparation.prepared_folder import locked, sha256
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.progress import progress

@@ -1,44 +1,33 @@
 """Raw samples → a prepared folder: in parallel, restartable, and with a report of what became of every sample.
 
 It knows no data set and no kind of file. A data set lists its samples, says how they are split and what is made of each
-(`Making`), and calls `prepare_samples`. One that is prepared in one piece calls `locked`, `write_lists` and
+(`SampleBuilder`), and calls `prepare_samples`. One that is prepared in one piece calls `locked`, `write_lists` and
 `write_record` itself.
 """
 
 import argparse
 import contextlib
-import csv
-import fcntl
-import hashlib
-import io
 import json
-import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mmpareto.data.preparing.report import RECORD, Report
-from mmpareto.data.preparing.splits import Split
-from mmpareto.data.workers import cores, outcomes
+from mmpareto.data.preparation.prepared_folder import (
+    RECORD_UNFINISHED,
+    DatasetInfo,
+    earlier,
+    locked,
+    write_lists,
+    write_record,
+)
+from mmpareto.data.preparation.report import RECORD, Report
+from mmpareto.data.preparation.splits import Split
+from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.progress import progress
-
-RECORD_UNFINISHED = "preparing.json"
-CHECKSUMS = "checksums.sha256"
-
-
-class About(NamedTuple):
-    """What the record of a prepared set says about the data set."""
-
-    name: str
-    title: str
-    synthetic: bool
-    classes: tuple[str, ...]
 
 
 class RawSample(Protocol):
@@ -53,7 +42,7 @@ class RawSample(Protocol):
         """Its class."""
 
 
-class Making(Protocol):
+class SampleBuilder(Protocol):
     """What is made of a sample; sent to worker processes."""
 
     @property
@@ -88,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare_samples(
     samples: Sequence[RawSample],
     split: Split,
-    about: About,
-    making: Making,
+    about: DatasetInfo,
+    making: SampleBuilder,
     *,
     out: Path,
     seed: int = 0,
@@ -141,122 +130,14 @@ def prepare_samples(
         earlier(out, record, making.folders)
         if not (out / RECORD).exists():
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
-        done = _work([by_name[name] for name in listed if name in by_name], report, making, workers or cores())
+        done = _work(
+            [by_name[name] for name in listed if name in by_name], report, making, workers or available_cores()
+        )
         lists = {part: [(n, done[n]) for n in names if n in done] for part, names in split.parts.items()}
         report.counts = write_lists(out, about.classes, lists)
         entries = record | making.entries(out, list(done)) | dict(further or {}) | {"seed": seed}
         write_record(report, about, entries, making.folders)
     return report
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep a second preparation, which would remove this one's unfinished files, away from it.
-
-    Raises:
-        InputError: another process is at it, or something in it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"another process is preparing {folder}; wait for it or stop it.") from None
-            yield
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}.") from error
-
-
-def earlier(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:
-    """prepared.json where this very preparation has ended in `out`; None where it has not begun, or not ended.
-
-    Arguments:
-        record: what the prepared files depend on.
-        folders: that hold them.
-
-    Raises:
-        InputError: something else is there: nothing of the user's is overwritten or deleted.
-    """
-    path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
-    remedy = f"Give another --out, or delete {out}"
-    if path is None:
-        lists = any((out / f"{name}.csv").exists() for name in ("stat", "train", "test"))
-        if lists or any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
-            raise InputError(f"{out} holds files that something else prepared, and does not say how. {remedy}.")
-        return None
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        difference = _difference(before, record)
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is damaged. {remedy}.") from None
-    if difference is not None:
-        raise InputError(f"{out} was prepared with {difference}. {remedy}.")
-    return before if path.name == RECORD else None
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first entry of `now` that was another one before, in words."""
-    for key, value in now.items():
-        old = before.get(key, {})
-        if old != value:
-            deeper = _difference(old, value) if isinstance(old, dict) and isinstance(value, dict) and old else None
-            return f"{key}: {deeper}" if deeper else f"{key} {old}, not {value}"
-    return None
-
-
-def write_lists(
-    out: Path, classes: Iterable[str], lists: Mapping[str, Sequence[tuple[str, str]]]
-) -> dict[str, dict[str, int]]:
-    """Write stat.csv and a list a part ("train", "test", …) of (sample, class).
-
-    Returns:
-        Part → class → number of samples. A label is a class's place in the sorted names, so they are sorted here.
-    """
-    classes = sorted(classes)
-    write_text(out / "stat.csv", _csv([label] for label in classes))
-    for part, lines in lists.items():
-        write_text(out / f"{part}.csv", _csv(lines))
-    counted = {part: Counter(label for _, label in lines) for part, lines in lists.items()}
-    return {part: {label: counts[label] for label in classes} for part, counts in counted.items()}
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> str:
-    """As CSV; a class with a comma in its name ("vehicle horn, car horn, honking") is put into quotation marks."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def write_record(report: Report, about: About, entries: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Write checksums.sha256 (as sha256sum does) of all files in `folders`, and last prepared.json."""
-    files = sorted(path for folder in folders for path in (report.out / folder).rglob("*") if path.is_file())
-    with ThreadPoolExecutor(cores()) as pool:
-        sums = list(progress(pool.map(sha256, files), total=len(files), unit="file", desc="checksums", disable=None))
-    lines = [f"{digest}  {path.relative_to(report.out)}\n" for digest, path in zip(sums, files, strict=True)]
-    write_text(report.out / CHECKSUMS, "".join(lines))
-    content = {
-        "dataset": about.name,
-        "title": about.title,
-        "synthetic": about.synthetic,
-        "split": report.split.sentence,
-        "official_split": report.split.official,
-        "clips": {part: sum(counts.values()) for part, counts in report.counts.items()},
-        **entries,
-        "skipped": {kind: sorted(names) for kind, names in report.skipped.items()},
-        "missing": report.missing,
-    }
-    write_text(report.out / RECORD, json.dumps(content, indent=1) + "\n")
-    (report.out / RECORD_UNFINISHED).unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- the work ---
@@ -274,7 +155,7 @@ class _Outcome(NamedTuple):
     sentence: str = ""
 
 
-def _work(samples: Sequence[RawSample], report: Report, making: Making, workers: int) -> dict[str, str]:
+def _work(samples: Sequence[RawSample], report: Report, making: SampleBuilder, workers: int) -> dict[str, str]:
     """Do what is missing, with a progress bar; count into `report`; return the samples that are there."""
     started = time.monotonic()
     jobs = [_Job(sample, report.out, making) for sample in samples if not making.is_done(sample, report.out)]

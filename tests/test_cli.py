@@ -1,0 +1,35 @@
+import pytest
+from mmpareto.cli import ArgumentParser
+
+
+def parser() -> ArgumentParser:
+    made = ArgumentParser(prog="program")
+    made.add_argument("--batch_size")
+    made.add_argument("--several_names", nargs="+", default=[])
+    made.add_argument("rest", nargs="*")
+    return made
+
+
+@pytest.mark.parametrize("words", [["--batch-size", "a-b"], ["--batch_size", "a-b"], ["--batch-size=a-b"]])
+def test_dashes_and_underscores_are_one_flag(words: list[str]) -> None:
+    assert parser().parse_args(words).batch_size == "a-b"
+
+
+def test_values_are_kept_as_they_are() -> None:
+    given = parser().parse_args(["--several-names", "a-b", "-1", "--batch-size=--c-d", "--", "--e-f", "g-h"])
+    assert given.several_names == ["a-b", "-1"] and given.batch_size == "--c-d" and given.rest == ["--e-f", "g-h"]
+
+
+def test_unknown_flags_come_back_with_underscores() -> None:
+    assert parser().parse_known_args(["--un-known=a-b", "--other-one"])[1] == ["--un_known=a-b", "--other_one"]
+
+
+def test_subparsers_follow_the_same_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    made = ArgumentParser(prog="program")
+    below = made.add_subparsers().add_parser("name")
+    below.add_argument("--batch_size")
+    assert made.parse_args(["name", "--batch-size", "a-b"]).batch_size == "a-b"
+    for words in (["name", "--batch", "3"], ["--na"]):
+        with pytest.raises(SystemExit) as leave:
+            made.parse_args(words)
+        assert leave.value.code == 2 and words[-2 if len(words) > 1 else 0] in capsys.readouterr().err

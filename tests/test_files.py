@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from mmpareto.files import acquire_lock, atomic_path, file_lock, write_text
+
+
+def test_an_atomic_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "file.json"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == ".json" and path.read_text() == "old"
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    write_text(path, "neu: ü")
+    assert path.read_text(encoding="utf-8") == "neu: ü" and list(path.parent.iterdir()) == [path]
+
+
+def test_an_atomic_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
+    write_text(tmp_path / "atomic", "")
+    (tmp_path / "ordinary").write_text("")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_lock_is_held_once_and_released(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "below" / "lock" if kind == "file" else tmp_path
+    with file_lock(path):
+        assert acquire_lock(path, wait=False) is None
+        with pytest.raises(BlockingIOError), file_lock(path, wait=False):
+            pass
+    with pytest.raises(ZeroDivisionError), file_lock(path, wait=False):
+        raise ZeroDivisionError
+    with file_lock(path, wait=False):
+        assert path.exists()
+
+
+def test_a_waiting_lock_waits(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with file_lock(tmp_path / "lock"):
+            order.append("second")
+
+    with file_lock(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_child_that_inherits_the_descriptor_holds_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    descriptor = acquire_lock(path)
+    assert descriptor is not None
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=[descriptor]
+    )
+    os.close(descriptor)  # as when this process is killed
+    assert acquire_lock(path, wait=False) is None
+    child.communicate()
+    with file_lock(path, wait=False):
+        pass
