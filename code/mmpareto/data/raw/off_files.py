@@ -17,7 +17,7 @@ import trimesh
 from mmpareto.errors import InputError
 
 # The number of edges is not used; some writers leave it out.
-_HEADER = re.compile(r"\s*OFF\s*(\d+)\s+(\d+)(?:[ \t]+\d+)?[ \t]*(?:\r|\n|\Z)", re.IGNORECASE)
+_HEADER = re.compile(r"\s*OFF\s*(\d{1,99})\s+(\d{1,99})(?:[ \t]+\d+)?[ \t]*(?:\r|\n|\Z)", re.IGNORECASE)
 _COMMENT = re.compile(r"#[^\r\n]*")
 SIZES = (1e-30, 1e30)  # within these, areas and their squares are neither 0 nor infinite
 
