@@ -369,7 +369,7 @@ class Malicious:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra": Malicious()}, "asks for posix.system"),
+        ({"extra": Malicious()}, "posix.system"),
         ({"train_image": np.zeros((60, 28, 28, 3))}, "train: the images are not uint8"),
         ({"train_image": np.zeros((60, 28, 28), np.uint8)}, "train: the images are not uint8"),
         ({"test_image": np.zeros((0, 28, 28, 3), np.uint8)}, "test: the images are not uint8"),
@@ -472,7 +472,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     raw = write_mnist(tmp_path / "raw", digits())
     (tmp_path / "out").mkdir()
     (tmp_path / "out/stat.csv").write_text("happy\n")
-    with pytest.raises(InputError, match="out holds files that something else prepared"):
+    with pytest.raises(InputError, match="out contains files that other software prepared"):
         CGMNIST.prepare(raw=raw, out=tmp_path / "out")
     (tmp_path / "out/prepared.json").write_text("[]")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):

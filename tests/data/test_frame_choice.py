@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmpareto.data.raw.containers import Span
-from mmpareto.data.raw.frame_choice import FrameChoice, Spacing
+from mmpareto.data.raw.frame_selection import FrameChoice, Spacing
 
 MS = Fraction(1, 1000)
 WHOLE = Span(None, None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import raw_clips
 from mmpareto.data.raw.containers import read_streams
-from mmpareto.data.raw.frame_decoding import FrameReader, ToRGB, _AsNeeded
+from mmpareto.data.raw.video_decoding import FrameReader, ToRGB, _AsNeeded
 from mmpareto.data.raw.media import read_frame_pairs
 
 H264 = {

@@ -14,7 +14,7 @@ from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, stop_workers
 from mmpareto.data.loading.options import options_of
 from mmpareto.data.loading.samples import PreparedDataset
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path, write_text
 from mmpareto.training.evaluation import Predictions, extra_metrics, figures, predict
 
@@ -44,7 +44,7 @@ def open_split(trained: Trained, split: str, folder: Path | None = None) -> Prep
     if dataset.classes != expected or len(dataset.classes) != outputs:
         others = f"{outputs} others" if len(dataset.classes) == outputs else str(outputs)
         raise InputError(
-            f"{folder} has the {len(dataset.classes)} classes {_few(dataset.classes)}, but {trained.path} tells "
+            f"{folder} has the {len(dataset.classes)} classes {first_few(dataset.classes)}, but {trained.path} tells "
             f"{others} apart; give the data that it was trained on."
         )
     return dataset
@@ -149,7 +149,3 @@ def write_per_clip(path: Path, dataset: PreparedDataset, predictions: Prediction
                 row += [] if regression else [classes[int(logits[place].argmax())]]
                 row += [f"{value:.9g}" for value in values]
             writer.writerow(row)
-
-
-def _few(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

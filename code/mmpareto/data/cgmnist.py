@@ -23,7 +23,7 @@ from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
     DatasetInfo,
-    earlier,
+    finished_record,
     locked,
     sha256,
     write_lists,
@@ -124,7 +124,7 @@ class CGMNIST(DatasetBuilder):
         parts = _read(published, mnist, seed)
         report = _report(cls.title, out, {part: digits.labels for part, digits in parts.items()}, origin)
         with locked(out):
-            if earlier(out, record, [ARRAYS]) is not None:
+            if finished_record(out, record, [ARRAYS]) is not None:
                 report.already = report.found
                 return report
             write_text(out / RECORD_UNFINISHED, json.dumps(record))

@@ -323,7 +323,7 @@ class ViewBuilder:
         """Return whether both views exist."""
         return all(_view_path(out, view, sample).exists() for view in VIEWS)
 
-    def make(self, sample: Shape, out: Path) -> None:
+    def build(self, sample: Shape, out: Path) -> None:
         """Write both views, or none.
 
         Raises:

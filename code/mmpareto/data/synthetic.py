@@ -37,7 +37,7 @@ TEST_FRACTION = 0.2  # CREMA-D's tenth would leave 7 clips per class, too few to
 FRAME_RATE = Fraction(30_000, 1001)
 UNINFORMATIVE = 0.15  # share of all clips whose voice shows NEU, and of as many others whose face does
 # Intensity of the emotion in the voice and in the face, for each of CREMA-D's levels.
-LEVELS = {"LO": (0.7, 0.55), "MD": (0.8, 0.75), "HI": (1.0, 0.95), "XX": (0.9, 0.8)}
+LEVELS = {"LO": (0.6, 0.55), "MD": (0.75, 0.75), "HI": (0.95, 0.95), "XX": (0.85, 0.8)}
 VERSION = 2  # of the drawings and voices: increased whenever a seed gives other clips than before
 SETTINGS = "settings.json"
 
@@ -138,7 +138,7 @@ def _claim(folder: Path, settings: dict[str, int]) -> None:
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
     if before != content and (before is not None or len(unfinished) < len(files)):
         other = "clips that this program did not write" if before is None else f"a set made with {before.strip()[:99]}"
-        raise InputError(f"{folder} holds {other}, not {content.strip()}. Give another --out, or delete {folder}.")
+        raise InputError(f"{folder} holds {other}, not {content.strip()}. Choose another --out, or delete {folder}.")
     write_text(path, content)
     for file in unfinished:
         file.unlink()

@@ -1,6 +1,5 @@
 """Weights that others made: ImageNet files and the released MMPareto code's checkpoints."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
 
 # The released code's first component of a name → ours. Its joint head reads audio, then visual (flow, then
 # visual, on UCF-101), which is the order in which the encoders stand in its files.
@@ -50,7 +49,7 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     misshapen = [name for name in expected if name in given and given[name].shape != expected[name].shape]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
-        details = "; ".join(f"{problem}: {_few(names)}" for problem, names in problems.items() if names)
+        details = "; ".join(f"{problem}: {first_few(names)}" for problem, names in problems.items() if names)
         raise InputError(f"{path} does not hold weights for {type(encoder).__name__} ({details}); give another file.")
     counters = {name: tensor for name, tensor in expected.items() if name not in given}
     encoder.load_state_dict({**given, **counters})
@@ -80,7 +79,7 @@ def read_released(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         else:
             unmatched.append(name)
     if not state:
-        raise InputError(f"{path} is no checkpoint of the released MMPareto code: it holds {_few(unmatched)}.")
+        raise InputError(f"{path} is no checkpoint of the released MMPareto code: it holds {first_few(unmatched)}.")
     return state, unmatched
 
 
@@ -103,9 +102,3 @@ def _tensors(content: Any, path: Path, what: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} does not map names to tensors ({what}); give another file.")
     return dict(content)
-
-
-def _few(names: Iterable[str], limit: int = 4) -> str:
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

@@ -116,7 +116,7 @@ def _by_us(samples: Sequence[RawClip], out: Path) -> _Speed:
 
 def _make(making: ClipSampleBuilder, out: Path, sample: RawClip) -> float:
     started = time.process_time()
-    making.make(sample, out)
+    making.build(sample, out)
     return time.process_time() - started
 
 
