@@ -97,5 +97,5 @@ def _checked(vertices: np.ndarray, triangles: np.ndarray, path: Path) -> Mesh:
     size = np.ptp(vertices, axis=0).max()
     first, second, third = (vertices[triangles[:, corner]] for corner in range(3))
     if not SIZES[0] < size < SIZES[1] or not np.cross(second - first, third - first).any():
-        raise MeshError(f"{path} has the size {size:.3g}, and no face with an area that can be drawn.", "no size")
+        raise MeshError(f"{path} has no face with an area that can be drawn (its size is {size:.3g}).", "no size")
     return Mesh(vertices, triangles.astype(np.int32))
