@@ -24,10 +24,10 @@ import av
 import numpy as np
 
 from mmpareto.data import synthetic
-from mmpareto.data.generated.synthetic_voices import RATE
 from mmpareto.data.preparation.clip_preparation import ClipSampleBuilder, RawClip
 from mmpareto.data.raw.features import resample
 from mmpareto.data.raw.media import read_audio
+from mmpareto.data.synthetic import RATE
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 
@@ -238,7 +238,7 @@ def _drawn(place: int, size: tuple[int, int], count: int) -> tuple[np.ndarray, l
     noisy = (
         drawn[number % len(drawn)] + rng.integers(-6, 7, (*size[::-1], 3), dtype=np.int16) for number in range(count)
     )
-    return speech.samples, [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
+    return speech, [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
 
 
 def _encode(container: Any, stream: Any, pictures: Sequence[np.ndarray]) -> None:
