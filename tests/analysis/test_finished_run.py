@@ -249,10 +249,7 @@ def test_a_damaged_table_of_clips_is_refused(tmp_path: Path, text: str) -> None:
         read_clip_results(path)
 
 
-def test_a_renamed_variant_has_its_present_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmpareto import MMPareto
-
-    monkeypatch.setattr(MMPareto, "variant_aliases", {"brief": "per_tensor"}, raising=False)
+def test_a_renamed_variant_has_its_present_name(tmp_path: Path) -> None:
     arguments = {"method": "mmpareto", "options": options_of()}
     old, new = (
         FinishedRun(write_run(tmp_path / variant, accuracies(0), variant=variant, **arguments))

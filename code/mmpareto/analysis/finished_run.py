@@ -66,9 +66,8 @@ class FinishedRun:
             raise InputError(
                 f"{self.folder} is of another version of this code: its {CONFIG} lacks {', '.join(missing)}."
             )
-        variant = arguments["variant"]
-        aliases = getattr(method_class(arguments["method"]), "variant_aliases", {})
-        return arguments | {"variant": aliases.get(variant, variant)}
+        kind, variant = method_class(arguments["method"]), arguments["variant"]
+        return arguments | {"variant": kind.variant_aliases.get(variant, variant) if kind else variant}
 
     @functools.cached_property
     def settings(self) -> Settings:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from mmpareto.errors import InputError
 from mmpareto.training.recorder import OBJECTIVES, read_records
-from mmpareto.training.run_folder import GRADIENTS, read_config
 
 Array = NDArray[np.float64]
 
@@ -76,15 +75,6 @@ def read_gradient_records(path: Path) -> GradientRecords:
         epochs=arrays["epoch"],
         encoders={str(modality): _encoder(arrays, str(modality)) for modality in arrays["modalities"]},
     )
-
-
-def read_run(folder: Path) -> GradientRecords:
-    """Read what a run recorded; `FinishedRun.recorded_gradients` takes its place."""
-    read_config(folder)
-    path = folder / GRADIENTS
-    if not path.is_file():
-        raise InputError(f"{folder} holds no {GRADIENTS}: train with --record-gradients N.")
-    return read_gradient_records(path)
 
 
 def _encoder(arrays: dict[str, NDArray], modality: str) -> EncoderRecords:

@@ -51,12 +51,20 @@ def label(
     """
     kind = method_class(method)
     variants = dict(kind.variants) if kind else {}
-    usual = {name: argument.default for name, argument in inspect.signature(kind).parameters.items()} if kind else {}
-    usual |= variants.get(variant or next(iter(variants), None), {})
-    parts = [variant] if variant is not None and variant != next(iter(variants), None) else []
+    default = next(iter(variants), None)
+    usual = _defaults(kind) | variants.get(variant or default, {})
+    parts = [variant] if variant not in (None, default) else []
     parts += [f"{name} {value_text(value)}" for name, value in (options or {}).items() if value != usual.get(name)]
     parts += further
     return f"{name_of(method)} ({', '.join(parts)})" if parts else name_of(method)
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The options' defaults; --refresh is an option that is not an argument of the class."""
+    if kind is None:
+        return {}
+    defaults = {name: argument.default for name, argument in inspect.signature(kind).parameters.items()}
+    return defaults | ({"refresh": 1} if kind.refreshable else {})
 
 
 def value_text(value: Any) -> str:
