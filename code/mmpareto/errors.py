@@ -1,4 +1,6 @@
-"""What is the user's to mend, told in one sentence."""
+"""User-facing errors."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -12,3 +14,9 @@ class InputError(ValueError):
         if message.startswith("Caught InputError in "):
             message = message.rpartition("InputError: ")[2].strip()
         super().__init__(message)
+
+
+def few(names: Sequence[str], limit: int = 4) -> str:
+    """The first `limit` names, separated by commas, and the number of those left out."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -16,7 +16,7 @@ import torch
 from mmpareto.data.prepared.batches import EpochOrder, Share, SharedBatches
 from mmpareto.errors import InputError
 from mmpareto.training import loop
-from mmpareto.training.batch_norm import synchronised
+from mmpareto.training.batch_norm import convert_sync_batchnorm
 from mmpareto.training.distributed import Processes
 from mmpareto.training.run import train
 from mmpareto.training.settings import parse
@@ -30,7 +30,8 @@ from torch import Tensor, distributed, nn
 BATCH = ("--batch_size", "7", "--epochs", "2")
 PLAIN = ("--encoder", "plain", *BATCH)
 # The methods that take from the loop more than losses and outputs, or need another network; the steps of all methods
-# are tests/integration/test_reduction.py's. With BatchNorm in the encoders, synchronised, unless they are "plain".
+# are tests/integration/test_reduction.py's. The encoders have
+# (synchronised) BatchNorm unless they are "plain".
 NAMES = ("mmpareto", "joint", "dgl", "ogm_ge", "greedy", "pmr", "agm", "pretrain_finetune")
 RUNS: dict[str, tuple[str, ...]] = {name: ("--method", name, *BATCH) for name in NAMES} | {
     "unimodal": ("--method", "unimodal", "--modality", "audio", *BATCH),
@@ -183,27 +184,27 @@ def rows(samples: int, rank: int, count: int) -> Tensor:
 
 
 def tell() -> dict[str, Any]:
-    processes = Processes(Share(distributed.get_rank(), 3), together=True)
+    processes = Processes(Share(distributed.get_rank(), 3), is_distributed=True)
     rank = processes.share.rank
     module = nn.Linear(2, 2)
     module.register_buffer("mean", torch.full((2,), float("nan") if rank == 2 else rank + 1.0))
-    processes.share_buffers(module, [3, 1, 0][rank])
-    with processes.own_random(torch.device("cpu"), 5):
+    processes.average_buffers(module, [3, 1, 0][rank])
+    with processes.per_rank_rng(torch.device("cpu"), 5):
         own = torch.rand(rank + 1)[0].item()
 
     def refused() -> None:
         raise InputError("not so")
 
     with pytest.raises(InputError if rank == 0 else SystemExit):
-        processes.of_first(refused)
+        processes.run_on_rank0(refused)
     with pytest.raises(InputError if rank == 0 else SystemExit):
-        processes.after_first(refused)
+        processes.rank0_first(refused)
     return {
-        "gathered": [processes.gathered(rows(n, rank, 3), n).tolist() for n in (1, 5, 6)],
-        "summed": {name: value.item() for name, value in processes.summed({"a": torch.tensor(rank)}).items()},
-        "largest": processes.largest(rank),
-        "of first": processes.of_first(lambda: "first"),
-        "after first": processes.after_first(lambda: "each"),
+        "gathered": [processes.all_gather(rows(n, rank, 3), n).tolist() for n in (1, 5, 6)],
+        "summed": {name: value.item() for name, value in processes.all_reduce_sum({"a": torch.tensor(rank)}).items()},
+        "largest": processes.all_reduce_max(rank),
+        "of first": processes.run_on_rank0(lambda: "first"),
+        "after first": processes.rank0_first(lambda: "each"),
         "mean": module.mean.tolist(),
         "random": torch.initial_seed(),
     }, own
@@ -253,7 +254,7 @@ def network_of(kind: type[nn.Module], momentum: float | None) -> nn.Module:
 
 def batch_norm() -> list[list[Tensor]]:
     share = [slice(0, 4), slice(4, 6), slice(6, 6)][distributed.get_rank()]
-    return [normed(one[0], share, synchronised(network_of(*one), torch.device("cpu"))) for one in KINDS]
+    return [normed(one[0], share, convert_sync_batchnorm(network_of(*one), torch.device("cpu"))) for one in KINDS]
 
 
 def test_batch_norm_is_that_of_the_whole_batch(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_compiled_model_is_one_for_every_size_of_batch_and_what_is_trained(dat
 
 def test_compiling_for_several_gpus_is_refused() -> None:
     with pytest.raises(InputError, match=r"--compile goes with one GPU.*--gpu_ids 0"):
-        devices.runnable(nn.Linear(1, 1), [0, 1], compiled=True)
+        devices.wrap_model(nn.Linear(1, 1), [0, 1], compiled=True)
 
 
 @pytest.mark.slow

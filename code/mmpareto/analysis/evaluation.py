@@ -16,7 +16,7 @@ from mmpareto.data.prepared.clips import options_of
 from mmpareto.data.prepared.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
-from mmpareto.training.evaluation import Predictions, extra_metrics, figures, predict
+from mmpareto.training.evaluation import Predictions, extra_metrics, head_metrics, predict
 
 
 def open_split(trained: Trained, split: str, folder: Path | None = None) -> PreparedDataset:
@@ -118,7 +118,7 @@ def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predict
     if trained.banner:
         origin["warning"] = trained.banner
     further = extra_metrics(predictions, DATASETS[trained.dataset].extra_metrics, dataset.scores)
-    content = origin | figures(predictions) | further | {"confusion": matrices}
+    content = origin | head_metrics(predictions) | further | {"confusion": matrices}
     title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
     try:
         write_text(out / "metrics.json", json.dumps(content, indent=1) + "\n")

@@ -1,22 +1,22 @@
-"""MMTM blocks: encoders that recalibrate each other's channels (Joze et al., CVPR 2020)."""
+"""MMTM blocks, through which encoders recalibrate each other's channels (Joze et al., CVPR 2020)."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-RATIO = 4  # Wu et al., ICML 2022: of the squeezed width
+RATIO = 4  # of reduction, as in Wu et al., ICML 2022
 
 
 class MMTM(nn.Module):
-    """Multimodal transfer module: every modality's channels are gated by what all modalities show.
+    """Multimodal transfer module: the channels of every modality are gated depending on all modalities.
 
-    Every map is squeezed to its channel means (over space and, where there are several, frames); one layer of width
-    2·ΣC/ratio and a ReLU see all of them; from there, one layer a modality and a sigmoid give its gates. As in Wu et
-    al., "Characterizing and overcoming the greedy nature of learning in multi-modal deep neural networks" (ICML 2022),
-    the block keeps the mean of each modality's gates over all training steps, and can put it in place of the gates:
-    the modality then learns through its own encoder alone. (The released code of that paper keeps the first modality's
-    mean for both, and goes on with it in evaluation; here each has its own, of training.)
+    Every map is squeezed to its channel means (over space and frames). One shared linear layer of width 2·ΣC/ratio with
+    a ReLU sees the means of all modalities; one further linear layer per modality with a sigmoid computes its gates. As
+    in Wu et al., "Characterizing and overcoming the greedy nature of learning in multi-modal deep neural networks"
+    (ICML 2022), the block keeps the mean of each modality's gates over all training steps and can use it instead of the
+    gates, so that the modality learns through its own encoder only. (The released code of that paper uses the first
+    modality's mean for both and keeps updating it in evaluation; here each modality has its own, from training.)
 
     Arguments:
         widths: modality → channels C of its map.
@@ -36,16 +36,16 @@ class MMTM(nn.Module):
         """Gate the maps.
 
         Arguments:
-            maps: modality → (B·T, C, H, W), T frames a sample.
+            maps: modality → (B·T, C, H, W), T frames per sample.
             batch: B.
             hold: the modality whose gates are replaced by their running mean.
         """
-        frames = {name: len(x) // max(batch, 1) for name, x in maps.items()}  # of no sample, too
+        frames = {name: len(x) // max(batch, 1) for name, x in maps.items()}  # a batch may be empty
         squeezed = [maps[name].unflatten(0, (batch, frames[name])).mean(dim=(1, 3, 4)) for name in self.excite]
-        common = self.squeeze(torch.cat(squeezed, dim=1)).relu()
-        gates = {name: excite(common).sigmoid() for name, excite in self.excite.items()}
+        shared = self.squeeze(torch.cat(squeezed, dim=1)).relu()
+        gates = {name: excite(shared).sigmoid() for name, excite in self.excite.items()}
         if self.training:
-            self._remember(gates)
+            self._update_means(gates)
         gated = {}
         for name, x in maps.items():
             gate = self.get_buffer(f"mean_{name}").expand_as(gates[name]) if name == hold else gates[name]
@@ -53,8 +53,8 @@ class MMTM(nn.Module):
         return gated
 
     @torch.no_grad()
-    def _remember(self, gates: Mapping[str, Tensor]) -> None:
-        # In place, as BatchNorm's statistics: under DataParallel the first replica shares its buffers with the module.
+    def _update_means(self, gates: Mapping[str, Tensor]) -> None:
+        # In place, like BatchNorm's statistics: under DataParallel the first replica shares the module's buffers.
         self.steps.add_(1)
         for name, gate in gates.items():
             mean = self.get_buffer(f"mean_{name}")

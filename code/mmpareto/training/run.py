@@ -13,16 +13,16 @@ from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
-from mmpareto.training.batch_norm import synchronised
+from mmpareto.training.batch_norm import convert_sync_batchnorm
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
-from mmpareto.training.distributed import ALONE, Processes, started_by_torchrun
+from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
 from mmpareto.training.loop import Trainer
+from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
-from mmpareto.training.step import part_count
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
@@ -34,7 +34,7 @@ def train(request: Request) -> int:
         InputError: the data, a GPU or the folder is not there, or the checkpoint does not fit, and nothing was written;
             or a file of the data turned out to be damaged on the way.
     """
-    with started_by_torchrun() as processes:
+    with process_group() as processes:
         return _train(request, processes)
 
 
@@ -46,9 +46,9 @@ def _train(request: Request, processes: Processes) -> int:
     processes.devices(settings.gpu_ids)  # refuses a GPU that is not there before anything is made
     if request.stand_in:
         print(f"{request.stand_in} is not there: the synthetic stand-in takes its place", flush=True)
-        processes.of_first(lambda: make_stand_in(settings))
+        processes.run_on_rank0(lambda: make_stand_in(settings))
     trainer = make_trainer(settings, request.resume, processes)
-    where = f"{trainer.device}, {processes.share.count} processes" if processes.together else trainer.device
+    where = f"{trainer.device}, {processes.share.count} processes" if processes.is_distributed else trainer.device
     print(f"{settings.name}: {trainer.data.record['clips']} on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
@@ -59,7 +59,7 @@ def _train(request: Request, processes: Processes) -> int:
         return stop.status
     except NonFiniteError as error:
         saved = f"{trainer.folder / LAST} is from before" if (trainer.folder / LAST).exists() else "nothing was saved"
-        if processes.first:
+        if processes.is_rank0:
             print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
         return 1
     finally:
@@ -85,7 +85,7 @@ def make_stand_in(settings: Settings) -> None:
             print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
-def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = ALONE) -> Trainer:
+def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = SINGLE_PROCESS) -> Trainer:
     """A new run, or one as its last.pt holds it: data opened, network made, and only then the folder.
 
     Raises:
@@ -96,7 +96,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
     method = make_method(settings.method, settings.options)
-    data = processes.after_first(lambda: open_data(settings, method.modalities))  # it may have to write a cache
+    data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # it may have to write a cache
     if method.needs_classes and len(data.train.classes) == 1:
         raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
     if resume and checkpoint:
@@ -116,7 +116,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
     if settings.channels_last:
-        network.lay_out_channels_last()
+        network.to_channels_last()
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
     identity = {
@@ -128,22 +128,22 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "amp": settings.amp,
     }
     network = network.to(device)
-    if processes.together:
-        processes.alike(network)
-        network = synchronised(network, device)
+    if processes.is_distributed:
+        processes.broadcast_state(network)
+        network = convert_sync_batchnorm(network, device)
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
-        trainer.restore(checkpoint)
+        trainer.load_state_dict(checkpoint)
         trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
     try:
-        method.begin_training(trainer.offered)
+        method.begin_training(trainer.method_context)
     except ValueError as error:
         raise InputError(f"--method {settings.method}: {error}.") from error
-    trainer.folder = resume or processes.of_first(lambda: new_folder(settings.name, settings.ckpt_path))
+    trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
     resumed_when_finished = checkpoint and checkpoint["epoch"] > settings.epochs  # changes nothing
-    if processes.first and not resumed_when_finished:
+    if processes.is_rank0 and not resumed_when_finished:
         write_config(trainer.folder, to_config(settings), data.record)
-    if processes.first and checkpoint:
+    if processes.is_rank0 and checkpoint:
         write_metrics(trainer.folder, trainer.history)  # without what came after last.pt
     return trainer
 
@@ -166,7 +166,7 @@ def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> No
     """
     full, samples = settings.batch_size, len(data.train)
     batches = {min(full, samples), samples % full or full}
-    parts = [size // part_count(size, full, settings.accumulate) for size in batches]
+    parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))
     try:

@@ -27,7 +27,7 @@ from mmpareto.analysis.measurements.runs import Subject
 from mmpareto.data.prepared.batches import Batch
 from mmpareto.progress import progress
 from mmpareto.training.evaluation import predict
-from mmpareto.training.losses import loss_of, right
+from mmpareto.training.losses import is_correct, loss_of
 
 POINTS = 41
 SAMPLES = 128
@@ -121,4 +121,4 @@ def loss_and_accuracy(subject: Subject, batches: Sequence[Batch]) -> tuple[float
     precision = subject.trained.precision(subject.device)
     found = predict(subject.network, batches, subject.device, subject.samples.normalisation, precision)
     logits = found.outputs.joint.double()
-    return loss_of(logits, found.labels).item(), right(logits, found.labels).double().mean().item()
+    return loss_of(logits, found.labels).item(), is_correct(logits, found.labels).double().mean().item()
