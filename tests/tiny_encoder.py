@@ -27,6 +27,7 @@ class TinyEncoder(nn.Module):
         return [self._first, self._second, self.layers[3], self.layers[4]]
 
     def _first(self, x: Tensor) -> Tensor:
+        x = x.to(self.layers[0].weight.dtype)  # a test may set float64
         return self.layers[0](x.flatten(0, 1) if x.dim() == 5 else x)
 
     def _second(self, x: Tensor) -> Tensor:

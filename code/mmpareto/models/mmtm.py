@@ -1,11 +1,16 @@
 """MMTM blocks, through which encoders recalibrate each other's channels (Joze et al., CVPR 2020)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 RATIO = 4  # of reduction, as in Wu et al., ICML 2022
+
+
+def batch_means(gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Modality → mean (C,) of its gates (B, C) over the batch."""
+    return {name: gate.mean(0) for name, gate in gates.items()}
 
 
 class MMTM(nn.Module):
@@ -20,14 +25,21 @@ class MMTM(nn.Module):
 
     Arguments:
         widths: modality → channels C of its map.
+
+    Attributes:
+        batch_means: the function `batch_means`, or one that also averages over several processes that share a batch:
+            held gates depend on these means within the same forward pass.
     """
+
+    batch_means: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    steps: Tensor
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
         total = sum(widths.values())
         self.squeeze = nn.Linear(total, 2 * total // RATIO)
         self.excite = nn.ModuleDict({name: nn.Linear(2 * total // RATIO, width) for name, width in widths.items()})
-        self.steps: Tensor
+        self.batch_means = batch_means
         self.register_buffer("steps", torch.zeros(()))
         for name, width in widths.items():
             self.register_buffer(f"mean_{name}", torch.zeros(width))
@@ -56,6 +68,6 @@ class MMTM(nn.Module):
     def _update_means(self, gates: Mapping[str, Tensor]) -> None:
         # In place, like BatchNorm's statistics: under DataParallel the first replica shares the module's buffers.
         self.steps.add_(1)
-        for name, gate in gates.items():
+        for name, batch_mean in self.batch_means(gates).items():
             mean = self.get_buffer(f"mean_{name}")
-            mean.lerp_(gate.mean(0).to(mean.dtype), 1 / self.steps)
+            mean.lerp_(batch_mean.to(mean.dtype), 1 / self.steps)

@@ -19,6 +19,8 @@ from torch import Tensor, distributed, nn
 
 from mmpareto.cli import BAD_INPUT
 from mmpareto.data.prepared.batches import ALL, Share
+from mmpareto.models.mmtm import MMTM
+from mmpareto.training.batch_norm import convert_sync_batchnorm
 from mmpareto.training.devices import choose_devices
 
 Value = TypeVar("Value")
@@ -80,9 +82,9 @@ class Processes:
             _all_reduce_in_place(gradients)
 
     def average_buffers(self, module: nn.Module, samples: int) -> None:
-        """Average the buffers that a forward pass has updated (mean gates of MMTM) over the samples of all processes.
+        """Average the buffers that a forward pass has updated over the samples of all processes.
 
-        BatchNorm's statistics are left out: where BatchNorm is synchronised they are equal already.
+        BatchNorm and MMTM are left out: after `synchronise` their buffers are equal already.
 
         Arguments:
             samples: number of samples in this process's forward pass.
@@ -90,7 +92,7 @@ class Processes:
         buffers = [
             buffer
             for inner in module.modules()
-            if not isinstance(inner, nn.modules.batchnorm._BatchNorm)
+            if not isinstance(inner, nn.modules.batchnorm._BatchNorm | MMTM)
             for name, buffer in inner.named_buffers(recurse=False)
             if buffer.is_floating_point() and name not in inner._non_persistent_buffers_set
         ]
@@ -112,11 +114,24 @@ class Processes:
         distributed.all_gather(parts, padded.contiguous())
         return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
 
-    def broadcast_state(self, module: nn.Module) -> None:
-        """Broadcast parameters and buffers from rank 0."""
-        if self.is_distributed:
-            for tensor in module.state_dict().values():
-                distributed.broadcast(tensor, 0)
+    def synchronise(self, network: nn.Module, device: torch.device) -> Any:
+        """The network with rank 0's parameters and buffers, and with batch statistics over all processes."""
+        if not self.is_distributed:
+            return network
+        for tensor in network.state_dict().values():
+            distributed.broadcast(tensor, 0)
+        for module in network.modules():
+            if isinstance(module, MMTM):
+                module.batch_means = self.batch_means
+        return convert_sync_batchnorm(network, device)
+
+    @torch.compiler.disable
+    def batch_means(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean of each (B, C) tensor over the rows of all processes, (C,) float64; a process may have no row."""
+        means = {name: rows.double().sum(0) for name, rows in values.items()}
+        count = torch.full_like(next(iter(means.values()))[:1], len(next(iter(values.values()))))
+        _all_reduce_in_place([*means.values(), count])
+        return {name: total / count for name, total in means.items()}
 
     def barrier(self) -> None:
         """Wait until all processes have called this."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Metrics of N samples and C classes by scikit-learn, in plain numbers and lists (ready for JSON).
+    """Metrics of N samples and C classes in plain numbers and lists (ready for JSON).
 
     Arguments:
         logits: (N, C), finite.
@@ -24,23 +25,26 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     Raises:
         ValueError: the shapes do not match, N is 0, or a label is out of range.
     """
-    from sklearn import metrics  # here, because the import takes more than a second
+    import sklearn  # here, because the import takes more than a second
+    from sklearn.metrics import average_precision_score
 
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits (N, C) and labels (N,) with N ≥ 1 expected, got {logits.shape} and {labels.shape}")
-    classes = logits.shape[1]
+    n_classes = logits.shape[1]
     truth, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-    if truth.min() < 0 or truth.max() >= classes:
-        raise ValueError(f"labels from 0 to {classes - 1} expected, got {truth.min()} to {truth.max()}")
-    confusion = metrics.confusion_matrix(truth, predicted, labels=range(classes))
-    samples = confusion.sum(axis=1)
+    if truth.min() < 0 or truth.max() >= n_classes:
+        raise ValueError(f"labels from 0 to {n_classes - 1} expected, got {truth.min()} to {truth.max()}")
+    confusion = np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+    correct, samples = confusion.diagonal(), confusion.sum(axis=1)
+    occurrences = samples + confusion.sum(axis=0)  # among labels and among predictions
     # In float64: in float32, different probabilities near 1 would tie.
     scores = logits.detach().cpu().double().softmax(dim=1).numpy()
-    precisions = [metrics.average_precision_score(truth == c, scores[:, c]) for c in range(classes) if samples[c]]
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        precisions = [average_precision_score(truth == c, scores[:, c]) for c in range(n_classes) if samples[c]]
     return {
-        "accuracy": float(metrics.accuracy_score(truth, predicted)),
-        "per_class_accuracy": [float(confusion[c, c] / samples[c]) if samples[c] else None for c in range(classes)],
-        "macro_f1": float(metrics.f1_score(truth, predicted, average="macro", zero_division=0)),
+        "accuracy": float(correct.sum() / len(truth)),
+        "per_class_accuracy": [float(correct[c] / samples[c]) if samples[c] else None for c in range(n_classes)],
+        "macro_f1": float(np.mean((2 * correct / np.maximum(occurrences, 1))[occurrences > 0])),
         "mAP": float(sum(precisions) / len(precisions)),
         "confusion": confusion.tolist(),
     }

@@ -13,7 +13,6 @@ from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
-from mmpareto.training.batch_norm import convert_sync_batchnorm
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
@@ -127,10 +126,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "method": settings.method,
         "amp": settings.amp,
     }
-    network = network.to(device)
-    if processes.is_distributed:
-        processes.broadcast_state(network)
-        network = convert_sync_batchnorm(network, device)
+    network = processes.synchronise(network.to(device), device)
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
         trainer.load_state_dict(checkpoint)
