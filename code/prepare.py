@@ -13,18 +13,18 @@ SHEET = Path("sheet.jpg")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare the data set that the first argument names, or look at it; 1 where something is skipped or wrong."""
+    """Prepare, check or draw the data set named by the first argument; return 1 if something is skipped or wrong."""
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--list"]:
         print("\n\n".join(DATASETS[name].text() for name in DATASETS))
         return 0
     if not argv or argv[0].startswith("-"):
         names = ", ".join(DATASETS)
-        general = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
+        general = cli.ArgumentParser(prog="prepare.py", description=__doc__)
         general.add_argument("dataset", help=f"one of: {names}")
-        general.add_argument("--list", action="store_true", help="every data set: its size, terms, page, and raw form")
+        general.add_argument("--list", action="store_true", help="print each data set's size, terms, page and raw form")
         general.parse_known_args(argv)
-        general.error(f"the data set comes first, one of: {names}")
+        general.error(f"the data set must be the first argument, one of: {names}")
     dataset = DATASETS[argv[0]]
     options = vars(_parser(dataset, argv[1:]).parse_args(argv[1:]))
     allow_missing, check, sheet = (options.pop(name) for name in ("allow_missing", "check", "sheet"))
@@ -43,19 +43,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(dataset: Any, words: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"prepare.py {dataset.name}", description=dataset.text())
+    parser = cli.ArgumentParser(prog=f"prepare.py {dataset.name}", description=dataset.text())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     dataset.add_arguments(parser)
-    parser.add_argument("--allow-missing", action="store_true", help="exit with 0 though samples were skipped")
-    parser.add_argument("--check", action="store_true", help="verify the prepared folder, and change nothing")
+    parser.add_argument("--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped")
+    parser.add_argument("--check", action="store_true", help="verify the prepared folder; change nothing")
     parser.add_argument(
         "--sheet", type=Path, nargs="?", const=SHEET, metavar="FILE",
-        help=f"draw a few samples of every class as the network sees them in training (default: {SHEET})",
+        help=f"draw a few samples of every class as the network gets them in training (default: {SHEET})",
     )  # fmt: skip
-    looking = parser.parse_known_args([*words, "--raw", "."])[0]
+    given = parser.parse_known_args([*words, "--raw", "."])[0]
     for action in parser._actions:
-        if action.dest == "raw" and (looking.check or looking.sheet):
-            action.required = False  # nothing is prepared then, if it has been before
+        if action.dest == "raw" and (given.check or given.sheet):
+            action.required = False  # not needed if the folder has been prepared before
     return parser
 
 
@@ -68,7 +68,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
 
     raw = options.get("raw")
     if raw is not None and not raw.exists():
-        raise InputError(f"{raw} is not there; {dataset.title} can be had from {dataset.download.page}.")
+        raise InputError(f"{raw} does not exist; get {dataset.title} from {dataset.download.page}.")
     if raw is not None and raw.name.lower().endswith(SUFFIXES):
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
@@ -79,9 +79,9 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
 def _check(dataset: Any, out: Path) -> bool:
     from mmpareto.data.preparation.checking import check
 
-    found = check(dataset, out)
-    print(found.text())
-    return not found.wrong
+    report = check(dataset, out)
+    print(report.text())
+    return not report.wrong
 
 
 def _draw(dataset: Any, out: Path, sheet: Path) -> None:

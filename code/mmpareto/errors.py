@@ -1,5 +1,7 @@
 """User-facing errors."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input, in one sentence: what is wrong, where, and what to do.
@@ -12,3 +14,10 @@ class InputError(ValueError):
         if message.startswith("Caught InputError in "):
             message = message.rpartition("InputError: ")[2].strip()
         super().__init__(message)
+
+
+def first_few(names: Iterable[str], limit: int = 4) -> str:
+    """The first `limit` names and the number of the others, for a message."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -26,12 +26,12 @@ PUBLISHED = "mnist_10color_jitter_var_0.030.npy"
 def ink(count: int, generator: np.random.Generator) -> Array:
     """uint8 (count, 28, 28): soft-edged strokes, 2.5 pixels wide, through three random points."""
     points = generator.uniform(5, 22, (count, 3, 2))
-    place = np.stack(np.meshgrid(np.arange(28), np.arange(28), indexing="ij"), axis=-1).reshape(1, -1, 2)
+    pixels = np.stack(np.meshgrid(np.arange(28), np.arange(28), indexing="ij"), axis=-1).reshape(1, -1, 2)
     nearest = np.full((count, 28 * 28), np.inf)
     for begin, end in ((0, 1), (1, 2)):
         start, along = points[:, None, begin], points[:, None, end] - points[:, None, begin]
-        share = ((place - start) * along).sum(2) / (along**2).sum(2)
-        nearest = np.minimum(nearest, np.linalg.norm(place - start - share.clip(0, 1)[..., None] * along, axis=2))
+        share = ((pixels - start) * along).sum(2) / (along**2).sum(2)
+        nearest = np.minimum(nearest, np.linalg.norm(pixels - start - share.clip(0, 1)[..., None] * along, axis=2))
     return (255 * (1.8 - nearest).clip(0, 1)).round().astype(np.uint8).reshape(count, 28, 28)
 
 
@@ -61,7 +61,7 @@ def write_mnist(folder: Path, parts: Digits, zipped: tuple[str, ...] = ()) -> Pa
 
 
 def write_published(folder: Path, parts: Digits, **changes: Any) -> Path:
-    """The coloured file, of colours of its own: the digit in a random colour each."""
+    """The coloured file, with colours that only this file has: each digit in a random colour."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {}
     for part, (images, labels) in parts.items():
@@ -78,9 +78,9 @@ def colours_of(images: Array, gray: Array) -> Array:
 
 
 def bayes_accuracy(samples: int = 100_000) -> float:
-    """How often the most likely class is right, given a colour of the palette with normal jitter, cut to [0, 1].
+    """Accuracy of the most likely class, given a colour of the palette with normal jitter, clipped to [0, 1].
 
-    A channel's likelihood is the normal density, and at 0 and 1 the mass that was cut off.
+    A channel's likelihood is the normal density, and at 0 and 1 the mass that was clipped.
     """
     generator = np.random.default_rng(0)
     means, sigma = PALETTE / 255, 0.03**0.5
@@ -134,13 +134,13 @@ def test_the_prepared_folder_holds_the_digits_in_order(large: tuple[Path, Digits
         assert gray.dtype == colour.dtype == np.uint8
         assert np.array_equal(gray[:, 0], images) and colour.shape == (len(images), 3, 28, 28)
         lines = (out / f"{part}.csv").read_text().splitlines()
-        assert lines == [f"{part}_{place:05d},{label}" for place, label in enumerate(labels)]
+        assert lines == [f"{part}_{index:05d},{label}" for index, label in enumerate(labels)]
     record = json.loads((out / "prepared.json").read_text())
     assert "made from MNIST with seed 0" in record["origin"]["colour"] and PUBLISHED in record["origin"]["colour"]
     assert record["origin"]["gray"] == "MNIST's images" and not record["synthetic"]
 
 
-def test_the_colour_tells_the_digit_in_training_and_not_in_test(large: tuple[Path, Digits]) -> None:
+def test_the_colour_depends_on_the_digit_in_training_and_not_in_test(large: tuple[Path, Digits]) -> None:
     out, parts = large
     best = bayes_accuracy()
     assert best > 0.75
@@ -169,8 +169,8 @@ def test_samples_are_opened_as_every_data_set_is(large: tuple[Path, Digits]) -> 
         dataset = CGMNIST.open(out, part, training=part == "train")
         assert len(dataset) == len(labels) and dataset.classes == [str(digit) for digit in range(10)]
         assert dataset.channels == {"gray": 1, "colour": 3}
-        inputs, label, place, *_ = dataset[(3, 17)]
-        assert (label, place) == (labels[17], 17)
+        inputs, label, index, *_ = dataset[(3, 17)]
+        assert (label, index) == (labels[17], 17)
         assert inputs["gray"].dtype == inputs["colour"].dtype == torch.uint8
         assert np.array_equal(inputs["gray"].numpy(), images[17][None])
         assert np.array_equal(inputs["colour"].numpy(), arrays(out, part)[1][17])
@@ -224,20 +224,20 @@ def plain_colours(labels: list[int], part: str, seed: int) -> list[list[int]]:
     ],
 )
 def test_the_colours_are_the_same_bits_everywhere(part: Any, seed: int, digest: str) -> None:
-    labels = [place * 7 % 10 for place in range(64)]
+    labels = [index * 7 % 10 for index in range(64)]
     plain = plain_colours(labels, part, seed)
-    found = ink_colours(np.array(labels), part, seed)
-    assert found.dtype == np.uint8
-    assert found.tolist() == plain
+    colours = ink_colours(np.array(labels), part, seed)
+    assert colours.dtype == np.uint8
+    assert colours.tolist() == plain
     assert hashlib.sha256(bytes(value for colour in plain for value in colour)).hexdigest() == digest
 
 
 def test_pixels_are_products_rounded_to_the_nearest() -> None:
     gray = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     for colour in (0, 1, 2, 100, 127, 254, 255):
-        found = coloured(gray, np.full((1, 3), colour, np.uint8))
+        images = coloured(gray, np.full((1, 3), colour, np.uint8))
         expected = [[int(Fraction(g * colour, 255) + Fraction(1, 2)) for g in row] for row in gray[0].tolist()]
-        assert found.tolist() == [[expected] * 3]
+        assert images.tolist() == [[expected] * 3]
 
 
 def test_a_sample_s_colour_does_not_depend_on_the_others() -> None:
@@ -252,7 +252,7 @@ def test_a_sample_s_colour_does_not_depend_on_the_others() -> None:
     assert np.array_equal(ink_colours(labels, "test", 3), ink_colours(changed, "test", 3))
 
 
-def test_the_jitter_is_normal_with_variance_0_03_a_channel_and_independent() -> None:
+def test_the_jitter_is_normal_with_variance_0_03_per_channel_and_independent() -> None:
     # Teal's green and blue, 128: cut to [0, 1] only beyond 2.9 standard deviations.
     levels = (ink_colours(np.full(60_000, 1), "train", 0)[:, 1:].astype(float) - 128) / 255
     sigma = 0.03**0.5
@@ -276,12 +276,12 @@ def test_gray_digits_are_recovered_from_coloured_ones() -> None:
     gray = ink(200, np.random.default_rng(1))
     gray[0] = 0
     colours = np.maximum(ink_colours(np.arange(200) % 10, "train", 0), [[60, 0, 0]])
-    found = gray_of(coloured(gray, colours)).astype(int)
-    assert not found[0].any()
+    recovered = gray_of(coloured(gray, colours)).astype(int)
+    assert not recovered[0].any()
     bright = gray_of(np.array([[[[5, 3]], [[0, 9]], [[1, 9]]]], np.uint8))
     assert bright.tolist() == [[[142, 255]]]  # 255 · 5 / 9 is 141.7
     brightest = colours.max(1)[:, None, None]
-    assert (np.abs(found - gray) <= 127.5 / brightest + 1).all()  # half a level of the coloured image
+    assert (np.abs(recovered - gray) <= 127.5 / brightest + 1).all()  # half a level of the coloured image
 
 
 # --- the raw files ---
@@ -354,7 +354,9 @@ def test_the_published_file_alone(tmp_path: Path) -> None:
 def test_images_that_cannot_be_paired_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, digits(seed=1))
     write_published(tmp_path, digits(seed=2))
-    with pytest.raises(InputError, match=r"0\.030\.npy: its train labels are not those of the MNIST files.*https://"):
+    with pytest.raises(
+        InputError, match=r"0\.030\.npy: its train labels differ from those of the MNIST files.*https://"
+    ):
         CGMNIST.prepare(raw=tmp_path, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -367,7 +369,7 @@ class Malicious:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra": Malicious()}, "asks for posix.system"),
+        ({"extra": Malicious()}, "posix.system"),
         ({"train_image": np.zeros((60, 28, 28, 3))}, "train: the images are not uint8"),
         ({"train_image": np.zeros((60, 28, 28), np.uint8)}, "train: the images are not uint8"),
         ({"test_image": np.zeros((0, 28, 28, 3), np.uint8)}, "test: the images are not uint8"),
@@ -394,8 +396,8 @@ def test_another_pickle_under_its_name_is_refused(tmp_path: Path) -> None:
         CGMNIST.prepare(raw=tmp_path, out=tmp_path / "out")
 
 
-def test_missing_files_are_told_with_their_pages(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"nowhere is not there.*{PUBLISHED}.*https://github.*https://"):
+def test_missing_files_are_named_with_the_download_pages(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"nowhere does not exist.*{PUBLISHED}.*https://github.*https://"):
         CGMNIST.prepare(raw=tmp_path / "nowhere", out=tmp_path / "out")
     (tmp_path / "raw").mkdir()
     with pytest.raises(InputError, match=r"raw holds neither.*https://.*https://"):
@@ -409,7 +411,7 @@ def test_missing_files_are_told_with_their_pages(tmp_path: Path) -> None:
 def test_two_sets_of_files_are_refused(tmp_path: Path) -> None:
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path / "raw" / name / "raw", digits())
-    with pytest.raises(InputError, match=r"in .*/FashionMNIST/raw and in .*/MNIST/raw; give one"):
+    with pytest.raises(InputError, match=r"in .*/FashionMNIST/raw and in .*/MNIST/raw; keep one"):
         CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
 
 
@@ -470,7 +472,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     raw = write_mnist(tmp_path / "raw", digits())
     (tmp_path / "out").mkdir()
     (tmp_path / "out/stat.csv").write_text("happy\n")
-    with pytest.raises(InputError, match="out holds files that something else prepared"):
+    with pytest.raises(InputError, match="out contains files that other software prepared"):
         CGMNIST.prepare(raw=raw, out=tmp_path / "out")
     (tmp_path / "out/prepared.json").write_text("[]")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):

@@ -28,9 +28,9 @@ def test_reads_what_was_written(tmp_path_factory: pytest.TempPathFactory, array:
     path = tmp_path_factory.getbasetemp() / "x-ubyte"
     for content in (idx(array), gzip.compress(idx(array))):
         path.write_bytes(content)
-        found = read_idx(path)
-        assert found.dtype == np.uint8 and found.shape == array.shape
-        assert np.array_equal(found, array)
+        result = read_idx(path)
+        assert result.dtype == np.uint8 and result.shape == array.shape
+        assert np.array_equal(result, array)
 
 
 @pytest.mark.parametrize("kind", CODES)
@@ -38,9 +38,9 @@ def test_reads_every_type_as_torchvision_does(tmp_path: Path, kind: str) -> None
     array = np.array([[0, 1, 100], [3, 4, -5 if kind != "u1" else 250]]).astype(kind)
     path = tmp_path / "x-idx"
     path.write_bytes(idx(array))
-    found = read_idx(path)
-    assert found.dtype == np.dtype(kind) and np.array_equal(found, array)
-    assert torch.equal(torch.from_numpy(found), read_sn3_pascalvincent_tensor(str(path)))
+    result = read_idx(path)
+    assert result.dtype == np.dtype(kind) and np.array_equal(result, array)
+    assert torch.equal(torch.from_numpy(result), read_sn3_pascalvincent_tensor(str(path)))
 
 
 def images() -> bytes:
@@ -66,13 +66,13 @@ def images() -> bytes:
         (b"\x1f\x8b", "damaged"),
     ],
 )
-def test_damaged_files_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"train-images-idx3-ubyte\.gz.*{message}"):
         read_idx(path)
 
 
-def test_an_absent_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent cannot be read"):
         read_idx(tmp_path / "absent")

@@ -25,7 +25,7 @@ def box(low, high):
 
 
 def sphere(steps=96):
-    """By latitude and longitude; triangles are all wound alike."""
+    """A unit sphere by latitude and longitude, with all triangles wound alike."""
     latitude, longitude = np.meshgrid(
         np.linspace(0, np.pi, steps + 1), np.linspace(0, 2 * np.pi, 2 * steps, endpoint=False), indexing="ij"
     )
@@ -33,26 +33,26 @@ def sphere(steps=96):
         [np.sin(latitude) * np.cos(longitude), np.sin(latitude) * np.sin(longitude), np.cos(latitude)], axis=-1
     ).reshape(-1, 3)
     row, column = (index.ravel() for index in np.meshgrid(np.arange(steps), np.arange(2 * steps), indexing="ij"))
-    here, beside = row * 2 * steps + column, row * 2 * steps + (column + 1) % (2 * steps)
-    below, across = here + 2 * steps, beside + 2 * steps
-    return vertices, np.concatenate([np.stack([here, below, across], 1), np.stack([here, across, beside], 1)])
+    corner, beside = row * 2 * steps + column, row * 2 * steps + (column + 1) % (2 * steps)
+    below, across = corner + 2 * steps, beside + 2 * steps
+    return vertices, np.concatenate([np.stack([corner, below, across], 1), np.stack([corner, across, beside], 1)])
 
 
 def turned(mesh, degrees):
-    """Counterclockwise as seen from above."""
+    """The mesh, turned counterclockwise as seen from above."""
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     return Mesh(mesh.vertices @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]]), mesh.triangles)
 
 
 def knobbly(seed=0):
-    """Boxes at random: a shape like no mirror image of itself."""
+    """Random boxes: a shape without symmetry."""
     rng = np.random.default_rng(seed)
     lows = rng.uniform(-1, 1, (6, 3))
     return mesh_of(*(box(low, low + rng.uniform(0.2, 0.9, 3)) for low in lows))
 
 
 def assert_alike(first, second):
-    """Equal but for rays that fall on an edge."""
+    """Assert equality, except for rays that fall on an edge."""
     differing = np.abs(first.astype(int) - second.astype(int)) > 1
     assert differing.mean() < 0.002
 
@@ -82,10 +82,10 @@ def test_a_sphere_is_the_disc_of_the_closed_form():
 
 
 def box_by_slabs(low, high, azimuth, size):
-    """The picture of one box, derived anew: a turned pinhole camera, and the slab method for every pixel's middle."""
+    """The picture of one box by other means: a turned pinhole camera, and the slab method for each pixel's centre."""
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     turn, tilt = np.radians(azimuth), np.radians(30)
-    # Columns: where the camera's right, its line of sight and its up lie in the world; azimuth 0 looks along +y.
+    # Columns: the camera's right, line of sight and up in world coordinates; azimuth 0 looks along +y.
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     to_world = about_z @ about_x
@@ -104,7 +104,7 @@ def box_by_slabs(low, high, azimuth, size):
         near = np.minimum((low - eye) / rays, (high - eye) / rays)
         far = np.maximum((low - eye) / rays, (high - eye) / rays)
     hit = near.max(-1) <= far.min(-1)
-    entered = near.argmax(-1)  # the axis that the face is normal to
+    entered = near.argmax(-1)  # the axis normal to the face
     cosine = np.abs(np.take_along_axis(rays, entered[..., None], -1)[..., 0])
     return np.where(hit, 255 * (0.2 + 0.6 * cosine), 255.0)
 
@@ -137,8 +137,8 @@ def test_front_is_seen_from_minus_y_and_rear_from_plus_y():
     [((3, 0, 0), 0, "right"), ((-3, 0, 0), 0, "left"), ((3, 0, 0), 180, "left"), ((0, 3, 0), 90, "right"),
      ((0, -3, 0), 90, "left"), ((0, 0, 3), 0, "top"), ((0, 0, -3), 180, "bottom"), ((0, 3, 0), 30, "right")],
 )  # fmt: skip
-def test_where_the_axes_point(knob, azimuth, side):
-    """A flat square lies at the end of a thin rod."""
+def test_the_axes_point_in_the_documented_directions(knob, azimuth, side):
+    """The shape is a box at the end of a thin rod."""
     end = np.array(knob, dtype=float)
     rod = box(np.minimum(end, 0) - 0.02, np.maximum(end, 0) + 0.02)
     (picture,) = render(mesh_of(rod, box(end - 0.5, end + 0.5)), [azimuth], SIZE)
@@ -172,7 +172,7 @@ def test_a_mirrored_shape_gives_the_mirrored_picture():
 
 
 @pytest.mark.filterwarnings("error")
-def test_place_size_and_winding_do_not_count():
+def test_position_size_and_winding_do_not_matter():
     mesh = knobbly()
     pictures = render(mesh, [0, 180], SIZE)
     rng = np.random.default_rng(0)
@@ -191,7 +191,7 @@ def test_place_size_and_winding_do_not_count():
 
 @pytest.mark.parametrize("size", [32, 224, 301])
 @pytest.mark.parametrize("high", [(9, 1, 0.1), (0.1, 0.1, 5), (1, 1, 1)])
-def test_a_silhouette_lies_in_the_middle_and_fills_nine_tenths(size, high):
+def test_a_silhouette_is_centred_and_fills_nine_tenths(size, high):
     for picture in render(mesh_of(box((0, 0, 0), high)), [0, 30, 180], size):
         top, bottom, left, right = silhouette(picture)
         assert max(bottom - top, right - left) + 1 == pytest.approx(0.9 * size, abs=2)
@@ -199,7 +199,7 @@ def test_a_silhouette_lies_in_the_middle_and_fills_nine_tenths(size, high):
 
 
 def test_the_camera_looks_at_the_centroid_of_the_surface():
-    """A mesh that divides some of its faces more finely than others has the same one."""
+    """It does not depend on the number of triangles that a face is divided into."""
     corners, faces = box((0, 0, 0), (1, 2, 1))
     middle = corners[[*faces[0]]].mean(axis=0)
     finer = [*faces[1:], *((*pair, 8) for pair in (faces[0][:2], faces[0][1:], (faces[0][2], faces[0][0])))]
@@ -209,10 +209,10 @@ def test_the_camera_looks_at_the_centroid_of_the_surface():
     assert_alike(*pictures)
 
 
-def test_a_flat_shape_edge_on_is_not_there_and_edges_are_smooth():
+def test_a_flat_shape_is_invisible_edge_on_and_edges_are_smooth():
     square = ([(0, 0, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1)], [(0, 1, 2), (0, 2, 3)])
     edge_on, face_on = render(mesh_of(square), [0, 90], SIZE)
     assert (edge_on == WHITE).all()
     expected = 255 * (0.2 + 0.6 * np.cos(np.radians(30)))
     assert np.median(face_on[face_on < WHITE]) == pytest.approx(expected, abs=4)
-    assert ((face_on > expected + 15) & (face_on < WHITE)).any()  # pixels that it fills in part
+    assert ((face_on > expected + 15) & (face_on < WHITE)).any()  # pixels filled in part

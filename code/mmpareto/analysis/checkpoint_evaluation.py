@@ -21,7 +21,7 @@ from mmpareto.data.loading.samples import PreparedDataset, prepare_input
 from mmpareto.data.raw.media import read_clip
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
-from mmpareto.training.evaluation import Predictions, extra_metrics, figures, predict
+from mmpareto.training.evaluation import Predictions, extra_metrics, head_metrics, predict
 
 TITLES = {
     "accuracy": "accuracy",
@@ -124,7 +124,7 @@ def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predict
     if trained.banner:
         origin["warning"] = trained.banner
     extra = extra_metrics(predictions, DATASETS[trained.dataset].extra_metrics, dataset.scores)
-    content = origin | figures(predictions) | extra | {"confusion": matrices}
+    content = origin | head_metrics(predictions) | extra | {"confusion": matrices}
     title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
     try:
         write_text(out / "metrics.json", json.dumps(content, indent=1) + "\n")

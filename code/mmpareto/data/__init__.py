@@ -1,9 +1,9 @@
-"""Raw files → prepared files → batches; one file a data set.
+"""Data sets: raw files → prepared folder → batches; one file per data set, or per family that the same code reads.
 
-What data sets share is in four rooms, none of which knows any of them: `raw` (reading what owners distribute),
-`generated` (pictures and sounds that are computed), `preparing` (raw files → a prepared folder) and `prepared`
-(a prepared folder → batches). The way to read it: `data_set.py` (what a data set has to say) → `cremad.py` (one that
-says it) → `preparing/preparation.py` and `prepared/samples.py` (what is made of it).
+Four subpackages are independent of any data set: `raw` reads the files that owners distribute, `generated` computes
+images and sounds, `preparation` turns raw files into a prepared folder, and `loading` turns a prepared folder into
+batches. Reading order: `dataset_builder.py` (interface of a data set) → `cremad.py` (an example) →
+`preparation/sample_preparation.py` and `loading/samples.py`.
 """
 
 from mmpareto.registry import Registry

@@ -1,26 +1,26 @@
-"""AVE: events that are heard and seen (Tian et al., ECCV 2018)."""
+"""AVE: audio-visual events (Tian et al., ECCV 2018)."""
 
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from mmpareto.data.clip_dataset_builder import Found, RawClipDatasetBuilder
+from mmpareto.data.clip_dataset_builder import RawClipDatasetBuilder, RawContents
 from mmpareto.data.dataset_builder import DownloadInfo
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.data.preparation.splits import Split
-from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
+from mmpareto.data.raw.raw_files import YOUTUBE_ID, check_listed, find_files, first_folder_with, read_lines
 from mmpareto.errors import InputError
 
 PAGE = "https://github.com/YapengTian/AVE-ECCV18"
 LISTS = {"train": "trainSet.txt", "valid": "valSet.txt", "test": "testSet.txt"}
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
-VIDEO = re.compile(r"[\w-]{11}", re.ASCII)  # a YouTube id; "-" and "_" may stand anywhere in it
+VIDEO = re.compile(YOUTUBE_ID, re.ASCII)
 ANNOTATIONS, CLASSES = 4143, 28  # of the published lists
 
 
 class Annotation(NamedTuple):
-    """An event of a video. Videos are classified whole, so its times are not kept."""
+    """An event in a video. Videos are classified as a whole, so its times are not kept."""
 
     name: str
     label: str
@@ -30,7 +30,7 @@ class Annotation(NamedTuple):
 class AVE(RawClipDatasetBuilder):
     """4,143 events in 4,097 videos of 10 s from YouTube, 28 classes.
 
-    A sample is an event: a video with two events is two samples of the same content, as in the published lists.
+    A sample is an event: a video with two events is two samples with the same content, as in the published lists.
     """
 
     name = "ave"
@@ -39,43 +39,42 @@ class AVE(RawClipDatasetBuilder):
         size="4,143 events in 4,097 videos of 10 s, 28 classes; published lists for training, validation and testing",
         terms="see its page; the videos are YouTube's, from AudioSet",
         page=PAGE,
-        raw="AVE_Dataset as it was packed: trainSet.txt, valSet.txt, testSet.txt, AVE/<YouTube id>.mp4",
+        raw="AVE_Dataset as distributed: trainSet.txt, valSet.txt, testSet.txt, AVE/<YouTube id>.mp4",
     )
 
-    raw_help = f"the folder AVE_Dataset, or one above it ({PAGE})"
+    raw_help = f"the folder AVE_Dataset, or the one that contains it ({PAGE})"
 
     @classmethod
-    def find(cls, raw: Path, *, seed: int) -> Found:
-        """The events, sound and pictures in the same file, and their split.
+    def find(cls, raw: Path, *, seed: int) -> RawContents:
+        """Find the videos, each an mp4 file with audio, and read the events in them and their split.
 
         Arguments:
-            raw: the folder with the lists and the videos, or one above it.
+            raw: the folder with the lists and the videos, or the one that contains it.
 
         Raises:
-            InputError: `raw` holds no video of the lists, or they are absent or wrong.
+            InputError: `raw` has no video of the lists, or the lists are missing or wrong.
         """
-        videos, left_out = by_key(files_below(raw, ".mp4", cls.title, PAGE), raw_key, "<YouTube id>.mp4")
-        folder = holding([raw, *sorted(path for path in raw.iterdir() if path.is_dir())], [*LISTS.values()])
+        files, skipped = find_files(raw, ".mp4", video_in, form="<YouTube id>.mp4", title=cls.title, page=PAGE)
+        folder = first_folder_with([raw, *sorted(path for path in raw.iterdir() if path.is_dir())], [*LISTS.values()])
         if folder is None:
-            raise InputError(f"{raw} does not hold trainSet.txt, valSet.txt and testSet.txt; see {PAGE}.")
+            raise InputError(f"{raw} does not have trainSet.txt, valSet.txt and testSet.txt; see {PAGE}.")
         annotations, split = read_lists(folder)
-        clips = [RawClip(a.name, a.label, videos[a.video], videos[a.video]) for a in annotations if a.video in videos]
-        if not clips:
-            raise InputError(f"{raw} holds no video of {cls.title}'s lists, but {len(videos)} others; see {PAGE}.")
-        others = videos.keys() - {annotation.video for annotation in annotations}
-        clips += [RawClip(video, "", videos[video], videos[video]) for video in others]
-        return Found(clips, split, sorted({annotation.label for annotation in annotations}), left_out)
+        listed = {annotation.video for annotation in annotations}
+        check_listed(files, listed, raw, cls.title, PAGE)
+        clips = [RawClip(a.name, a.label, files[a.video], files[a.video]) for a in annotations if a.video in files]
+        clips += [RawClip(video, "", files[video], files[video]) for video in files.keys() - listed]
+        return RawContents(clips, split, sorted({annotation.label for annotation in annotations}), skipped)
 
 
-def raw_key(name: str) -> str | None:
-    """The video that a raw file holds, by its name without ".mp4"; None where it does not say."""
+def video_in(name: str) -> str | None:
+    """The video in a raw file, from its name without ".mp4"; None if the name is not of the form."""
     return name if VIDEO.fullmatch(name) else None
 
 
 def read_lists(folder: Path) -> tuple[list[Annotation], Split]:
-    """Read the three lists: `Category&VideoID&Quality&StartTime&EndTime` a line, that header or none above them.
+    """Read the three lists: one event per line, below an optional header `Category&VideoID&Quality&StartTime&EndTime`.
 
-    A sample is called by its video; a second event of the same video gets ".2" added, and so on.
+    A sample has the name of its video; that of a second event in the same video ends with ".2", and so on.
 
     Raises:
         InputError: a line is not of the form.
@@ -97,12 +96,16 @@ def read_lists(folder: Path) -> tuple[list[Annotation], Split]:
             annotations.append(Annotation(name, label, video))
             names[part].append(name)
             parts_of.setdefault(video, set()).add(part)
+    classes = len({annotation.label for annotation in annotations})
+    checks = [f"{folder}: {len(annotations)} events, {classes} classes"]
+    if (len(annotations), classes) != (ANNOTATIONS, CLASSES):
+        checks[0] += f", but the published lists have {ANNOTATIONS} and {CLASSES}"
     several = sum(count > 1 for count in events.values())
-    torn = sum(len(parts) > 1 for parts in parts_of.values())
-    checks = [f"{folder}: {len(annotations)} events, {len({a.label for a in annotations})} classes"]
-    if len(annotations) != ANNOTATIONS or len({a.label for a in annotations}) != CLASSES:
-        checks[0] += f", where the published lists have {ANNOTATIONS} and {CLASSES}"
+    in_two_parts = sum(len(parts) > 1 for parts in parts_of.values())
     if several:
-        checks.append(f"{several} videos have several events, a sample each; those of {torn} are in more than one list")
+        checks.append(
+            f"{several} videos have several events, each of which is a sample; those of {in_two_parts} videos are in "
+            "more than one list"
+        )
     sentence = f"that of trainSet.txt, valSet.txt and testSet.txt in {folder}"
     return annotations, Split(names["train"], names["test"], sentence, checks=checks, valid=names["valid"])

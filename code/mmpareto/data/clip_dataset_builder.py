@@ -1,4 +1,4 @@
-"""What every data set of clips with sound and pictures has in common."""
+"""Base classes of data sets of clips with audio and video."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from mmpareto.data.loading.sources import Source
 
 
-class Found(NamedTuple):
-    """What a raw folder holds.
+class RawContents(NamedTuple):
+    """Content of a raw folder.
 
     Attributes:
-        clips: a name is there once; those that the split does not contain are not prepared.
-        split: which of them are for training and which for testing.
+        clips: with unique names; those that the split does not contain are not prepared.
+        split: names of the clips for training and for testing.
         classes: their names.
-        left_out: kind of reason → clip or file → sentence.
-        further: entries of prepared.json.
+        skipped: reason → clip or file → sentence.
+        entries: further entries of prepared.json.
     """
 
     clips: Sequence[RawClip]
     split: Split
     classes: Sequence[str]
-    left_out: Mapping[str, Mapping[str, str]]
-    further: Mapping[str, Any] = MappingProxyType({})
+    skipped: Mapping[str, Mapping[str, str]]
+    entries: Mapping[str, Any] = MappingProxyType({})
 
 
 class ClipDatasetBuilder(DatasetBuilder):
-    """Two modalities: "audio", a filterbank or spectrogram, and "visual", frames; loaded as the released code does."""
+    """Two modalities, loaded as in the released code: "audio" (filterbank or spectrogram) and "visual" (frames)."""
 
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
-        """The audio feature and the frames."""
+        """Return the sources of the audio feature and of the frames."""
         from mmpareto.data.loading import layout
         from mmpareto.data.loading.sources import AudioSource, FramesSource
 
@@ -52,26 +52,26 @@ class ClipDatasetBuilder(DatasetBuilder):
 
 
 class RawClipDatasetBuilder(ClipDatasetBuilder):
-    """Clips that are found in a raw folder, as their owners distribute them.
+    """Data sets whose clips are found in a raw folder, as their owners distribute them.
 
     Attributes:
-        raw_help: what --raw is.
-        split_help: what --split_files is, for those that take it.
+        raw_help: help text of --raw.
+        split_help: help text of --split_files; None if the data set has no such option.
+        find: class method `find(raw, *, seed, …)` that returns the `RawContents` of a raw folder; its further arguments
+            are the data set's own options.
     """
 
     raw_help: ClassVar[str]
     split_help: ClassVar[str | None] = None
+    find: ClassVar[Any]
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py NAME`; their values are the arguments of `prepare`."""
+        """Add the options of `prepare.py NAME`; their values are passed to `prepare`."""
         parser.add_argument("--raw", type=Path, required=True, metavar="DIR", help=cls.raw_help)
         if cls.split_help is not None:
             parser.add_argument("--split_files", type=Path, metavar="DIR", help=cls.split_help)
         clip_preparation.add_arguments(parser)
-
-    find: ClassVar[Any]
-    """`find(raw, *, seed, …)`: what the raw folder holds, as `Found`; the data set's own options are its arguments."""
 
     @classmethod
     def prepare(
@@ -83,33 +83,33 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
         audio: Sequence[str] = ("fbank",),
         seed: int = 0,
         workers: int | None = None,
-        **lists: Any,
+        **own_options: Any,
     ) -> Report:
         """Prepare the raw clips.
 
         Arguments:
             raw: the raw folder.
             out: the prepared folder.
-            fps: frames kept a second.
+            fps: frames kept per second.
             audio: names of audio features.
-            seed: of a split that is drawn.
-            workers: parallel processes; all cores by default.
-            lists: the data set's own options, see `find`.
+            seed: of a random split.
+            workers: parallel processes; one per core by default.
+            own_options: passed to `find`.
 
         Raises:
             InputError: as `find` and `prepare_clips`.
         """
-        found = cls.find(raw, seed=seed, **lists)
+        contents = cls.find(raw, seed=seed, **own_options)
         return clip_preparation.prepare_clips(
-            found.clips,
-            found.split,
-            DatasetInfo(cls.name, cls.title, False, tuple(found.classes)),
+            contents.clips,
+            contents.split,
+            DatasetInfo(cls.name, cls.title, False, tuple(contents.classes)),
             out=out,
             fps=fps,
             audio=audio,
             seed=seed,
             workers=workers,
-            found=len(found.clips) + sum(len(sentences) for sentences in found.left_out.values()),
-            skipped=found.left_out,
-            further=found.further,
+            found=len(contents.clips) + sum(len(sentences) for sentences in contents.skipped.values()),
+            skipped=contents.skipped,
+            entries=contents.entries,
         )

@@ -1,4 +1,4 @@
-"""What every data set has in common: what is to be known of it, how it is prepared, and how it is opened."""
+"""Base class of all data sets: how to get one, how to prepare it, and how to open it."""
 
 import argparse
 import dataclasses
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DownloadInfo:
-    """What a person needs to know to get a data set.
+    """How to get a data set.
 
     Attributes:
-        size: how much there is.
-        terms: licence or terms.
-        page: where it can be had.
-        raw: what the raw folder must look like.
+        size: number of samples, classes, and bytes.
+        terms: licence or terms of use.
+        page: page to download it from.
+        raw: expected content of the raw folder.
     """
 
     size: str
@@ -32,13 +32,15 @@ class DownloadInfo:
 
 
 class DatasetBuilder:
-    """A data set; a subclass each.
+    """Base class; one subclass per data set, which is never instantiated.
 
     Attributes:
-        name: as it is registered, and as its prepared folder is called.
-        title: as papers write it.
-        download: for `prepare.py --list`.
-        banner: what must be said wherever results on it are shown; None where nothing must.
+        name: the registered name, also that of the default prepared folder.
+        title: the name used in papers.
+        download: printed by `prepare.py --list`.
+        banner: a warning to be shown with every result on the data set, or None.
+        prepare: class method that prepares the raw files and returns a `report.Report`; its arguments are the options
+            of `add_arguments`.
     """
 
     name: ClassVar[str]
@@ -46,18 +48,17 @@ class DatasetBuilder:
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
     prepare: ClassVar[Any]
-    """Prepares the raw files, and returns a `report.Report`; takes the options of `add_arguments` by name."""
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py NAME`; their values are the arguments of `prepare`."""
+        """Add the options of `prepare.py NAME`; their values are passed to `prepare`."""
         raise NotImplementedError
 
     @classmethod
     def text(cls) -> str:
-        """What a person needs to know to get and prepare it."""
-        facts = cls.download
-        rows = (("size", facts.size), ("terms", facts.terms), ("page", facts.page), ("raw", facts.raw))
+        """Describe the data set and how to get it, in a few lines."""
+        info = cls.download
+        rows = (("size", info.size), ("terms", info.terms), ("page", info.page), ("raw", info.raw))
         lines = [f"{cls.name}: {cls.title}"]
         for key, value in rows:
             first, *rest = value.splitlines()
@@ -66,7 +67,7 @@ class DatasetBuilder:
 
     @classmethod
     def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
-        """The samples of a split: all that its list holds, with their classes."""
+        """Return the samples of a split with their labels: all that its list contains, unless overridden."""
         from mmpareto.data.loading import layout
 
         classes = layout.read_classes(folder)
@@ -75,11 +76,11 @@ class DatasetBuilder:
 
     @classmethod
     def extra_metrics(cls, predicted: Any, scores: Sequence[float], n_classes: int) -> Mapping[str, Any]:
-        """What the data set's own literature reports, beside accuracy; nothing unless it says so.
+        """Return metrics besides accuracy that the literature reports on this data set; none by default.
 
         Arguments:
-            predicted: (N,) array of labels; of scores, where `n_classes` is 1.
-            scores: what the true labels were made of (`SampleList.scores`).
+            predicted: (N,) array of predicted labels; of predicted scores if `n_classes` is 1.
+            scores: the scores from which the true labels were derived (`SampleList.scores`).
         """
         return {}
 
@@ -87,14 +88,14 @@ class DatasetBuilder:
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
-        """Modality → what reads it, in the order of the modalities.
+        """Return modality → source of its inputs, in the order of the modalities.
 
         Arguments:
             names: all samples of the split's list, in its order.
-            prepared: the content of prepared.json; {} where there is none.
+            prepared: the content of prepared.json; {} if the folder has none.
 
         Raises:
-            InputError: a file is not there.
+            InputError: a file is missing.
         """
         raise NotImplementedError
 
@@ -110,28 +111,28 @@ class DatasetBuilder:
         subset: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
     ) -> "PreparedDataset":
-        """A split of a prepared folder, sample by sample; see `prepared.PreparedDataset`.
+        """Open a split of a prepared folder as a PyTorch data set.
 
         Arguments:
             split: "train", "valid" or "test".
-            training, options, seed: see there.
-            subset: places among the samples, in the order wanted; all where None.
-            modalities: read these only; all where None.
+            training, options, seed: see `PreparedDataset`.
+            subset: indices of the samples to use, in this order; default: all.
+            modalities: names of the modalities to read; default: all.
 
         Raises:
-            InputError: the folder is no prepared data set or lacks files, one of its lists is wrong, or it has no such
+            InputError: the folder is not a prepared data set, a file is missing or a list is wrong, or there is no such
                 modality.
         """
-        from mmpareto.data.loading import layout  # here, since the command line needs no torch
+        from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
         from mmpareto.data.loading.samples import PreparedDataset
 
         folder, options = Path(folder), options or InputOptions()
         prepared = layout.read_prepared(folder)
-        found = cls.list_samples(folder, split, options)
+        samples = cls.list_samples(folder, split, options)
         sources = cls.sources(folder, split, layout.read_names(folder, split), prepared, options)
         for name in modalities or ():
             if name not in sources:
-                raise InputError(f"there is no modality {name!r} in {folder}; it has {' and '.join(sources)}.")
+                raise InputError(f"{folder} has no modality {name!r}; it has {' and '.join(sources)}.")
         sources = {name: source for name, source in sources.items() if modalities is None or name in modalities}
-        found = found if subset is None else found.subset(subset)
-        return PreparedDataset(folder, found, sources, prepared, options, training=training, seed=seed)
+        samples = samples if subset is None else samples.subset(subset)
+        return PreparedDataset(folder, samples, sources, prepared, options, training=training, seed=seed)

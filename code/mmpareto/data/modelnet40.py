@@ -1,7 +1,7 @@
-"""ModelNet40: shapes of 40 kinds (Wu et al., CVPR 2015), seen from the front and from the rear.
+"""ModelNet40: shapes of 40 classes (Wu et al., CVPR 2015), seen from the front and from the rear.
 
-The modalities are two of the twelve views a shape of MVCNN (Su et al., ICCV 2015): the first and the seventh, half a
-turn further. They are taken from MVCNN's pictures, or rendered from the meshes in the same setup (see `rendering`).
+The modalities are the first and the seventh, half a turn apart, of MVCNN's twelve views of a shape (Su et al., ICCV
+2015). They are copied from MVCNN's images, or rendered from the meshes in the same setup (see `rendering`).
 """
 
 import argparse
@@ -47,13 +47,11 @@ IMAGE_PAGE = "https://github.com/jongchyisu/mvcnn_pytorch"
 
 # airplane_0001.obj.shaded_v001.png, or airplane_0001.001.png
 IMAGE_NAME = re.compile(r"(?P<shape>.+?)(?:\.obj)?(?:[._]shaded_v|\.)(?P<number>\d{1,4})\.png", re.IGNORECASE)
-LISTABLE = re.compile(r'[^,"\s][^,"\r\n]*')  # a name that a list of `sample,class` lines can hold
-
-Skipped = dict[str, dict[str, str]]
+LISTABLE = re.compile(r'[^,"\s][^,"\r\n]*')  # a name that fits into a list of `sample,class` lines
 
 
 class ModelNet40(DatasetBuilder):
-    """12,311 shapes; two modalities, "front" and "rear", an image each."""
+    """12,311 shapes; two modalities, "front" and "rear", each one image."""
 
     name = "modelnet40"
     title = "ModelNet40"
@@ -62,26 +60,26 @@ class ModelNet40(DatasetBuilder):
         terms='"the original authors hold the copyright of the CAD models", which are from the Internet; the set'
         ' "is provided for the convenience of academic research only"',
         page=f"meshes: {MESH_PAGE} (ModelNet40.zip); MVCNN's views: {IMAGE_PAGE} (shaded images)",
-        raw="<class>/{train,test}/<shape>.off, or MVCNN's views, which are used where both are there:\n"
+        raw="<class>/{train,test}/<shape>.off, or MVCNN's views, which are preferred to meshes:\n"
         "<class>/{train,test}/<shape>.obj.shaded_v001.png … v012.png, or <shape>.001.png … .012.png;\n"
-        "or a folder that holds such a folder",
+        "or a folder that contains such a folder",
     )
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py modelnet40`; their values are the arguments of `prepare`."""
+        """Add the options of `prepare.py modelnet40`; their values are the arguments of `prepare`."""
         parser.add_argument(
             "--raw",
             type=Path,
             required=True,
             metavar="DIR",
-            help=f"folder of the class folders, or one above: meshes ({MESH_PAGE}) or MVCNN's views ({IMAGE_PAGE})",
+            help=f"folder of the class folders, or its parent: meshes ({MESH_PAGE}) or MVCNN's views ({IMAGE_PAGE})",
         )
         parser.add_argument(
             "--from",
             dest="kind",
             choices=(IMAGES, MESHES),
-            help="take MVCNN's views, or render OFF meshes (default: the views where they are there)",
+            help="copy MVCNN's views, or render OFF meshes (default: the views if there are any)",
         )
         parser.add_argument(
             "--image_size",
@@ -105,68 +103,61 @@ class ModelNet40(DatasetBuilder):
         """Write front/<shape>.jpg and rear/<shape>.jpg; the split is that of the folders train and test.
 
         Arguments:
-            raw: the folder of the class folders, or one above it.
+            raw: the folder of the class folders, or its parent.
             out: the prepared folder.
-            kind: "images" or "off"; the images where both are there.
+            kind: "images" or "off"; by default images if there are any.
             image_size: side of rendered views, in pixels.
-            seed: goes into the record; nothing here is random.
-            workers: parallel processes; all cores by default.
+            seed: recorded only; nothing is random here.
+            workers: parallel processes; one per available core by default.
 
         Raises:
-            InputError: `raw` holds neither kind, the views are not twelve a shape, there is nothing to train or to test
-                on, or as `sample_preparation.prepare_samples`.
+            InputError: `raw` holds neither kind, or more than twelve views per shape; a part of the split is empty; or
+                as `sample_preparation.prepare_samples`.
         """
         try:
             kind, folder = _raw_folder(raw, kind)
-            found = scan_images(folder) if kind == IMAGES else scan_meshes(folder)
+            scan = _scan_images(folder) if kind == IMAGES else _scan_meshes(folder)
         except OSError as error:
             raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
         for part in PARTS:
-            if not found.names[part]:
+            if not scan.labels[part]:
                 raise InputError(f"{folder} holds no shape in <class>/{part}; both parts are needed.")
-        making = RenderedViews(image_size) if kind == MESHES else CopiedViews()
         return sample_preparation.prepare_samples(
-            found.shapes,
-            _split(found.names),
-            DatasetInfo(cls.name, cls.title, False, found.classes),
-            making,
+            scan.shapes,
+            _split(scan.labels),
+            DatasetInfo(cls.name, cls.title, False, scan.classes),
+            ViewBuilder(image_size if kind == MESHES else None),
             out=out,
             seed=seed,
             workers=workers,
-            found=sum(len(names) for names in found.names.values()) + found.nameless,
-            skipped=found.skipped,
+            found=sum(map(len, scan.labels.values())) + scan.misnamed,
+            skipped=scan.skipped,
         )
 
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
-        """The front and the rear view."""
+        """Return the sources of the front and the rear view."""
         from mmpareto.data.loading.sources import ImageSource
 
         for view in VIEWS:
-            there = {path.name for path in (folder / view).glob("*.jpg")}
-            absent = [name for name in names if f"{name}.jpg" not in there]
-            if absent:
+            existing = {path.name for path in (folder / view).glob("*.jpg")}
+            missing = [name for name in names if f"{name}.jpg" not in existing]
+            if missing:
                 raise InputError(
-                    f"{len(absent)} of the {len(names)} shapes of {folder / split}.csv are not in {folder / view}, the"
-                    f" first is {absent[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
+                    f"{len(missing)} of the {len(names)} shapes of {folder / split}.csv are not in {folder / view}, the"
+                    f" first is {missing[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
                 )
         files = {view: [folder / view / f"{name}.jpg" for name in names] for view in VIEWS}
         return {view: ImageSource(files[view], options, (folder, f"{split}-{view}")) for view in VIEWS}
 
 
-# --- what the raw folder holds ---
-
-
-class PictureError(InputError):
-    """A picture that cannot be used; `reason` is the kind of failure, for counting."""
-
-    reason = "unreadable file"
+# --- the raw folder ---
 
 
 class Shape(NamedTuple):
-    """A shape as it is distributed: its mesh, or its front and its rear view."""
+    """A raw shape: its mesh, or its front and its rear view."""
 
     name: str
     label: str
@@ -174,222 +165,200 @@ class Shape(NamedTuple):
 
 
 @dataclasses.dataclass
-class Found:
-    """What a raw folder holds.
+class _Scan:
+    """Content of a raw folder.
 
     Attributes:
         shapes: those that can be prepared, in order of class, part and name.
-        names: part → shape → class, of all shapes.
-        skipped: kind of reason → shape or file → sentence.
-        nameless: files whose names are not of the form.
+        labels: part → shape → class, of all shapes.
+        skipped: reason → shape or file → sentence.
+        misnamed: number of files that are not named after a shape.
     """
 
     shapes: list[Shape] = dataclasses.field(default_factory=list)
-    names: dict[str, dict[str, str]] = dataclasses.field(default_factory=lambda: {part: {} for part in PARTS})
-    skipped: Skipped = dataclasses.field(default_factory=dict)
-    nameless: int = 0
+    labels: dict[str, dict[str, str]] = dataclasses.field(default_factory=lambda: {part: {} for part in PARTS})
+    skipped: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    misnamed: int = 0
 
-    def skip(self, kind: str, name: str, why: str) -> None:
-        """Note why a shape or a file is left out."""
-        self.skipped.setdefault(kind, {})[name] = f"{name}: {why}"
+    def skip(self, reason: str, name: str, why: str) -> None:
+        """Record why a shape or a file is left out."""
+        self.skipped.setdefault(reason, {})[name] = f"{name}: {why}"
 
-    def skip_file(self, path: Path, form: str) -> None:
-        """Note that a file's name says not of which shape it is."""
-        self.nameless += 1
-        self.skip("name not of the form", f"{path.parent.parent.name}/{path.parent.name}/{path.name}", f"is not {form}")
+    def skip_misnamed(self, path: Path, form: str) -> None:
+        """Record a file whose name does not have the form <shape>…."""
+        self.misnamed += 1
+        self.skip("name not of the form", "/".join(path.parts[-3:]), f"is not {form}")
 
-    def add(self, part: str, shape: Shape) -> bool:
-        """Take a shape in; False where another one has its name, which is what its files are called."""
-        if any(shape.name in names for names in self.names.values()):
-            self.skip("name there twice", shape.name, f"the one in {shape.label}/{part} is left out")
-            return False
-        self.names[part][shape.name] = shape.label
-        return True
+    def add(self, part: str, shape: Shape, problem: str | None = None) -> None:
+        """Record a shape, unless another one has its name, which is that of its prepared files, too."""
+        if any(shape.name in labels for labels in self.labels.values()):
+            self.skip("duplicate name", shape.name, f"the one in {shape.label}/{part} is left out")
+            return
+        self.labels[part][shape.name] = shape.label
+        if problem is None:
+            self.shapes.append(shape)
+        else:
+            self.skip("view missing", shape.name, problem)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that there are."""
-        there = {label for names in self.names.values() for label in names.values()}
-        return tuple(label for label in SHAPES if label in there)
+        """The classes of the shapes."""
+        used = {label for labels in self.labels.values() for label in labels.values()}
+        return tuple(label for label in SHAPES if label in used)
 
 
-def scan_meshes(folder: Path) -> Found:
-    """The meshes of `folder`/<class>/{train,test}."""
-    found = Found()
+def _scan_meshes(folder: Path) -> _Scan:
+    """Find the meshes of `folder`/<class>/{train,test}."""
+    scan = _Scan()
     for label, part, path in _files(folder, SUFFIXES[MESHES]):
-        if not LISTABLE.fullmatch(path.stem):
-            found.skip_file(path, "<shape>.off without a comma or a quotation mark")
-            continue
-        shape = Shape(path.stem, label, (path,))
-        if found.add(part, shape):
-            found.shapes.append(shape)
-    return found
+        if LISTABLE.fullmatch(path.stem):
+            scan.add(part, Shape(path.stem, label, (path,)))
+        else:
+            scan.skip_misnamed(path, "<shape>.off without a comma or a quotation mark")
+    return scan
 
 
-def scan_images(folder: Path) -> Found:
-    """The front and rear views of `folder`/<class>/{train,test}, found by the numbers in their names.
+def _scan_images(folder: Path) -> _Scan:
+    """Find the front and rear views of `folder`/<class>/{train,test} by the numbers in their names.
 
-    Numbers begin at the smallest one that occurs anywhere: some copies count from 0, others from 1.
+    Numbers start at the smallest one in the whole folder: some copies count from 0, others from 1.
 
     Raises:
         InputError: the numbers span more than twelve.
     """
-    found = Found()
+    scan = _Scan()
     views: dict[tuple[str, str, str], dict[int, Path]] = defaultdict(dict)
     for label, part, path in _files(folder, SUFFIXES[IMAGES]):
-        form = IMAGE_NAME.fullmatch(path.name)
-        if form is None or not LISTABLE.fullmatch(form["shape"]):
-            found.skip_file(path, "<shape>.obj.shaded_v<number>.png or <shape>.<number>.png")
+        match = IMAGE_NAME.fullmatch(path.name)
+        if match and LISTABLE.fullmatch(match["shape"]):
+            views[label, part, match["shape"]][int(match["number"])] = path
         else:
-            views[label, part, form["shape"]][int(form["number"])] = path
+            scan.skip_misnamed(path, "<shape>.obj.shaded_v<number>.png or <shape>.<number>.png")
     numbers = {number for paths in views.values() for number in paths}
     first, last = min(numbers, default=0), max(numbers, default=0)
     if last - first >= VIEW_COUNT:
         raise InputError(
-            f"the views in {folder} are numbered {first} to {last}; twelve a shape, 30° apart, are expected"
+            f"the views in {folder} are numbered {first} to {last}; expected are twelve per shape, 30° apart"
             f" ({IMAGE_PAGE})."
         )
     for (label, part, name), paths in views.items():
         wanted = {view: first + number for view, number in VIEWS.items()}
-        shape = Shape(name, label, tuple(paths[number] for number in wanted.values() if number in paths))
-        if not found.add(part, shape):
-            continue
-        absent = [f"{view} view ({number:03d})" for view, number in wanted.items() if number not in paths]
-        if absent:
-            found.skip("view missing", name, f"there is no {' and no '.join(absent)} in {folder / label / part}")
-        else:
-            found.shapes.append(shape)
-    return found
+        missing = [f"{view} view ({number:03d})" for view, number in wanted.items() if number not in paths]
+        files = tuple(paths[number] for number in wanted.values() if number in paths)
+        problem = f"there is no {' and no '.join(missing)} in {folder / label / part}" if missing else None
+        scan.add(part, Shape(name, label, files), problem)
+    return scan
 
 
 def _raw_folder(raw: Path, kind: str | None) -> tuple[str, Path]:
-    """The kind of the raw files, and the folder of the class folders: `raw`, or one just inside."""
+    """Return the kind of the raw files, and the folder of the class folders: `raw` or one of its subfolders."""
+    pages = f"meshes: {MESH_PAGE}, views: {IMAGE_PAGE}"
     if not raw.is_dir():
-        raise InputError(f"the raw folder {raw} is not there; meshes: {MESH_PAGE}, views: {IMAGE_PAGE}.")
-    inside = sorted(path for path in raw.iterdir() if path.is_dir())
-    for wanted in (IMAGES, MESHES) if kind is None else (kind,):
-        for folder in (raw, *inside):
+        raise InputError(f"the raw folder {raw} does not exist; {pages}.")
+    kinds = (IMAGES, MESHES) if kind is None else (kind,)
+    for wanted in kinds:
+        for folder in (raw, *sorted(path for path in raw.iterdir() if path.is_dir())):
             if next(_files(folder, SUFFIXES[wanted]), None) is not None:
                 return wanted, folder
-    suffixes = " or ".join(SUFFIXES.values()) if kind is None else SUFFIXES[kind]
-    raise InputError(
-        f"the raw folder {raw} does not hold <class>/train/*{suffixes}, as in airplane/train;"
-        f" meshes: {MESH_PAGE}, views: {IMAGE_PAGE}."
-    )
+    suffixes = " or ".join(SUFFIXES[wanted] for wanted in kinds)
+    raise InputError(f"the raw folder {raw} holds no <class>/train/*{suffixes}, as in airplane/train; {pages}.")
 
 
 def _files(folder: Path, suffix: str) -> Iterator[tuple[str, str, Path]]:
-    """(class, part, file) of the files of a suffix, in order."""
+    """Yield (class, part, file) for the files with a suffix, in order."""
     for label in SHAPES:
         for part in PARTS:
-            place = folder / label / part
-            for path in sorted(place.iterdir()) if place.is_dir() else ():
-                if path.name.lower().endswith(suffix) and not path.name.startswith("."):  # ._x.off: left by macOS
+            subfolder = folder / label / part
+            for path in sorted(subfolder.iterdir()) if subfolder.is_dir() else ():
+                if path.name.lower().endswith(suffix) and not path.name.startswith("."):  # macOS leaves ._x.off
                     yield label, part, path
 
 
-def _split(names: Mapping[str, Mapping[str, str]]) -> Split:
-    """The split of the folders, official if every class has as many shapes as were distributed."""
-    tally = {part: Counter(names[part].values()) for part in PARTS}
+def _split(labels: Mapping[str, Mapping[str, str]]) -> Split:
+    """Return the split of the folders, official if each class has as many shapes as in the distributed set."""
+    tally = {part: Counter(labels[part].values()) for part in PARTS}
     counts = {label: tuple(tally[part][label] for part in PARTS) for label in SHAPES}
-    absent = [label for label, there in counts.items() if not any(there)]
-    other = [label for label, there in counts.items() if any(there) and there != SHAPES[label]]
+    missing = [label for label, count in counts.items() if not any(count)]
+    other = [label for label, count in counts.items() if any(count) and count != SHAPES[label]]
     checks = []
-    if absent:
-        checks.append(f"{len(absent)} of the {len(SHAPES)} classes are not there: {', '.join(absent)}")
+    if missing:
+        checks.append(f"{len(missing)} of the {len(SHAPES)} classes are missing: {', '.join(missing)}")
     if other:
-        example = " and ".join(
-            f"{n} ({official})" for n, official in zip(counts[other[0]], SHAPES[other[0]], strict=True)
-        )
+        (train, test), (all_train, all_test) = counts[other[0]], SHAPES[other[0]]
         checks.append(
-            f"{len(other)} classes have other numbers of shapes, as {other[0]} for training and test: {example}"
+            f"{len(other)} classes have other numbers of shapes, such as {other[0]} for training and test:"
+            f" {train} ({all_train}) and {test} ({all_test})"
         )
     sentence = "that of the folders train and test, not the official one of 9,843 and 2,468 shapes of 40 classes"
     official = not checks
-    return Split(
-        list(names["train"]), list(names["test"]), "official split" if official else sentence, official, checks
-    )
+    return Split([*labels["train"]], [*labels["test"]], "official split" if official else sentence, official, checks)
 
 
-# --- what is made of a shape ---
+# --- the prepared files ---
 
 
-class _Views:
-    """front/<shape>.jpg and rear/<shape>.jpg; `record` says how they are made."""
+class ImageError(InputError):
+    """An image that cannot be used; `reason` is the kind of failure, for counting."""
 
+    reason = "unreadable file"
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewBuilder:
+    """Writes front/<shape>.jpg and rear/<shape>.jpg.
+
+    Arguments:
+        image_size: side of views rendered from meshes, in pixels; None copies MVCNN's images at their own size.
+    """
+
+    image_size: int | None
     folders = tuple(VIEWS)
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Origin of the views, and the size of rendered ones."""
+        return {"from": IMAGES} if self.image_size is None else {"from": MESHES, "image_size": self.image_size}
+
     def is_done(self, sample: Shape, out: Path) -> bool:
-        """Whether both are there."""
+        """Return whether both views exist."""
         return all(_view_path(out, view, sample).exists() for view in VIEWS)
 
-    def make(self, sample: Shape, out: Path) -> None:
-        """Write both, when both could be made.
+    def build(self, sample: Shape, out: Path) -> None:
+        """Write both views, or none.
 
         Raises:
             InputError: a file of the shape is missing or damaged.
         """
         from mmpareto.data.raw.media import encode_jpeg
 
-        pictures = [encode_jpeg(picture) for picture in self.pictures(sample)]
-        for view, picture in zip(VIEWS, pictures, strict=True):
+        if self.image_size is None:
+            images = [_read_image(path) for path in sample.files]
+        else:
+            images = _rendered(sample.files[0], self.image_size)
+        for view, content in zip(VIEWS, [encode_jpeg(image) for image in images], strict=True):
             with atomic_path(_view_path(out, view, sample)) as temporary:
-                temporary.write_bytes(picture)
+                temporary.write_bytes(content)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """Nothing beside the record."""
+        """No further entries of prepared.json."""
         return {}
-
-    def pictures(self, sample: Shape) -> "list[np.ndarray]":
-        """The views as uint8 (height, width, 3), RGB."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class CopiedViews(_Views):
-    """MVCNN's pictures, at their own size."""
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """Where the views come from."""
-        return {"from": IMAGES}
-
-    def pictures(self, sample: Shape) -> "list[np.ndarray]":
-        """The views as uint8 (height, width, 3), RGB."""
-        return [_read_picture(path) for path in sample.files]
-
-
-@dataclasses.dataclass(frozen=True)
-class RenderedViews(_Views):
-    """Pictures of the mesh.
-
-    Arguments:
-        image_size: their side, in pixels.
-    """
-
-    image_size: int
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """Where the views come from, and their size."""
-        return {"from": MESHES, "image_size": self.image_size}
-
-    def pictures(self, sample: Shape) -> "list[np.ndarray]":
-        """The views as uint8 (size, size, 3), RGB."""
-        from mmpareto.data.generated.rendering import render
-        from mmpareto.data.raw.off_files import read_off
-
-        azimuths = [VIEW_STEP * number for number in VIEWS.values()]
-        views = render(read_off(sample.files[0]), azimuths, self.image_size)
-        return [view[:, :, None].repeat(3, axis=2) for view in views]
 
 
 def _view_path(out: Path, view: str, sample: Shape) -> Path:
     return out / view / f"{sample.name}.jpg"
 
 
-def _read_picture(path: Path) -> "np.ndarray":
-    """A PNG file as uint8 (height, width, 3), RGB; what is transparent is white, like MVCNN's background."""
+def _rendered(path: Path, size: int) -> "list[np.ndarray]":
+    """Render the views of a mesh as uint8 (size, size, 3), RGB."""
+    from mmpareto.data.generated.rendering import render
+    from mmpareto.data.raw.off_files import read_off
+
+    views = render(read_off(path), [VIEW_STEP * number for number in VIEWS.values()], size)
+    return [view[:, :, None].repeat(3, axis=2) for view in views]
+
+
+def _read_image(path: Path) -> "np.ndarray":
+    """Read a PNG file as uint8 (height, width, 3), RGB; transparent pixels become white, like MVCNN's background."""
     import numpy as np
     from PIL import Image
 
@@ -400,4 +369,4 @@ def _read_picture(path: Path) -> "np.ndarray":
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path} is not a readable image ({error}).") from error
+        raise ImageError(f"{path} is not a readable image ({error}).") from error

@@ -1,4 +1,4 @@
-"""UCF-101: human actions (Soomro et al., CRCV-TR-12-01, 2012), as colour and as optical flow."""
+"""UCF-101: human actions (Soomro et al., CRCV-TR-12-01, 2012), as RGB frames and optical flow."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from mmpareto.data.preparation.prepared_folder import DatasetInfo
 from mmpareto.data.preparation.report import Report
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
-from mmpareto.data.raw.raw_files import by_key, files_below, holding, read_lines
+from mmpareto.data.raw.raw_files import check_listed, find_files, first_folder_with, read_lines
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CLASS_LINE = re.compile(r"(\d+) (\w+)", re.ASCII)
 
 
 class RawVideo(NamedTuple):
-    """A video, and the published pictures of its flow, if they are to be used: a folder each for u and v."""
+    """A video, and the folders of the published images of its flow, u and v; None to compute the flow."""
 
     name: str
     label: str
@@ -42,7 +42,7 @@ class RawVideo(NamedTuple):
 
 
 class NoFlowError(InputError):
-    """There is no flow for a video."""
+    """A video has no flow."""
 
     reason = "no flow"
 
@@ -53,17 +53,17 @@ class UCF101(DatasetBuilder):
     name = "ucf101"
     title = "UCF-101"
     download = DownloadInfo(
-        size="13,320 clips, 101 actions, 320 × 240 at 25 frames a second, 27 hours, 6.5 GB",
+        size="13,320 clips, 101 actions, 320 × 240 at 25 frames per second, 27 hours, 6.5 GB",
         terms="see its page; the videos are YouTube's",
         page=f"{PAGE} (UCF101.rar, and the train/test splits for action recognition)",
         raw="in any folders, v_<Class>_g##_c##.avi\n"
-        f"classInd.txt, trainlist01.txt, testlist01.txt …, there, in {LISTS_FOLDER}, or where --split_files says\n"
-        f"if wanted, the pictures of flow of {FLOW_PAGE}, where --flow says",
+        f"classInd.txt, trainlist01.txt, testlist01.txt …, there, in {LISTS_FOLDER}, or in the folder --split_files\n"
+        f"optionally the flow images of {FLOW_PAGE}, in the folder --flow",
     )
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options of `prepare.py ucf101`; their values are the arguments of `prepare`."""
+        """Add the options of `prepare.py ucf101`; their values are passed to `prepare`."""
         parser.add_argument(
             "--raw", type=Path, required=True, metavar="DIR", help=f"folder of the avi files and the lists ({PAGE})"
         )
@@ -80,9 +80,10 @@ class UCF101(DatasetBuilder):
             "--flow",
             type=Path,
             metavar="DIR",
-            help=f"take the flow from pictures, DIR/{{u,v}}/<clip>/frame000001.jpg (the tvl1_flow of {FLOW_PAGE})",
+            help="use the published flow images DIR/{u,v}/<clip>/frame000001.jpg instead of computing the flow "
+            f"(tvl1_flow of {FLOW_PAGE})",
         )
-        parser.add_argument("--fps", type=int, default=1, help="frames kept a second (default: %(default)s)")
+        parser.add_argument("--fps", type=int, default=1, help="frames kept per second (default: %(default)s)")
         sample_preparation.add_arguments(parser)
 
     @classmethod
@@ -101,34 +102,34 @@ class UCF101(DatasetBuilder):
         """Prepare the raw videos.
 
         Arguments:
-            raw: the folder of avi files, at any depth.
+            raw: folder of the avi files, at any depth.
             out: the prepared folder.
-            fps: frames kept a second.
+            fps: frames kept per second.
             fold: which of the three published splits. A folder may be prepared again with another one.
-            flow: folder of published pictures of the flow; without it the flow is computed.
-            split_files: folder of the lists; by default they are looked for in `raw` and in its ucfTrainTestlist.
-            seed: goes into the record.
-            workers: parallel processes; all cores by default.
+            flow: folder of published flow images; by default the flow is computed.
+            split_files: folder of the lists; default: `raw` or its subfolder ucfTrainTestlist.
+            seed: recorded in prepared.json.
+            workers: parallel processes; one per core by default.
 
         Raises:
-            InputError: `raw` holds no video of the lists, they are absent or wrong, there is no published flow in
-                `flow`, or as `sample_preparation.prepare_samples`.
+            InputError: `raw` has no video of the lists, the lists are missing or wrong, `flow` has no flow images, or
+                as `sample_preparation.prepare_samples`.
         """
         if fps < 1:
             raise InputError(f"--fps must be at least 1, not {fps}.")
-        files, left_out = by_key(files_below(raw, ".avi", cls.title, PAGE), raw_key, "v_<Class>_g##_c##.avi")
+        form = "v_<Class>_g##_c##.avi"
+        files, skipped = find_files(raw, ".avi", video_in, form=form, title=cls.title, page=PAGE)
         labels, classes, split = read_lists([split_files] if split_files else [raw, raw / LISTS_FOLDER], fold)
-        if not files.keys() & labels.keys():
-            raise InputError(f"{raw} holds no video of {cls.title}'s lists, but {len(files)} others; see {PAGE}.")
+        check_listed(files, labels, raw, cls.title, PAGE)
         published = published_flow(flow) if flow is not None else None
         videos = []
         for name, path in files.items():
-            pictures = published.get(name.casefold()) if published is not None else None
-            if published is not None and pictures is None and name in labels:
+            images = published.get(name.casefold()) if published is not None else None
+            if published is not None and images is None and name in labels:
                 sentence = f"{name}: {flow}/u and v have no folder of that name"
-                left_out.setdefault(NoFlowError.reason, {})[name] = sentence
+                skipped.setdefault(NoFlowError.reason, {})[name] = sentence
             else:
-                videos.append(RawVideo(name, labels.get(name, ""), path, pictures))
+                videos.append(RawVideo(name, labels.get(name, ""), path, images))
         return sample_preparation.prepare_samples(
             videos,
             split,
@@ -137,68 +138,68 @@ class UCF101(DatasetBuilder):
             out=out,
             seed=seed,
             workers=workers,
-            found=len(videos) + sum(len(sentences) for sentences in left_out.values()),
-            skipped=left_out,
+            found=len(videos) + sum(len(sentences) for sentences in skipped.values()),
+            skipped=skipped,
         )
 
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, Source]":
-        """The frames and the flow."""
+        """Return the sources of the frames and of the flow."""
         from mmpareto.data.loading.sources import FlowSource, FramesSource
 
         for part in FOLDERS:
-            there = {path.name for path in (folder / part).glob("*")}
-            absent = [name for name in names if name not in there]
-            if absent:
+            present = {path.name for path in (folder / part).glob("*")}
+            missing = [name for name in names if name not in present]
+            if missing:
                 raise InputError(
-                    f"{len(absent)} of the {len(names)} clips of {folder / split}.csv are not in {folder / part}, the "
-                    f"first is {absent[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
+                    f"{len(missing)} of the {len(names)} clips in {folder / split}.csv are not in {folder / part}, the "
+                    f"first is {missing[0]}; prepare them with `python code/prepare.py {cls.name} --raw DIR`."
                 )
         return {"rgb": FramesSource(folder, split, names, options), "flow": FlowSource(folder, names, options)}
 
 
-def raw_key(name: str) -> str | None:
-    """The name of a raw file without ".avi"; None where it is not of the form."""
+def video_in(name: str) -> str | None:
+    """The video in a raw file, from its name without ".avi"; None if the name is not of the form."""
     return name if RAW_NAME.fullmatch(name) else None
 
 
-def read_lists(places: Sequence[Path], fold: int) -> tuple[dict[str, str], tuple[str, ...], Split]:
-    """Read classInd.txt (`number class` a line), trainlist and testlist (`class/video.avi number`; none in testlist).
+def read_lists(folders: Sequence[Path], fold: int) -> tuple[dict[str, str], tuple[str, ...], Split]:
+    """Read classInd.txt (`number class`), trainlist (`class/video.avi number`) and testlist (`class/video.avi`).
 
     Arguments:
-        places: folders, of which the first that holds all three is used.
+        folders: the first that has all three files is used.
         fold: 1, 2 or 3.
 
     Returns:
         Video → class, the classes, and the split.
 
     Raises:
-        InputError: a file is absent, a line is not of the form, its class is unknown or has another number, or a video
-            is listed before.
+        InputError: a file is missing, a line is not of the form, its class is unknown or has another number, or its
+            video is listed twice.
     """
     lists = {part: f"{part}list{fold:02d}.txt" for part in ("train", "test")}
-    folder = holding(places, ["classInd.txt", *lists.values()])
+    folder = first_folder_with(folders, ["classInd.txt", *lists.values()])
     if folder is None:
         raise InputError(
-            f"{' and '.join(map(str, places))} do not hold classInd.txt, {lists['train']} and {lists['test']}; give "
-            f"--split_files the folder that does. They can be had from {PAGE}."
+            f"{' and '.join(map(str, folders))} do not have classInd.txt, {lists['train']} and {lists['test']}; "
+            f"download them from {PAGE} and pass their folder as --split_files."
         )
     numbers = _read_classes(folder / "classInd.txt")
     labels: dict[str, str] = {}
     names: dict[str, list[str]] = {part: [] for part in lists}
     for part, file in lists.items():
-        for number, line in read_lines(folder / file):
-            place = f"{folder / file}, line {number}"
-            form = LINE.fullmatch(line)
-            if form is None:
-                raise InputError(f"{place}: {line[:80]!r} is not `class/v_….avi`, with the class's number or without.")
-            name, label = form["name"], form["label"]
-            if label not in numbers or (form["number"] and int(form["number"]) != numbers[label]):
-                raise InputError(f"{place}: {label} {form['number'] or ''} is not a class of {folder}/classInd.txt.")
+        for line_number, line in read_lines(folder / file):
+            position = f"{folder / file}, line {line_number}"
+            fields = LINE.fullmatch(line)
+            if fields is None:
+                raise InputError(f"{position}: {line[:80]!r} is not `class/v_….avi` with or without a class number.")
+            name, label, number = fields["name"], fields["label"], fields["number"]
+            if label not in numbers or (number and int(number) != numbers[label]):
+                raise InputError(f"{position}: {label} {number or ''} is not a class of {folder}/classInd.txt.")
             if name in labels:
-                raise InputError(f"{place}: {name} is listed before, in {lists['train']} or in {file}.")
+                raise InputError(f"{position}: {name} is listed before, in {lists['train']} or in {file}.")
             labels[name] = label
             names[part].append(name)
     sentence = f"split {fold} of the three published ones, by {folder}"
@@ -207,41 +208,39 @@ def read_lists(places: Sequence[Path], fold: int) -> tuple[dict[str, str], tuple
 
 def _read_classes(path: Path) -> dict[str, int]:
     numbers: dict[str, int] = {}
-    for number, line in read_lines(path):
-        form = CLASS_LINE.fullmatch(line)
-        if form is None or form[2] in numbers:
-            raise InputError(
-                f"{path}, line {number}: {line[:60]!r} is not `number class`, or the class is there before."
-            )
-        numbers[form[2]] = int(form[1])
+    for line_number, line in read_lines(path):
+        fields = CLASS_LINE.fullmatch(line)
+        if fields is None or fields[2] in numbers:
+            raise InputError(f"{path}, line {line_number}: {line[:60]!r} is not `number class`, or repeats a class.")
+        numbers[fields[2]] = int(fields[1])
     return numbers
 
 
 def published_flow(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Video, in small letters → its folders of pictures, where both u and v have one.
+    """Case-folded name of a video → its folders of flow images, if it has one for both u and v.
 
-    In small letters, since the published folders say HandstandPushups where the videos say HandStandPushups.
+    Case is ignored because the published folders say HandstandPushups while the videos say HandStandPushups.
 
     Raises:
-        InputError: `folder` holds no u and v.
+        InputError: `folder` has no such folders.
     """
     u, v = ({path.name.casefold(): path for path in (folder / part).glob("v_*") if path.is_dir()} for part in "uv")
     both = {name: (u[name], v[name]) for name in u if name in v}
     if not both:
         raise InputError(
-            f"{folder} does not hold u/<clip>/frame000001.jpg and v/<clip>/frame000001.jpg; give --flow the folder "
-            f"tvl1_flow from {FLOW_PAGE}, its parts put together, or leave it out."
+            f"{folder} has no u/<clip>/frame000001.jpg and v/<clip>/frame000001.jpg; pass --flow the folder tvl1_flow "
+            f"of {FLOW_PAGE}, its parts joined, or leave the flag out to compute the flow."
         )
     return both
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowSampleBuilder:
-    """Frames, and the flow from each to the frame that follows it in the video, as JPEG of the pictures' own size.
+    """Writes frames, and the flow from each to the next frame of the video, as JPEG files of the video's size.
 
     Arguments:
-        fps: frames kept a second.
-        flow: where the flow is from, in words.
+        fps: frames kept per second.
+        flow: origin of the flow, in words.
     """
 
     fps: int
@@ -249,55 +248,54 @@ class FlowSampleBuilder:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The frame rate, and where the flow is from."""
+        """The frame rate and the origin of the flow."""
         return {"fps": self.fps, "flow": self.flow}
 
     @property
     def folders(self) -> Sequence[str]:
-        """Of the frames and of the two parts of the flow."""
+        """Folders of the frames and of the two components of the flow."""
         return FOLDERS
 
     def is_done(self, sample: RawVideo, out: Path) -> bool:
-        """Whether frames and flow are there."""
+        """Return whether frames and flow exist."""
         return all((out / folder / sample.name / "frame_00001.jpg").exists() for folder in FOLDERS)
 
-    def make(self, sample: RawVideo, out: Path) -> None:
-        """Read the video once; write when all of it could be read."""
+    def build(self, sample: RawVideo, out: Path) -> None:
+        """Read the video once, and write the images once all of it has been read."""
         from mmpareto.data.raw.containers import NoFrameError
         from mmpareto.data.raw.media import encode_jpeg, read_frame_pairs
         from mmpareto.data.raw.optical_flow import encode, flow
 
-        pictures: tuple[list[bytes], ...] = ([], [], [])
+        rows: list[tuple[bytes, ...]] = []
         for number, first, second in read_frame_pairs(sample.path, self.fps):
             if sample.flow is not None:
-                parts = [published_picture(folder, number) for folder in sample.flow]
+                components = [published_image(folder, number) for folder in sample.flow]
             else:
-                parts = [encode_jpeg(part) for part in encode(flow(first, second))]
-            for found, picture in zip(pictures, [encode_jpeg(first), *parts], strict=True):
-                found.append(picture)
-        if not pictures[0]:
+                components = [encode_jpeg(component) for component in encode(flow(first, second))]
+            rows.append((encode_jpeg(first), *components))
+        if not rows:
             raise NoFrameError(f"{sample.path} has a single frame, and so no motion.")
-        for folder, found in zip(FOLDERS, pictures, strict=True):
-            write_frames(out / folder, sample.name, found)
+        for folder, images in zip(FOLDERS, zip(*rows, strict=True), strict=True):
+            write_frames(out / folder, sample.name, images)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """Nothing more."""
+        """No further entries."""
         return {}
 
 
-def published_picture(folder: Path, number: int) -> bytes:
-    """The JPEG file of the flow from frame `number` (from 0) on, as it was published.
+def published_image(folder: Path, number: int) -> bytes:
+    """The JPEG file of the flow from frame `number` (from 0) to the next, as published.
 
     Raises:
-        NoFlowError: it is not there, or cannot be read.
+        NoFlowError: it does not exist or cannot be read.
     """
     from PIL import Image
 
     path = folder / f"frame{number + 1:06d}.jpg"
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            image.load()
     except OSError as error:
-        raise NoFlowError(f"{path} is not there or is no whole JPEG file ({error}).") from None
+        raise NoFlowError(f"{path} is missing or not a complete JPEG file ({error}).") from None
     return content

@@ -14,16 +14,15 @@ from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
-from mmpareto.training.batch_norm import synchronised
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
-from mmpareto.training.distributed import ALONE, Processes, started_by_torchrun
+from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
 from mmpareto.training.loop import Trainer
+from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
-from mmpareto.training.step import part_count
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
@@ -38,7 +37,7 @@ def train(request: Request) -> int:
         InputError: data, a GPU or a folder is missing, or the checkpoint does not match, and nothing was written; or a
             data file turned out to be damaged during training.
     """
-    with started_by_torchrun() as processes:
+    with process_group() as processes:
         return _train(request, processes)
 
 
@@ -50,10 +49,10 @@ def _train(request: Request, processes: Processes) -> int:
     processes.devices(settings.gpu_ids)  # raises for a missing GPU before anything is written
     if request.stand_in:
         print(f"{request.stand_in} does not exist: training on the synthetic stand-in instead", flush=True)
-        processes.of_first(lambda: make_stand_in(settings))
+        processes.run_on_rank0(lambda: make_stand_in(settings))
 
     trainer = make_trainer(settings, request.resume, processes)
-    where = f"{trainer.device}, {processes.share.count} processes" if processes.together else trainer.device
+    where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     print(f"{settings.name}: {trainer.data.record['clips']} on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
@@ -66,7 +65,7 @@ def _train(request: Request, processes: Processes) -> int:
     except NonFiniteError as error:
         last = trainer.folder / LAST
         saved = f"{last} is from before" if last.exists() else "nothing was saved"
-        if processes.first:
+        if processes.is_rank0:
             print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
         return 1
     finally:
@@ -93,7 +92,7 @@ def make_stand_in(settings: Settings) -> None:
             print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
-def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = ALONE) -> Trainer:
+def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = SINGLE_PROCESS) -> Trainer:
     """Return the trainer of a new run, or of the run in `resume` in the state of its last.pt.
 
     The run's folder is created last, when data, network and checkpoint have been checked.
@@ -106,7 +105,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     method = make_method(settings.method, settings.options)
-    data = processes.after_first(lambda: open_data(settings, method.modalities))  # may write a cache
+    data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
     _check_data(settings, data, method)
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
@@ -126,11 +125,8 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
     if settings.channels_last:
-        network.lay_out_channels_last()
-    network = network.to(device)
-    if processes.together:
-        processes.alike(network)
-        network = synchronised(network, device)
+        network.to_channels_last()
+    network = processes.synchronise(network.to(device), device)
 
     identity = {
         "network": shape,
@@ -142,18 +138,18 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
-        trainer.restore(checkpoint)
+        trainer.load_state_dict(checkpoint)
         trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
     try:
-        method.begin_training(trainer.offered)
+        method.begin_training(trainer.method_context)
     except ValueError as error:
         raise InputError(f"--method {settings.method}: {error}.") from error
 
-    trainer.folder = resume or processes.of_first(lambda: new_folder(settings.name, settings.ckpt_path))
+    trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
     already_finished = checkpoint is not None and checkpoint["epoch"] > settings.epochs
-    if processes.first and not already_finished:
+    if processes.is_rank0 and not already_finished:
         write_config(trainer.folder, to_config(settings), data.record)
-    if processes.first and checkpoint:
+    if processes.is_rank0 and checkpoint:
         write_metrics(trainer.folder, trainer.history)  # drops what was written after last.pt
     return trainer
 
@@ -183,7 +179,7 @@ def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> N
     """
     full, samples = settings.batch_size, len(data.train)
     batches = {min(full, samples), samples % full or full}
-    parts = [size // part_count(size, full, settings.accumulate) for size in batches]
+    parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))
     try:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from mmpareto.training.evaluation import figures
+from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
 from mmpareto.training.probe import linear_probe
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
@@ -25,7 +25,7 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
     if warning:
         summary["warning"] = warning
-    if trainer.processes.first:
+    if trainer.processes.is_rank0:
         write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
@@ -59,12 +59,12 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
         if epoch not in probed:
             load_weights(trainer.network, checkpoint["model"], name)
             heads = probed[epoch] = linear_probe(trainer.predict(trainer.data.train_fixed))
-            metrics = figures(trainer.predict(trainer.data.test).with_heads(heads))
+            metrics = head_metrics(trainer.predict(trainer.data.test).with_heads(heads))
             unimodal = {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{m}" for m in heads))}
             for kept in ("last", "best_val", "best_test"):
                 if summary[kept] is not None and summary[kept]["epoch"] == epoch:
                     summary[kept] = summary[kept] | unimodal
-        if trainer.processes.first:
+        if trainer.processes.is_rank0:
             save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
     summary["unimodal_note"] = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
 

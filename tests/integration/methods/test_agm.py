@@ -1,4 +1,4 @@
-"""AGM against its equations: Shapley values by permutations, scores sample by sample, averages over all steps."""
+"""AGM against its equations: Shapley values from permutations, scores per sample, averages over all steps."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ class Outputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """2×4×4 → 3 features, by tensors of 0, 1, 2 and 4 dimensions."""
+    """Map 2×4×4 to 3 features, with parameter tensors of 0, 1, 2 and 4 dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-    """A fusion in which the modalities interact, so that no modality's share is a term of a sum."""
+    """A fusion in which the modalities interact, so that the logits are not a sum over modalities."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def batch_of(count: int, seed: int = 0, size: int = 7) -> Batch:
 def step(
     method: AGM, model: Model, batch: Batch, share: float = 1.0, scale: float | None = None, observe: bool = True
 ) -> dict[str, float]:
-    """One step; the coefficients by modality."""
+    """Take one step, and return the coefficients by modality."""
     inputs, labels = batch
     if observe:
         method.observe(model, inputs, labels)
@@ -78,7 +78,7 @@ def step(
 def permuted_shapley(
     eval_forward: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The mean over all orders of what a modality adds when it comes; the empty coalition gives 0."""
+    """Mean over all orders of the change that adding a modality makes; the empty coalition has the value 0."""
     known: dict[frozenset[str], Tensor] = {}
 
     def value(coalition: frozenset[str]) -> Tensor:
@@ -89,11 +89,11 @@ def permuted_shapley(
     orders = list(itertools.permutations(inputs))
     total = dict.fromkeys(inputs, torch.zeros((), dtype=torch.float64))
     for order in orders:
-        there: frozenset[str] = frozenset()
+        coalition: frozenset[str] = frozenset()
         for name in order:
-            grown = there | {name}
-            total[name] = total[name] + (value(grown) - (value(there) if there else 0.0))
-            there = grown
+            larger = coalition | {name}
+            total[name] = total[name] + (value(larger) - (value(coalition) if coalition else 0.0))
+            coalition = larger
     return {name: x / len(orders) for name, x in total.items()}
 
 
@@ -139,7 +139,7 @@ def test_coefficients_and_gradients_follow_the_equations_over_several_steps(coun
     chosen = {"alpha": 1.0, "limit": 7.0, "ratio": "paper"} | options
     past: list[dict[str, float]] = []
     for number in range(4 if count < 6 else 2):
-        batch = batch_of(count, seed=number, size=5 + number)  # the mean of the steps, whatever their size
+        batch = batch_of(count, seed=number, size=5 + number)  # averages are over steps of any size
         scores = expected_scores(model, batch)
         wanted = expected_coefficients(scores, past, **chosen)
         assert count == 1 or max(wanted.values()) / min(wanted.values()) > 1.01
@@ -173,7 +173,7 @@ def test_one_modality_is_joint_training() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
-def test_shapley_values_are_those_of_all_orders_and_sum_to_the_whole(count: int) -> None:
+def test_shapley_values_are_means_over_all_orders_and_sum_to_the_logits(count: int) -> None:
     model, (inputs, _) = Model(count), batch_of(count)
     seen = []
 
@@ -183,45 +183,45 @@ def test_shapley_values_are_those_of_all_orders_and_sum_to_the_whole(count: int)
         return model(given).joint
 
     with torch.no_grad():
-        found = shapley_values(eval_forward, inputs)
+        actual = shapley_values(eval_forward, inputs)
         expected = permuted_shapley(lambda given: model(given).joint, inputs)
         whole = model(inputs).joint
     assert len(seen) == len(set(seen)) == 2**count - 1 and frozenset() not in seen
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(torch.stack([*found.values()]).sum(0), whole, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.stack([*actual.values()]).sum(0), whole, rtol=1e-10, atol=1e-12)
 
 
-def test_two_modalities_have_the_papers_mono_modal_responses() -> None:
+def test_two_modalities_give_the_mono_modal_responses_of_the_paper() -> None:
     model, (inputs, _) = Model(2), batch_of(2)
     a, v = inputs["audio"], inputs["visual"]
     with torch.no_grad():
-        found = shapley_values(lambda given: model(given).joint, inputs)
+        actual = shapley_values(lambda given: model(given).joint, inputs)
         both = model(inputs).joint
         only_a = model({"audio": a, "visual": 0 * v}).joint
         only_v = model({"audio": 0 * a, "visual": v}).joint
-    torch.testing.assert_close(found["audio"], (both - only_v + only_a) / 2)
-    torch.testing.assert_close(found["visual"], (both - only_a + only_v) / 2)
+    torch.testing.assert_close(actual["audio"], (both - only_v + only_a) / 2)
+    torch.testing.assert_close(actual["visual"], (both - only_a + only_v) / 2)
 
 
-def test_shapley_values_of_equals_are_equal_and_of_a_bystander_zero() -> None:
+def test_equal_modalities_have_equal_shapley_values_and_an_unused_one_zero() -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     inputs = {"one": x, "two": x.clone(), "three": 2 * x, "idle": torch.ones(4, 3, dtype=torch.float64)}
 
     def eval_forward(given: Mapping[str, Tensor]) -> Tensor:
         return (given["one"] + given["two"]).tanh() * (1 + given["three"]) + given["three"] ** 3
 
-    found = shapley_values(eval_forward, inputs)
-    torch.testing.assert_close(found["one"], found["two"])
-    assert float(found["idle"].abs().max()) < 1e-14
-    assert float((found["three"] - found["one"]).abs().max()) > 0.1
+    actual = shapley_values(eval_forward, inputs)
+    torch.testing.assert_close(actual["one"], actual["two"])
+    assert float(actual["idle"].abs().max()) < 1e-14
+    assert float((actual["three"] - actual["one"]).abs().max()) > 0.1
 
 
-# --- what the coefficients do ------------------------------------------------------------------------------------
+# --- effect of the coefficients ----------------------------------------------------------------------------------
 
 
 def lone_step(method: AGM, scores: Mapping[str, float], loss: float = 1.0) -> dict[str, float]:
-    """A step in which modality k's φ has −log softmax(φ)[0] = scores[k], as it alone is asked."""
+    """Take a step in which the Shapley value φ of modality k has −log softmax(φ)[0] = scores[k]."""
     names = list(scores)
     weights = {name: nn.Parameter(torch.ones(1, 1)) for name in names}
     logits = {name: _logits(score) for name, score in scores.items()}
@@ -236,12 +236,12 @@ def lone_step(method: AGM, scores: Mapping[str, float], loss: float = 1.0) -> di
 
 
 def _logits(score: float) -> Tensor:
-    """(1, 2): additive, so that they are the Shapley value; the loss of class 0 is `score`."""
+    """Logits (1, 2) whose loss for class 0 is `score`; where logits are additive, they are the Shapley value."""
     return torch.tensor([[0.0, score + math.log(-math.expm1(-score))]], dtype=torch.float64)
 
 
-def test_who_is_slowed_is_a_matter_of_the_ratios_sign() -> None:
-    ahead = {"audio": 0.5, "visual": 1.5}  # the audio's cross-entropy is the lower
+def test_ratio_determines_which_modality_is_slowed() -> None:
+    ahead = {"audio": 0.5, "visual": 1.5}  # audio has the lower cross-entropy
     r = math.exp(1.0)
     printed, released = lone_step(AGM(), ahead), lone_step(AGM(ratio="released"), ahead)
     assert printed == pytest.approx({"audio": math.exp(1 - 1 / r), "visual": math.exp(1 - r)})
@@ -249,7 +249,7 @@ def test_who_is_slowed_is_a_matter_of_the_ratios_sign() -> None:
     assert printed["audio"] > 1 > printed["visual"] and released["visual"] > 1 > released["audio"]
 
 
-def test_steady_scores_leave_the_gradients_as_they_are_from_the_second_step() -> None:
+def test_constant_scores_do_not_change_gradients_from_the_second_step_on() -> None:
     method, scores = AGM(), {"audio": 0.5, "visual": 1.5, "text": 0.9}
     lone_step(method, scores)
     for _ in range(3):
@@ -259,18 +259,18 @@ def test_steady_scores_leave_the_gradients_as_they_are_from_the_second_step() ->
 def test_the_limit_bounds_the_coefficients() -> None:
     method = AGM(alpha=2.0, limit=0.5)
     lone_step(method, {"audio": 8.0, "visual": 0.1})
-    found = lone_step(method, {"audio": 0.1, "visual": 8.0})
-    assert found["audio"] == pytest.approx(math.exp(2.0 * 0.5)) and 0 <= found["visual"] < 1
+    actual = lone_step(method, {"audio": 0.1, "visual": 8.0})
+    assert actual["audio"] == pytest.approx(math.exp(2.0 * 0.5)) and 0 <= actual["visual"] < 1
 
 
 def test_scores_of_any_size_give_finite_coefficients() -> None:
     method, far = AGM(), {"audio": 5000.0, "visual": 1e-3}
     for scores in (far, far, {"audio": 1e-3, "visual": 5000.0}, {"audio": 1.0, "visual": 1.0}):
-        found = lone_step(method, scores)
-        assert all(math.isfinite(kappa) and 0 <= kappa <= math.exp(7) * (1 + 1e-12) for kappa in found.values())
+        actual = lone_step(method, scores)
+        assert all(math.isfinite(kappa) and 0 <= kappa <= math.exp(7) * (1 + 1e-12) for kappa in actual.values())
 
 
-# --- state and passage of steps ----------------------------------------------------------------------------------
+# --- steps and state ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -286,7 +286,7 @@ def test_micro_batches_give_the_full_batch(count: int) -> None:
         with other.accumulate():
             for part in parts[:-1]:
                 assert step(other, model, part, len(part[1]) / 9) == {}
-        assert float(other.steps) == number  # once a step
+        assert float(other.steps) == number  # once per step
         assert step(other, model, parts[-1], 6 / 9) == pytest.approx(expected, rel=1e-10)
         assert_close(take_grads(model), gradients, 1e-10)
         for name, average in whole.averages.items():
@@ -294,7 +294,7 @@ def test_micro_batches_give_the_full_batch(count: int) -> None:
         assert float(other.steps) == number + 1
 
 
-def test_a_loss_scale_changes_neither_coefficients_nor_memory() -> None:
+def test_a_loss_scale_changes_neither_coefficients_nor_state() -> None:
     model, one, two = Model(2), AGM(), AGM()
     for number in range(2):
         expected = step(one, model, batch_of(2, number))
@@ -322,7 +322,7 @@ def test_the_state_survives_bit_for_bit() -> None:
     assert_same_state(fresh.state_dict(), method.state_dict())
 
 
-def test_a_state_that_was_taken_does_not_change_afterwards() -> None:
+def test_a_saved_state_does_not_change_afterwards() -> None:
     model, method = Model(2), AGM()
     step(method, model, batch_of(2))
     taken = method.state_dict()
@@ -331,7 +331,7 @@ def test_a_state_that_was_taken_does_not_change_afterwards() -> None:
     assert_same_state(taken, kept)
 
 
-def test_what_is_not_finite_leaves_the_memory_as_it_was() -> None:
+def test_nonfinite_steps_do_not_change_the_state() -> None:
     model, method = Model(2), AGM()
     step(method, model, batch_of(2))
     take_grads(model)
@@ -340,11 +340,11 @@ def test_what_is_not_finite_leaves_the_memory_as_it_was() -> None:
     inputs, labels = batch_of(2, 1)
     inputs["audio"] = inputs["audio"] * math.nan
     step(method, model, (inputs, labels))
-    found = take_grads(model)
-    assert not any(bool(g.isfinite().all()) for key, g in found.items() if g is not None and "audio" in key)
+    actual = take_grads(model)
+    assert not any(bool(g.isfinite().all()) for key, g in actual.items() if g is not None and "audio" in key)
     assert {name: float(x) for name, x in method.averages.items()} == before and float(method.steps) == 1
 
-    # A response alone: the losses are sound, and so is the step.
+    # Only a response is not finite: losses and gradients are finite, and the step counts.
     batch = batch_of(2, 1)
     cross_entropy(model(batch[0]).joint, batch[1]).backward()
     plain = take_grads(model)
@@ -353,12 +353,12 @@ def test_what_is_not_finite_leaves_the_memory_as_it_was() -> None:
     assert_same_state(take_grads(model), plain)
     assert {name: float(x) for name, x in method.averages.items()} == before and float(method.steps) == 1
 
-    # The gradients alone, as when a scale is too large.
+    # Only the gradients are not finite, as with a loss scale that is too large.
     step(method, model, batch, scale=math.inf)
     assert {name: float(x) for name, x in method.averages.items()} == before and float(method.steps) == 1
 
 
-def test_every_backward_needs_an_observation_of_its_own() -> None:
+def test_every_backward_needs_its_own_observation() -> None:
     model, method = Model(2), AGM()
     for _ in range(2):
         with pytest.raises(ValueError, match=r"call observe\(\)"):
@@ -375,7 +375,7 @@ def test_an_encoder_that_was_not_observed_is_named() -> None:
         step(method, model, (inputs, labels), observe=False)
 
 
-def test_the_hook_observes_by_the_loops_responses_without_a_graph() -> None:
+def test_the_hook_observes_with_eval_forward_without_a_graph() -> None:
     model, batch, calls = Model(2), batch_of(2), []
 
     def eval_forward(given: Mapping[str, Tensor]) -> Outputs:

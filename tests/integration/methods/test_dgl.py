@@ -1,4 +1,4 @@
-"""DGL against autograd: what every encoder and every fusion learns from, and what leaves no trace where."""
+"""DGL against autograd: which loss reaches each encoder and each fusion, and which loss does not."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from integration_reference import Multimodal, dense_and_batch, linear, model_and_batch, tasks_and_batch
+from integration_reference import dense_and_batch, linear, model_and_batch, tasks_and_batch
 from mmpareto import DGL
 from mmpareto.integration.report import Report
 from mmpareto.models import FUSIONS
@@ -28,7 +28,7 @@ Gradients = dict[nn.Parameter, Tensor | None]
 
 
 def network_and_batch(fusion: str, names: Sequence[str] = TWO, seed: int = 0) -> tuple[MultimodalNetwork, Batch]:
-    """In float64, the unimodal predictions by the fusion that all share."""
+    """A float64 network whose unimodal predictions come from the shared fusion."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoders = {n: nn.Sequential(nn.Linear(INPUT, 6), nn.Tanh(), nn.Linear(6, FEATURE)) for n in names}
@@ -56,8 +56,8 @@ def losses_of(outputs: Outputs, labels: Tensor, share: float = 1.0) -> tuple[Ten
 
 def gradients_of(loss: Tensor, module: nn.Module) -> Gradients:
     parameters = list(module.parameters())
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    result = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return dict(zip(parameters, result, strict=True))
 
 
 def step(
@@ -75,14 +75,14 @@ def step(
 
 
 def take_grads(module: nn.Module) -> dict[str, Tensor | None]:
-    """`.grad` by name, which is then cleared."""
-    found = {name: p.grad for name, p in module.named_parameters()}
+    """Return `.grad` by name, and clear it."""
+    result = {name: p.grad for name, p in module.named_parameters()}
     module.zero_grad(set_to_none=True)
-    return found
+    return result
 
 
 def assert_grads(expected: Gradients, factor: float = 1.0) -> None:
-    """`.grad` equals `factor` times `expected`, to rounding; none of the expected ones is missing or zero."""
+    """Assert that `.grad` equals `factor` times `expected` up to rounding, and that none is missing or zero."""
     for parameter, gradient in expected.items():
         assert gradient is not None and bool(gradient.any())
         torch.testing.assert_close(parameter.grad, factor * gradient, rtol=1e-10, atol=1e-15)
@@ -109,7 +109,7 @@ def test_encoders_learn_from_their_own_loss_and_the_fusion_from_the_joint_loss(
 
 
 @every_fusion
-def test_the_joint_loss_leaves_nothing_on_any_encoder(fusion: str, names: tuple[str, ...]) -> None:
+def test_the_joint_loss_leaves_no_gradient_on_any_encoder(fusion: str, names: tuple[str, ...]) -> None:
     network, batch = network_and_batch(fusion, names)
     step(DGL(), network, batch)
     first = take_grads(network)
@@ -121,7 +121,7 @@ def test_the_joint_loss_leaves_nothing_on_any_encoder(fusion: str, names: tuple[
 
 
 @every_fusion
-def test_unimodal_losses_leave_nothing_outside_the_encoders(fusion: str, names: tuple[str, ...]) -> None:
+def test_unimodal_losses_leave_no_gradient_outside_the_encoders(fusion: str, names: tuple[str, ...]) -> None:
     network, batch = network_and_batch(fusion, names)
     step(DGL(2.0), network, batch)
     first = take_grads(network)
@@ -132,8 +132,8 @@ def test_unimodal_losses_leave_nothing_outside_the_encoders(fusion: str, names: 
         assert torch.equal(gradient, before) == key.startswith("fusion."), key
 
 
-def test_it_is_as_if_the_fusion_saw_detached_features() -> None:
-    """Whoever detaches them, or gives other losses to the fusion than to the encoders, gets the same."""
+def test_it_is_equivalent_to_detached_features() -> None:
+    """A joint loss computed from detached features gives the same gradients."""
     network, (inputs, labels) = network_and_batch("gated")
     step(DGL(), network, (inputs, labels))
     expected = take_grads(network)
@@ -144,13 +144,9 @@ def test_it_is_as_if_the_fusion_saw_detached_features() -> None:
         assert torch.equal(gradient, expected[key]), key
 
 
-def own_heads() -> tuple[Multimodal, Batch]:
-    return model_and_batch("three modalities")
-
-
 @pytest.mark.parametrize("dense", [False, True])
-def test_heads_of_ones_own_stay_without_gradient(dense: bool) -> None:
-    model, batch = dense_and_batch() if dense else own_heads()
+def test_separate_heads_receive_no_gradient(dense: bool) -> None:
+    model, batch = dense_and_batch() if dense else model_and_batch("three modalities")
     joint, unimodal = model.losses(*batch)
     own = {name: gradients_of(loss, model.encoders[name]) for name, loss in unimodal.items()}
     outside = gradients_of(joint, model.fusion) | gradients_of(joint, model.joint_head)
@@ -162,14 +158,14 @@ def test_heads_of_ones_own_stay_without_gradient(dense: bool) -> None:
 
 
 @pytest.mark.parametrize("names", [TWO, THREE], ids=len)
-def test_through_blocks_an_encoder_takes_its_own_loss_only(names: tuple[str, ...]) -> None:
+def test_with_blocks_an_encoder_learns_from_its_own_loss_only(names: tuple[str, ...]) -> None:
     network, batch = network_with_blocks(names)
     assert network.interaction
     joint, unimodal = losses_of(network(batch[0]), batch[1])
     own = {name: gradients_of(loss, network.encoders[name]) for name, loss in unimodal.items()}
     outside = gradients_of(joint, network.fusion) | gradients_of(joint, network.blocks)
     for name, other in zip(names, reversed(names), strict=True):
-        if name != other:  # there is something to leave out
+        if name != other:  # there are cross terms to leave out
             crossing = gradients_of(unimodal[other], network.encoders[name])
             assert all(g is not None and bool(g.any()) for g in crossing.values())
     DGL().backward(joint, unimodal, encoders=dict(network.encoders.items()), interaction=True)
@@ -179,15 +175,15 @@ def test_through_blocks_an_encoder_takes_its_own_loss_only(names: tuple[str, ...
 
 
 @pytest.mark.parametrize("make", [dense_and_batch, None], ids=["dense", "blocks"])
-def test_with_interaction_too_the_joint_loss_leaves_nothing_on_encoders(make: Callable[..., Any] | None) -> None:
+def test_with_interaction_the_joint_loss_leaves_no_gradient_on_encoders(make: Callable[..., Any] | None) -> None:
     model, batch = network_with_blocks(THREE) if make is None else make(0, THREE)
-    found = []
+    actual = []
     for weight in (1.0, -3.0):
         joint, unimodal = losses_of(model(batch[0]), batch[1]) if make is None else model.losses(*batch)
         DGL().backward(weight * joint, unimodal, encoders=dict(model.encoders.items()), interaction=True)
-        found.append({key: g for key, g in take_grads(model).items() if key.startswith("encoders.")})
-    for key, gradient in found[0].items():
-        assert gradient is not None and torch.equal(gradient, found[1][key]), key
+        actual.append({key: g for key, g in take_grads(model).items() if key.startswith("encoders.")})
+    for key, gradient in actual[0].items():
+        assert gradient is not None and torch.equal(gradient, actual[1][key]), key
 
 
 @every_fusion
@@ -207,17 +203,17 @@ def test_micro_batches_give_the_full_batch(fusion: str, names: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("scale", [1024.0, torch.tensor(0.25)], ids=["float", "tensor"])
-def test_gradients_bear_the_scale(scale: float | Tensor) -> None:
+def test_gradients_include_the_scale(scale: float | Tensor) -> None:
     network, batch = network_and_batch("film")
     step(DGL(), network, batch)
     expected = take_grads(network)
     step(DGL(), network, batch, scale=scale)
     for key, gradient in take_grads(network).items():
         wanted = expected[key]
-        assert wanted is not None and torch.equal(gradient, wanted * scale), key  # a power of two: exactly
+        assert wanted is not None and torch.equal(gradient, wanted * scale), key  # exact for a power of two
 
 
-def test_it_adds_to_the_gradients_that_are_there() -> None:
+def test_it_adds_to_existing_gradients() -> None:
     network, batch = network_and_batch("sum")
     step(DGL(), network, batch)
     expected = take_grads(network)
@@ -265,7 +261,7 @@ def test_a_parameter_that_only_one_of_several_losses_reaches() -> None:
 
 
 def test_the_joint_loss_is_not_propagated_through_the_encoders() -> None:
-    """One backward pass over the encoders: a gradient comes by every activation once."""
+    """One backward pass over the encoders: every activation receives a gradient once."""
     network, batch = network_and_batch("concat")
     seen: list[str] = []
     for name, encoder in network.encoders.items():
@@ -277,7 +273,7 @@ def test_the_joint_loss_is_not_propagated_through_the_encoders() -> None:
 
 
 @pytest.mark.parametrize("bad", ["joint", "audio"])
-def test_a_loss_that_is_not_finite_spoils_its_own_part_only(bad: str) -> None:
+def test_a_nonfinite_loss_affects_its_own_part_only(bad: str) -> None:
     network, (inputs, labels) = network_and_batch("concat")
     joint, unimodal = losses_of(network(inputs), labels)
     if bad == "joint":
@@ -293,7 +289,7 @@ def test_a_loss_that_is_not_finite_spoils_its_own_part_only(bad: str) -> None:
         assert p.grad is not None and bool(p.grad.isfinite().all()) != spoilt, key
 
 
-def test_frozen_parts_stay_without_gradient() -> None:
+def test_frozen_parts_receive_no_gradient() -> None:
     network, batch = network_and_batch("bilinear")
     network.encoders["audio"][0].requires_grad_(False)
     network.fusion.fc.requires_grad_(False)
@@ -302,7 +298,7 @@ def test_frozen_parts_stay_without_gradient() -> None:
     assert {key for key, g in take_grads(network).items() if g is None} == frozen
 
 
-def test_what_it_asks_of_the_network_is_a_shared_fusion() -> None:
+def test_it_requires_a_shared_fusion() -> None:
     assert dict(DGL.network) == {"heads": "shared"}
     assert DGL.descends_joint and DGL.descends_unimodal
     method = DGL()
@@ -317,36 +313,36 @@ def test_alpha_is_a_positive_number(alpha: float) -> None:
         DGL(alpha)
 
 
-def refused(match: str, network: nn.Module, joint: Tensor | None, unimodal: Mapping[str, Tensor]) -> None:
+def assert_rejected(match: str, network: nn.Module, joint: Tensor | None, unimodal: Mapping[str, Tensor]) -> None:
     with pytest.raises(ValueError, match=match):
         DGL().backward(joint, unimodal, encoders=dict(network.encoders.items()))
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_losses_that_do_not_fit_are_refused_and_touch_nothing() -> None:
+def test_wrong_losses_are_rejected_and_leave_no_gradient() -> None:
     network, (inputs, labels) = network_and_batch("concat")
     outputs = network(inputs)
     joint, unimodal = losses_of(outputs, labels)
-    refused("joint loss: pass it", network, None, unimodal)
-    refused("'joint' needs no gradient", network, joint.detach(), unimodal)
-    refused("'visual' has no loss", network, joint, {"audio": unimodal["audio"]})
-    refused("'text' has no encoder", network, joint, unimodal | {"text": unimodal["audio"]})
-    refused("'audio' is no scalar", network, joint, unimodal | {"audio": torch.stack([joint, joint])})
+    assert_rejected("joint loss: pass it", network, None, unimodal)
+    assert_rejected("'joint' needs no gradient", network, joint.detach(), unimodal)
+    assert_rejected("'visual' has no loss", network, joint, {"audio": unimodal["audio"]})
+    assert_rejected("'text' has no encoder", network, joint, unimodal | {"text": unimodal["audio"]})
+    assert_rejected("'audio' is no scalar", network, joint, unimodal | {"audio": torch.stack([joint, joint])})
 
 
 @every_fusion
-def test_features_that_were_detached_are_refused(fusion: str, names: tuple[str, ...]) -> None:
+def test_detached_features_are_rejected(fusion: str, names: tuple[str, ...]) -> None:
     network, (inputs, labels) = network_and_batch(fusion, names)
     outputs = network(inputs)
     joint, unimodal = losses_of(outputs, labels)
     last = names[-1]
     unimodal[last] = cross_entropy(network.fusion.alone(last, outputs.features[last].detach()), labels)
     assert unimodal[last].requires_grad
-    refused(f"'{last}' does not reach encoder '{last}'", network, joint, unimodal)
+    assert_rejected(f"'{last}' does not reach encoder '{last}'", network, joint, unimodal)
 
 
-def test_losses_of_another_modality_do_not_stand_in() -> None:
+def test_losses_of_another_modality_are_rejected() -> None:
     network, (inputs, labels) = network_and_batch("sum")
     joint, unimodal = losses_of(network(inputs), labels)
     swapped = {"audio": unimodal["visual"], "visual": unimodal["audio"]}
-    refused("does not reach encoder", network, joint, swapped)
+    assert_rejected("does not reach encoder", network, joint, swapped)

@@ -1,4 +1,4 @@
-"""G-Blending: the weights by hand, the gradient as that of the weighted sum, and when it measures."""
+"""G-Blending: weights computed by hand, the gradient of the weighted sum, and the epochs in which it measures."""
 
 import io
 import math
@@ -14,15 +14,15 @@ from mmpareto.integration.hooks import Trial
 from mmpareto.integration.methods.gblending import GBlending, blending_weights
 from torch.nn.functional import cross_entropy
 
-# --- the weights -----------------------------------------------------------------------------------------------------
+# --- the weights -------------------------------------------------------------------------------------------------
 
 
 def trial_of(fall: float, growth: float) -> Trial:
-    """Validation loss falls by `fall` from 4; the gap to the training loss grows by `growth` from 1."""
+    """A trial whose validation loss falls by `fall` from 4; its gap to the training loss grows by `growth` from 1."""
     return Trial(3.0, (4.0 - fall) - (1.0 + growth), 4.0, 4.0 - fall)
 
 
-def test_the_weights_of_trials_worked_out_by_hand() -> None:
+def test_weights_computed_by_hand() -> None:
     """ΔG = 1, 1/2, 2 and ΔO = 1/2, 1/4, 2: |ΔG|/ΔO² = 4, 8, 1/2, of 25/2."""
     trials = {"joint": trial_of(1.0, 0.5), "audio": trial_of(0.5, 0.25), "visual": trial_of(2.0, 2.0)}
     assert trials["joint"] == Trial(3.0, 1.5, 4.0, 3.0)
@@ -32,23 +32,23 @@ def test_the_weights_of_trials_worked_out_by_hand() -> None:
 eighths = st.integers(-16, 16).map(lambda n: n / 8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(eighths, eighths), min_size=1, max_size=7))
-def test_the_weights_by_exact_fractions_and_limits(measured: list[tuple[float, float]]) -> None:
-    """ΔO = 0 as the limit of ever smaller ones, the same for all."""
-    found = blending_weights({str(i): trial_of(*m) for i, m in enumerate(measured)})
+def test_weights_match_exact_fractions_and_limits(measured: list[tuple[float, float]]) -> None:
+    """ΔO = 0 is the limit of decreasing ΔO > 0, equal for all losses."""
+    actual = blending_weights({str(i): trial_of(*m) for i, m in enumerate(measured)})
     tiny = Fraction(1, 10**12)
     raw = [abs(Fraction(g)) / (Fraction(o) or tiny) ** 2 for g, o in measured]
     total = sum(raw)
     wanted = [float(r / total) if total else 1 / len(raw) for r in raw]
-    assert list(found.values()) == pytest.approx(wanted, rel=1e-12, abs=1e-20)
-    assert sum(found.values()) == pytest.approx(1.0, rel=1e-12)
+    assert list(actual.values()) == pytest.approx(wanted, rel=1e-12, abs=1e-20)
+    assert sum(actual.values()) == pytest.approx(1.0, rel=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)), min_size=2, max_size=6), st.floats(0.01, 100))
-def test_the_weights_by_their_properties(measured: list[tuple[float, float]], unit: float) -> None:
-    """The losses' unit and order do not matter, nor a constant in both losses, nor the sign of ΔG and ΔO."""
+def test_properties_of_the_weights(measured: list[tuple[float, float]], unit: float) -> None:
+    """Weights do not depend on the losses' unit, order or constant offset, nor on the signs of ΔG and ΔO."""
     trials = {str(i): trial_of(*m) for i, m in enumerate(measured)}
     weights = blending_weights(trials)
     scaled = {name: Trial(*(unit * x for x in t)) for name, t in trials.items()}
@@ -65,7 +65,7 @@ def test_the_weights_by_their_properties(measured: list[tuple[float, float]], un
     [
         ({"a": trial_of(1, 0), "b": trial_of(1, 0.5)}, {"a": 1.0, "b": 0.0}),  # no overfitting outweighs all
         ({"a": trial_of(1, 0), "b": trial_of(3, 0), "c": trial_of(9, 1)}, {"a": 0.25, "b": 0.75, "c": 0.0}),
-        ({"a": trial_of(0, 1), "b": trial_of(1, 1)}, {"a": 0.0, "b": 1.0}),  # learnt nothing
+        ({"a": trial_of(0, 1), "b": trial_of(1, 1)}, {"a": 0.0, "b": 1.0}),  # learned nothing
         ({"a": trial_of(0, 0), "b": trial_of(1, 1)}, {"a": 0.0, "b": 1.0}),
         ({"a": trial_of(0, 0), "b": trial_of(0, 1)}, {"a": 0.5, "b": 0.5}),
         ({"a": trial_of(-1, 1), "b": trial_of(1, -1)}, {"a": 0.5, "b": 0.5}),
@@ -76,35 +76,35 @@ def test_the_weights_by_their_properties(measured: list[tuple[float, float]], un
         ({"a": Trial(0, 0, 1e200, 0), "b": Trial(0, 0, 2e200, 0)}, {"a": 2 / 3, "b": 1 / 3}),  # ΔO² overflows
     ],
 )
-def test_the_weights_at_the_edge(trials: dict[str, Trial], wanted: dict[str, float]) -> None:
+def test_edge_cases_of_the_weights(trials: dict[str, Trial], wanted: dict[str, float]) -> None:
     assert blending_weights(trials) == pytest.approx(wanted, rel=1e-12)
 
 
-# --- the gradient ----------------------------------------------------------------------------------------------------
+# --- the gradient ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_the_gradient_is_that_of_the_weighted_sum_everywhere(count: int) -> None:
+def test_every_gradient_is_that_of_the_weighted_sum(count: int) -> None:
     model, (inputs, labels) = Model(count), batch_of(count)
     weights = {name: 0.3 / (i + 1) for i, name in enumerate(["joint", *NAMES[:count]])}
     method = GBlending()
     method.set_weights(weights)
     report = step(method, Loop(model, (inputs, labels)), (inputs, labels))
-    found = take_grads(model)
+    actual = take_grads(model)
     outputs = model(inputs)
     total = weights["joint"] * cross_entropy(outputs.joint, labels)
     for name, logits in outputs.unimodal.items():
         total = total + weights[name] * cross_entropy(logits, labels)
     total.backward()
-    assert_close(found, take_grads(model), 1e-12)
-    assert all(g is not None and bool(g.any()) for g in found.values())
+    assert_close(actual, take_grads(model), 1e-12)
+    assert all(g is not None and bool(g.any()) for g in actual.values())
     assert report.losses == list(weights) and bool(report.finite.all())
     assert {key: float(value) for key, value in report.metrics.items()} == {
         f"weight_{n}": w for n, w in weights.items()
     }
 
 
-def test_a_weight_of_zero_leaves_the_head_at_zero_and_tells_a_loss_that_is_not_finite() -> None:
+def test_a_zero_weight_gives_a_zero_gradient_and_a_nonfinite_loss_is_reported() -> None:
     model, batch = Model(), batch_of()
     method = GBlending()
     method.set_weights({"joint": 0.4, "audio": 0.0, "visual": 0.6})
@@ -117,20 +117,20 @@ def test_a_weight_of_zero_leaves_the_head_at_zero_and_tells_a_loss_that_is_not_f
     assert report.finite.tolist() == [True, True, False]
 
 
-# --- when it measures ------------------------------------------------------------------------------------------------
+# --- epochs in which it measures ---------------------------------------------------------------------------------
 
 
 class Measured(Loop):
-    """Writes down what is tried; every trial learns a little more than the one before."""
+    """Records all trials; each trial learns a little more than the previous one."""
 
     def __init__(self, count: int = 2, epoch: int = 1, epochs: int = 25) -> None:
         super().__init__(Model(count), batch_of(count), epoch)
         self.epochs = epochs
-        self.tried: list[tuple[int, str, int]] = []
+        self.trials: list[tuple[int, str, int]] = []
 
     def trial(self, loss: str, epochs: int) -> Trial:
-        self.tried.append((self.epoch, loss, epochs))
-        return trial_of(0.1 * len(self.tried), 0.5)
+        self.trials.append((self.epoch, loss, epochs))
+        return trial_of(0.1 * len(self.trials), 0.5)
 
 
 def run(method: GBlending, loop: Measured, epochs: range) -> list[dict[str, float]]:
@@ -147,33 +147,33 @@ def test_offline_measures_once_over_the_whole_run(count: int) -> None:
     method, loop = GBlending(), Measured(count)
     seen = run(method, loop, range(1, 26))
     names = ["joint", *NAMES[:count]]
-    assert loop.tried == [(1, name, 25) for name in names]
+    assert loop.trials == [(1, name, 25) for name in names]
     total = sum(range(1, count + 2))
     assert seen[0] == pytest.approx({name: (i + 1) / total for i, name in enumerate(names)})
     assert all(weights == seen[0] for weights in seen)
 
 
-def test_online_measures_anew_at_every_interval_over_the_epochs_to_come() -> None:
+def test_online_measures_at_every_interval_over_the_epochs_to_come() -> None:
     method, loop = GBlending(mode="online"), Measured()
     seen = run(method, loop, range(1, 26))
     names = ["joint", "audio", "visual"]
-    assert loop.tried == [(epoch, name, n) for epoch, n in ((1, 10), (11, 10), (21, 5)) for name in names]
+    assert loop.trials == [(epoch, name, n) for epoch, n in ((1, 10), (11, 10), (21, 5)) for name in names]
     changes = [i + 1 for i in range(1, 25) if seen[i] != seen[i - 1]]
     assert changes == [11, 21]
     assert seen[10] == pytest.approx({"joint": 4 / 15, "audio": 5 / 15, "visual": 6 / 15})
 
 
 @pytest.mark.parametrize(("mode", "when"), [("offline", [1]), ("online", [1, 5, 9])])
-def test_the_interval_may_be_given(mode: str, when: list[int]) -> None:
+def test_the_length_of_trials_can_be_set(mode: str, when: list[int]) -> None:
     method, loop = GBlending(mode=mode, every=4, trial_epochs=3), Measured()
     run(method, loop, range(1, 12))
-    assert loop.tried == [(epoch, name, 3) for epoch in when for name in ("joint", "audio", "visual")]
+    assert loop.trials == [(epoch, name, 3) for epoch in when for name in ("joint", "audio", "visual")]
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
 @pytest.mark.parametrize("last", [1, 10, 11, 13])
-def test_a_resumed_run_measures_no_more_than_it_would_have(mode: str, last: int) -> None:
-    """Stopped within epoch `last` or after it, before the next one begins."""
+def test_a_resumed_run_measures_as_often_as_an_uninterrupted_one(mode: str, last: int) -> None:
+    """The run stops during or after epoch `last`, before the next epoch begins."""
     whole, loop = GBlending(mode=mode), Measured()
     wanted = run(whole, loop, range(1, 26))
     first, second, its_loop = GBlending(mode=mode), GBlending(mode=mode), Measured()
@@ -185,10 +185,10 @@ def test_a_resumed_run_measures_no_more_than_it_would_have(mode: str, last: int)
     second.begin_training(its_loop)
     assert_same_state(second.state_dict(), first.state_dict())
     assert run(second, its_loop, range(last + 1, 26)) == wanted[last:]
-    assert its_loop.tried == loop.tried
+    assert its_loop.trials == loop.trials
 
 
-def test_a_trial_that_is_interrupted_changes_nothing() -> None:
+def test_an_interrupted_trial_changes_nothing() -> None:
     class Stopped(Measured):
         def trial(self, loss: str, epochs: int) -> Trial:
             if loss == "visual":
@@ -202,18 +202,18 @@ def test_a_trial_that_is_interrupted_changes_nothing() -> None:
     assert method.weights == {"joint": 1.0, "audio": 2.0, "visual": 3.0}
 
 
-def test_weights_that_were_set_are_not_measured_offline() -> None:
+def test_weights_that_were_set_are_not_measured_again_offline() -> None:
     method, loop = GBlending(), Measured()
     method.set_weights({"joint": 1, "audio": 2, "visual": 3})
     run(method, loop, range(1, 4))
-    assert not loop.tried and method.weights == {"joint": 1.0, "audio": 2.0, "visual": 3.0}
+    assert not loop.trials and method.weights == {"joint": 1.0, "audio": 2.0, "visual": 3.0}
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{"mode": "sometimes"}, {"every": 0}, {"trial_epochs": -1}])
-def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
+def test_bad_options_are_rejected_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         GBlending(**options)
 
@@ -228,15 +228,15 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
         ({}, "above 0"),
     ],
 )
-def test_bad_weights_are_refused(weights: dict[str, float], match: str) -> None:
+def test_bad_weights_are_rejected(weights: dict[str, float], match: str) -> None:
     method = GBlending()
     with pytest.raises(ValueError, match=match):
         method.set_weights(weights)
     assert method.weights == {}
 
 
-def test_bad_input_is_told_and_touches_nothing() -> None:
-    with pytest.raises(ValueError, match="no trial"):
+def test_bad_input_is_rejected_and_leaves_no_gradient() -> None:
+    with pytest.raises(ValueError, match="no trials"):
         blending_weights({})
     model, batch = Model(), batch_of()
     loop = Loop(model, batch)

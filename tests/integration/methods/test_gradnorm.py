@@ -1,4 +1,4 @@
-"""GradNorm against the gradient of its own loss, taken by autograd through the norms of weighted losses."""
+"""GradNorm against the gradient of its own loss, computed by autograd through the norms of the weighted losses."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 
 class Slow:
-    """One encoder's weights, by the paper's algorithm 1 with the weights as a leaf."""
+    """Algorithm 1 of the paper for one encoder, with the weights as a leaf tensor."""
 
     def __init__(self, alpha: float, rate: float) -> None:
         self.alpha, self.rate = alpha, rate
@@ -59,7 +59,7 @@ def train(parameters: Sequence[nn.Parameter], rate: float = 0.3) -> None:
 
 
 class Tasks:
-    """An encoder with a head a task, whose labels and sizes differ."""
+    """An encoder with one head per task; labels and sizes of the losses differ."""
 
     def __init__(self, count: int) -> None:
         torch.manual_seed(0)
@@ -80,7 +80,7 @@ class Tasks:
 
 @pytest.mark.parametrize(("alpha", "rate"), [(1.5, 0.025), (0.0, 0.1), (0.12, 0.5)])
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_the_weights_follow_the_gradient_of_the_papers_loss(count: int, alpha: float, rate: float) -> None:
+def test_weights_follow_the_gradient_of_the_loss_in_the_paper(count: int, alpha: float, rate: float) -> None:
     tasks, method, slow = Tasks(count), GradNorm(alpha, rate), Slow(alpha, rate)
     parameters = list(tasks.shared.parameters())
     for number in range(6):
@@ -100,11 +100,11 @@ def test_the_weights_follow_the_gradient_of_the_papers_loss(count: int, alpha: f
         if number == 0:
             torch.testing.assert_close(report["shared"].weights[0], torch.full((count,), 1 / count).double())
         train([*parameters, *tasks.heads.parameters()])
-    assert float((slow.w - 1).abs().max()) > 1e-3  # there was something to learn
+    assert float((slow.w - 1).abs().max()) > 1e-3  # the weights did change
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_joint_and_unimodal_losses_with_weights_of_every_encoders_own(count: int) -> None:
+def test_every_encoder_has_its_own_weights_of_joint_and_unimodal_loss(count: int) -> None:
     model, batch = Model(count), batch_of(count)
     loop, method = Loop(model, batch), GradNorm()
     slow = {name: Slow(1.5, 0.025) for name in model.encoders}
@@ -123,8 +123,8 @@ def test_joint_and_unimodal_losses_with_weights_of_every_encoders_own(count: int
     assert count == 1 or len({float(w[0]) for w in method.loss_weights.values()}) == count
 
 
-def test_weights_balance_norms_where_losses_fall_alike() -> None:
-    """With equal training rates the loss is least where all weighted norms are equal (paper, section 3.2)."""
+def test_weights_balance_the_norms_of_losses_that_fall_equally_fast() -> None:
+    """With equal training rates the loss is minimal when all weighted norms are equal (paper, section 3.2)."""
     method = GradNorm(weights_learning_rate=1e-2)
     gradients = [[torch.full((2, 2), size, dtype=torch.float64)] for size in (0.5, 1.0, 2.0)]
     for _ in range(400):
@@ -137,8 +137,8 @@ def test_weights_balance_norms_where_losses_fall_alike() -> None:
 
 
 @pytest.mark.parametrize("zero", [None, 0.0])
-def test_the_last_layer_is_the_last_matrix_that_an_objective_moves(zero: float | None) -> None:
-    """A last layer that no loss reaches is passed over, be its gradient missing or (in compiled models) zero."""
+def test_the_last_layer_is_the_last_matrix_that_a_loss_reaches(zero: float | None) -> None:
+    """A layer that no loss reaches is skipped, whether its gradient is missing or (in compiled models) zero."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 2), (3, 2), (3,), (2, 3)]
     gradients = [[torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes] for _ in range(2)]
@@ -194,7 +194,7 @@ def test_micro_batches_are_one_batch() -> None:
         train([*tasks.shared.parameters()])
 
 
-def test_the_memory_goes_on_where_it_was() -> None:
+def test_a_loaded_state_continues_bit_for_bit() -> None:
     model, batch = Model(), batch_of()
     loop, method = Loop(model, batch), GradNorm()
     for seed in range(2):
@@ -210,8 +210,8 @@ def test_the_memory_goes_on_where_it_was() -> None:
         assert_same_state(fresh.state_dict(), method.state_dict())
 
 
-def test_a_step_that_is_not_finite_is_none() -> None:
-    """Neither as a later step nor as the first, whose losses would be the measure of all."""
+def test_a_nonfinite_step_does_not_change_the_state() -> None:
+    """Neither a later step nor the first one, whose losses all others would be compared with."""
     tasks, method, clean = Tasks(2), GradNorm(), GradNorm()
 
     def one_step(which: GradNorm, factor: float) -> None:
@@ -231,8 +231,8 @@ def test_a_step_that_is_not_finite_is_none() -> None:
     assert_same_state(method.state_dict(), clean.state_dict())
 
 
-def test_one_encoder_that_overflows_holds_the_others_back() -> None:
-    """A scaler leaves the whole step out."""
+def test_an_overflow_in_one_encoder_keeps_the_state_of_all() -> None:
+    """A GradScaler skips the whole step."""
     model, batch = Model(), batch_of()
     method = GradNorm()
     step(method, Loop(model, batch), batch)
@@ -246,6 +246,6 @@ def test_one_encoder_that_overflows_holds_the_others_back() -> None:
 @pytest.mark.parametrize(
     ("options", "match"), [({"alpha": -1.0}, "alpha"), ({"weights_learning_rate": 0.0}, "weights_learning_rate")]
 )
-def test_options_out_of_range_are_refused(options: dict[str, float], match: str) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         GradNorm(**options)

@@ -1,4 +1,4 @@
-"""MetaBalance against its equations, a tensor and an objective at a time, over several steps."""
+"""MetaBalance against its equations, one tensor and one objective at a time, over several steps."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ Gradients = list[list[Tensor | None]]
 
 
 def random_gradients(count: int, seed: int) -> Gradients:
-    """The objectives' sizes differ by orders of magnitude, otherwise from step to step."""
+    """Gradients whose sizes differ by orders of magnitude between objectives and between steps."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randn(count, len(SHAPES), generator=generator, dtype=torch.float64).mul(2).exp()
     return [
@@ -25,7 +25,7 @@ def random_gradients(count: int, seed: int) -> Gradients:
 
 
 def descended(method: MetaBalance, gradients: Gradients, scale: float | None = None) -> list[Tensor | None]:
-    """What a step on tasks of these gradients leaves in `.grad` of their one encoder."""
+    """Take a step on tasks with these gradients, and return `.grad` of their encoder."""
     parameters = parameters_like([torch.zeros(s, dtype=torch.float64) for s in SHAPES])
     losses = {f"task{i}": linear_loss(parameters, own) for i, own in enumerate(gradients)}
     method.backward(None, losses, encoders={"shared": (parameters, list(losses))}, scale=scale)
@@ -33,7 +33,7 @@ def descended(method: MetaBalance, gradients: Gradients, scale: float | None = N
 
 
 class Slow:
-    """The equations in floats."""
+    """The equations in plain floats."""
 
     def __init__(self, relax: float, beta: float, strategy: str) -> None:
         self.relax, self.beta, self.strategy = relax, beta, strategy
@@ -41,26 +41,26 @@ class Slow:
 
     def step(self, gradients: Gradients) -> list[Tensor]:
         sums = []
-        for place, shape in enumerate(SHAPES):
+        for index, shape in enumerate(SHAPES):
             total = torch.zeros(shape, dtype=torch.float64)
             target = 0.0
             for i, own in enumerate(gradients):
-                g = own[place]
+                g = own[index]
                 size = 0.0 if g is None else math.sqrt(sum(x * x for x in g.flatten().tolist()))
                 target = size if i == 0 else target
-                average = self.beta * self.averages.get((place, i), 0.0) + (1 - self.beta) * size
-                self.averages[place, i] = average
+                average = self.beta * self.averages.get((index, i), 0.0) + (1 - self.beta) * size
+                self.averages[index, i] = average
                 if g is None or size == 0:
                     continue
                 scaled = i > 0 and (self.strategy == "both" or size > target)
-                ratio = self.averages[place, 0] / average if scaled else 1.0
+                ratio = self.averages[index, 0] / average if scaled else 1.0
                 total += self.relax * ratio * g + (1 - self.relax) * g
             sums.append(total)
         return sums
 
 
-def close(found: list[Tensor | None], expected: list[Tensor]) -> None:
-    for h, wanted in zip(found, expected, strict=True):
+def assert_close_to(actual: list[Tensor | None], expected: list[Tensor]) -> None:
+    for h, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(torch.zeros_like(wanted) if h is None else h, wanted, rtol=1e-10, atol=1e-12)
 
 
@@ -72,21 +72,21 @@ def test_the_equations_over_several_steps(count: int, strategy: str, relax: floa
     for seed in range(5):
         gradients = random_gradients(count, seed)
         scale = 1024.0 if seed % 2 else 1.0
-        close(descended(method, gradients, scale), [scale * h for h in slow.step(gradients)])
+        assert_close_to(descended(method, gradients, scale), [scale * h for h in slow.step(gradients)])
 
 
-def test_without_memory_and_relaxation_no_auxiliary_gradient_is_larger_than_the_targets() -> None:
-    """The paper's basic version: with β = 0 and r = 1 norms are those of the target, or smaller."""
+def test_without_averaging_and_relaxation_no_auxiliary_gradient_is_larger_than_the_target() -> None:
+    """The basic version of the paper: with β = 0 and r = 1, norms are at most those of the target."""
     target, auxiliary = random_gradients(2, seed=0)
     for strategy in ("shrink", "both"):
-        found = descended(MetaBalance(1.0, 0.0, strategy), [target, auxiliary])
-        for h, g, a in zip(found, target, auxiliary, strict=True):
+        actual = descended(MetaBalance(1.0, 0.0, strategy), [target, auxiliary])
+        for h, g, a in zip(actual, target, auxiliary, strict=True):
             assert h is not None and g is not None and a is not None
             size = float(g.norm()) if strategy == "both" else min(float(g.norm()), float(a.norm()))
             torch.testing.assert_close((h - g).norm(), torch.tensor(size, dtype=torch.float64))
 
 
-def test_zero_and_missing_gradients_divide_nothing_by_zero() -> None:
+def test_zero_and_missing_gradients_cause_no_division_by_zero() -> None:
     for strategy in ("shrink", "both"):
         method, slow = MetaBalance(strategy=strategy), Slow(0.7, 0.9, strategy)
         for seed in range(3):
@@ -97,15 +97,15 @@ def test_zero_and_missing_gradients_divide_nothing_by_zero() -> None:
                 [None, first[1], first[2]],
                 [second[0], None, torch.zeros(4).double()],
             ]
-            found = descended(method, gradients)
-            assert all(h is not None and bool(h.isfinite().all()) for h in found)
-            close(found, slow.step(gradients))
+            actual = descended(method, gradients)
+            assert all(h is not None and bool(h.isfinite().all()) for h in actual)
+            assert_close_to(actual, slow.step(gradients))
 
 
 def test_one_objective_is_plain_descent() -> None:
     for seed in range(2):
         gradients = random_gradients(1, seed)
-        close(descended(MetaBalance(strategy=["shrink", "both"][seed]), gradients), gradients[0])
+        assert_close_to(descended(MetaBalance(strategy=["shrink", "both"][seed]), gradients), gradients[0])
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -124,7 +124,7 @@ def test_the_joint_loss_is_the_target_and_micro_batches_are_one_batch(count: int
             assert bool((seen.weights[:, 1] <= 0.5).all()) and seen.weights.shape == (6, 2)
 
 
-def test_the_memory_goes_on_where_it_was() -> None:
+def test_a_loaded_state_continues_bit_for_bit() -> None:
     method = MetaBalance()
     for seed in range(3):
         descended(method, random_gradients(3, seed))
@@ -134,23 +134,23 @@ def test_the_memory_goes_on_where_it_was() -> None:
     assert_same_state(descended(fresh, random_gradients(3, 9)), expected)
     assert_same_state(fresh.state_dict(), method.state_dict())
     without = descended(MetaBalance(), random_gradients(3, 9))
-    assert not torch.equal(without[0], expected[0])  # the memory matters
+    assert not torch.equal(without[0], expected[0])  # the state makes a difference
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_step_that_overflows_in_one_tensor_leaves_the_whole_memory(value: float) -> None:
+def test_an_overflow_in_one_tensor_keeps_the_whole_state(value: float) -> None:
     method = MetaBalance()
     descended(method, random_gradients(2, 0))
     before = copy.deepcopy(method.state_dict())
     gradients = random_gradients(2, 1)
     gradients[1][2] = torch.full((4,), value, dtype=torch.float64)
-    found = descended(method, gradients)
-    assert found[2] is not None and not bool(found[2].isfinite().any())
+    actual = descended(method, gradients)
+    assert actual[2] is not None and not bool(actual[2].isfinite().any())
     assert_same_state(method.state_dict(), before)
 
 
-def test_one_encoder_that_overflows_holds_the_others_back() -> None:
-    """A scaler leaves the whole step out."""
+def test_an_overflow_in_one_encoder_keeps_the_state_of_all() -> None:
+    """A GradScaler skips the whole step."""
     model, batch = Model(), batch_of()
     method = MetaBalance()
     step(method, Loop(model, batch), batch)
@@ -171,6 +171,6 @@ def test_one_encoder_that_overflows_holds_the_others_back() -> None:
         ({"strategy": "grow"}, "'grow'"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, float | str], match: str) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, float | str], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         MetaBalance(**options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""OGM and OGM-GE against their equations, sample by sample, and the noise against its distribution."""
+"""OGM and OGM-GE against their equations, per sample, and the noise against its distribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from every_method import Loop, Model, assert_close, batch_of, losses_of, step, take_grads
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from integration_reference import linear_loss
 from mmpareto.integration.methods.ogm import OGM, OGMGE
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-# --- the equations, a sample at a time ---------------------------------------------------------------------------
+# --- the equations, one sample at a time -------------------------------------------------------------------------
 
 
 def score(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> float:
@@ -28,12 +28,12 @@ def score(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> float:
 
 def expected_coefficients(logits: Mapping[str, Tensor], labels: Tensor, alpha: float) -> dict[str, float]:
     scores = {name: score(z.tolist(), labels.tolist()) for name, z in logits.items()}
-    found = {}
+    result = {}
     for name, own in scores.items():
         others = [value for other, value in scores.items() if other != name]
         ratio = own / (sum(others) / len(others)) if others else 1.0
-        found[name] = 1 - math.tanh(alpha * ratio) if ratio > 1 else 1.0
-    return found
+        result[name] = 1 - math.tanh(alpha * ratio) if ratio > 1 else 1.0
+    return result
 
 
 def joint_gradients(model: Model, batch: tuple[dict[str, Tensor], Tensor]) -> dict[str, Tensor | None]:
@@ -42,12 +42,12 @@ def joint_gradients(model: Model, batch: tuple[dict[str, Tensor], Tensor]) -> di
 
 
 def coefficients(method: OGM, logits: Mapping[str, Tensor], labels: Tensor, kind: str = "contributions") -> Any:
-    """The coefficients for these logits; encoders of one weight each."""
+    """Return the coefficients for these logits, of encoders with one weight each."""
     encoders = {name: [nn.Parameter(torch.ones(1, 1, 1, 1))] for name in logits}
     loss = sum((p.sum() for (p,) in encoders.values()), torch.zeros(()))
     outputs = SimpleNamespace(**{kind: logits})
-    figures = method.backward(loss, {}, encoders=encoders, outputs=outputs, labels=labels).metrics
-    return {name: figures[f"coefficient_{name}"] for name in logits}
+    metrics = method.backward(loss, {}, encoders=encoders, outputs=outputs, labels=labels).metrics
+    return {name: metrics[f"coefficient_{name}"] for name in logits}
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.8, 3.0])
@@ -60,16 +60,16 @@ def test_gradients_of_convolutions_are_multiplied(count: int, alpha: float) -> N
     assert min(wanted.values()) < 0.99 and max(wanted.values()) == 1.0
     expected = joint_gradients(model, batch)
     report = step(OGM(alpha), Loop(model, batch), batch)
-    found = take_grads(model)
+    actual = take_grads(model)
     assert len(report) == 0 and report.losses == ["joint"]
     for name, kappa in wanted.items():
         assert float(report.metrics[f"coefficient_{name}"]) == pytest.approx(kappa, rel=1e-10)
         key = f"encoders.{name}.conv.weight"
-        torch.testing.assert_close(found.pop(key), expected.pop(key) * kappa, rtol=1e-10, atol=0)
+        torch.testing.assert_close(actual.pop(key), expected.pop(key) * kappa, rtol=1e-10, atol=0)
     for key, gradient in expected.items():  # biases, linear layers, the joint head; None for the unimodal heads
-        assert (found[key] is None) == (gradient is None)
+        assert (actual[key] is None) == (gradient is None)
         if gradient is not None:
-            assert torch.equal(found[key], gradient)
+            assert torch.equal(actual[key], gradient)
             assert not key.startswith("heads")
 
 
@@ -83,18 +83,19 @@ def test_one_modality_is_joint_training() -> None:
         assert gradient is None or torch.equal(gradient, expected[key])
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(0, 10_000), st.floats(1e-3, 1e6), st.floats(1e-3, 1e3), st.sampled_from([32, 64]))
-def test_coefficients_lie_in_0_1_and_the_weaker_ones_are_1(
+def test_coefficients_are_in_0_to_1_and_those_of_weaker_modalities_are_1(
     count: int, seed: int, spread: float, alpha: float, bits: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.float32 if bits == 32 else torch.float64
     labels = torch.randint(4, (6,), generator=generator)
     logits = {f"m{i}": (torch.randn(6, 4, generator=generator) * spread).to(dtype) for i in range(count)}
-    found = coefficients(OGM(alpha), logits, labels)
+    actual = coefficients(OGM(alpha), logits, labels)
     scores = {name: score(z.double().tolist(), labels.tolist()) for name, z in logits.items()}
-    assert found[min(scores, key=lambda name: scores[name])] == 1.0
-    for name, kappa in found.items():
+    assert actual[min(scores, key=lambda name: scores[name])] == 1.0
+    for name, kappa in actual.items():
         assert kappa.shape == () and 0 < float(kappa.float()) <= 1
         others = [value for other, value in scores.items() if other != name]
         if others and scores[name] > 1.0001 * sum(others) / len(others):
@@ -103,36 +104,36 @@ def test_coefficients_lie_in_0_1_and_the_weaker_ones_are_1(
             assert float(kappa) == 1.0
 
 
-def test_a_modality_that_knows_nothing_and_one_that_knows_all() -> None:
+def test_a_ratio_may_be_infinite_or_undefined() -> None:
     right, wrong = torch.tensor([[1e6, 0.0]]), torch.tensor([[0.0, 1e6]])
     labels = torch.tensor([0])
-    found = coefficients(OGM(), {"audio": right, "visual": wrong}, labels)  # ρ = ∞
-    assert 0 < float(found["audio"]) < 1e-37 and float(found["visual"]) == 1
-    found = coefficients(OGM(), {"audio": wrong, "visual": wrong}, labels)  # ρ = 0/0
-    assert float(found["audio"]) == 1 and float(found["visual"]) == 1
+    actual = coefficients(OGM(), {"audio": right, "visual": wrong}, labels)  # ρ = ∞
+    assert 0 < float(actual["audio"]) < 1e-37 and float(actual["visual"]) == 1
+    actual = coefficients(OGM(), {"audio": wrong, "visual": wrong}, labels)  # ρ = 0/0
+    assert float(actual["audio"]) == 1 and float(actual["visual"]) == 1
 
 
-def test_two_equally_confident_modalities_both_go_on() -> None:
+def test_two_equally_confident_modalities_are_not_slowed() -> None:
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    found = coefficients(OGM(), {"audio": z, "visual": z.clone()}, torch.zeros(5, dtype=torch.long))
-    assert float(found["audio"]) == 1.0 and float(found["visual"]) == 1.0
+    actual = coefficients(OGM(), {"audio": z, "visual": z.clone()}, torch.zeros(5, dtype=torch.long))
+    assert float(actual["audio"]) == 1.0 and float(actual["visual"]) == 1.0
 
 
 def test_small_coefficients_have_no_cancellation() -> None:
-    """ρ = 2, so that κ = 1 − tanh(2α) = 2e⁻⁴ᵅ to first order, which 1 − tanh gives as 0 for α = 10."""
+    """With ρ = 2, κ = 1 − tanh(2α) ≈ 2e⁻⁴ᵅ; evaluated as 1 − tanh, this is 0 for α = 10."""
     labels = torch.tensor([0])
     logits = {"audio": torch.tensor([[1e6, 0.0]]), "visual": torch.tensor([[0.0, 0.0]])}
-    found = coefficients(OGM(alpha=10.0), logits, labels)
-    assert float(found["audio"]) == pytest.approx(2 * math.exp(-40), rel=1e-12)
+    actual = coefficients(OGM(alpha=10.0), logits, labels)
+    assert float(actual["audio"]) == pytest.approx(2 * math.exp(-40), rel=1e-12)
 
 
-def test_contributions_come_before_unimodal_logits_which_stand_in_for_them() -> None:
+def test_contributions_are_preferred_to_unimodal_logits() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = {name: 3 * torch.randn(7, 3, generator=generator) for name in ("audio", "visual")}
     labels = torch.randint(3, (7,), generator=generator)
     expected = expected_coefficients({name: z.double() for name, z in logits.items()}, labels, 0.8)
-    for found in (coefficients(OGM(), logits, labels), coefficients(OGM(), logits, labels, "unimodal")):
-        assert {name: float(kappa) for name, kappa in found.items()} == pytest.approx(expected, rel=1e-6)
+    for actual in (coefficients(OGM(), logits, labels), coefficients(OGM(), logits, labels, "unimodal")):
+        assert {name: float(kappa) for name, kappa in actual.items()} == pytest.approx(expected, rel=1e-6)
     model, batch = Model(), batch_of()
     outputs = model(batch[0])
     report = OGM().backward(
@@ -156,7 +157,7 @@ def test_contributions_come_before_unimodal_logits_which_stand_in_for_them() -> 
         (SimpleNamespace(contributions={"audio": torch.zeros(2, 3)}), False, "needs the labels: pass labels="),
     ],
 )
-def test_what_is_missing_is_named(outputs: Any, labels: bool, match: str) -> None:
+def test_missing_input_is_named(outputs: Any, labels: bool, match: str) -> None:
     weight = nn.Parameter(torch.ones(1, 1, 1, 1))
     for method in (OGM(), OGMGE()):
         with pytest.raises(ValueError, match=match):
@@ -181,14 +182,14 @@ def test_what_is_missing_is_named(outputs: Any, labels: bool, match: str) -> Non
     ],
 )
 @pytest.mark.parametrize("kind", [OGM, OGMGE])
-def test_options_out_of_range_are_refused(kind: type[OGM], options: dict[str, Any], match: str) -> None:
+def test_options_out_of_range_are_rejected(kind: type[OGM], options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         kind(**options)
 
 
 @pytest.mark.parametrize("kind", [OGM, OGMGE])
-def test_it_modulates_in_the_epochs_chosen_only(kind: type[OGM]) -> None:
-    """The options count from 0, as the released flags do, and the loop from 1."""
+def test_it_modulates_only_in_the_chosen_epochs(kind: type[OGM]) -> None:
+    """The options count epochs from 0, like the released flags, and the context from 1."""
     model, batch = Model(), batch_of()
     expected = joint_gradients(model, batch)
     key = "encoders.{}.conv.weight"
@@ -197,12 +198,12 @@ def test_it_modulates_in_the_epochs_chosen_only(kind: type[OGM]) -> None:
         method = kind(modulation_starts=1, modulation_ends=3)
         method.begin_epoch(Loop(model, batch, epoch))
         again = kind()
-        again.load_state_dict(method.state_dict())  # --resume in mid-epoch: no epoch begins
+        again.load_state_dict(method.state_dict())  # resumed in mid-epoch: no epoch begins
         same = []
         for each in (method, again):
             report = step(each, Loop(model, batch, epoch), batch)
-            found = take_grads(model)
-            same.append(all(torch.equal(found[key.format(m)], expected[key.format(m)]) for m in model.modalities))
+            actual = take_grads(model)
+            same.append(all(torch.equal(actual[key.format(m)], expected[key.format(m)]) for m in model.modalities))
             ones = all(float(kappa) == 1 for kappa in report.metrics.values())
             assert ones == same[-1]
         assert same[0] == same[1]
@@ -215,7 +216,7 @@ def test_it_modulates_in_the_epochs_chosen_only(kind: type[OGM]) -> None:
         default.begin_epoch(Loop(model, batch, epoch))
         states[epoch] = default.active
     assert states == {1: True, 51: True, 52: False}
-    assert kind(modulation_starts=5).active  # without the hook: always
+    assert kind(modulation_starts=5).active  # always active without the hook
 
 
 @pytest.mark.parametrize("kind", [OGM, OGMGE])
@@ -241,15 +242,15 @@ def test_a_loss_scale_scales_everything(kind: type[OGM]) -> None:
     step(kind(), Loop(model, batch), batch, seed=2)
     expected = take_grads(model)
     step(kind(), Loop(model, batch), batch, scale=2.0**16, seed=2)
-    found = {key: None if g is None else g / 2**16 for key, g in take_grads(model).items()}
-    assert_close(found, expected, 1e-12)
+    actual = {key: None if g is None else g / 2**16 for key, g in take_grads(model).items()}
+    assert_close(actual, expected, 1e-12)
 
 
 # --- the noise ---------------------------------------------------------------------------------------------------
 
 
 class Noise:
-    """One step of OGM-GE on encoders whose gradients are given; `audio` is the more confident one."""
+    """One step of OGM-GE on encoders with given gradients; `audio` is more confident than `visual`."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], *, seed: int = 0, scale: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(10)
@@ -270,7 +271,7 @@ class Noise:
         self.added = self.step(seed)
 
     def step(self, seed: int) -> dict[str, list[Tensor]]:
-        """What is left in `.grad` beside κ times the gradient of a 4-D weight, or the gradient of any other."""
+        """Return `.grad` minus κ·gradient for 4-D weights, and `.grad` minus the gradient for others."""
         loss = sum(
             (linear_loss(self.parameters[name], self.gradients[name]) for name in self.parameters), torch.zeros(())
         )
@@ -295,7 +296,7 @@ def test_noise_is_gaussian_with_the_standard_deviation_of_the_gradient_before_mo
     case = Noise([(40, 20, 5, 5), (30, 20, 5, 5)])
     assert case.kappa["audio"] < 0.1 and case.kappa["visual"] == 1.0
     drawn = []
-    for name, noises in case.added.items():  # the weaker modality as well
+    for name, noises in case.added.items():  # including the weaker modality
         for noise, gradient in zip(noises, case.gradients[name], strict=True):
             n = noise.numel()
             mean = float(gradient.sum()) / n
@@ -313,10 +314,10 @@ def test_noise_is_gaussian_with_the_standard_deviation_of_the_gradient_before_mo
     together = torch.stack(drawn)
     products = together @ together.T / together.shape[1]
     off = products - products.diagonal().diag()
-    assert float(off.abs().max()) < 5 / math.sqrt(together.shape[1])  # each tensor its own
+    assert float(off.abs().max()) < 5 / math.sqrt(together.shape[1])  # independent between tensors
 
 
-def test_noise_follows_the_generator_and_is_drawn_anew_every_step() -> None:
+def test_noise_comes_from_the_generator_and_differs_between_steps() -> None:
     case = Noise([(4, 3, 2, 2)])
     again, other = case.step(0)["audio"][0], case.step(1)["audio"][0]
     assert torch.equal(again, case.added["audio"][0])
@@ -331,13 +332,13 @@ def test_only_4d_tensors_get_noise() -> None:
 
 
 def test_gradients_without_spread_get_no_noise_at_any_size() -> None:
-    """A weight of one element; and tiny gradients, whose noise is as tiny."""
+    """A weight with one element; and tiny gradients, whose noise is equally tiny."""
     assert all(abs(float(noise[0])) < 1e-14 for noise in Noise([(1, 1, 1, 1)]).added.values())
     tiny, plain = Noise([(4, 3, 2, 2)], scale=1e-30), Noise([(4, 3, 2, 2)])
     torch.testing.assert_close(tiny.added["visual"][0] * 1e30, plain.added["visual"][0], rtol=1e-9, atol=1e-12)
 
 
-def test_half_precision_weights_take_noise_in_float32() -> None:
+def test_noise_of_half_precision_weights_is_computed_in_float32() -> None:
     weight = nn.Parameter(torch.zeros(8, 8, 3, 3, dtype=torch.bfloat16))
     gradient = (torch.rand(8, 8, 3, 3, generator=torch.Generator().manual_seed(0)) + 0.5).bfloat16()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Conventional Pareto integration: against a second derivation, TorchJD's MGDA, and what the papers state of it."""
+"""Conventional Pareto against an independent derivation, TorchJD's MGDA, and statements of the papers."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,11 +40,11 @@ by_weights = pytest.mark.parametrize("weights", WEIGHTS)
 by_count = pytest.mark.parametrize("count", COUNTS)
 
 
-# --- the second derivation ---------------------------------------------------------------------------------------
+# --- independent derivation --------------------------------------------------------------------------------------
 
 
 def convex_weights(rows: np.ndarray) -> np.ndarray:
-    """α ≥ 0, Σα = 1 of least ‖αᵀ rows‖, by non-negative least squares: u/Σu of the u ≥ 0 with [rows, s]ᵀu ≈ (0, s).
+    """Return α ≥ 0, Σα = 1 with the smallest ‖αᵀ rows‖: u/Σu of the least-squares u ≥ 0 with [rows, s]ᵀu ≈ (0, s).
 
     For a given Σu = t the residual is t²·‖Σ αg‖² + s²(1 − t)², least where ‖Σ αg‖ is. Rows of 0: u is shared out.
     """
@@ -59,19 +59,19 @@ def convex_weights(rows: np.ndarray) -> np.ndarray:
 
 
 Wanted = dict[nn.Parameter, tuple[Tensor | None, float]]
-"""Gradients, and the sum of the norms of those that they are made of."""
+"""Parameter → (gradient, sum of the norms of the gradients that it is made of)."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one encoder's integration should give; its gradients are kept, zeros where a loss does not reach."""
+    """Expected result of one encoder's integration, and its gradients, with zeros where a loss does not reach."""
 
     gradients: list[list[Tensor]]
     h: list[Tensor]
     groups: list[list[int]]
 
     def rows(self, group: Sequence[int]) -> np.ndarray:
-        """(n, elements of the group)."""
+        """Return the gradients of a group as vectors (n, elements of the group)."""
         return np.stack([torch.cat([own[i].flatten() for i in group]).numpy() for own in self.gradients])
 
 
@@ -93,25 +93,25 @@ def derived(
     encoders: Mapping[str, tuple[Sequence[nn.Parameter], Sequence[str]]],
     weights: str,
 ) -> tuple[Wanted, dict[str, Expected]]:
-    """`.grad` of every trainable parameter and, by encoder, what else there is to compare; one grad call a loss."""
+    """Return the expected `.grad` of every trainable parameter and results per encoder, by one grad call per loss."""
     trainable = [p for p in parameters if p.requires_grad]
     each = {name: gradients_of(loss, trainable) for name, loss in losses.items()}
-    found = {p: plain_sum(gradients[p] for gradients in each.values()) for p in trainable}
+    result = {p: plain_sum(gradients[p] for gradients in each.values()) for p in trainable}
     reports = {}
     for modality, (members, names) in encoders.items():
         own = [p for p in members if p.requires_grad]
         missing = {p for p in own if all(each[name][p] is None for name in names)}
         filled = [[torch.zeros_like(p) if (g := each[name][p]) is None else g for p in own] for name in names]
         reports[modality] = integrated(filled, weights)
-        found |= {p: None if p in missing else h for p, h in zip(own, reports[modality].h, strict=True)}
+        result |= {p: None if p in missing else h for p, h in zip(own, reports[modality].h, strict=True)}
     size = {
         p: sum(float(g.norm()) for gradients in each.values() if (g := gradients[p]) is not None) for p in trainable
     }
-    return {p: (wanted, size[p]) for p, wanted in found.items()}, reports
+    return {p: (wanted, size[p]) for p, wanted in result.items()}, reports
 
 
 def assert_wanted(pairs: Iterable[tuple[nn.Parameter, tuple[Tensor | None, float]]]) -> None:
-    """`.grad` equals what is wanted to 1e-6 of it, and to the rounding of the gradients where they cancel."""
+    """Assert that `.grad` equals the expected one to 1e-6, and to rounding where gradients cancel."""
     for parameter, (wanted, size) in pairs:
         if wanted is None:
             assert parameter.grad is None
@@ -121,8 +121,8 @@ def assert_wanted(pairs: Iterable[tuple[nn.Parameter, tuple[Tensor | None, float
         assert float((parameter.grad - wanted).norm()) <= 1e-6 * float(wanted.norm()) + 1e-14 * size
 
 
-def assert_report(found: Any, expected: Expected) -> None:
-    """cosine, norms, weights, conflict and rescale, from the gradients themselves."""
+def assert_report(result: Any, expected: Expected) -> None:
+    """Compare cosine, norms, weights, conflict and rescale with values computed from the gradients."""
     whole = expected.rows(range(len(expected.h)))
     norms = np.linalg.norm(whole, axis=1)
     cosines = [
@@ -130,28 +130,28 @@ def assert_report(found: Any, expected: Expected) -> None:
         for i in range(len(norms))
         for j in range(i)
     ]
-    assert found.cosine.shape == ()
-    assert float(found.cosine) == pytest.approx(min(cosines, default=1.0), abs=1e-9)
-    assert found.norms.tolist() == pytest.approx(norms.tolist(), rel=1e-9)
-    assert found.weights.shape == (len(expected.groups), len(norms))
-    assert found.conflict.shape == (len(expected.groups),)
-    assert found.conflict.dtype == torch.bool
-    assert found.rescale.tolist() == [1.0]
-    for alpha, conflict, group in zip(found.weights, found.conflict, expected.groups, strict=True):
+    assert result.cosine.shape == ()
+    assert float(result.cosine) == pytest.approx(min(cosines, default=1.0), abs=1e-9)
+    assert result.norms.tolist() == pytest.approx(norms.tolist(), rel=1e-9)
+    assert result.weights.shape == (len(expected.groups), len(norms))
+    assert result.conflict.shape == (len(expected.groups),)
+    assert result.conflict.dtype == torch.bool
+    assert result.rescale.tolist() == [1.0]
+    for alpha, conflict, group in zip(result.weights, result.conflict, expected.groups, strict=True):
         rows = expected.rows(group)
         assert bool((alpha >= 0).all())
         assert float(alpha.sum()) == pytest.approx(1, abs=1e-12)
-        # Compared by the point that they give: on tensors of fewer elements than losses, the weights are not unique.
+        # Compared by Σ αg, because the weights are not unique on tensors with fewer elements than losses.
         difference = alpha.numpy() @ rows - convex_weights(rows) @ rows
         assert np.linalg.norm(difference) <= 1e-6 * np.linalg.norm(rows)
         assert bool(conflict) == bool((rows @ rows.T < 0).any())
         if len(rows) <= rows.shape[1] and np.linalg.matrix_rank(rows) == len(rows):
             assert alpha.tolist() == pytest.approx(convex_weights(rows).tolist(), abs=1e-6)
-    for tensor in (found.cosine, found.norms, found.weights, found.conflict, found.rescale):
+    for tensor in (result.cosine, result.norms, result.weights, result.conflict, result.rescale):
         assert not tensor.requires_grad
 
 
-def test_the_second_derivation_itself() -> None:
+def test_the_independent_derivation_itself() -> None:
     for rows, wanted in (
         ([(3.0, 0.0), (0.0, 1.0)], (0.1, 0.9)),
         ([(1.0, 0.0), (2.0, 5.0)], (1.0, 0.0)),
@@ -171,7 +171,7 @@ def modalities_and_batch(count: int, seed: int) -> tuple[Multimodal, Batch]:
 
 
 def tasks_and_losses(count: int, seed: int) -> tuple[Tasks, dict[str, Tensor]]:
-    """A shared network; a task has labels of its own, and losses of different sizes."""
+    """A shared network with tasks; each task has its own labels, and losses differ in size."""
     names = NAMES[:count]
     torch.manual_seed(seed)
     model = Tasks(names)
@@ -188,11 +188,11 @@ def check_modalities(model: Multimodal, batch: Batch, weights: str) -> None:
     twin = copy.deepcopy(model)
     joint, unimodal = twin.losses(*batch)
     encoders = {name: (members, ["(joint)", name]) for name, members in twin.encoder_parameters().items()}
-    found, reports = derived({"(joint)": joint, **unimodal}, list(twin.parameters()), encoders, weights)
+    result, reports = derived({"(joint)": joint, **unimodal}, list(twin.parameters()), encoders, weights)
     joint, unimodal = model.losses(*batch)
     report = Pareto(weights).backward(joint, unimodal, encoders=dict(model.encoders.items()))
     pairs = zip(model.parameters(), twin.parameters(), strict=True)
-    assert_wanted((p, found.get(other, (None, 0.0))) for p, other in pairs)
+    assert_wanted((p, result.get(other, (None, 0.0))) for p, other in pairs)
     assert list(report) == list(model.encoders)
     assert report.losses == ["joint", *unimodal]
     assert finite_flags(report) == [True] * (1 + len(unimodal))
@@ -220,9 +220,9 @@ def test_tasks_on_one_encoder(count: int, weights: str) -> None:
     for seed in SEEDS:
         model, losses = tasks_and_losses(count, seed)
         own, names = list(model.shared.parameters()), list(losses)
-        found, reports = derived(losses, list(model.parameters()), {"shared": (own, names)}, weights)
+        actual, reports = derived(losses, list(model.parameters()), {"shared": (own, names)}, weights)
         report = Pareto(weights).backward(None, losses, encoders={"shared": (model.shared, names)})
-        assert_wanted(found.items())
+        assert_wanted(actual.items())
         assert report.losses == names
         assert_report(report["shared"], reports["shared"])
 
@@ -248,18 +248,18 @@ def test_one_objective_is_plain_descent(weights: str) -> None:
 
 
 def test_equal_losses_are_the_plain_sum() -> None:
-    """The factor n: equal gradients give what the uniform baseline gives."""
+    """With the factor n, equal gradients give the same as the uniform baseline."""
     for count in COUNTS:
         gradients = [torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(count))] * count
         h, _ = descended(torch.stack(gradients))
         torch.testing.assert_close(h, count * gradients[0], rtol=1e-9, atol=0.0)
 
 
-# --- gradients that one wants ------------------------------------------------------------------------------------
+# --- given gradients ---------------------------------------------------------------------------------------------
 
 
 def descended(gradients: Tensor, method: Any = None) -> tuple[Tensor, Any]:
-    """(h, report) of one tensor with exactly these gradients (n, elements)."""
+    """Return (h, report) of one tensor with these gradients (n, elements)."""
     (parameter,) = parameters_like([gradients[0]])
     losses = {f"task{i}": linear_loss([parameter], [g]) for i, g in enumerate(gradients)}
     report = (method or Pareto()).backward(None, losses, encoders={"shared": ([parameter], list(losses))})
@@ -279,17 +279,17 @@ def drawn_gradients(draw: st.DrawFn) -> Tensor:
     return gradients
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(drawn_gradients())
 def test_a_common_descent_direction(gradients: Tensor) -> None:
     """⟨Σ αg, gᵢ⟩ ≥ ‖Σ αg‖² for every loss, so ⟨h, gᵢ⟩ ≥ ‖h‖²/n: Désidéri's theorem."""
     h, _ = descended(gradients)
     norms, n = gradients.norm(dim=1), len(gradients)
-    # ‖h‖ ≤ n·min‖g‖: what rounding may cost is measured by the greatest that ⟨h, gᵢ⟩ can be.
+    # The tolerance is relative to the largest possible ⟨h, gᵢ⟩, since ‖h‖ ≤ n·min‖g‖.
     assert bool((gradients @ h >= h @ h / n - 1e-9 * n * norms * norms.min()).all())
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(drawn_gradients(), st.integers(0, 2**31))
 def test_no_convex_combination_is_shorter(gradients: Tensor, seed: int) -> None:
     h, report = descended(gradients)
@@ -297,23 +297,23 @@ def test_no_convex_combination_is_shorter(gradients: Tensor, seed: int) -> None:
     torch.testing.assert_close(h, n * (report.weights[0] @ gradients), rtol=1e-12, atol=1e-14 * float(gradients.norm()))
     shares = -torch.rand(200, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).log()
     others = torch.cat([shares / shares.sum(1, keepdim=True), torch.eye(n, dtype=torch.float64)])
-    nearby = 0.99 * report.weights + 0.01 * others  # combinations that are hardly longer
+    nearby = 0.99 * report.weights + 0.01 * others  # combinations that are slightly longer
     length = float(h.norm()) / n
     slack = 1e-9 * float(gradients.norm(dim=1).min())
     assert float((torch.cat([others, nearby]) @ gradients).norm(dim=1).min()) >= length - slack
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(drawn_gradients())
-def test_equals_the_second_derivation(gradients: Tensor) -> None:
+def test_it_matches_the_independent_derivation(gradients: Tensor) -> None:
     h, report = descended(gradients)
     wanted = integrated([[g] for g in gradients], "encoder")
     assert float((h - wanted.h[0]).norm()) <= 1e-6 * len(gradients) * float(gradients.norm(dim=1).min())
     assert report.conflict.tolist() == [bool((gradients @ gradients.T < 0).any())]
 
 
-def test_encoder_and_parameter_differ() -> None:
-    """Over two tensors, the one weighs them together, the other each alone; by hand."""
+def test_weights_per_encoder_and_per_parameter_differ() -> None:
+    """Two tensors, weighted together or separately; computed by hand."""
     pair = [[torch.tensor([1.0]), torch.tensor([2.0, 0.0])], [torch.tensor([-3.0]), torch.tensor([0.0, 1.0])]]
     wanted = {
         # a = 5, b = 10, c = −3: α = (13, 8)/21
@@ -329,8 +329,8 @@ def test_encoder_and_parameter_differ() -> None:
         assert parameters[0].grad.tolist() == pytest.approx(first)
         assert parameters[1].grad.tolist() == pytest.approx(second)
         assert report.conflict.tolist() == conflict
-        for found, row in zip(report.weights.tolist(), alpha, strict=True):
-            assert found == pytest.approx(row)
+        for actual, row in zip(report.weights.tolist(), alpha, strict=True):
+            assert actual == pytest.approx(row)
 
 
 # --- TorchJD -----------------------------------------------------------------------------------------------------
@@ -362,8 +362,8 @@ def test_torchjd(count: int) -> None:
 
 @by_count
 @by_weights
-def test_a_zero_gradient_stops_the_encoder(weights: str, count: int) -> None:
-    """It is the minimum: h is exactly 0, of the shape that the parameters have; heads learn on."""
+def test_a_zero_gradient_gives_a_zero_step(weights: str, count: int) -> None:
+    """A zero gradient is the minimum: h is exactly 0, in the shapes of the parameters, while heads still learn."""
     model, losses = tasks_and_losses(count, 0)
     losses[NAMES[count - 1]] = losses[NAMES[count - 1]] * 0
     report = Pareto(weights).backward(None, losses, encoders={"shared": (model.shared, list(losses))})
@@ -379,7 +379,7 @@ def test_a_zero_gradient_stops_the_encoder(weights: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_a_tensor_that_one_loss_does_not_reach(count: int) -> None:
-    """A zero gradient there: weighted alone, the tensor stays; as a part of the encoder, it moves."""
+    """Its gradient is zero there: h is 0 if the tensor is weighted alone, but not as part of the encoder."""
     shapes = [torch.zeros(4, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)]
     for weights in WEIGHTS:
         generator = torch.Generator().manual_seed(count)

@@ -1,4 +1,4 @@
-"""PCGrad against the published loop on the vectors themselves, in every order that it may take."""
+"""PCGrad against the published algorithm on the gradient vectors themselves, in every possible order."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from every_method import Loop, Model, assert_close, batch_of, step, take_grads
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from integration_reference import linear_loss, parameters_like
 from mmpareto.integration.methods.pcgrad import PCGrad
@@ -25,7 +25,7 @@ def random_gradients(count: int, seed: int) -> Gradients:
 def descended(
     method: PCGrad, gradients: Gradients, scale: float | None = None
 ) -> tuple[list[Tensor | None], EncoderReport]:
-    """What a step on tasks of these gradients leaves in `.grad` of their one encoder."""
+    """Take a step on tasks with these gradients, and return `.grad` of their encoder and its report."""
     like = [next(g for g in tensors if g is not None) for tensors in zip(*gradients, strict=True)]
     parameters = parameters_like(like)
     losses = {f"task{i}": linear_loss(parameters, own) for i, own in enumerate(gradients)}
@@ -34,7 +34,7 @@ def descended(
 
 
 def published(vectors: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> Tensor:
-    """Algorithm 1: each gradient is projected onto the normal plane of those that it conflicts with, one by one."""
+    """Algorithm 1: project each gradient onto the normal planes of those that it conflicts with, one by one."""
     surgery = []
     for i, vector in enumerate(vectors):
         g = vector.clone()
@@ -51,7 +51,7 @@ def flat(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def drawn_orders(count: int, seed: int) -> list[list[int]]:
-    """For every gradient the order of the others, drawn one gradient after another from the global generator."""
+    """Return the order of the other gradients for every gradient, drawn in turn from the global generator."""
     torch.manual_seed(seed)
     orders = []
     for i in range(count):
@@ -60,34 +60,36 @@ def drawn_orders(count: int, seed: int) -> list[list[int]]:
     return orders
 
 
+@settings(max_examples=30)
 @given(st.sampled_from([2, 3, 6]), st.integers(0, 10**6))
-def test_the_published_loop(count: int, seed: int) -> None:
+def test_it_matches_the_published_algorithm(count: int, seed: int) -> None:
     gradients = random_gradients(count, seed)
     orders = drawn_orders(count, seed)
     expected = published([flat(own) for own in gradients], orders)
     torch.manual_seed(seed)
-    found, report = descended(PCGrad(), gradients)
-    torch.testing.assert_close(flat(found), expected, rtol=1e-10, atol=1e-12)
+    actual, report = descended(PCGrad(), gradients)
+    torch.testing.assert_close(flat(actual), expected, rtol=1e-10, atol=1e-12)
     combination = sum(c * flat(own) for c, own in zip(count * report.weights[0], gradients, strict=True))
     torch.testing.assert_close(combination, expected, rtol=1e-10, atol=1e-12)
     vectors = torch.stack([flat(own) for own in gradients])
     assert report.conflict.tolist() == [bool((vectors @ vectors.T < 0).any())]
 
 
+@settings(max_examples=30)
 @given(st.sampled_from([2, 3, 6]), st.integers(0, 10**6))
-def test_each_tensor_alone(count: int, seed: int) -> None:
+def test_per_tensor_it_matches_the_published_algorithm(count: int, seed: int) -> None:
     gradients = random_gradients(count, seed)
     orders = drawn_orders(count, seed)
     torch.manual_seed(seed)
-    found, report = descended(PCGrad(weights="parameter"), gradients)
-    for place, h in enumerate(found):
+    actual, report = descended(PCGrad(weights="parameter"), gradients)
+    for index, h in enumerate(actual):
         assert h is not None
-        expected = published([flat([own[place]]) for own in gradients], orders)
+        expected = published([flat([own[index]]) for own in gradients], orders)
         torch.testing.assert_close(h.flatten(), expected, rtol=1e-10, atol=1e-12)
     assert report.weights.shape == (len(SHAPES), count) and report.conflict.shape == (len(SHAPES),)
 
 
-def test_every_order_comes() -> None:
+def test_every_order_occurs() -> None:
     gradients = random_gradients(3, seed=1)
     gradients[2] = [-a - 0.5 * b for a, b in zip(gradients[0], gradients[1], strict=True)]
     vectors = [flat(own) for own in gradients]
@@ -104,8 +106,9 @@ def test_every_order_comes() -> None:
     assert len(seen) == len(possible)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
-def test_two_gradients_as_torchjd_has_them_and_no_harm_to_either(seed: int) -> None:
+def test_two_gradients_match_torchjd_and_neither_is_opposed(seed: int) -> None:
     aggregation = pytest.importorskip("torchjd.aggregation")
     gradients = random_gradients(2, seed)
     matrix = torch.stack([flat(own) for own in gradients])
@@ -114,7 +117,7 @@ def test_two_gradients_as_torchjd_has_them_and_no_harm_to_either(seed: int) -> N
     assert bool((matrix @ h >= -1e-10 * matrix.norm(dim=1) * h.norm()).all())
 
 
-def test_two_objectives_draw_nothing_and_more_draw_once_a_step() -> None:
+def test_two_objectives_draw_nothing_and_more_draw_once_per_step() -> None:
     before = torch.get_rng_state()
     descended(PCGrad(), random_gradients(2, seed=0))
     assert torch.equal(torch.get_rng_state(), before)
@@ -140,15 +143,15 @@ def test_zero_and_missing_gradients() -> None:
     gradients[2] = [None, *[-g for g in gradients[0][1:] if g is not None]]
     zeros = [torch.zeros(s, dtype=torch.float64) for s in SHAPES]
     filled = [[z if g is None else g for g, z in zip(own, zeros, strict=True)] for own in gradients]
-    expected = published([flat(own) for own in filled], [[1, 2], [0, 2], [0, 1]])  # the zero one has no say
+    expected = published([flat(own) for own in filled], [[1, 2], [0, 2], [0, 1]])  # the zero gradient changes nothing
     torch.testing.assert_close(flat(descended(PCGrad(), gradients)[0]), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("weights", ["encoder", "parameter"])
 def test_one_objective_is_plain_descent(weights: str) -> None:
     gradients = random_gradients(1, seed=0)
-    found, report = descended(PCGrad(weights), gradients)
-    assert torch.equal(flat(found), flat(gradients[0]))
+    actual, report = descended(PCGrad(weights), gradients)
+    assert torch.equal(flat(actual), flat(gradients[0]))
     assert not bool(report.conflict.any())
 
 
@@ -172,7 +175,7 @@ def test_micro_batches_and_loss_scaling_change_nothing(count: int) -> None:
         torch.testing.assert_close(report[name].norms, seen.norms)
 
 
-def test_other_options_are_refused() -> None:
+def test_other_options_are_rejected() -> None:
     with pytest.raises(ValueError, match="'layer'"):
         PCGrad(weights="layer")
     assert PCGrad().state_dict() == {}

@@ -1,4 +1,4 @@
-"""PMR against a second derivation, sample by sample, and by what paper and released code say."""
+"""PMR against an independent derivation, one sample at a time, and against statements of paper and released code."""
 
 import io
 import math
@@ -19,26 +19,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Prototypes = Mapping[str, Mapping[int, Tensor]]
 
 
-# --- the second derivation ----------------------------------------------------------------------------------------
+# --- independent derivation --------------------------------------------------------------------------------------
 
 
 def class_means(features: Mapping[str, Tensor], labels: Tensor) -> dict[str, dict[int, Tensor]]:
-    found: dict[str, dict[int, Tensor]] = {name: {} for name in features}
+    result: dict[str, dict[int, Tensor]] = {name: {} for name in features}
     for name, x in features.items():
         for c in sorted(set(labels.tolist())):
             members = [row for row, label in zip(x.detach(), labels.tolist(), strict=True) if label == c]
-            found[name][c] = sum(members[1:], members[0]) / len(members)
-    return found
+            result[name][c] = sum(members[1:], members[0]) / len(members)
+    return result
 
 
 def distribution(x: Tensor, prototypes: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Equation 7, for one sample: class → probability."""
+    """Return class → probability of one sample (equation 7)."""
     closeness = {c: torch.exp(-((x - p) ** 2).sum().sqrt()) for c, p in prototypes.items()}
     return {c: e / sum(closeness.values()) for c, e in closeness.items()}
 
 
 def terms(x: Tensor, labels: Tensor, prototypes: Mapping[int, Tensor]) -> tuple[float, Tensor, Tensor]:
-    """Of one modality: s, mean CE and mean entropy; samples of a class without a prototype add to the last only."""
+    """Return s, mean CE and mean entropy of a modality; samples without a prototype count in the last only."""
     score, ce, entropy = 0.0, torch.zeros((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
     for row, label in zip(x, labels.tolist(), strict=True):
         p = distribution(row, prototypes)
@@ -63,13 +63,13 @@ def expected(
     clipped: bool = True,
     entropy: bool = True,
 ) -> tuple[dict[str, Tensor | None], dict[str, float]]:
-    """Every gradient, and every modality's coefficient of CE."""
+    """Return the gradient of every parameter, and the coefficient of CE of every modality."""
     outputs = model(batch[0])
     joint, _ = losses_of(outputs, batch[1])
-    found = {name: terms(x, batch[1], prototypes[name]) for name, x in outputs.features.items()}
+    result = {name: terms(x, batch[1], prototypes[name]) for name, x in outputs.features.items()}
     losses, coefficients = {}, {}
-    for name, (score, ce, h) in found.items():
-        others = [s for other, (s, _, _) in found.items() if other != name]
+    for name, (score, ce, h) in result.items():
+        others = [s for other, (s, _, _) in result.items() if other != name]
         rho = sum(others) / len(others) / score
         faster, slower = clip(0, rho - 1, 1), clip(0, 1 / rho - 1, 1)
         if not clipped:
@@ -84,11 +84,11 @@ def expected(
     return gradients, coefficients
 
 
-# --- helpers -------------------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def two_groups(count: int = 2, seed: int = 0) -> tuple[Model, Batch, Batch]:
-    """A model, a batch to train on and one for the prototypes; the later a modality, the plainer its classes."""
+    """A model, a batch to train on and one for the prototypes; later modalities separate the classes more clearly."""
     model = Model(count, seed=seed)
     patterns = torch.randn(CLASSES, 2, 5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     batches = []
@@ -102,7 +102,7 @@ def two_groups(count: int = 2, seed: int = 0) -> tuple[Model, Batch, Batch]:
     return model, batches[0], batches[1]
 
 
-def renewed(method: PMR, model: Model, batch: Batch) -> PMR:
+def with_prototypes(method: PMR, model: Model, batch: Batch) -> PMR:
     outputs = model(batch[0])
     method.update_prototypes([(outputs.features, batch[1])])
     return method
@@ -128,20 +128,20 @@ def part_of(batch: Batch, rows: Tensor) -> Batch:
     return {name: x[rows] for name, x in batch[0].items()}, batch[1][rows]
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
+# --- the step ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 @pytest.mark.parametrize("factor", ["clipped", "one"])
 @pytest.mark.parametrize("mu", [0.0, 0.7])
-def test_a_step_is_the_second_derivation(count: int, factor: str, mu: float) -> None:
+def test_a_step_matches_the_independent_derivation(count: int, factor: str, mu: float) -> None:
     model, batch, sample = two_groups(count)
-    method = renewed(PMR(alpha=1.7, factor=factor, mu=mu), model, sample)
+    method = with_prototypes(PMR(alpha=1.7, factor=factor, mu=mu), model, sample)
     report = descend(method, model, batch)
-    found = take_grads(model)
+    actual = take_grads(model)
     means = class_means(model(sample[0]).features, sample[1])
     wanted, coefficients = expected(model, batch, means, alpha=1.7, mu=mu, clipped=factor == "clipped")
-    assert_close(found, wanted)
+    assert_close(actual, wanted)
     assert any(coefficients.values()) and not all(coefficients.values())
     for name, value in coefficients.items():
         assert float(report.metrics[f"coefficient_{name}"]) == pytest.approx(value, rel=1e-9)
@@ -151,28 +151,28 @@ def test_one_modality_is_the_joint_loss_alone() -> None:
     model, batch, _ = two_groups(1)
     report = descend(PMR(), model, batch)
     assert report.losses == ["joint"]
-    found = take_grads(model)
+    actual = take_grads(model)
     losses_of(model(batch[0]), batch[1])[0].backward()
-    assert_close(found, take_grads(model), 1e-12)
+    assert_close(actual, take_grads(model), 1e-12)
 
 
-def test_the_losses_have_the_gradient_that_finite_differences_say() -> None:
-    """Of the weaker modality's CE and the stronger one's entropy, in every element of a tensor of its encoder."""
+def test_gradients_match_finite_differences() -> None:
+    """Checks CE of the weaker modality and entropy of the stronger one, in every element of one parameter tensor."""
     model, batch, sample = two_groups()
     means = class_means(model(sample[0]).features, sample[1])
     scores = {name: terms(x, batch[1], means[name])[0] for name, x in model(batch[0]).features.items()}
     weak, strong = sorted(scores, key=lambda name: scores[name])
     strength = clip(0, scores[strong] / scores[weak] - 1, 1)
     assert 0.1 < strength < 1
-    method = renewed(PMR(alpha=2.0, mu=0.5), model, sample)
+    method = with_prototypes(PMR(alpha=2.0, mu=0.5), model, sample)
     descend(method, model, batch)
-    found = take_grads(model)
+    actual = take_grads(model)
     losses_of(model(batch[0]), batch[1])[0].backward()
     plain = take_grads(model)
     for name, index, factor in ((weak, 1, 2.0 * strength), (strong, 2, -0.5 * strength)):
         key = f"encoders.{name}.layer.bias"
         parameter = model.encoders[name].layer.bias
-        added, joint = found[key], plain[key]
+        added, joint = actual[key], plain[key]
         assert added is not None and joint is not None
         for i in range(len(parameter)):
             values = []
@@ -185,10 +185,10 @@ def test_the_losses_have_the_gradient_that_finite_differences_say() -> None:
             assert float(added[i] - joint[i]) == pytest.approx(factor * (values[0] - values[1]) / 2e-5, rel=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=6), st.floats(0.01, 100))
-def test_strengths_by_their_properties(scores: list[float], unit: float) -> None:
-    """In [0, 1]; not both; the weakest is the most strongly sped up; the scores' unit and their order do not matter."""
+def test_properties_of_the_strengths(scores: list[float], unit: float) -> None:
+    """In [0, 1]; never both; largest for the weakest modality; independent of the scores' unit and order."""
     s = torch.tensor(scores, dtype=torch.float64)
     method = PMR()
 
@@ -205,41 +205,41 @@ def test_strengths_by_their_properties(scores: list[float], unit: float) -> None
 
 
 @pytest.mark.parametrize("factor", ["clipped", "one"])
-def test_equally_good_modalities_are_left_alone(factor: str) -> None:
+def test_equally_good_modalities_are_not_modulated(factor: str) -> None:
     model, batch, sample = two_groups()
     model.encoders["visual"].load_state_dict(model.encoders["audio"].state_dict())
     batch = {"audio": batch[0]["audio"], "visual": batch[0]["audio"]}, batch[1]
     sample = {"audio": sample[0]["audio"], "visual": sample[0]["audio"]}, sample[1]
-    descend(renewed(PMR(factor=factor), model, sample), model, batch)
-    found = take_grads(model)
+    descend(with_prototypes(PMR(factor=factor), model, sample), model, batch)
+    actual = take_grads(model)
     losses_of(model(batch[0]), batch[1])[0].backward()
-    assert_close(found, {**take_grads(model)}, 1e-12)
+    assert_close(actual, {**take_grads(model)}, 1e-12)
 
 
-def test_unimodal_losses_are_not_looked_at() -> None:
+def test_unimodal_losses_are_ignored() -> None:
     model, batch, sample = two_groups()
-    descend(renewed(PMR(), model, sample), model, batch)
-    found = take_grads(model)
-    assert all((g is None) == key.startswith("heads.") for key, g in found.items())
-    descend(renewed(PMR(), model, sample), model, batch, unimodal={"audio": torch.tensor(math.nan)})
-    assert_same_state(take_grads(model), found)
+    descend(with_prototypes(PMR(), model, sample), model, batch)
+    actual = take_grads(model)
+    assert all((g is None) == key.startswith("heads.") for key, g in actual.items())
+    descend(with_prototypes(PMR(), model, sample), model, batch, unimodal={"audio": torch.tensor(math.nan)})
+    assert_same_state(take_grads(model), actual)
 
 
-def test_micro_batches_that_disagree_give_the_full_batch() -> None:
+def test_micro_batches_with_different_weaker_modalities_give_the_full_batch() -> None:
     model, batch, sample = two_groups()
-    for row in range(3):  # here the plainer modality shows another class
+    for row in range(3):  # here the clearer modality shows another class
         other = int((batch[1] != batch[1][row]).nonzero()[-1])
         batch[0]["visual"][row] = batch[0]["visual"][other]
     parts = [part_of(batch, torch.arange(start, end)) for start, end in ((0, 3), (3, 8), (8, 12))]
     weak = []
     for part in parts:
-        report = descend(renewed(PMR(), model, sample), model, part)
+        report = descend(with_prototypes(PMR(), model, sample), model, part)
         weak.append(max(("audio", "visual"), key=lambda name: float(report.metrics[f"coefficient_{name}"])))
     assert len(set(weak)) == 2
     take_grads(model)
 
-    method = renewed(PMR(alpha=1.3, mu=0.4), model, sample)
-    for _ in range(2):  # whatever the first step leaves behind
+    method = with_prototypes(PMR(alpha=1.3, mu=0.4), model, sample)
+    for _ in range(2):  # the second step must not depend on the first
         whole = descend(method, model, batch)
         wanted = take_grads(model)
         with method.accumulate():
@@ -251,9 +251,9 @@ def test_micro_batches_that_disagree_give_the_full_batch() -> None:
             torch.testing.assert_close(report.metrics[key], value)
 
 
-def test_an_accumulation_that_fails_leaves_nothing_behind() -> None:
+def test_a_failed_accumulation_has_no_effect() -> None:
     model, batch, sample = two_groups()
-    method = renewed(PMR(), model, sample)
+    method = with_prototypes(PMR(), model, sample)
     descend(method, model, batch)
     wanted = take_grads(model)
     part = part_of(batch, torch.arange(5))
@@ -270,9 +270,9 @@ def test_an_accumulation_that_fails_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("factor", ["clipped", "one"])
-def test_a_scale_changes_nothing_but_the_scale(factor: str) -> None:
+def test_a_loss_scale_changes_nothing_but_the_scale(factor: str) -> None:
     model, batch, sample = two_groups(3)
-    method = renewed(PMR(factor=factor), model, sample)
+    method = with_prototypes(PMR(factor=factor), model, sample)
     plain = descend(method, model, batch)
     wanted = take_grads(model)
     scaled = descend(method, model, batch, scale=2.0**16)
@@ -280,16 +280,16 @@ def test_a_scale_changes_nothing_but_the_scale(factor: str) -> None:
     assert_same_state(dict(scaled.metrics), dict(plain.metrics))
 
 
-def test_only_the_own_encoder_learns_from_prototypes_where_encoders_interact() -> None:
+def test_with_interaction_prototypes_train_their_own_encoder_only() -> None:
     model, batch, sample = two_groups(3)
     model.interaction = True
-    method = renewed(PMR(mu=0.3), model, sample)
+    method = with_prototypes(PMR(mu=0.3), model, sample)
     descend(method, model, batch)
     means = class_means(model(sample[0]).features, sample[1])
     assert_close(take_grads(model), expected(model, batch, means, mu=0.3)[0])
 
 
-def test_what_lies_between_encoder_and_feature_takes_the_joint_loss_alone() -> None:
+def test_layers_between_encoder_and_feature_learn_from_the_joint_loss_alone() -> None:
     torch.manual_seed(0)
     encoders = nn.ModuleDict({name: nn.Linear(3, 4) for name in ("audio", "visual")}).double()
     shared, head = nn.Linear(4, 2).double(), nn.Linear(4, 3).double()
@@ -306,11 +306,11 @@ def test_what_lies_between_encoder_and_feature_takes_the_joint_loss_alone() -> N
     assert not torch.allclose(encoders["audio"].weight.grad, wanted[1])
 
 
-# --- features and prototypes at the edge ----------------------------------------------------------------------------
+# --- edge cases of features and prototypes -----------------------------------------------------------------------
 
 
 class Direct:
-    """Features that are the encoders' parameters themselves, so that `.grad` is the loss's gradient in them."""
+    """Features that are the encoders' parameters themselves, so that `.grad` is the gradient by the features."""
 
     def __init__(self, **features: Tensor) -> None:
         self.parameters = {name: nn.Parameter(x) for name, x in features.items()}
@@ -325,43 +325,43 @@ class Direct:
             outputs=SimpleNamespace(features=features),
             labels=torch.tensor(labels),
         )
-        found = {}
+        result = {}
         for name, p in self.parameters.items():
             assert p.grad is not None
-            found[name], p.grad = p.grad, None
-        return found
+            result[name], p.grad = p.grad, None
+        return result
 
 
 def direct_reference(
     x: Mapping[str, Tensor], labels: list[int], prototypes: Prototypes, mu: float
 ) -> dict[str, Tensor]:
     x = {name: value.detach().double().requires_grad_() for name, value in x.items()}
-    found = {name: terms(v, torch.tensor(labels), prototypes[name]) for name, v in x.items()}
+    result = {name: terms(v, torch.tensor(labels), prototypes[name]) for name, v in x.items()}
     gradients = {}
-    for name, (score, ce, entropy) in found.items():
-        (other,) = (s for n, (s, _, _) in found.items() if n != name)
+    for name, (score, ce, entropy) in result.items():
+        (other,) = (s for n, (s, _, _) in result.items() if n != name)
         loss = clip(0, other / score - 1, 1) * ce - mu * clip(0, score / other - 1, 1) * entropy
         (gradients[name],) = torch.autograd.grad(loss, [x[name]])
     return gradients
 
 
 def test_a_feature_on_its_prototype_has_a_finite_gradient() -> None:
-    """Its distance has none there; the distances to the other prototypes have theirs."""
+    """Its distance has none at 0, but the distances to the other prototypes have one."""
     tables = {"audio": torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "visual": torch.tensor([[0.0, 0.0], [9.0, 0.0]])}
     method = PMR(mu=0.5)
     method.update_prototypes([(tables, torch.tensor([0, 1]))])
-    found = Direct(audio=torch.tensor([[0.0, 0.0]]), visual=torch.tensor([[0.0, 0.0]])).gradients(method, [0])
+    actual = Direct(audio=torch.tensor([[0.0, 0.0]]), visual=torch.tensor([[0.0, 0.0]])).gradients(method, [0])
     p = 1 / (1 + math.exp(-5))  # of audio; of visual, 1/(1 + exp(−9)), a little more
     q = 1 / (1 + math.exp(-9))
     pull = (q / p - 1) * (1 - p) / 5
     # CE = log(1 + exp(−d₁)), d₁ = ‖x − (3, 4)‖: its gradient is −(1 − p)·(x − (3, 4))/d₁ = (1 − p)·(3, 4)/5.
-    torch.testing.assert_close(found["audio"], pull * torch.tensor([[3.0, 4.0]]), rtol=1e-3, atol=0)
-    assert bool(found["visual"].isfinite().all())
+    torch.testing.assert_close(actual["audio"], pull * torch.tensor([[3.0, 4.0]]), rtol=1e-3, atol=0)
+    assert bool(actual["visual"].isfinite().all())
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_class_without_a_prototype_takes_no_part(missing: int) -> None:
-    """Be it among the known ones or beyond them."""
+def test_a_class_without_a_prototype_is_left_out(missing: int) -> None:
+    """The missing class may be below, between or above the known ones."""
     generator = torch.Generator().manual_seed(missing)
     seen = [c for c in range(CLASSES) if c != missing] * 3
     tables = {n: torch.randn(6, 2, generator=generator, dtype=torch.float64) for n in ("audio", "visual")}
@@ -369,18 +369,18 @@ def test_a_class_without_a_prototype_takes_no_part(missing: int) -> None:
     method.update_prototypes([(tables, torch.tensor(seen))])
     labels = [0, 1, 2, 2, 1, 0, 1]
     x = {n: torch.randn(7, 2, generator=generator, dtype=torch.float64) * s for n, s in (("audio", 1), ("visual", 3))}
-    found = Direct(**x).gradients(method, labels)
+    actual = Direct(**x).gradients(method, labels)
     wanted = direct_reference(x, labels, class_means(tables, torch.tensor(seen)), 0.6)
     for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-9, atol=1e-12)
         assert bool(gradient.any())
 
 
 def test_a_batch_of_unknown_classes_is_the_joint_loss_alone() -> None:
     method = PMR(mu=0.0)
     method.update_prototypes([({"audio": torch.eye(2), "visual": torch.eye(2)}, torch.tensor([0, 1]))])
-    found = Direct(audio=torch.randn(3, 2), visual=torch.randn(3, 2)).gradients(method, [4, 4, 5])
-    assert not any(bool(g.any()) for g in found.values())
+    actual = Direct(audio=torch.randn(3, 2), visual=torch.randn(3, 2)).gradients(method, [4, 4, 5])
+    assert not any(bool(g.any()) for g in actual.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -392,33 +392,33 @@ def test_half_precision_features_are_compared_in_float32(dtype: torch.dtype) -> 
     method.update_prototypes([(tables, torch.tensor(seen))])
     noise = {"audio": 0.3, "visual": 2.0}
     x = {n: (20 + s * torch.randn(5, 8, generator=generator)).to(dtype).float() for n, s in noise.items()}
-    found = Direct(**x).gradients(method, labels, dtype)
+    actual = Direct(**x).gradients(method, labels, dtype)
     wanted = direct_reference(x, labels, class_means({n: t.double() for n, t in tables.items()}, torch.tensor(seen)), 0)
     weak = max(wanted, key=lambda name: float(wanted[name].norm()))
-    error = (found[weak].double() - wanted[weak]).norm() / wanted[weak].norm()
-    assert float(error) < 2 * torch.finfo(dtype).eps  # the gradient is rounded to the feature's type once, and no more
+    error = (actual[weak].double() - wanted[weak]).norm() / wanted[weak].norm()
+    assert float(error) < 2 * torch.finfo(dtype).eps  # the gradient is rounded to the type of the feature only once
 
 
-def test_features_far_from_0_are_compared_as_well_as_near_it() -> None:
+def test_distances_are_exact_for_features_far_from_0() -> None:
     generator = torch.Generator().manual_seed(0)
     tables = {n: torch.randn(6, 8, generator=generator) + 1000 for n in ("audio", "visual")}
     seen, labels = [0, 1, 2, 0, 1, 2], [0, 1, 2, 2, 1]
     method = PMR(factor="one", mu=0.0)
     method.update_prototypes([(tables, torch.tensor(seen))])
     x = {n: 1000 + s * torch.randn(5, 8, generator=generator) for n, s in (("audio", 0.3), ("visual", 1.0))}
-    found = Direct(**x).gradients(method, labels)
+    actual = Direct(**x).gradients(method, labels)
     for name, prototypes in class_means({n: t.double() for n, t in tables.items()}, torch.tensor(seen)).items():
         point = x[name].double().requires_grad_()
         (wanted,) = torch.autograd.grad(terms(point, torch.tensor(labels), prototypes)[1], [point])
-        if bool(found[name].any()):  # the weaker one
-            # A prototype is rounded to float32 once: by 3e-5, of distances of about 1.
-            torch.testing.assert_close(found[name].double(), wanted, rtol=1e-3, atol=1e-4)
+        if bool(actual[name].any()):  # the weaker modality
+            # A prototype is rounded to float32, by 3e-5, where distances are about 1.
+            torch.testing.assert_close(actual[name].double(), wanted, rtol=1e-3, atol=1e-4)
             return
     raise AssertionError("neither was weaker")
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses the operations whose result the host has to wait for."""
+    """Rejects operations for whose result the host has to wait."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert str(func.name()) not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"), func
@@ -428,7 +428,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("factor", ["clipped", "one"])
 def test_a_step_never_waits_for_the_device(factor: str) -> None:
     model, batch, sample = two_groups(3)
-    method = renewed(PMR(factor=factor), model, sample)
+    method = with_prototypes(PMR(factor=factor), model, sample)
     outputs = model(batch[0])
     joint, _ = losses_of(outputs, batch[1])
     with NoWaiting():
@@ -437,10 +437,10 @@ def test_a_step_never_waits_for_the_device(factor: str) -> None:
         )
     assert bool(report.finite.all())
     with pytest.raises(AssertionError), NoWaiting():
-        float(joint.detach())  # the guard would tell
+        float(joint.detach())  # the guard works
 
 
-def test_prototypes_are_means_and_old_ones_fade() -> None:
+def test_prototypes_are_moving_averages_of_class_means() -> None:
     generator = torch.Generator().manual_seed(0)
     rounds = [
         ({"a": torch.randn(9, 2, 3, generator=generator, dtype=torch.float64)}, torch.arange(9) % 3) for _ in range(4)
@@ -459,7 +459,7 @@ def test_prototypes_are_means_and_old_ones_fade() -> None:
             torch.testing.assert_close(method.prototypes["a"], torch.stack([wanted[c] for c in range(3)]))
 
 
-def test_a_class_that_is_not_among_the_samples_keeps_its_prototype() -> None:
+def test_a_class_without_samples_keeps_its_prototype() -> None:
     method = PMR(momentum_coef=0.25)
     method.update_prototypes([({"a": torch.tensor([[1.0], [3.0]])}, torch.tensor([0, 2]))])
     assert_same_state(method.prototypes["a"], torch.tensor([[1.0], [math.nan], [3.0]], dtype=torch.float64))
@@ -472,21 +472,21 @@ def test_a_class_that_is_not_among_the_samples_keeps_its_prototype() -> None:
     assert_same_state(method.prototypes["a"], known)
 
 
-def test_prototypes_are_data() -> None:
+def test_a_step_does_not_change_prototypes() -> None:
     model, batch, sample = two_groups()
-    method = renewed(PMR(), model, sample)
+    method = with_prototypes(PMR(), model, sample)
     assert not any(table.requires_grad for table in method.prototypes.values())
     before = {name: table.clone() for name, table in method.prototypes.items()}
     descend(method, model, batch)
     assert_same_state(method.prototypes, before)
 
 
-# --- epochs, state, errors -------------------------------------------------------------------------------------------
+# --- epochs, state, errors ---------------------------------------------------------------------------------------
 
 
-def test_the_epochs_in_which_it_acts() -> None:
+def test_epochs_in_which_it_is_active() -> None:
     model, batch, sample = two_groups()
-    method = renewed(PMR(entropy_epochs=3, modulation_starts=2, modulation_ends=4), model, sample)
+    method = with_prototypes(PMR(entropy_epochs=3, modulation_starts=2, modulation_ends=4), model, sample)
     kinds = []
     for epoch in range(6):
         method.set_epoch(epoch)
@@ -495,7 +495,7 @@ def test_the_epochs_in_which_it_acts() -> None:
     assert kinds == [joint, joint, both, ce, ce, joint]
 
 
-def test_the_hook_renews_prototypes_before_every_epoch_to_the_last_that_needs_them() -> None:
+def test_the_hook_updates_prototypes_before_every_epoch_that_uses_them() -> None:
     model, _, sample = two_groups()
     asked = []
 
@@ -514,9 +514,9 @@ def test_the_hook_renews_prototypes_before_every_epoch_to_the_last_that_needs_th
         torch.testing.assert_close(table, torch.stack([means[name][c] for c in range(CLASSES)]))
 
 
-def test_a_renewal_that_is_interrupted_changes_nothing() -> None:
+def test_an_interrupted_update_changes_nothing() -> None:
     model, _, sample = two_groups()
-    method = renewed(PMR(), model, sample)
+    method = with_prototypes(PMR(), model, sample)
     before = method.state_dict()
 
     class Stopped(Loop):
@@ -531,7 +531,7 @@ def test_a_renewal_that_is_interrupted_changes_nothing() -> None:
 
 def test_the_state_survives_bit_for_bit() -> None:
     model, batch, sample = two_groups(3)
-    method = renewed(renewed(PMR(mu=0.2, entropy_epochs=4), model, sample), model, batch)
+    method = with_prototypes(with_prototypes(PMR(mu=0.2, entropy_epochs=4), model, sample), model, batch)
     method.set_epoch(4)
     descend(method, model, part_of(batch, torch.arange(7)))
     take_grads(model)
@@ -546,8 +546,8 @@ def test_the_state_survives_bit_for_bit() -> None:
         descend(other, model, batch)
         assert_same_state(take_grads(model), wanted)
         assert_same_state(other.state_dict(), method.state_dict())
-        renewed(method, model, sample)
-        renewed(other, model, sample)
+        with_prototypes(method, model, sample)
+        with_prototypes(other, model, sample)
 
 
 @pytest.mark.parametrize(
@@ -566,14 +566,14 @@ def test_the_state_survives_bit_for_bit() -> None:
         {"modulation_starts": 3, "modulation_ends": 2},
     ],
 )
-def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
+def test_bad_options_are_rejected_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         PMR(**options)
 
 
-def test_bad_input_is_told_and_touches_nothing() -> None:
+def test_bad_input_is_rejected_and_leaves_no_gradient() -> None:
     model, batch, sample = two_groups()
-    method = renewed(PMR(), model, sample)
+    method = with_prototypes(PMR(), model, sample)
     features = model(batch[0]).features
     cases: list[tuple[str, PMR, dict[str, Any]]] = [
         ("joint loss", method, {"joint": None}),
@@ -582,7 +582,7 @@ def test_bad_input_is_told_and_touches_nothing() -> None:
         ("features of 'audio': pass outputs", method, {"outputs": SimpleNamespace(features={})}),
         ("features of 'visual'", method, {"outputs": SimpleNamespace(features={"audio": features["audio"]})}),
         ("no prototypes of 'audio': call update_prototypes", PMR(), {}),
-        ("4 numbers", renewed_with(torch.eye(3)), {}),
+        ("4 numbers", from_features(torch.eye(3)), {}),
         (
             "'prototypes of audio' needs no gradient",
             method,
@@ -600,13 +600,13 @@ def test_bad_input_is_told_and_touches_nothing() -> None:
         PMR().update_prototypes([])
 
 
-def renewed_with(features: Tensor) -> PMR:
+def from_features(features: Tensor) -> PMR:
     method = PMR()
     method.update_prototypes([({"audio": features, "visual": features}, torch.arange(len(features)))])
     return method
 
 
-def test_the_variants_are_the_paper_and_the_released_code() -> None:
+def test_variants_are_the_paper_and_the_released_code() -> None:
     assert vars(PMR(**PMR.variants["paper"])).keys() == vars(PMR()).keys()
     default, paper = PMR(), PMR(**PMR.variants["paper"])
     released = PMR(**PMR.variants["released"])

@@ -1,4 +1,4 @@
-"""Training on one loss at a time: the joint loss, one modality's, or first the one kind and then the other."""
+"""Training on one kind of loss at a time: joint, unimodal, and unimodal pre-training before joint fine-tuning."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ every_model = pytest.mark.parametrize("kind", [*SETS, "dense"])
 
 
 def model_of(kind: str) -> tuple[Multimodal, Batch]:
-    """Dense: encoders that exchange activations."""
+    """Return the model and batch of that name; in "dense", encoders exchange activations."""
     return dense_and_batch() if kind == "dense" else model_and_batch(kind)
 
 
@@ -36,7 +36,7 @@ def step(method: Method, model: Multimodal, batch: Batch, **more: Any) -> Report
 
 
 def expected_of(model: Multimodal, batch: Batch, *names: str) -> dict[nn.Parameter, Tensor | None]:
-    """autograd's gradients of the sum of the losses named, for the trainable parameters; None where it has none."""
+    """Return autograd's gradients of the sum of these losses for the trainable parameters; None if unreached."""
     joint, unimodal = model.losses(*batch)
     losses = {"joint": joint, **unimodal}
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -44,7 +44,7 @@ def expected_of(model: Multimodal, batch: Batch, *names: str) -> dict[nn.Paramet
 
 
 def assert_exact(expected: Mapping[nn.Parameter, Tensor | None], model: Multimodal) -> None:
-    """`.grad` is what autograd gives; None, not zero, where the loss does not reach or the parameter is frozen."""
+    """Assert that `.grad` is as expected, and None (not zero) if unreached or frozen."""
     assert_gradients(dict(expected))
     assert any(gradient is not None and bool(gradient.any()) for gradient in expected.values())
     for p in model.parameters():
@@ -52,21 +52,21 @@ def assert_exact(expected: Mapping[nn.Parameter, Tensor | None], model: Multimod
 
 
 def without_gradient(model: nn.Module) -> set[str]:
-    """The top two levels of the names of trainable parameters with `.grad` None."""
+    """Return the first two parts of the names of trainable parameters with `.grad` None."""
     return {".".join(key.split(".")[:2]) for key, p in model.named_parameters() if p.requires_grad and p.grad is None}
 
 
-def loop_of(epoch: int, epochs: int = 10, modalities: Sequence[str] = ()) -> Any:
+def context_of(epoch: int, epochs: int = 10, modalities: Sequence[str] = ()) -> Any:
     return SimpleNamespace(epoch=epoch, epochs=epochs, network=SimpleNamespace(modalities=list(modalities)))
 
 
-def refused(method: Method, match: str, model: Multimodal, *losses: Any, encoders: Any = None) -> None:
+def assert_rejected(method: Method, match: str, model: Multimodal, *losses: Any, encoders: Any = None) -> None:
     with pytest.raises(ValueError, match=match):
         method.backward(*losses, encoders=dict(model.encoders.items()) if encoders is None else encoders)
     assert all(p.grad is None for p in model.parameters())
 
 
-# --- joint loss --------------------------------------------------------------------------------------------------
+# --- joint training ----------------------------------------------------------------------------------------------
 
 
 @every_model
@@ -79,7 +79,7 @@ def test_joint_training_descends_the_joint_loss_alone(kind: str) -> None:
     assert not report and report.losses == ["joint"] and report.finite.tolist() == [True] and not report.metrics
 
 
-def test_joint_training_does_not_look_at_unimodal_losses() -> None:
+def test_joint_training_ignores_unimodal_losses() -> None:
     """They may be missing, without a graph, or not finite."""
     model, batch = model_and_batch("two linear")
     expected = expected_of(model, batch, "joint")
@@ -92,7 +92,7 @@ def test_joint_training_does_not_look_at_unimodal_losses() -> None:
         model.zero_grad(set_to_none=True)
 
 
-def test_an_encoder_that_the_joint_loss_leaves_out_stays_without_gradient() -> None:
+def test_an_encoder_that_the_joint_loss_does_not_reach_receives_no_gradient() -> None:
     model, batch = model_and_batch("two linear")
     encoded = model.encoders["audio"](batch[0]["audio"])
     JointLoss().backward(encoded.square().sum(), {}, encoders=dict(model.encoders.items()))
@@ -100,16 +100,16 @@ def test_an_encoder_that_the_joint_loss_leaves_out_stays_without_gradient() -> N
     assert all(p.grad is None for p in model.encoders["visual"].parameters())
 
 
-def test_joint_training_refuses_what_does_not_fit() -> None:
+def test_joint_training_rejects_wrong_losses() -> None:
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     other, _ = model_and_batch("two linear", seed=1)[0].losses(*batch)
-    refused(JointLoss(), "joint training descends the joint loss: pass it", model, None, unimodal)
-    refused(JointLoss(), "'joint' needs no gradient", model, joint.detach(), unimodal)
-    refused(JointLoss(), "'joint' does not reach encoder", model, other, unimodal)
+    assert_rejected(JointLoss(), "joint training descends the joint loss: pass it", model, None, unimodal)
+    assert_rejected(JointLoss(), "'joint' needs no gradient", model, joint.detach(), unimodal)
+    assert_rejected(JointLoss(), "'joint' does not reach encoder", model, other, unimodal)
 
 
-# --- one modality ------------------------------------------------------------------------------------------------
+# --- unimodal training -------------------------------------------------------------------------------------------
 
 
 @every_model
@@ -120,7 +120,7 @@ def test_unimodal_training_descends_one_unimodal_loss_alone(kind: str) -> None:
         report = step(Unimodal(name), model, batch)
         assert not report and report.losses == [name] and report.finite.tolist() == [True]
         assert_exact(expected, model)
-        if kind == "dense":  # there the loss reaches the other encoders, which is plain training too
+        if kind == "dense":  # there the loss also reaches the other encoders
             continue
         others = {m for m in model.encoders if m != name}
         for module in [*(model.encoders[m] for m in others), *(model.heads[m] for m in others)]:
@@ -129,16 +129,16 @@ def test_unimodal_training_descends_one_unimodal_loss_alone(kind: str) -> None:
             assert all(p.grad is None for p in module.parameters())
 
 
-def test_the_one_modality_there_is_need_not_be_chosen() -> None:
+def test_a_single_modality_need_not_be_chosen() -> None:
     model, batch = model_and_batch("one modality")
     expected = expected_of(model, batch, "touch")
     method = Unimodal()
-    method.begin_training(loop_of(1, modalities=["touch"]))
+    method.begin_training(context_of(1, modalities=["touch"]))
     assert step(method, model, batch).losses == ["touch"]
     assert_exact(expected, model)
 
 
-def test_unimodal_training_needs_nothing_of_the_others() -> None:
+def test_unimodal_training_needs_no_other_losses_or_encoders() -> None:
     """No joint loss, no other losses, no other encoders."""
     model, batch = model_and_batch("three modalities")
     expected = expected_of(model, batch, "visual")
@@ -156,29 +156,29 @@ def test_unimodal_training_needs_nothing_of_the_others() -> None:
 def test_the_choice_of_a_modality_is_checked() -> None:
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
-    refused(Unimodal(), "one of the modalities, audio, visual: choose it by `modality`", model, joint, unimodal)
-    refused(Unimodal("text"), "'text' is not among the unimodal losses, audio, visual", model, joint, unimodal)
-    refused(Unimodal("audio"), "'audio' is not among the unimodal losses, none", model, joint, {})
-    refused(Unimodal(), "one of the modalities, none", model, joint, {})
+    assert_rejected(Unimodal(), "audio, visual: choose it by `modality`", model, joint, unimodal)
+    assert_rejected(Unimodal("text"), "'text' is not among the unimodal losses, audio, visual", model, joint, unimodal)
+    assert_rejected(Unimodal("audio"), "'audio' is not among the unimodal losses, none", model, joint, {})
+    assert_rejected(Unimodal(), "none: choose it", model, joint, {})
     only = {"visual": model.encoders["visual"]}
-    refused(Unimodal("audio"), "'audio' has no encoder: add encoders", model, joint, unimodal, encoders=only)
-    refused(Unimodal("audio"), "'audio' needs no gradient", model, joint, {"audio": unimodal["audio"].detach()})
-    refused(Unimodal("audio"), "'audio' does not reach", model, joint, {"audio": unimodal["visual"]})
+    assert_rejected(Unimodal("audio"), "'audio' has no encoder: add encoders", model, joint, unimodal, encoders=only)
+    assert_rejected(Unimodal("audio"), "'audio' needs no gradient", model, joint, {"audio": unimodal["audio"].detach()})
+    assert_rejected(Unimodal("audio"), "'audio' does not reach", model, joint, {"audio": unimodal["visual"]})
 
 
 @pytest.mark.parametrize(
     ("modality", "match"), [(None, "audio, visual: choose it"), ("text", "'text' is not among"), ("audio", None)]
 )
-def test_a_network_without_the_modality_is_refused_before_training(modality: str | None, match: str | None) -> None:
+def test_a_network_without_the_modality_is_rejected_before_training(modality: str | None, match: str | None) -> None:
     method = Unimodal(modality)
     if match is None:
-        method.begin_training(loop_of(1, modalities=["audio", "visual"]))
+        method.begin_training(context_of(1, modalities=["audio", "visual"]))
         return
     with pytest.raises(ValueError, match=match):
-        method.begin_training(loop_of(1, modalities=["audio", "visual"]))
+        method.begin_training(context_of(1, modalities=["audio", "visual"]))
 
 
-def test_unimodal_training_says_which_modality_and_head_it_is_about() -> None:
+def test_requirements_of_joint_and_unimodal_training() -> None:
     assert Unimodal("audio").modalities == ("audio",)
     assert Unimodal().modalities is None
     assert dict(Unimodal.network) == {"heads": "shared"}
@@ -186,7 +186,7 @@ def test_unimodal_training_says_which_modality_and_head_it_is_about() -> None:
     assert JointLoss.descends_joint and not JointLoss.descends_unimodal
 
 
-# --- first the one, then the other -------------------------------------------------------------------------------
+# --- pre-training and fine-tuning --------------------------------------------------------------------------------
 
 
 @every_model
@@ -207,32 +207,32 @@ def test_pretraining_descends_the_unimodal_losses_and_fine_tuning_the_joint_loss
 
 
 def stages(method: PretrainFinetune, epochs: int) -> list[bool]:
-    """For each epoch of a run, whether the joint loss is descended, as a step says; what it trains follows from it."""
+    """Return for each epoch of a run whether a step descends the joint loss."""
     model, batch = model_and_batch("two linear")
-    found = []
+    result = []
     for epoch in range(1, epochs + 1):
-        method.begin_epoch(loop_of(epoch, epochs))
+        method.begin_epoch(context_of(epoch, epochs))
         joint = step(method, model, batch).losses == ["joint"]
         assert (method.descends_joint, method.descends_unimodal) == (joint, not joint)
-        found.append(joint)
-    return found
+        result.append(joint)
+    return result
 
 
 @pytest.mark.parametrize(
     ("pretrain_epochs", "epochs", "first"),
     [(None, 10, 5), (None, 7, 3), (None, 1, 0), (0, 4, 0), (1, 4, 1), (3, 4, 3), (4, 4, 4), (9, 4, 4)],
 )
-def test_the_parts_change_after_the_epochs_chosen(pretrain_epochs: int | None, epochs: int, first: int) -> None:
-    """Half of the run's where none are chosen; with 0 it is joint training from the start."""
+def test_fine_tuning_begins_after_the_chosen_epochs(pretrain_epochs: int | None, epochs: int, first: int) -> None:
+    """None means half of the run's epochs; 0 means joint training from the start."""
     assert stages(PretrainFinetune(pretrain_epochs), epochs) == [False] * first + [True] * (epochs - first)
 
 
-def test_half_of_the_run_is_the_default() -> None:
+def test_pretraining_takes_half_of_the_run_by_default() -> None:
     assert PretrainFinetune().pretrain_epochs is None
     assert not PretrainFinetune().descends_joint and PretrainFinetune().descends_unimodal
 
 
-def test_one_object_says_nothing_about_the_next() -> None:
+def test_the_stage_belongs_to_the_object() -> None:
     PretrainFinetune().finetune()
     assert not PretrainFinetune().descends_joint
 
@@ -240,10 +240,10 @@ def test_one_object_says_nothing_about_the_next() -> None:
 @pytest.mark.parametrize(("at", "joint"), [(2, False), (3, False), (4, True), (5, True)])
 @pytest.mark.parametrize("pretrain_epochs", [3, None])
 def test_the_state_keeps_the_stage(pretrain_epochs: int | None, at: int, joint: bool) -> None:
-    """Also where a run goes on in the middle of an epoch, so that none begins, or is made longer than it was."""
+    """Also if the run is resumed in mid-epoch, so that no epoch begins, or with more epochs than before."""
     method = PretrainFinetune(pretrain_epochs)
     for epoch in range(1, at + 1):
-        method.begin_epoch(loop_of(epoch, 6))
+        method.begin_epoch(context_of(epoch, 6))
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
@@ -255,28 +255,28 @@ def test_the_state_keeps_the_stage(pretrain_epochs: int | None, at: int, joint: 
     assert_exact(expected, model)
     assert (fresh.descends_joint, fresh.descends_unimodal) == (joint, not joint)
     for epoch in range(at + 1, 13):
-        fresh.begin_epoch(loop_of(epoch, 12))
+        fresh.begin_epoch(context_of(epoch, 12))
         assert fresh.descends_joint == (epoch > 3)
 
 
-def test_a_state_of_another_method_is_refused() -> None:
+def test_a_state_of_another_method_is_rejected() -> None:
     with pytest.raises(ValueError, match="PretrainFinetune"):
         PretrainFinetune().load_state_dict({})
     with pytest.raises(ValueError, match="JointLoss"):
         JointLoss().load_state_dict(PretrainFinetune().state_dict())
 
 
-def test_each_part_refuses_to_go_without_its_losses() -> None:
+def test_each_stage_requires_its_losses() -> None:
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     method = PretrainFinetune()
-    refused(method, "no loss was given", model, joint, {})
-    refused(method, "'visual' has no loss", model, joint, {"audio": unimodal["audio"]})
+    assert_rejected(method, "no loss was given", model, joint, {})
+    assert_rejected(method, "'visual' has no loss", model, joint, {"audio": unimodal["audio"]})
     method.finetune()
-    refused(method, "joint fine-tuning descends the joint loss: pass it", model, None, unimodal)
+    assert_rejected(method, "joint fine-tuning descends the joint loss: pass it", model, None, unimodal)
 
 
-def test_each_part_does_without_the_others_losses() -> None:
+def test_each_stage_needs_no_losses_of_the_other() -> None:
     model, batch = model_and_batch("two linear")
     first, second = expected_of(model, batch, "audio", "visual"), expected_of(model, batch, "joint")
     method = PretrainFinetune()
@@ -289,12 +289,12 @@ def test_each_part_does_without_the_others_losses() -> None:
 
 
 @pytest.mark.parametrize("pretrain_epochs", [-1, -100])
-def test_a_negative_number_of_epochs_is_refused(pretrain_epochs: int) -> None:
+def test_a_negative_number_of_epochs_is_rejected(pretrain_epochs: int) -> None:
     with pytest.raises(ValueError, match="pretrain_epochs must be at least 0"):
         PretrainFinetune(pretrain_epochs)
 
 
-# --- all of them -------------------------------------------------------------------------------------------------
+# --- all of these methods ----------------------------------------------------------------------------------------
 
 
 def finetuning() -> Method:
@@ -313,7 +313,7 @@ each = pytest.mark.parametrize("name", list(ALL))
 
 
 @each
-def test_scale_and_what_was_there(name: str) -> None:
+def test_scaled_gradients_are_added_to_existing_ones(name: str) -> None:
     make, losses = ALL[name]
     model, batch = model_and_batch("three modalities")
     expected = expected_of(model, batch, *losses)
@@ -347,7 +347,7 @@ def test_micro_batches_give_the_full_batch(name: str) -> None:
 
 
 @each
-def test_a_loss_that_is_not_finite_is_told_by_its_name(name: str) -> None:
+def test_a_nonfinite_loss_is_reported(name: str) -> None:
     make, losses = ALL[name]
     model, batch = model_and_batch("three modalities")
     joint, unimodal = model.losses(*batch)

@@ -22,7 +22,7 @@ from mmpareto.integration.methods.torchjd import TorchJD
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.progress import progress
 from mmpareto.registry import normalised
-from mmpareto.training.devices import Precision, allow_tf32, choose_devices, runnable
+from mmpareto.training.devices import Precision, allow_tf32, choose_devices, wrap_model
 from mmpareto.training.losses import losses
 from mmpareto.training.method_options import make_method, method_name, read_options, variant_name
 from mmpareto.training.optimisation import is_fused
@@ -115,8 +115,8 @@ class Contender:
         channels = {m: CHANNELS[m] for m in self.inputs}
         self.network: MultimodalNetwork = build_network(channels, CLASSES, **self.method.network).to(self.device)
         if conditions.channels_last:
-            self.network.lay_out_channels_last()
-        self.model = runnable(self.network, _devices(conditions)[1])
+            self.network.to_channels_last()
+        self.model = wrap_model(self.network, _devices(conditions)[1])
         self.precision = Precision(conditions.amp, self.device)
         fused = is_fused(conditions.fused, conditions.amp)
         self.optimizer = torch.optim.SGD(

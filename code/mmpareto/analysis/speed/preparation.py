@@ -113,7 +113,7 @@ def _our_speed(samples: Sequence[RawClip], out: Path) -> _Speed:
 
 def _build(builder: ClipSampleBuilder, out: Path, sample: RawClip) -> float:
     start = time.process_time()
-    builder.make(sample, out)
+    builder.build(sample, out)
     return time.process_time() - start
 
 

@@ -1,1 +1,1 @@
-"""Pictures and sounds that are computed, not recorded: the stand-in's, meshes from around, digits in colour."""
+"""Computed pictures and sounds: the stand-in's faces and voices, views of meshes, digits in colour."""

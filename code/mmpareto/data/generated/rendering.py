@@ -1,12 +1,12 @@
-"""Pictures of a mesh from around it, by casting rays on the CPU (Embree, through embreex; no display and no OpenGL).
+"""Views of a mesh from around it, by casting rays on the CPU (Embree, through embreex; no display and no OpenGL).
 
-The setup is that of the twelve views of MVCNN (Su et al., ICCV 2015, section 3.1, and its released renderer:
-render_views.m and plotMesh.m of suhangpro/mvcnn): shapes stand upright along +z, and the cameras stand around them
-every 30°, 30° above the ground, looking at the centroid, in perspective; the first one on the −y side, the others
-counterclockwise as seen from above. A white shape before white, ambient light 0.2, diffuse reflection 0.6 and no
-highlights. Three things differ. The light is at the camera, not beside it, so that a mirrored shape gives the
-mirrored picture. Faces are flat: many of ModelNet's vertices belong to faces on both sides of an edge. And a
-silhouette fills nine tenths of the picture, whatever its area.
+The setup is that of MVCNN's twelve views (Su et al., ICCV 2015, section 3.1, and its released renderer:
+render_views.m and plotMesh.m of suhangpro/mvcnn). Shapes are upright along +z. The cameras are 30° apart and 30° above
+the ground, and look at the centroid, in perspective; the first is on the −y side, the others follow counterclockwise as
+seen from above. The shape and the background are white, with ambient light 0.2, diffuse reflection 0.6 and no
+highlights. Three things differ from MVCNN: the light is at the camera, not beside it, so that a mirrored shape gives
+the mirrored picture; faces are flat, because many of ModelNet's vertices belong to faces on both sides of an edge; and
+a silhouette fills nine tenths of the picture, whatever its area.
 """
 
 import functools
@@ -20,20 +20,20 @@ from mmpareto.data.raw.off_files import Mesh
 
 ELEVATION = 30.0  # degrees
 AMBIENT, DIFFUSE = 0.2, 0.6
-FILLED = 0.9  # share of the picture's side that the longer side of the silhouette takes
-DISTANCE = 4.0  # of the camera from the centroid, in radii of the shape: it is seen under at most 29°
-SAMPLES = 2  # rays along each side of a pixel, averaged: smooth edges
+FILLED = 0.9  # share of the picture's side that the longer side of the silhouette has
+DISTANCE = 4.0  # of the camera from the centroid, in radii of the shape, which spans at most 29°
+SAMPLES = 2  # rays per pixel and direction, averaged: smooth edges
 
 
 def render(mesh: Mesh, azimuths: Sequence[float], size: int) -> list[np.ndarray]:
-    """Draw `mesh` as seen from every one of `azimuths`, in degrees; 0 is from −y, 90 from +x.
+    """Draw `mesh` as seen from each of `azimuths`, in degrees; 0 is from −y, 90 from +x.
 
-    Faces are flat and shaded on both sides alike, since those of ModelNet are wound either way: a pixel is
-    0.2 + 0.6 · |cos| of the angle between the ray and the face's normal, the background 1. A flat shape seen exactly
-    edge-on leaves a picture white.
+    Both sides of a face are shaded alike, since ModelNet's faces are wound either way: a pixel is 0.2 + 0.6 · |cos| of
+    the angle between the ray and the face's normal, and 1 in the background. A flat shape seen exactly edge-on gives a
+    white picture.
 
     Returns:
-        A picture an azimuth, uint8 (size, size).
+        One picture per azimuth, uint8 (size, size).
     """
     vertices, normals = _normalised(mesh)
     scene = EmbreeScene(robust=True)  # no ray slips through between two faces
@@ -42,12 +42,12 @@ def render(mesh: Mesh, azimuths: Sequence[float], size: int) -> list[np.ndarray]
 
 
 def _normalised(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """The vertices, moved and scaled so that the centroid is 0 and the farthest one at 1, and the faces' normals.
+    """Return the vertices, with the centroid at 0 and the farthest vertex at distance 1, and the faces' normals.
 
     The centroid is that of the surface: the mean of the faces' centres, weighted by their areas.
 
     Returns:
-        float32 (V, 3), and float32 (T, 3) of length 1, or 0 for a face without an area.
+        Vertices, float32 (V, 3); normals, float32 (T, 3) of length 1, or 0 for a face without an area.
     """
     first, second, third = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
     normals = np.cross(second - first, third - first)
@@ -60,44 +60,44 @@ def _normalised(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    """Of the rows, (N,)."""
+    """Return the lengths of the rows, (N,)."""
     return np.sqrt(np.einsum("nc,nc->n", vectors, vectors))
 
 
 def _view(scene: EmbreeScene, vertices: np.ndarray, normals: np.ndarray, azimuth: float, size: int) -> np.ndarray:
-    """The picture from one azimuth, uint8 (size, size)."""
+    """Return the picture from one azimuth, uint8 (size, size)."""
     right, up, forward = _camera(azimuth)
     position = -DISTANCE * forward
     relative = vertices - position
     depth = relative @ forward
-    seen = np.stack([relative @ right / depth, relative @ up / depth])  # places on a screen at distance 1
-    low, high = seen.min(axis=1), seen.max(axis=1)
+    projected = np.stack([relative @ right / depth, relative @ up / depth])  # on a screen at distance 1
+    low, high = projected.min(axis=1), projected.max(axis=1)
     middle, extent = (low + high) / 2, high - low
 
     grid = _grid(size * SAMPLES) * extent.max() / FILLED
-    across, above = (grid[np.abs(grid) <= half] for half in extent / 2)  # no ray beside it
+    across, above = (grid[np.abs(grid) <= half] for half in extent / 2)  # no ray beside the shape
     rays = forward + (middle[0] + across)[None, :, None] * right + (middle[1] - above)[:, None, None] * up
     rays = rays.reshape(-1, 3).astype(np.float32)
     light = np.ones((len(grid), len(grid)), dtype=np.float32)
     top, left = (len(grid) - len(above)) // 2, (len(grid) - len(across)) // 2
-    there = light[top : top + len(above), left : left + len(across)]
-    there[:] = _light(scene, position, rays, normals).reshape(there.shape)
+    window = light[top : top + len(above), left : left + len(across)]
+    window[:] = _light(scene, position, rays, normals).reshape(window.shape)
     pixels = light.reshape(size, SAMPLES, size, SAMPLES).mean(axis=(1, 3))
     return np.rint(255 * pixels).astype(np.uint8)
 
 
 def _light(scene: EmbreeScene, position: np.ndarray, rays: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """What `rays` (R, 3) from `position` meet, from 0 (black) to 1 (white); float32 (R,)."""
-    face = scene.run(np.tile(position.astype(np.float32), (len(rays), 1)), rays)  # −1 where there is none
+    """Return the light, float32 (R,) from 0 (black) to 1 (white), that `rays` (R, 3) from `position` meet."""
+    face = scene.run(np.tile(position.astype(np.float32), (len(rays), 1)), rays)  # index of the face that is hit, or −1
     hit = np.flatnonzero(face >= 0)
-    met = rays[hit]
+    hitting = rays[hit]
     light = np.ones(len(rays), dtype=np.float32)
-    light[hit] = AMBIENT + DIFFUSE * np.abs(np.einsum("rc,rc->r", normals[face[hit]], met)) / _lengths(met)
+    light[hit] = AMBIENT + DIFFUSE * np.abs(np.einsum("rc,rc->r", normals[face[hit]], hitting)) / _lengths(hitting)
     return light
 
 
 def _camera(azimuth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is right, up and forward to a camera that looks at the origin, as vectors of length 1."""
+    """Return right, up and forward, as unit vectors, of a camera that looks at the origin."""
     turn, tilt = np.radians([azimuth, ELEVATION])
     right = np.array([np.cos(turn), np.sin(turn), 0.0])
     forward = np.array([-np.cos(tilt) * np.sin(turn), np.cos(tilt) * np.cos(turn), -np.sin(tilt)])
@@ -106,5 +106,5 @@ def _camera(azimuth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _grid(count: int) -> np.ndarray:
-    """The middles of `count` equal parts of the interval from −½ to ½."""
+    """Return the midpoints of `count` equal parts of the interval from −½ to ½."""
     return (np.arange(count) + 0.5) / count - 0.5

@@ -20,20 +20,20 @@ class Batch(NamedTuple):
     labels: Tensor
     """int64 (B,)"""
     indices: Tensor
-    """int64 (B,): places in the data set."""
-    flips: dict[str, Tensor] = {}  # noqa: RUF012 (a default that nobody changes)
-    """Modality → (B, images) bool: which of a sample's images are yet to be mirrored."""
+    """int64 (B,): indices in the data set."""
+    flips: dict[str, Tensor] = {}  # noqa: RUF012 (never modified)
+    """Modality → (B, images) bool: images to be mirrored on the device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One process's part of a batch or a data set: every `count`th sample, from the `rank`th (0 is the first) on."""
+    """One process's part of a batch or a data set: every `count`th sample, beginning with number `rank` (from 0)."""
 
     rank: int = 0
     count: int = 1
 
     def indices(self, samples: int) -> range:
-        """The places of its own among so many samples."""
+        """Indices of this shard's samples among `samples`."""
         return range(self.rank, samples, self.count)
 
 
@@ -43,7 +43,7 @@ UNSHARDED = Shard()
 class EpochOrder(Sampler[tuple[int, int]]):
     """Yields (epoch, index) for every index once, in an order that is a pure function of (seed, epoch).
 
-    The epoch travels with the index because workers that outlive an epoch see nothing else of it.
+    The epoch is part of the key because workers that persist across epochs cannot see it otherwise.
 
     Arguments:
         size: number of samples.
@@ -56,7 +56,7 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch (≥ 0) that the next iteration goes through, leaving out its first `start` samples."""
+        """Set the epoch (≥ 0) of the next iteration, and the number of samples to skip at its beginning."""
         self.epoch = epoch
         self.start = start
 
@@ -72,40 +72,40 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 class ShardedBatches(Sampler[list[tuple[int, int]]]):
-    """A process's share of every batch of an order, or the batch's first sample where that is none (see `shares`)."""
+    """Batch sampler: the shard of every batch, or the batch's first sample if it is empty (see `sharded_batches`)."""
 
-    def __init__(self, order: EpochOrder, batch_size: int, share: Shard) -> None:
-        self.order, self.batch_size, self.share = order, batch_size, share
+    def __init__(self, order: EpochOrder, batch_size: int, shard: Shard) -> None:
+        self.order, self.batch_size, self.shard = order, batch_size, shard
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         keys = list(self.order)
         for start in range(0, len(keys), self.batch_size):
             batch = keys[start : start + self.batch_size]
-            yield [batch[place] for place in self.share.indices(len(batch))] or batch[:1]
+            yield [batch[index] for index in self.shard.indices(len(batch))] or batch[:1]
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
 
 def sharded_batches(
-    batches: Iterable[Batch], samples: int, batch_size: int, share: Shard
+    batches: Iterable[Batch], samples: int, batch_size: int, shard: Shard
 ) -> Iterator[tuple[Batch, int]]:
-    """A process's share of every batch, perhaps of no sample, with the number of samples in the whole batch.
+    """Yield the shard of every batch, which may be empty, and the number of samples in the whole batch.
 
     Arguments:
-        batches: of a loader made for this share.
-        samples: in all batches together.
+        batches: from a loader made for this shard.
+        samples: total of all batches.
         batch_size: of the whole batches.
     """
     for batch in batches:
-        whole = min(batch_size, samples)
-        samples -= whole
-        own = len(share.indices(whole))
-        if len(batch.labels) > own:
-            inputs = {name: values[:own] for name, values in batch.inputs.items()}
-            flips = {name: values[:own] for name, values in batch.flips.items()}
-            batch = Batch(inputs, batch.labels[:own], batch.indices[:own], flips)
-        yield batch, whole
+        total = min(batch_size, samples)
+        samples -= total
+        count = len(shard.indices(total))
+        if len(batch.labels) > count:
+            inputs = {name: values[:count] for name, values in batch.inputs.items()}
+            flips = {name: values[:count] for name, values in batch.flips.items()}
+            batch = Batch(inputs, batch.labels[:count], batch.indices[:count], flips)
+        yield batch, total
 
 
 def make_loader(
@@ -117,22 +117,23 @@ def make_loader(
     pin_memory: bool = False,
     share: Shard = UNSHARDED,
 ) -> DataLoader[Any]:
-    """A loader of `Batch`es of at most `batch_size` samples; the last one of an epoch may be smaller.
+    """Return a loader of `Batch`es of at most `batch_size` samples; the last one of an epoch may be smaller.
 
     Arguments:
-        dataset: gives (inputs, label, index) for the keys of `order`.
+        dataset: maps a key of `order` to a `samples.Sample`.
         batch_size: ≥ 1.
-        order: of training; None goes through the data set from first to last, for evaluation.
-        workers: processes that load; 0 loads in this one. They stay from epoch to epoch; see `stop_workers`.
-        pin_memory: whether batches lie in page-locked memory, from which a GPU copies without waiting.
-        share: load this part of every batch; without an order, of the data set, or its first sample where that is none.
+        order: of training; None for the data set's own order, for evaluation.
+        workers: number of loader processes; 0 loads in this process. They persist across epochs; see `stop_workers`.
+        pin_memory: whether batches are in page-locked memory, from which copies to a GPU are asynchronous.
+        share: the part of every batch to load; without an order, the part of the data set. If that is empty, the first
+            sample is loaded.
     """
     how: dict[str, Any] = {"batch_size": batch_size, "sampler": order}
     if share.count > 1 and order is not None:
         how = {"batch_sampler": ShardedBatches(order, batch_size, share)}
     elif share.count > 1:
-        own = share.indices(len(dataset)) or range(1)  # type: ignore[arg-type]
-        how = {"batch_size": -(-batch_size // share.count), "sampler": own}
+        indices = share.indices(len(dataset)) or range(1)  # type: ignore[arg-type]
+        how = {"batch_size": -(-batch_size // share.count), "sampler": indices}
     return DataLoader(
         dataset,
         **how,
@@ -140,15 +141,15 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         collate_fn=_collate,
-        worker_init_fn=_leave_the_group,
-        generator=torch.Generator(),  # the loader draws a number an epoch: not from the global generator
+        worker_init_fn=_leave_process_group,
+        generator=torch.Generator(),  # the loader draws one number per epoch: not from the global generator
     )
 
 
 def stop_workers(loader: DataLoader[Any]) -> None:
-    """End the workers of a loader now, if it has any; it starts new ones when it is next used.
+    """Stop the workers of a loader, if it has any; it starts new ones when it is next used.
 
-    Left to the garbage collector, an iterator that is part of a cycle (an exception's traceback makes one) loses
+    An iterator in a reference cycle (an exception's traceback creates one) that is left to the garbage collector loses
     its queues before its workers, and then waits five seconds for each of them.
     """
     iterator, loader._iterator = loader._iterator, None
@@ -161,11 +162,11 @@ def to_device(
     device: torch.device | str,
     normalisation: Mapping[str, Sequence[Sequence[float]]],
 ) -> Batch:
-    """Copy a batch to `device`, without waiting for it where memory is pinned; normalise and mirror its images there.
+    """Copy a batch to `device`, asynchronously from pinned memory, and normalise and mirror its images there.
 
     Arguments:
-        normalisation: modality → mean, std and channels negated (`sources.Normalisation`), for the modalities that are
-            uint8 (…, C, H, W) and become float32 (x / 255 − mean) / std. Others are left as they are.
+        normalisation: modality → mean, std and negated channels (`sources.Normalisation`), for modalities of uint8
+            images (…, C, H, W), which become float32 (x / 255 − mean) / std. Other modalities are unchanged.
     """
     device = torch.device(device)
     inputs = {}
@@ -173,24 +174,25 @@ def to_device(
         values = values.to(device, non_blocking=True)
         if values.dtype == torch.uint8:
             mean, std, *negated = normalisation[name]
-            values = values.float().div_(255).sub_(_channels(tuple(mean), device)).div_(_channels(tuple(std), device))
+            values = values.float().div_(255).sub_(_per_channel(tuple(mean), device))
+            values = values.div_(_per_channel(tuple(std), device))
             if name in batch.flips:
                 flips = batch.flips[name].to(device, non_blocking=True)
                 signs = [-1.0 if channel in (negated[0] if negated else ()) else 1.0 for channel in range(len(mean))]
-                values = _mirrored(values, flips, _channels(tuple(signs), device))
+                values = _mirrored(values, flips, _per_channel(tuple(signs), device))
         inputs[name] = values
     return Batch(inputs, batch.labels.to(device, non_blocking=True), batch.indices.to(device, non_blocking=True))
 
 
 def _mirrored(values: Tensor, flips: Tensor, signs: Tensor) -> Tensor:
-    """Mirror the images (B, …, C, H, W) that `flips` (B, images) names, and negate channels that point sideways."""
+    """Mirror the images (B, …, C, H, W) where `flips` (B, images) is true, and multiply their channels by `signs`."""
     flips = flips.view(*flips.shape[: values.dim() - 3], *[1] * 3)
     return torch.where(flips, values.flip(-1) * signs, values)
 
 
-@functools.lru_cache(maxsize=32)  # made once: a copy from pageable memory would wait for the device at every step
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept for training, too, where evaluation made it
+@functools.lru_cache(maxsize=32)  # a copy from pageable memory would synchronise with the device at every step
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # training uses the cached tensor, too, even if evaluation created it
         return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
@@ -198,11 +200,10 @@ def _collate(samples: list[Any]) -> Batch:
     return Batch(*default_collate(samples))
 
 
-def _leave_the_group(worker: int) -> None:
-    """Keep signals that are meant for training from its workers.
+def _leave_process_group(worker: int) -> None:
+    """Protect a loader worker from signals that are meant for training.
 
-    Ctrl-C and `timeout` signal the whole process group, and a worker that dies of it takes the step down that
-    training is finishing. Workers still end with their parent: at once when it exits, within seconds of its being
-    killed.
+    Ctrl-C and `timeout` signal the whole process group, and a worker that dies of it breaks the step that training is
+    finishing. Workers still end with their parent: at once when it exits, within seconds when it is killed.
     """
     os.setpgid(0, 0)

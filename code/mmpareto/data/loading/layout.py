@@ -1,10 +1,10 @@
-"""Reading a prepared audio-visual folder, whoever prepared it.
+"""Reading the files of a prepared audio-visual folder, whoever prepared it.
 
-stat.csv                     class names, one a line; a label is a place in sorted(names)
-train.csv, test.csv          clip,class a line
+stat.csv                     class names, one per line; a label is an index into sorted(names)
+train.csv, test.csv          one clip,class per line
 audio/<clip>.pt              filterbank; audio_spectrogram/<clip>.pt: spectrogram
 visual/<clip>/frame_00001.jpg …
-prepared.json                how it was prepared; absent where other software prepared it
+prepared.json                record of the preparation; missing if other software prepared the folder
 """
 
 import csv
@@ -21,14 +21,14 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
 
 
 def fingerprint(folder: Path) -> str:
-    """Hexadecimal SHA-256 of a prepared folder's lists, of its record, and of its list of checksums.
+    """Hexadecimal SHA-256 of a prepared folder's lists, record and checksums.
 
-    Files that are absent are left out; the samples themselves are not read, but their checksums stand for them. Every
-    file counts with its name and its length before its content.
+    Missing files are left out. The samples are not read, since their checksums represent them. Every file contributes
+    its name, its length and its content.
     """
     digest = hashlib.sha256()
     for name in ("stat.csv", "train.csv", "valid.csv", "test.csv", "prepared.json", "checksums.sha256"):
@@ -40,16 +40,16 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_prepared(folder: Path) -> dict[str, Any]:
-    """The content of prepared.json, or {} where there is none.
+    """Return the content of prepared.json, or {} if there is none.
 
     Raises:
-        InputError: the folder holds no prepared data set, or the file is damaged.
+        InputError: the folder is not a prepared data set, or the file is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; prepare the data set with `{_command(folder)}`.")
+        raise InputError(f"the folder {folder} does not exist; prepare the data set with `{_command(folder)}`.")
     if not (folder / "stat.csv").is_file():
-        raise InputError(f"{folder} holds no prepared data set (no stat.csv); prepare it with `{_command(folder)}`.")
+        raise InputError(f"{folder} is not a prepared data set (no stat.csv); prepare it with `{_command(folder)}`.")
     path = folder / "prepared.json"
     if not path.is_file():
         return {}
@@ -63,10 +63,10 @@ def read_prepared(folder: Path) -> dict[str, Any]:
 
 
 def read_classes(folder: Path) -> list[str]:
-    """The class names in the order of their labels, that is sorted.
+    """Return the class names in the order of their labels, which is sorted.
 
     Raises:
-        InputError: stat.csv is absent, empty, or names a class twice.
+        InputError: stat.csv is missing, empty, or names a class twice.
     """
     path = Path(folder) / "stat.csv"
     names = [row[0] for row in _rows(path)]
@@ -79,45 +79,45 @@ def read_classes(folder: Path) -> list[str]:
 
 
 def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str], list[int]]:
-    """The clips of train.csv or test.csv, in its order, and their labels.
+    """Return the clips of a split's list, in its order, and their labels.
 
     Raises:
-        InputError: the file is absent or empty, a line is not clip,class, or a class is not among `classes`.
+        InputError: the list is missing or empty, a line is not clip,class, or a class is not among `classes`.
     """
     path = Path(folder) / f"{split}.csv"
-    label = {name: place for place, name in enumerate(classes)}
+    label = {name: index for index, name in enumerate(classes)}
     rows = _rows(path)
     if not rows:
         raise InputError(f"{path} lists no clip; prepare again with `{_command(folder)}`.")
     for row in rows:
         if len(row) < 2:
-            raise InputError(f"{path} has the line {','.join(row)!r} where clip,class is expected; correct the line.")
+            raise InputError(f"{path} has the line {','.join(row)!r}, which is not clip,class; correct it.")
         if row[1] not in label:
             raise InputError(
                 f"{path} gives the clip {row[0]} the class {row[1]!r}, which is not in stat.csv"
-                f" ({_few(classes)}); correct one of the two files."
+                f" ({first_few(classes)}); correct one of the two files."
             )
     return [row[0] for row in rows], [label[row[1]] for row in rows]
 
 
 def read_names(folder: Path, split: str) -> list[str]:
-    """The samples that train.csv, valid.csv or test.csv lists, in its order.
+    """Return the samples of a split's list, in its order.
 
     Raises:
-        InputError: the file is absent.
+        InputError: the list is missing.
     """
     return [row[0] for row in _rows(Path(folder) / f"{split}.csv")]
 
 
 def check_files(folder: Path, split: str, clips: Sequence[str], audio: str, kinds: list[str] | None = None) -> None:
-    """Check that every clip has its feature file and its folder of frames, listing two folders only.
+    """Check that every clip has its feature file and its folder of frames; this lists two folders only.
 
     Arguments:
         audio: the kind of feature, a key of `FEATURE_FILES`.
-        kinds: the kinds that prepared.json says are there.
+        kinds: the kinds that prepared.json lists.
 
     Raises:
-        InputError: the kind was not prepared, or clips are absent (says how many, and the first few).
+        InputError: the kind was not prepared, or clips are missing (the message has their number and the first few).
     """
     folder = Path(folder)
     if audio not in FEATURE_FILES:
@@ -127,66 +127,67 @@ def check_files(folder: Path, split: str, clips: Sequence[str], audio: str, kind
         command = f"{_command(folder)} --audio {'fbank' if audio == 'fbank' else 'both'}"
         raise InputError(f"{folder} was prepared without the feature {audio!r}; add it with `{command}`.")
     features, frames = _names(folder / files.folder), _names(folder / "visual")
-    absent = [clip for clip in clips if f"{clip}.pt" not in features or clip not in frames]
-    if absent:
+    missing = [clip for clip in clips if f"{clip}.pt" not in features or clip not in frames]
+    if missing:
         raise InputError(
-            f"{len(absent)} of the {len(clips)} clips of {folder / split}.csv are not in {folder}/{files.folder} and"
-            f" {folder}/visual ({_few(absent)}); prepare them with `{_command(folder)}` or take them off the list."
+            f"{len(missing)} of the {len(clips)} clips in {folder / split}.csv are not in {folder}/{files.folder} and"
+            f" {folder}/visual ({first_few(missing)}); prepare them with `{_command(folder)}` or remove them from the "
+            "list."
         )
 
 
-def count_frames(folder: Path, clip: str) -> int:
-    """The number of frames of a clip.
+def count_frames(folder: Path, clip: str, frames_folder: str = "visual") -> int:
+    """Return the number of frames of a clip.
 
     Raises:
         InputError: there is none.
     """
-    place = Path(folder) / "visual" / clip
-    count = sum(name.startswith("frame_") and name.endswith(".jpg") for name in _names(place))
+    path = Path(folder) / frames_folder / clip
+    count = sum(name.startswith("frame_") and name.endswith(".jpg") for name in _names(path))
     if not count:
-        raise InputError(f"{place} holds no frame; delete the folder and prepare again with `{_command(folder)}`.")
+        raise InputError(f"{path} has no frame; delete the folder and prepare again with `{_command(folder)}`.")
     return count
 
 
 def read_frame(folder: Path, clip: str, number: int) -> Tensor:
-    """Frame `number` (from 1) of a clip as uint8 (3, H, W), RGB.
+    """Return frame `number` (from 1) of a clip as uint8 (3, H, W), RGB.
 
     Raises:
-        InputError: the file is absent or no readable JPEG.
+        InputError: the file is missing or not a readable JPEG.
     """
     remedy = f"delete its folder and prepare again with `{_command(folder)}`"
     return read_image(frame_path(folder, clip, number), remedy)
 
 
 def frame_path(folder: Path, clip: str, number: int) -> Path:
-    """Where frame `number` (from 1) of a clip lies."""
+    """Path of frame `number` (from 1) of a clip."""
     return Path(folder) / "visual" / clip / f"frame_{number:05d}.jpg"
 
 
 def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB) -> Tensor:
-    """A JPEG or PNG file as uint8 (3, H, W), RGB, or (1, H, W) where `mode` is GRAY.
+    """Return a JPEG or PNG file as uint8 (3, H, W), RGB, or (1, H, W) if `mode` is GRAY.
 
     Raises:
-        InputError: the file is absent or not readable; the message ends with the remedy.
+        InputError: the file is missing or not readable; the message ends with the remedy.
     """
     try:
         return decode_image(read_file(str(path)), mode=mode)
     except RuntimeError as error:
-        problem = "is not a readable image" if path.is_file() else "is absent"
+        problem = "is not a readable image" if path.is_file() else "is missing"
         raise InputError(f"{path} {problem}; {remedy}.") from error
 
 
 def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
-    """The audio feature of a clip: float32, of the shape in `FEATURE_FILES`.
+    """Return the audio feature of a clip: float32, of the shape in `FEATURE_FILES`.
 
     Raises:
-        InputError: the file is absent, damaged, or holds something else.
+        InputError: the file is missing, damaged, or contains something else.
     """
     files = FEATURE_FILES[audio]
     path = Path(folder) / files.folder / f"{clip}.pt"
     try:
         feature = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged or a hostile file raises is not limited to any type
+    except Exception as error:  # a damaged or malicious file may raise any exception
         raise InputError(
             f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."
         ) from error
@@ -195,11 +196,11 @@ def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
 
 
 def check_feature(feature: object, audio: str, where: str) -> None:
-    """Raise InputError unless `feature` is a floating-point tensor of the shape that `audio` features have."""
+    """Raise InputError unless `feature` is a floating-point tensor of the shape of `audio` features."""
     shape = FEATURE_FILES[audio].shape
     if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.shape != shape:
-        found = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
-        raise InputError(f"{where} holds {found} where a float32 tensor {shape} is expected; prepare it again.")
+        content = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
+        raise InputError(f"{where} contains {content} instead of a float32 tensor {shape}; prepare it again.")
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -207,7 +208,7 @@ def _rows(path: Path) -> list[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; prepare the data set with `{_command(path.parent)}`.") from None
+        raise InputError(f"{path} does not exist; prepare the data set with `{_command(path.parent)}`.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8 ({error}); correct it.") from error
     return [row for row in rows if any(row)]
@@ -227,7 +228,3 @@ def _command(folder: Path) -> str:
     name = DATASETS.name(Path(folder).name) if known else "NAME"
     raw = "" if name == "synthetic" else " --raw DIR"
     return f"python code/prepare.py {name}{raw}{'' if known else f' --out {folder}'}"
-
-
-def _few(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""How a prepared folder is read, and what its lists hold."""
+"""Options for reading a prepared folder, the list of its samples, and the formats of its audio features."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions:
-    """How a prepared folder is read. The fields are named as train.py's flags.
+    """Options for reading a prepared folder; the fields have the names of train.py's flags.
 
     Attributes:
         audio: the audio feature, "fbank" or "spectrogram".
-        frames: frames a clip.
+        frames: frames per clip.
         image_size: side of the square images, in pixels.
-        crop_scale: range of the share of the area that a training crop has.
-        audio_frames: keep the first so many steps of time only. The published setting keeps all; a run on a few
-            CPU cores need not compute over the padding of short clips.
-        audio_pool: average over blocks of so many (steps of time, frequencies) after that; also for small runs.
-        cache: keep decoded pictures in one file that is mapped into memory (`picture_cache`).
-        n_classes: how many classes are told apart, for the data sets that leave a choice; 1 for regression.
+        crop_scale: range of the fraction of the area that a training crop covers.
+        audio_frames: number of time steps to keep, from the beginning; None for all, as published. Fewer save time on a
+            few CPU cores if the clips are short and the rest is padding.
+        audio_pool: average over blocks of this many (time steps, frequencies) after that; also for small runs.
+        n_classes: number of classes, for data sets that leave a choice; 1 for regression.
+        cache: keep decoded images in a memory-mapped file (`image_cache`).
     """
 
     audio: str = "fbank"
@@ -31,36 +31,48 @@ class InputOptions:
     cache: bool = False
 
 
+def options_of(description: Mapping[str, Any]) -> InputOptions:
+    """The options recorded in `PreparedDataset.description`."""
+    return InputOptions(
+        audio=description["audio"],
+        frames=description["frames"],
+        image_size=description["image_size"],
+        audio_frames=description["audio_frames"],
+        audio_pool=tuple(description["audio_pool"]),
+        n_classes=description.get("n_classes"),
+    )
+
+
 class SampleList(NamedTuple):
     """The samples of a split.
 
     Attributes:
-        classes: names; a label is a place in this list.
+        classes: names; a label is an index into this list.
         names: of the samples.
-        labels: theirs; scores in floating point for a regression, whose one class is "score".
-        places: where in the split's list they are.
-        scores: what the labels were made of, where a data set's literature reports figures of that.
+        labels: of the samples; floating-point scores for a regression, whose only class is "score".
+        indices: of the samples in the split's list.
+        scores: scores from which the labels were derived, if the literature reports metrics of them; else [].
     """
 
     classes: list[str]
     names: list[str]
     labels: list[Any]
-    places: list[int]
-    scores: list[float] = []  # noqa: RUF012 (a default that nobody changes)
+    indices: list[int]
+    scores: list[float] = []  # noqa: RUF012 (never modified)
 
     def subset(self, chosen: Sequence[int]) -> "SampleList":
-        """Those at the indices `chosen`, in that order."""
+        """The samples at positions `chosen`, in that order."""
         return SampleList(
             self.classes,
             [self.names[i] for i in chosen],
             [self.labels[i] for i in chosen],
-            [self.places[i] for i in chosen],
+            [self.indices[i] for i in chosen],
             [self.scores[i] for i in chosen] if self.scores else [],
         )
 
 
 class FeatureFiles(NamedTuple):
-    """The files of one kind of audio feature: <folder>/<clip>.pt, float32."""
+    """Files of one kind of audio feature: <folder>/<clip>.pt, float32."""
 
     folder: str
     shape: tuple[int, int]
@@ -71,15 +83,3 @@ FEATURE_FILES = {
     "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
     "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
 }
-
-
-def options_of(description: Mapping[str, Any]) -> InputOptions:
-    """The options that a description tells."""
-    return InputOptions(
-        audio=description["audio"],
-        frames=description["frames"],
-        image_size=description["image_size"],
-        audio_frames=description["audio_frames"],
-        audio_pool=tuple(description["audio_pool"]),
-        n_classes=description.get("n_classes"),
-    )

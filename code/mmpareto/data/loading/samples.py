@@ -1,4 +1,4 @@
-"""A split of a prepared data set, sample by sample."""
+"""A split of a prepared data set, as a PyTorch data set."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,47 +16,47 @@ from mmpareto.errors import InputError
 
 
 class Sample(NamedTuple):
-    """A sample; batches of it are `batches.Batch`."""
+    """A sample; `batches.Batch` is a batch of them."""
 
     inputs: dict[str, Tensor]
     """Modality → input."""
     label: int
-    place: int
-    """In the data set: its index."""
+    dataset_index: int
+    """Its index in the data set."""
     flips: dict[str, Tensor]
-    """Modality → (frames,) bool: which of its images are yet to be mirrored; {} in evaluation."""
+    """Modality → (frames,) bool: images to be mirrored on the device; {} in evaluation."""
 
 
 class PreparedDataset(torch.utils.data.Dataset[Sample]):
-    """The samples of a split, each modality read by its source.
+    """The samples of a split, with one source per modality.
 
-    Images leave as uint8 (…, C, height, width); normalising and mirroring them is left to `batches.to_device`. All
-    that training draws is a function of (seed, epoch, index) alone: no state is kept and no global generator touched.
+    Images are returned as uint8 (…, C, height, width); `batches.to_device` normalises and mirrors them. Everything
+    random in training is a function of (seed, epoch, index) alone: there is no state, and no global generator is used.
 
     Arguments:
-        folder: where they lie.
-        found: which they are.
-        sources: modality → what reads it.
-        prepared: the content of prepared.json; {} where there is none.
-        options: how they are read.
-        training: draw frames, crops and flips.
-        seed: of what training draws, ≥ 0.
+        folder: the prepared folder.
+        samples: the samples.
+        sources: modality → source of its inputs.
+        prepared: the content of prepared.json; {} if there is none.
+        options: for reading the folder.
+        training: draw frames, crops and flips at random.
+        seed: of the random draws, ≥ 0.
 
     Reading a sample raises InputError for a damaged or missing file.
 
     Attributes:
-        classes: class names; a label is a place in this list.
+        classes: class names; a label is an index into this list.
         names, labels: of the samples, by index.
-        scores: what the labels were made of, for `DatasetBuilder.extra_metrics`.
-        channels: modality → what its encoder takes.
-        normalisation: modality → that of its images; none for what is no image.
-        description: what another sample needs to be treated alike; numbers, strings, lists and dicts only.
+        scores: scores from which the labels were derived, for `DatasetBuilder.extra_metrics`.
+        channels: modality → size of its encoder's input.
+        normalisation: modality → normalisation of its images; without modalities that are not images.
+        description: what is needed to treat another sample in the same way; only numbers, strings, lists and dicts.
     """
 
     def __init__(
         self,
         folder: Path,
-        found: SampleList,
+        samples: SampleList,
         sources: Mapping[str, Source],
         prepared: dict[str, Any],
         options: InputOptions,
@@ -65,7 +65,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         seed: int = 0,
     ) -> None:
         self.folder, self.sources, self.prepared, self.training, self.seed = folder, sources, prepared, training, seed
-        self.classes, self.names, self.labels, self._places, self.scores = found
+        self.classes, self.names, self.labels, self._indices, self.scores = samples
         self.channels: dict[str, int] = {name: source.channels for name, source in self.sources.items()}
         self.normalisation: Mapping[str, Normalisation] = {
             name: source.normalisation for name, source in self.sources.items() if source.normalisation is not None
@@ -84,12 +84,12 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The sample of `index`, or of (epoch, index); a plain index stands for epoch 0."""
+        """Return the sample at `index`, or (epoch, index); a plain index means epoch 0."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         generator = sample_generator(self.seed, epoch, index) if self.training else None
         inputs, flips = {}, {}
         for name, source in self.sources.items():
-            values = inputs[name] = source.read(self._places[index], generator)
+            values = inputs[name] = source.read(self._indices[index], generator)
             if generator is not None and source.mirrors:
                 images = len(values) if values.dim() == 4 else 1
                 flips[name] = torch.from_numpy(generator.random(images) < 0.5)
@@ -97,7 +97,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
 
 
 def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The inputs of a clip, as evaluation would read them from a prepared folder.
+    """Return the inputs of a clip that is in no prepared folder, as evaluation would read them from one.
 
     Arguments:
         description: of the data set that the model was trained on (`PreparedDataset.description`).
@@ -105,7 +105,7 @@ def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames:
         frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
 
     Returns:
-        What `ClipDatasetBuilder.open(…, training=False)` gives as inputs, without a batch dimension.
+        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension.
 
     Raises:
         InputError: the feature has another shape, or there is no frame.
@@ -113,6 +113,6 @@ def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames:
     options = options_of(description)
     layout.check_feature(audio_feature, options.audio, "the audio feature")
     if not frames:
-        raise InputError("the clip has no frame; give a video with a picture.")
+        raise InputError("the clip has no frame; pass a video with at least one.")
     images = [resized(frames[number - 1], options.image_size) for number in fixed_frames(len(frames), options.frames)]
     return {"audio": audio_input(audio_feature.float(), options), "visual": torch.stack(images)}

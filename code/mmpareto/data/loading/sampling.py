@@ -1,6 +1,6 @@
-"""Which frames of a clip are read, and how they are cropped: plain numbers, no images.
+"""Random and fixed choices of frames and crops: plain numbers, no images.
 
-Every random choice comes from a generator that is passed in, so that it depends on nothing else.
+Every random choice uses a generator that is passed in, and depends on nothing else.
 """
 
 import math
@@ -10,16 +10,16 @@ import numpy as np
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one sample in one epoch: a pure function of its three arguments (each ≥ 0)."""
+    """Random number generator of one sample in one epoch: a pure function of its three arguments (each ≥ 0)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index))))
 
 
 def fixed_frames(available: int, wanted: int) -> list[int]:
-    """The frame numbers (from 1) that evaluation reads: a sorted list of length `wanted`.
+    """Frame numbers (from 1) that evaluation reads: a sorted list of length `wanted`.
 
-    From 2·wanted frames on as the released MMPareto loader: the middle i·seg + seg // 2 of `wanted` segments of
-    seg = available // wanted frames. Below that its first number is 0, a file that does not exist; there
-    the numbers are spread evenly from the first frame to the last (the middle frame where one is wanted).
+    With 2·wanted frames or more as in the released MMPareto loader: the middle i·seg + seg // 2 of `wanted` segments of
+    seg = available // wanted frames. With fewer, its first number is 0, a file that does not exist; here the numbers
+    are then spaced evenly from the first frame to the last.
     """
     segment = available // wanted
     if segment >= 2:
@@ -27,15 +27,15 @@ def fixed_frames(available: int, wanted: int) -> list[int]:
     if wanted == 1:
         return [1]
     steps = wanted - 1
-    return [1 + (2 * i * (available - 1) + steps) // (2 * steps) for i in range(wanted)]  # rounded, halves up
+    return [1 + (2 * i * (available - 1) + steps) // (2 * steps) for i in range(wanted)]  # rounded half up
 
 
 def random_frames(available: int, wanted: int, generator: np.random.Generator) -> list[int]:
-    """The frame numbers (from 1) that training reads: a sorted list of length `wanted`.
+    """Frame numbers (from 1) that training reads: a sorted list of length `wanted`.
 
-    From 2·wanted frames on as the released MMPareto loader: one of i·seg + 1 … i·seg + seg from each of `wanted`
-    segments of seg = available // wanted frames. Below that, `wanted` different frames; where there are fewer,
-    each of them once and the rest drawn again.
+    With 2·wanted frames or more as in the released MMPareto loader: one of i·seg + 1 … i·seg + seg from each of the
+    `wanted` segments of seg = available // wanted frames. With fewer, `wanted` different frames; if there are too few,
+    each of them once, and the rest drawn with replacement.
     """
     segment = available // wanted
     if segment >= 2:
@@ -64,10 +64,10 @@ def random_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Crop:
-    """A random rectangle, distributed as torchvision's RandomResizedCrop draws it (Szegedy et al. 2015).
+    """A random rectangle with the distribution of torchvision's RandomResizedCrop (Szegedy et al. 2015).
 
-    The share of the area is uniform in `scale`, the logarithm of width / height uniform in that of `ratio`, the
-    place uniform. After ten rectangles that do not fit: the largest central one whose ratio is in `ratio`.
+    The fraction of the area is uniform in `scale`, the logarithm of width / height is uniform in that of `ratio`, and
+    the position is uniform. After ten rectangles that do not fit: the largest central one whose ratio is in `ratio`.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):

@@ -1,9 +1,10 @@
-"""Whether a prepared folder is what it says it is; nothing is changed."""
+"""Check of a prepared folder against its own lists and checksums; it changes nothing."""
 
 import dataclasses
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from mmpareto.data.dataset_builder import DatasetBuilder
 from mmpareto.data.loading import layout
@@ -19,14 +20,14 @@ PARTS = ("train", "valid", "test")
 
 
 @dataclasses.dataclass
-class Check:
-    """What a check found.
+class CheckReport:
+    """Result of a check.
 
     Attributes:
-        title, folder, fingerprint: of the set; the fingerprint is what runs record in config.json.
-        counts: part → class → samples.
-        files: files whose checksum was compared; None where there is no list of them.
-        wrong: a sentence for everything that is not as it must be.
+        title, folder, fingerprint: of the data set; runs record the fingerprint in config.json.
+        counts: part → class → number of samples.
+        files: number of files whose checksums were compared; None if the folder has no checksums.
+        wrong: one sentence per problem.
     """
 
     title: str
@@ -37,76 +38,74 @@ class Check:
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def text(self) -> str:
-        """The check for people."""
+        """The report for people."""
         sums = f"{self.files} files compared" if self.files is not None else f"none: there is no {CHECKSUMS}"
         lines = [f"{self.title} in {self.folder}", f"fingerprint      {self.fingerprint}", f"checksums        {sums}"]
         for part, counts in self.counts.items():
-            whole, least, most = max(sum(counts.values()), 1), min(counts.values()), max(counts.values())
-            balance = f"a class {least} to {most} ({least / whole:.1%} to {most / whole:.1%})"
+            total, least, most = max(sum(counts.values()), 1), min(counts.values()), max(counts.values())
+            balance = f"{least} to {most} per class ({least / total:.1%} to {most / total:.1%})"
             lines.append(f"{part:17}{sum(counts.values())} samples in {len(counts)} classes, {balance}")
         lines.append(f"wrong            {len(self.wrong)}")
         return "\n".join([*lines, *shortened([f"    {sentence}" for sentence in self.wrong])])
 
 
-def check(data_set: type[DatasetBuilder], folder: Path, options: InputOptions | None = None) -> Check:
+def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
     """Compare all checksums, and read every sample of every list as evaluation does.
 
     Raises:
-        InputError: `folder` holds no prepared data set, or one of its lists is damaged.
+        InputError: `folder` is not a prepared data set, or one of its lists is damaged.
     """
     prepared = layout.read_prepared(folder)
-    found = Check(str(prepared.get("title", data_set.title)), folder, layout.fingerprint(folder))
-    _compare(folder, found)
+    report = CheckReport(str(prepared.get("title", dataset.title)), folder, layout.fingerprint(folder))
+    _compare_checksums(folder, report)
     for part in PARTS:
         if part == "valid" and not (folder / "valid.csv").is_file():
             continue
-        dataset = data_set.open(folder, part, training=False, options=_readable(prepared, options))
-        tally = Counter(dataset.labels)
-        found.counts[part] = {name: tally[label] for label, name in enumerate(dataset.classes)}
-        announced = prepared.get("clips", {}).get(part)
-        listed = len(layout.read_names(folder, part))
-        if announced not in (None, listed):
-            found.wrong.append(f"{part}.csv lists {listed} samples, but prepared.json says {announced}")
-        _read_all(dataset, part, found)
-    return found
+        samples = dataset.open(folder, part, training=False, options=_options(prepared))
+        tally = Counter(samples.labels)
+        report.counts[part] = {name: tally[label] for label, name in enumerate(samples.classes)}
+        recorded, listed = prepared.get("clips", {}).get(part), len(layout.read_names(folder, part))
+        if recorded not in (None, listed):
+            report.wrong.append(f"{part}.csv lists {listed} samples, but prepared.json says {recorded}")
+        _read_all(samples, part, report)
+    return report
 
 
-def _readable(prepared: dict[str, object], options: InputOptions | None) -> InputOptions:
-    """The options given, or those that read the audio feature that there is."""
+def _options(prepared: dict[str, Any]) -> InputOptions:
+    """Options that read the audio feature that the folder has."""
     kinds = prepared.get("audio")
-    first = str(kinds[0]) if isinstance(kinds, list) and kinds else "fbank"
-    return options or InputOptions(audio=first)
+    return InputOptions(audio=str(kinds[0]) if isinstance(kinds, list) and kinds else "fbank")
 
 
-def _compare(folder: Path, found: Check) -> None:
+def _compare_checksums(folder: Path, report: CheckReport) -> None:
     path = folder / CHECKSUMS
     if not path.is_file():
         return
     lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def complaint(line: tuple[str, str, str]) -> str | None:
+    def problem(line: tuple[str, str, str]) -> str | None:
         expected, _, name = line
         try:
-            return None if sha256(folder / name) == expected else f"{name} is not what was prepared (checksum)"
+            return None if sha256(folder / name) == expected else f"{name} has changed since it was prepared (checksum)"
         except OSError:
-            return f"{name} is absent"
+            return f"{name} is missing"
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        done = progress(pool.map(complaint, lines), total=len(lines), unit="file", desc="checksums", disable=None)
-        found.wrong += [sentence for sentence in done if sentence is not None]
-    found.files = len(lines)
+        problems = progress(pool.map(problem, lines), total=len(lines), unit="file", desc="checksums", disable=None)
+        report.wrong += [sentence for sentence in problems if sentence is not None]
+    report.files = len(lines)
 
 
-def _read_all(dataset: PreparedDataset, part: str, found: Check) -> None:
-    def complaint(place: int) -> str | None:
+def _read_all(samples: PreparedDataset, part: str, report: CheckReport) -> None:
+    def problem(index: int) -> str | None:
         try:
-            inputs = dataset[place].inputs
+            inputs = samples[index].inputs
         except InputError as error:
             return str(error)
-        odd = [name for name, x in inputs.items() if x.is_floating_point() and not bool(x.isfinite().all())]
-        return f"{dataset.names[place]}: {odd[0]} holds numbers that are not finite" if odd else None
+        bad = [name for name, x in inputs.items() if x.is_floating_point() and not bool(x.isfinite().all())]
+        return f"{samples.names[index]}: {bad[0]} contains numbers that are not finite" if bad else None
 
-    places = range(len(dataset))
-    with ThreadPoolExecutor(available_cores()) as pool:  # decoding lets other threads work
-        done = progress(pool.map(complaint, places), total=len(places), unit="sample", desc=part, disable=None)
-        found.wrong += [sentence for sentence in done if sentence is not None]
+    indices = range(len(samples))
+    with ThreadPoolExecutor(available_cores()) as pool:  # decoding releases the interpreter lock
+        problems = progress(pool.map(problem, indices), total=len(indices), unit="sample", desc=part, disable=None)
+        report.wrong += [sentence for sentence in problems if sentence is not None]

@@ -1,4 +1,4 @@
-"""What is made of a clip: audio features and frames; for every data set of clips with sound and pictures."""
+"""Preparation of clips with audio and video: audio features and frames."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": (
 
 
 class RawClip(NamedTuple):
-    """A clip as its owners distribute it: the file with its sound and the file with its pictures may be one."""
+    """A clip as its owners distribute it; its audio and its video may be in the same file."""
 
     name: str
     label: str
@@ -30,9 +30,9 @@ class RawClip(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every data set of clips has; `prepare_clips` takes them."""
+    """Add the options of every data set that `prepare_clips` prepares."""
     sample_preparation.add_arguments(parser)
-    parser.add_argument("--fps", type=int, default=1, help="frames kept a second (default: %(default)s)")
+    parser.add_argument("--fps", type=int, default=1, help="frames kept per second (default: %(default)s)")
     parser.add_argument(
         "--audio",
         type=_audio_kinds,
@@ -44,43 +44,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _audio_kinds(choice: str) -> tuple[str, ...]:
     if choice not in AUDIO_CHOICES:
-        raise argparse.ArgumentTypeError(f"{choice!r} is none of {', '.join(AUDIO_CHOICES)}")
+        raise argparse.ArgumentTypeError(f"{choice!r} is not one of {', '.join(AUDIO_CHOICES)}")
     return AUDIO_CHOICES[choice]
 
 
 def prepare_clips(
     clips: Sequence[RawClip],
     split: Split,
-    about: DatasetInfo,
+    info: DatasetInfo,
     *,
     out: Path,
     fps: int = 1,
     audio: Sequence[str] = ("fbank",),
     **options: Any,
 ) -> Report:
-    """Prepare clips with sound and pictures.
+    """Prepare clips with audio and video.
 
     Arguments:
-        fps: frames kept a second.
+        fps: frames kept per second.
         audio: names of audio features, see FEATURE_FILES.
-        clips, split, about, out, options: see `sample_preparation.prepare_samples`.
+        clips, split, info, out, options: see `sample_preparation.prepare_samples`.
 
     Raises:
         InputError: `fps` is below 1, or as `prepare_samples`.
     """
     if fps < 1:
         raise InputError(f"--fps must be at least 1, not {fps}.")
-    return sample_preparation.prepare_samples(
-        clips, split, about, ClipSampleBuilder(fps, tuple(audio)), out=out, **options
-    )
+    builder = ClipSampleBuilder(fps, tuple(audio))
+    return sample_preparation.prepare_samples(clips, split, info, builder, out=out, **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSampleBuilder:
-    """Audio features through a temporary file, and frames in a folder that is renamed as the last step.
+    """Writes the audio features of a clip as tensor files, and its frames as a folder of JPEG files.
 
     Arguments:
-        fps: frames kept a second.
+        fps: frames kept per second.
         audio: names of audio features.
     """
 
@@ -89,20 +88,20 @@ class ClipSampleBuilder:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The frame rate. A folder may get further features later."""
+        """The frame rate; not the features, since more may be added to a prepared folder."""
         return {"fps": self.fps}
 
     @property
     def folders(self) -> Sequence[str]:
-        """Of the frames, and of every kind of feature."""
+        """Folders of the frames and of every kind of feature."""
         return (FRAMES, *(files.folder for files in FEATURE_FILES.values()))
 
     def is_done(self, sample: RawClip, out: Path) -> bool:
-        """Whether features and frames are there."""
+        """Return whether features and frames exist."""
         return not self._missing(sample, out) and _has_frames(sample, out)
 
-    def make(self, sample: RawClip, out: Path) -> None:
-        """Read what is missing, and write it when all of it could be read."""
+    def build(self, sample: RawClip, out: Path) -> None:
+        """Read the clip, and write what is missing once all of it has been read."""
         import torch
 
         from mmpareto.data.raw.media import read_clip
@@ -110,7 +109,7 @@ class ClipSampleBuilder:
         fps = None if _has_frames(sample, out) else self.fps
         content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)
         for kind, feature in content.features.items():
-            buffer = io.BytesIO()  # given a path, torch would put the temporary name into the file
+            buffer = io.BytesIO()  # given a path, torch would store the temporary name in the file
             torch.save(feature.contiguous(), buffer)
             with atomic_path(_feature_path(out, kind, sample.name)) as temporary:
                 temporary.write_bytes(buffer.getvalue())
@@ -118,7 +117,7 @@ class ClipSampleBuilder:
             write_frames(out / FRAMES, sample.name, content.frames)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """The features that every listed clip has, now or from an earlier run."""
+        """The features that every listed clip has, from this run or an earlier one."""
         return {"audio": [k for k in FEATURE_FILES if all(_feature_path(out, k, name).exists() for name in names)]}
 
     def _missing(self, sample: RawClip, out: Path) -> list[str]:
@@ -126,7 +125,7 @@ class ClipSampleBuilder:
 
 
 def write_frames(folder: Path, name: str, frames: Sequence[bytes]) -> None:
-    """Write JPEG files as `folder`/<name>/frame_00001.jpg …, all of them or none."""
+    """Write JPEG files as `folder`/<name>/frame_00001.jpg …, all or none of them."""
     partial = folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -1,12 +1,10 @@
-"""Writing a prepared folder: the lock, the lists, the checksums, and the record that is written last."""
+"""Writing a prepared folder: its lock, the lists, the checksums, and last of all the record."""
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 from mmpareto.data.preparation.report import RECORD, Report
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import file_lock, write_text
 from mmpareto.progress import progress
 
 RECORD_UNFINISHED = "preparing.json"
@@ -24,7 +22,7 @@ CHECKSUMS = "checksums.sha256"
 
 
 class DatasetInfo(NamedTuple):
-    """What the record of a prepared set says about the data set."""
+    """Entries of prepared.json about the data set."""
 
     name: str
     title: str
@@ -34,42 +32,37 @@ class DatasetInfo(NamedTuple):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep a second preparation, which would remove this one's unfinished files, away from it.
+    """Create the folder and lock it: a second preparation would remove the unfinished files of this one.
 
     Raises:
-        InputError: another process is at it, or something in it cannot be written.
+        InputError: another process holds the lock, or a file in the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"another process is preparing {folder}; wait for it or stop it.") from None
+        with file_lock(folder, wait=False):
             yield
-        finally:
-            os.close(handle)
+    except BlockingIOError:
+        raise InputError(f"another process is preparing {folder}; wait for it or stop it.") from None
     except OSError as error:
         raise InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}.") from error
 
 
-def earlier(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:
-    """prepared.json where this very preparation has ended in `out`; None where it has not begun, or not ended.
+def finished_record(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:
+    """Return prepared.json if this preparation has finished in `out`; None if it has not begun or not finished.
 
     Arguments:
-        record: what the prepared files depend on.
-        folders: that hold them.
+        record: everything that the prepared files depend on.
+        folders: folders of the prepared files.
 
     Raises:
-        InputError: something else is there: nothing of the user's is overwritten or deleted.
+        InputError: `out` contains anything else; no file of the user's is overwritten or deleted.
     """
     path = next((out / name for name in (RECORD, RECORD_UNFINISHED) if (out / name).exists()), None)
-    remedy = f"Give another --out, or delete {out}"
+    remedy = f"Choose another --out, or delete {out}"
     if path is None:
         lists = any((out / f"{name}.csv").exists() for name in ("stat", "train", "test"))
         if lists or any(True for folder in folders for _ in (out / folder).glob("[!.]*")):
-            raise InputError(f"{out} holds files that something else prepared, and does not say how. {remedy}.")
+            raise InputError(f"{out} contains files that other software prepared, without a record. {remedy}.")
         return None
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +75,7 @@ def earlier(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dic
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first entry of `now` that was another one before, in words."""
+    """The first entry of `now` that has another value in `before`, in words."""
     for key, value in now.items():
         old = before.get(key, {})
         if old != value:
@@ -94,10 +87,10 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 def write_lists(
     out: Path, classes: Iterable[str], lists: Mapping[str, Sequence[tuple[str, str]]]
 ) -> dict[str, dict[str, int]]:
-    """Write stat.csv and a list a part ("train", "test", …) of (sample, class).
+    """Write stat.csv, and one list of (sample, class) per part ("train", "test", …).
 
     Returns:
-        Part → class → number of samples. A label is a class's place in the sorted names, so they are sorted here.
+        Part → class → number of samples, with the classes sorted: a label is an index into the sorted names.
     """
     classes = sorted(classes)
     write_text(out / "stat.csv", _csv([label] for label in classes))
@@ -108,23 +101,23 @@ def write_lists(
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
-    """As CSV; a class with a comma in its name ("vehicle horn, car horn, honking") is put into quotation marks."""
+    """Format as CSV; a class with a comma in its name ("vehicle horn, car horn, honking") is quoted."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def write_record(report: Report, about: DatasetInfo, entries: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Write checksums.sha256 (as sha256sum does) of all files in `folders`, and last prepared.json."""
+def write_record(report: Report, info: DatasetInfo, entries: Mapping[str, Any], folders: Sequence[str]) -> None:
+    """Write checksums.sha256 (in the format of sha256sum) of all files in `folders`, and last prepared.json."""
     files = sorted(path for folder in folders for path in (report.out / folder).rglob("*") if path.is_file())
     with ThreadPoolExecutor(available_cores()) as pool:
         sums = list(progress(pool.map(sha256, files), total=len(files), unit="file", desc="checksums", disable=None))
     lines = [f"{digest}  {path.relative_to(report.out)}\n" for digest, path in zip(sums, files, strict=True)]
     write_text(report.out / CHECKSUMS, "".join(lines))
     content = {
-        "dataset": about.name,
-        "title": about.title,
-        "synthetic": about.synthetic,
+        "dataset": info.name,
+        "title": info.title,
+        "synthetic": info.synthetic,
         "split": report.split.sentence,
         "official_split": report.split.official,
         "clips": {part: sum(counts.values()) for part, counts in report.counts.items()},

@@ -1,4 +1,4 @@
-"""What a preparation says when it has ended."""
+"""Report of a preparation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,22 +7,23 @@ from mmpareto.data.preparation.splits import Split
 
 RECORD = "prepared.json"
 NAMES_SHOWN = 20
+ALL_IN_RECORD = f" (all in {RECORD})"
 
 
 @dataclass
 class Report:
-    """What became of every clip.
+    """Result for every clip.
 
     Attributes:
         title, out: the data set and its prepared folder.
-        found: clips found in the raw files, whatever became of them.
-        prepared, already: clips of the split that were prepared now, or had been before.
-        skipped: kind of reason → sample (or file) → sentence.
+        found: number of clips found among the raw files, whatever their result.
+        split: the split.
+        skipped: reason → clip or file → sentence.
         missing: clips of the split that are not among the raw files.
-        outside: clips found that the split does not contain; they are not prepared.
-        counts: "train", "test" → class → clips prepared.
-        split: how the split was made.
-        seconds: how long the work took.
+        outside: number of clips found that the split does not contain; they are not prepared.
+        prepared, already: number of clips of the split that were prepared now, and before.
+        counts: "train", "test" → class → number of prepared clips.
+        seconds: duration of the preparation.
     """
 
     title: str
@@ -39,27 +40,28 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every clip of the raw files and of the split is there."""
+        """Whether every clip of the raw files and of the split could be prepared."""
         return not self.skipped and not self.missing
 
     def text(self) -> str:
         """The report for people."""
-        rate = f", {self.prepared / self.seconds:.1f} a second" if self.prepared and self.seconds else ""
+        rate = f", {self.prepared / self.seconds:.1f} per second" if self.prepared and self.seconds else ""
         lines = [
             f"{self.title} in {self.out}",
             f"clips found      {self.found}",
             f"prepared now     {self.prepared} (in {self.seconds:.0f} s{rate})",
-            f"already there    {self.already}",
+            f"prepared before  {self.already}",
             f"skipped          {sum(len(names) for names in self.skipped.values())}",
         ]
-        for kind, sentences in self.skipped.items():
-            lines += [f"  {kind}: {len(sentences)}", *shortened([f"    {sentences[n]}" for n in sorted(sentences)])]
+        for reason, sentences in self.skipped.items():
+            lines.append(f"  {reason}: {len(sentences)}")
+            lines += shortened([f"    {sentences[name]}" for name in sorted(sentences)], ALL_IN_RECORD)
         if self.outside:
-            lines.append(f"not in the split {self.outside} (left out)")
+            lines.append(f"not in the split {self.outside} (not prepared)")
         lines += [f"split            {self.split.sentence}", *(f"  {check}" for check in self.split.checks)]
         if self.missing:
             lines.append(f"clips of the split that are not among the raw files: {len(self.missing)}")
-            lines += shortened([f"    {name}" for name in self.missing])
+            lines += shortened([f"    {name}" for name in self.missing], ALL_IN_RECORD)
         return "\n".join([*lines, *self._table()])
 
     def _table(self) -> list[str]:
@@ -70,7 +72,7 @@ class Report:
         return [header, *(f"{row[0]:{width}}" + "".join(f"{count:8}" for count in row[1:]) for row in rows)]
 
 
-def shortened(lines: list[str]) -> list[str]:
-    """The first lines, and how many more there are."""
+def shortened(lines: list[str], where: str = "") -> list[str]:
+    """The first lines, and the number of the others; `where` names the place of all of them."""
     more = len(lines) - NAMES_SHOWN
-    return lines if more <= 0 else [*lines[:NAMES_SHOWN], f"    … and {more} more (all in {RECORD})"]
+    return lines if more <= 0 else [*lines[:NAMES_SHOWN], f"    … and {more} more{where}"]

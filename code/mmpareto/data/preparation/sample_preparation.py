@@ -1,8 +1,7 @@
-"""Raw samples → a prepared folder: in parallel, restartable, and with a report of what became of every sample.
+"""Raw samples → a prepared folder: in parallel, resumable, and with a report on every sample.
 
-It knows no data set and no kind of file. A data set lists its samples, says how they are split and what is made of each
-(`SampleBuilder`), and calls `prepare_samples`. One that is prepared in one piece calls `locked`, `write_lists` and
-`write_record` itself.
+Independent of any data set and file format: a data set lists its samples and their split, defines the files of a sample
+(`SampleBuilder`), and calls `prepare_samples`. Data sets that are prepared in one piece use `prepared_folder` directly.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
     DatasetInfo,
-    earlier,
+    finished_record,
     locked,
     write_lists,
     write_record,
@@ -31,54 +30,54 @@ from mmpareto.progress import progress
 
 
 class RawSample(Protocol):
-    """A sample as its owners distribute it, and what its preparation needs to know; sent to worker processes."""
+    """A sample as its owners distribute it, with all that its `SampleBuilder` needs; sent to worker processes."""
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """Name of its prepared files."""
 
     @property
     def label(self) -> str:
-        """Its class."""
+        """Name of its class."""
 
 
 class SampleBuilder(Protocol):
-    """What is made of a sample; sent to worker processes."""
+    """Writes the prepared files of a sample; sent to worker processes."""
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What the files depend on; a folder made with another value is refused."""
+        """Options that the files depend on; a folder prepared with other values is refused."""
 
     @property
     def folders(self) -> Sequence[str]:
-        """The folders that hold them; a name that begins with a dot is an unfinished file there, and is removed."""
+        """Folders of the files. Names there that begin with a dot are unfinished files, and are removed."""
 
     def is_done(self, sample: Any, out: Path) -> bool:
-        """Whether all its files are there."""
+        """Return whether all files of a sample exist."""
 
-    def make(self, sample: Any, out: Path) -> None:
-        """Write its files, each whole; nothing where it cannot be used.
+    def build(self, sample: Any, out: Path) -> None:
+        """Write the files of a sample, each atomically; none if it cannot be used.
 
         Raises:
-            InputError: it cannot be used; the attribute `reason`, if there is one, is the kind of failure.
+            InputError: it cannot be used; the attribute `reason`, if present, is the kind of failure.
         """
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """Further entries of prepared.json, for the samples that are listed."""
+        """Return further entries of prepared.json, for the listed samples."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every data set has; `prepare_samples` takes them."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="prepared folder (default: its own in data/)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="parallel processes (default: one a core)")
+    """Add the options of every data set that `prepare_samples` prepares."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help="prepared folder (default: data/NAME)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="parallel processes (default: one per core)")
 
 
 def prepare_samples(
     samples: Sequence[RawSample],
     split: Split,
-    about: DatasetInfo,
-    making: SampleBuilder,
+    info: DatasetInfo,
+    builder: SampleBuilder,
     *,
     out: Path,
     seed: int = 0,
@@ -86,67 +85,63 @@ def prepare_samples(
     found: int | None = None,
     skipped: Mapping[str, Mapping[str, str]] | None = None,
     origin: Mapping[str, Any] | None = None,
-    further: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Prepare those of `samples` that `split` contains, and write the files that list them.
+    """Prepare those of `samples` that `split` contains, and write the lists of them.
 
-    A second call does what is missing. A sample that cannot be prepared costs a line in the report; the lists contain
-    prepared samples only. `prepared.json` is written last.
+    A second call prepares only what is missing. A sample that cannot be prepared is reported and left out of the lists.
+    `prepared.json` is written last.
 
     Arguments:
-        samples: what the raw files hold; a name is there once.
+        samples: the raw samples, with unique names.
         split: the lists to write.
-        about: the data set.
-        making: what is made of a sample.
+        info: entries of prepared.json about the data set.
+        builder: writes the files of a sample.
         out: the prepared folder.
-        seed: goes into the record.
-        workers: processes; by default one for every core that this process may use. 1 works in this process.
-        found: samples found, if it is not the number of `samples`.
-        skipped: kind of reason → sample → sentence, for what was left out before.
-        origin: what else the prepared files depend on; a folder prepared with another value is refused.
-        further: entries of prepared.json.
+        seed: recorded in prepared.json.
+        workers: number of processes, by default one per available core; 1 works in this process.
+        found: number of samples found, if it is not that of `samples`.
+        skipped: reason → sample → sentence, of samples that were left out before.
+        origin: anything else that the prepared files depend on; a folder prepared with another value is refused.
+        entries: further entries of prepared.json.
 
     Raises:
-        InputError: no sample could be prepared, `out` holds something else (another data set, or files made
-            otherwise), another process is preparing it, or it cannot be written.
+        InputError: no sample could be prepared, `out` contains something else (another data set, or files prepared with
+            other options), another process is preparing it, or it cannot be written.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, not {workers}.")
     by_name = {sample.name: sample for sample in samples}
     listed = [name for names in split.parts.values() for name in names]
     report = Report(
-        title=about.title,
+        title=info.title,
         out=out,
         found=len(samples) if found is None else found,
         split=split,
-        skipped={kind: dict(sentences) for kind, sentences in (skipped or {}).items()},
+        skipped={reason: dict(sentences) for reason, sentences in (skipped or {}).items()},
         missing=[],
         outside=len(by_name.keys() - set(listed)),
     )
     left_out = {name for sentences in report.skipped.values() for name in sentences}
     report.missing = [name for name in listed if name not in by_name and name not in left_out]
-    record = {"dataset": about.name, **making.record, "origin": dict(origin or {})}
-    with locked(out), _without_partial(out, making.folders):
-        earlier(out, record, making.folders)
+    record = {"dataset": info.name, **builder.record, "origin": dict(origin or {})}
+    with locked(out), _removing_partial_files(out, builder.folders):
+        finished_record(out, record, builder.folders)  # raises if `out` contains something else
         if not (out / RECORD).exists():
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
-        done = _work(
-            [by_name[name] for name in listed if name in by_name], report, making, workers or available_cores()
-        )
-        lists = {part: [(n, done[n]) for n in names if n in done] for part, names in split.parts.items()}
-        report.counts = write_lists(out, about.classes, lists)
-        entries = record | making.entries(out, list(done)) | dict(further or {}) | {"seed": seed}
-        write_record(report, about, entries, making.folders)
+        wanted = [by_name[name] for name in listed if name in by_name]
+        labels = _prepare_missing(wanted, report, builder, workers or available_cores())
+        lists = {part: [(n, labels[n]) for n in names if n in labels] for part, names in split.parts.items()}
+        report.counts = write_lists(out, info.classes, lists)
+        recorded = record | builder.entries(out, list(labels)) | dict(entries or {}) | {"seed": seed}
+        write_record(report, info, recorded, builder.folders)
     return report
-
-
-# --- the work ---
 
 
 class _Job(NamedTuple):
     sample: Any
     out: Path
-    making: Any
+    builder: Any
 
 
 class _Outcome(NamedTuple):
@@ -155,14 +150,16 @@ class _Outcome(NamedTuple):
     sentence: str = ""
 
 
-def _work(samples: Sequence[RawSample], report: Report, making: SampleBuilder, workers: int) -> dict[str, str]:
-    """Do what is missing, with a progress bar; count into `report`; return the samples that are there."""
+def _prepare_missing(
+    samples: Sequence[RawSample], report: Report, builder: SampleBuilder, workers: int
+) -> dict[str, str]:
+    """Prepare what is missing, update `report`, and return name → label of all prepared samples."""
     started = time.monotonic()
-    jobs = [_Job(sample, report.out, making) for sample in samples if not making.is_done(sample, report.out)]
+    jobs = [_Job(sample, report.out, builder) for sample in samples if not builder.is_done(sample, report.out)]
     report.already = len(samples) - len(jobs)
     failed = set()
-    with contextlib.closing(outcomes(_run, jobs, workers, _crashed)) as done:
-        for outcome in progress(done, total=len(jobs), unit="sample", desc=report.title, disable=not jobs):
+    with contextlib.closing(outcomes(_run, jobs, workers, _crashed)) as results:
+        for outcome in progress(results, total=len(jobs), unit="sample", desc=report.title, disable=not jobs):
             if outcome.reason is None:
                 report.prepared += 1
             else:
@@ -175,47 +172,44 @@ def _work(samples: Sequence[RawSample], report: Report, making: SampleBuilder, w
 
 
 def _run(job: _Job) -> _Outcome:
-    """Prepare one sample. What is wrong with it becomes an outcome; what is wrong with the disk is raised."""
+    """Prepare one sample. A problem with the sample becomes an outcome; one with the disk is raised."""
     name = job.sample.name
     try:
-        job.making.make(job.sample, job.out)
+        job.builder.build(job.sample, job.out)
     except InputError as error:
         return _Outcome(name, getattr(error, "reason", "cannot be used"), f"{name}: {error}")
     except OSError as error:
-        if error.filename is None or Path(error.filename).is_relative_to(job.out):  # the disk is full, say
+        if error.filename is None or Path(error.filename).is_relative_to(job.out):  # for example, the disk is full
             raise
         return _Outcome(name, "unreadable file", f"{name}: {error.filename}: {error.strerror}")
-    except Exception as error:  # whatever a strange file sets off in a decoder: one sample must not end the run
+    except Exception as error:  # a strange file may cause any exception in a decoder; it must not end the run
         return _Outcome(name, "unreadable file", f"{name}: {type(error).__name__}: {error}")
     return _Outcome(name, None)
 
 
 def _crashed(job: _Job) -> _Outcome:
     name = job.sample.name
-    return _Outcome(name, "unreadable file", f"{name}: the process that decodes it dies.")
+    return _Outcome(name, "unreadable file", f"{name}: it crashes the process that decodes it.")
 
 
 def _nothing_prepared(report: Report) -> str:
-    kinds = ", ".join(f"{kind}: {len(names)}" for kind, names in report.skipped.items())
+    reasons = ", ".join(f"{reason}: {len(names)}" for reason, names in report.skipped.items())
     first = next((sentence for names in report.skipped.values() for sentence in names.values()), "")
-    details = f" Skipped: {kinds}; the first: {first}" if kinds else ""
+    details = f" Skipped: {reasons}; the first: {first}" if reasons else ""
     return f"none of the {report.found} clips found could be prepared in {report.out}.{details}"
 
 
-# --- the folder ---
-
-
 @contextlib.contextmanager
-def _without_partial(out: Path, folders: Sequence[str]) -> Iterator[None]:
-    """Remove what an interrupted run left, and what this one leaves if it is; all of it begins with a dot."""
-    _remove_partial(out, folders)
+def _removing_partial_files(out: Path, folders: Sequence[str]) -> Iterator[None]:
+    """Remove, on entry and exit, the files that an interrupted run leaves; their names begin with a dot."""
+    _remove_partial_files(out, folders)
     try:
         yield
     finally:
-        _remove_partial(out, folders)
+        _remove_partial_files(out, folders)
 
 
-def _remove_partial(out: Path, folders: Sequence[str]) -> None:
+def _remove_partial_files(out: Path, folders: Sequence[str]) -> None:
     for folder in folders:
         for path in (out / folder).glob(".*"):
             if path.is_dir():

@@ -1,4 +1,4 @@
-"""A contact sheet: what the network sees of a few samples of every class, in training."""
+"""Contact sheet: a few samples of every class, as the network gets them in training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
@@ -19,38 +18,38 @@ from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 
-WIDTH, ROW, DPI = 12.0, 1.16, 100  # inches, inches a class, pixels an inch: 1200 pixels wide
-TALLEST = 60_000 / DPI  # inches: a JPEG has no more than 65,535 rows
+WIDTH, ROW, DPI = 12.0, 1.16, 100  # inches, inches per class, pixels per inch: 1200 pixels wide
+TALLEST = 60_000 / DPI  # inches: a JPEG has at most 65,535 rows
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 JPEG_QUALITY = 88
-WRITTEN_OUT = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
+LONG_NAMES = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
 Picture = npt.NDArray[np.float64]
 
 
 def contact_sheet(dataset: PreparedDataset, title: str, out: Path, per_class: int = 3) -> None:
-    """Draw `per_class` samples a class as a step of training gets them: frames drawn, cropped and mirrored.
+    """Draw `per_class` samples of every class as a training step gets them: with drawn, cropped and mirrored frames.
 
-    One row a class; a sample's modalities side by side. Images are shown in the colours of their files, features with
-    time to the right, on one scale for the whole sheet and without the padding at their end. The samples are spread
-    evenly over the class's; those of `uninformative.csv`, where a data set comes with one, are left out.
+    There is one row per class, and a sample's modalities are side by side. Images have the colours of their files.
+    Features have time to the right, are cut before the padding at their end, and share one scale across the sheet. The
+    samples are spaced evenly over their class; those listed in `uninformative.csv`, if there is one, are left out.
 
     Arguments:
         dataset: opened for training.
         title: of the data set.
         out: the picture to write, .png or .jpg.
-        per_class: samples a row; a class with fewer leaves places empty.
+        per_class: samples per row; a class with fewer leaves the rest of its row empty.
 
     Raises:
-        InputError: a file of the data set is damaged, or `out` is of another format.
+        InputError: a file of the data set is damaged, or `out` has another format.
     """
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"a contact sheet is written as .png or .jpg, not as {out.name}.")
     if per_class < 1:
-        raise InputError(f"a contact sheet needs at least 1 sample a class, not {per_class}.")
+        raise InputError(f"a contact sheet needs at least 1 sample per class, not {per_class}.")
     chosen = _choose(dataset, per_class)
-    seen = {place: _seen(dataset, place) for places in chosen.values() for place in places}
-    scales = {name: _scale([pictures[name] for pictures in seen.values()]) for name in dataset.sources}
+    pictures = {index: _pictures_of(dataset, index) for indices in chosen.values() for index in indices}
+    scales = {name: _scale([sample[name] for sample in pictures.values()]) for name in dataset.sources}
 
     height = min(ROW * len(chosen), TALLEST)
     figure = Figure(figsize=(WIDTH, height + 0.35), dpi=DPI, facecolor="white")
@@ -59,10 +58,10 @@ def contact_sheet(dataset: PreparedDataset, title: str, out: Path, per_class: in
     words = f"{title}: {', '.join(dataset.sources)}, as the network gets them in training"
     heading.text(0.005, 0.4, words, fontsize=11, va="center")
     rows = body.subfigures(len(chosen), 1, squeeze=False)[:, 0]
-    for row, (name, places) in zip(rows, chosen.items(), strict=True):
-        row.text(0.006, 0.5, WRITTEN_OUT.get(name, name), fontsize=11, weight="bold", va="center", parse_math=False)
-        for column, place in enumerate(places):
-            _draw(row, dataset.names[place], seen[place], scales, column, per_class)
+    for row, (name, indices) in zip(rows, chosen.items(), strict=True):
+        row.text(0.006, 0.5, LONG_NAMES.get(name, name), fontsize=11, weight="bold", va="center", parse_math=False)
+        for column, index in enumerate(indices):
+            _draw(row, dataset.names[index], pictures[index], scales, column, per_class)
     with atomic_path(out) as temporary, matplotlib.rc_context({"savefig.dpi": DPI}):
         kind = FORMATS[out.suffix.lower()]
         options = {"quality": JPEG_QUALITY, "optimize": True} if kind == "jpeg" else {"optimize": True}
@@ -73,78 +72,76 @@ def _choose(dataset: PreparedDataset, per_class: int) -> dict[str, list[int]]:
     """Class → indices."""
     path, chosen = dataset.folder / "uninformative.csv", {}
     left_out = {line.partition(",")[0] for line in path.read_text().splitlines()} if path.is_file() else set()
-    for label, name in enumerate(dataset.classes):
+    for label, class_name in enumerate(dataset.classes):
         members = [
-            place for place, its in enumerate(dataset.labels) if its == label and dataset.names[place] not in left_out
+            index
+            for index, (name, other) in enumerate(zip(dataset.names, dataset.labels, strict=True))
+            if other == label and name not in left_out
         ]
         count = min(per_class, len(members))
-        chosen[name] = [members[(2 * place + 1) * len(members) // (2 * count)] for place in range(count)]
+        chosen[class_name] = [members[(2 * i + 1) * len(members) // (2 * count)] for i in range(count)]
     if not any(chosen.values()):
         raise InputError(f"{dataset.folder / 'train.csv'} lists no sample of its classes; prepare the folder again.")
     return chosen
 
 
-def _seen(dataset: PreparedDataset, place: int) -> dict[str, list[Picture]]:
-    """Modality → what there is to see: (H, W, 3) in [0, 1] for images, (frequency or feature, time) for features."""
-    batch = Batch(*default_collate([dataset[1, place]]))
-    as_stored = {name: ((0.0,) * n, (1.0,) * n, *dataset.normalisation[name][2:]) for name, n in _images(dataset)}
+def _pictures_of(dataset: PreparedDataset, index: int) -> dict[str, list[Picture]]:
+    """Modality → its pictures: (H, W, 3) in [0, 1] for images, (frequency or feature, time) for features."""
+    batch = Batch(*default_collate([dataset[1, index]]))
+    as_stored = {
+        name: ((0.0,) * dataset.channels[name], (1.0,) * dataset.channels[name], *normalisation[2:])
+        for name, normalisation in dataset.normalisation.items()
+    }
     inputs = to_device(batch, "cpu", as_stored).inputs
-    upright = FEATURE_FILES[dataset.description["audio"]].time_axis == 1
-    return {name: _pictures(values[0], name in as_stored, upright) for name, values in inputs.items()}
+    time_is_last = FEATURE_FILES[dataset.description["audio"]].time_axis == 1
+    return {name: _pictures(values[0], name in as_stored, time_is_last) for name, values in inputs.items()}
 
 
-def _images(dataset: PreparedDataset) -> list[tuple[str, int]]:
-    return [(name, dataset.channels[name]) for name in dataset.normalisation]
+def _pictures(values: Tensor, is_image: bool, time_is_last: bool) -> list[Picture]:
+    if is_image:
+        return [_in_colour(image) for image in (values if values.dim() == 4 else values.unsqueeze(0))]
+    is_audio = values.dim() == 3  # with a channel, unlike a sequence (time, features)
+    feature = values[0] if is_audio else values
+    return [_without_padding((feature if time_is_last and is_audio else feature.T).double().numpy())]
 
 
-def _pictures(values: Tensor, images: bool, upright: bool) -> list[Picture]:
-    if images:
-        return [_coloured(picture) for picture in (values if values.dim() == 4 else values.unsqueeze(0))]
-    feature = values[0] if values.dim() == 3 else values  # audio has a channel, a sequence (time, features) has none
-    return [_without_padding((feature if upright and values.dim() == 3 else feature.T).double().numpy())]
-
-
-def _coloured(picture: Tensor) -> Picture:
-    """(H, W, 3) of (C, H, W) in [0, 1]: grey for one channel; for two, flow, which way as red and green."""
-    channels = len(picture)
+def _in_colour(image: Tensor) -> Picture:
+    """(H, W, 3) of (C, H, W) in [0, 1]: grey if C = 1; if C = 2, the two components of flow as red and green."""
+    channels = len(image)
     if channels == 1:
-        picture = picture.expand(3, -1, -1)
+        image = image.expand(3, -1, -1)
     elif channels == 2:
-        picture = torch.cat([picture, torch.full_like(picture[:1], 0.5)])
-    return np.asarray(picture.clamp(0, 1).permute(1, 2, 0).double().numpy())
+        image = torch.cat([image, torch.full_like(image[:1], 0.5)])
+    return np.asarray(image.clamp(0, 1).permute(1, 2, 0).double().numpy())
 
 
 def _without_padding(feature: Picture) -> Picture:
-    """(rows, time) up to the last step that differs from the one after it."""
+    """(rows, time) up to the last step that differs from the next one."""
     changes = np.flatnonzero((feature[:, 1:] != feature[:, :-1]).any(0))
     return feature[:, : int(changes[-1]) + 1] if len(changes) else feature
 
 
-def _scale(pictures: Sequence[Sequence[Picture]]) -> tuple[float, float]:
-    values = np.concatenate([picture.ravel() for them in pictures for picture in them])
+def _scale(samples: Sequence[Sequence[Picture]]) -> tuple[float, float]:
+    values = np.concatenate([picture.ravel() for pictures in samples for picture in pictures])
     return float(np.percentile(values, 2)), float(np.percentile(values, 99.7))
 
 
 def _draw(
-    row: SubFigure, name: str, seen: Mapping[str, Sequence[Picture]], scales: Mapping[str, tuple[float, float]],
+    row: SubFigure, name: str, pictures: Mapping[str, Sequence[Picture]], scales: Mapping[str, tuple[float, float]],
     column: int, per_class: int,
 ) -> None:  # fmt: skip
-    """A sample's modalities side by side, its name below them."""
-    names, gap = 0.085, 0.012  # shares of the row: its label, and the space after a sample
-    width = (1 - names) / per_class - gap
-    left = names + column * (width + gap)
-    shown = [(modality, picture) for modality, pictures in seen.items() for picture in pictures[:2]]
-    for place, (modality, picture) in enumerate(reversed(shown)):  # images first: they are what one looks at
-        axes = row.add_axes((left + place * width / len(shown), 0.13, 0.97 * width / len(shown), 0.85))
+    """Draw a sample's modalities side by side, with its name below them."""
+    label_width, gap = 0.085, 0.012  # fractions of the row: its label, and the space after a sample
+    width = (1 - label_width) / per_class - gap
+    left = label_width + column * (width + gap)
+    shown = [(modality, picture) for modality, several in pictures.items() for picture in several[:2]]
+    for position, (modality, picture) in enumerate(reversed(shown)):  # images first: they draw the eye
+        axes = row.add_axes((left + position * width / len(shown), 0.13, 0.97 * width / len(shown), 0.85))
         if picture.ndim == 3:
             axes.imshow(picture, interpolation="antialiased")
         else:
             low, high = scales[modality]
             axes.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
-        _bare(axes)
+        axes.set_axis_off()
         axes.set_anchor("W")
     row.text(left, 0.055, name, fontsize=7, color="0.35", va="center", parse_math=False)  # MOSI names are like a$_$1
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_axis_off()

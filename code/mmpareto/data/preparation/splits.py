@@ -1,4 +1,4 @@
-"""Which clips are for training and which for testing: published splits, and seeded ones where there is none."""
+"""Splits of clips into training and test set: published ones, and seeded ones where there is none."""
 
 import hashlib
 from collections import Counter
@@ -16,7 +16,7 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file of a published split: its SHA-256 with carriage returns removed, and its clips a class."""
+    """A file of a published split: its SHA-256 with carriage returns removed, and its number of clips per class."""
 
     sha256: str
     counts: Mapping[str, int]
@@ -28,10 +28,10 @@ class Split:
 
     Attributes:
         train, test: names of clips.
-        valid: of the data set's own validation set, where it has one.
-        sentence: how the split was made, for people.
-        official: whether it is the published one, byte for byte.
-        checks: what was found when its files were compared with the published ones, a line each.
+        sentence: origin of the split, recorded in prepared.json.
+        official: whether it is the published split, byte for byte.
+        checks: results of comparing its files with the published ones, one line each.
+        valid: names of the data set's own validation set; empty if it has none.
     """
 
     train: Sequence[str]
@@ -43,24 +43,24 @@ class Split:
 
     @property
     def parts(self) -> dict[str, Sequence[str]]:
-        """Part → names, for the parts that there are."""
+        """Part → names, without "valid" if it is empty."""
         return {"train": self.train} | ({"valid": self.valid} if self.valid else {}) | {"test": self.test}
 
 
 def stratified(labels: Sequence[object], fraction: float, seed: int) -> np.ndarray:
-    """Choose about `fraction` of every class, at random.
+    """Choose about `fraction` of every class at random.
 
-    Every class with two or more members has at least one on either side; a class with one member is not chosen
-    from. The choice is a function of the order of `labels`, of `fraction` and of `seed` alone, on every platform.
+    Every class of two or more members has at least one on either side; a class of one member is not chosen from. The
+    choice is a function of the order of `labels`, of `fraction` and of `seed` alone, on every platform.
 
     Returns:
         Indices of the chosen members, int64, ascending.
 
     Raises:
-        InputError: `fraction` does not lie between 0 and 1.
+        InputError: `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"the share of clips to hold out must lie between 0 and 1, not at {fraction}.")
+        raise InputError(f"the fraction of clips to hold out must be between 0 and 1, not {fraction}.")
     generator = np.random.Generator(np.random.PCG64(seed))
     members: dict[object, list[int]] = {}
     for index, label in enumerate(labels):
@@ -68,16 +68,16 @@ def stratified(labels: Sequence[object], fraction: float, seed: int) -> np.ndarr
     chosen: list[int] = []
     for label in sorted(members, key=str):
         indices = members[label]
-        # Sorted draws rather than `permutation`: NumPy keeps the former the same from version to version.
+        # Sorted draws rather than `permutation`, whose results may change between versions of NumPy.
         order = np.argsort(generator.random(len(indices)), kind="stable")
         count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
-        chosen += [indices[place] for place in order[:count]]
+        chosen += [indices[position] for position in order[:count]]
     return np.array(sorted(chosen), dtype=np.int64)
 
 
 def random_split(labels: Mapping[str, str], seed: int) -> Split:
     """Split clips 90 to 10 within every class; `labels` maps a clip's name to its class."""
-    names = sorted(labels)  # not the order in which a file system lists them
+    names = sorted(labels)  # independent of the file system's order
     test = set(stratified([labels[name] for name in names], TEST_FRACTION, seed).tolist())
     return Split(
         [name for i, name in enumerate(names) if i not in test],
@@ -87,7 +87,7 @@ def random_split(labels: Mapping[str, str], seed: int) -> Split:
 
 
 def speaker_split(names: Iterable[str], speaker: Callable[[str], str], seed: int) -> Split:
-    """Split clips so that no speaker is in both parts: a tenth of the speakers, at least one, is for testing.
+    """Split clips so that no speaker is in both parts; a tenth of the speakers, at least one, is for testing.
 
     Raises:
         InputError: there are fewer than two speakers.
@@ -95,10 +95,10 @@ def speaker_split(names: Iterable[str], speaker: Callable[[str], str], seed: int
     names = sorted(names)
     speakers = sorted({speaker(name) for name in names})
     if len(speakers) < 2:
-        raise InputError(f"a speaker-disjoint split needs at least two speakers; there is {len(speakers)}.")
+        raise InputError(f"a speaker-disjoint split needs at least two speakers, not {len(speakers)}.")
     draws = np.random.Generator(np.random.PCG64(seed)).random(len(speakers))
     count = max(round(TEST_FRACTION * len(speakers)), 1)
-    test = {speakers[place] for place in np.argsort(draws, kind="stable")[:count]}
+    test = {speakers[index] for index in np.argsort(draws, kind="stable")[:count]}
     return Split(
         [name for name in names if speaker(name) not in test],
         [name for name in names if speaker(name) in test],
@@ -108,31 +108,31 @@ def speaker_split(names: Iterable[str], speaker: Callable[[str], str], seed: int
 
 
 def published_split(folder: Path, published: Mapping[str, PublishedFile], labels: Mapping[str, str]) -> Split:
-    """Read `train.csv` and `test.csv` (`clip,class` a line) of `folder` and compare them with the published ones.
+    """Read `train.csv` and `test.csv` (one `clip,class` per line) and compare them with the published ones.
 
     Arguments:
-        folder: where the files lie.
-        published: "train" and "test" → the figures of the published file; their classes are the ones allowed.
+        folder: folder of the two files.
+        published: "train" and "test" → checksum and counts of the published file; other classes are refused.
         labels: clip → class of the raw clips, which the files must not contradict.
 
     Raises:
-        InputError: a file is missing, a line is not of the form, a class is unknown or not the clip's, or a clip
-            is there twice.
+        InputError: a file is missing, a line is not of the form, a class is unknown or not the clip's, or a clip occurs
+            twice.
     """
     read = {part: _read_split_file(folder / f"{part}.csv", published[part].counts) for part in PARTS}
     twice = [clip for clip in read["test"] if clip in read["train"]]
     if twice:
-        raise InputError(f"{folder}: {len(twice)} clips are in train.csv and in test.csv, the first is {twice[0]}.")
+        raise InputError(f"{folder}: {len(twice)} clips are both in train.csv and in test.csv; the first: {twice[0]}.")
     for part in PARTS:
         wrong = [clip for clip, label in read[part].items() if labels.get(clip, label) != label]
         if wrong:
             raise InputError(
-                f"{folder / part}.csv says that {wrong[0]} is {read[part][wrong[0]]}, not {labels[wrong[0]]}."
+                f"{folder / part}.csv gives {wrong[0]} the class {read[part][wrong[0]]}, not {labels[wrong[0]]}."
             )
     checks, official = [], True
     for part in PARTS:
         path, expected = folder / f"{part}.csv", published[part]
-        line, same = against_published(path, len(read[part]), expected.sha256)
+        line, same = compare_with_published(path, len(read[part]), expected.sha256)
         official = official and same and Counter(read[part].values()) == Counter(expected.counts)
         checks.append(line)
     sentence = "official split"
@@ -141,20 +141,15 @@ def published_split(folder: Path, published: Mapping[str, PublishedFile], labels
     return Split(list(read["train"]), list(read["test"]), sentence, official, checks)
 
 
-def against_published(path: Path, clips: int, sha256: str) -> tuple[str, bool]:
-    """Compare a file that lists `clips` clips with the published one: a line for people, and whether it is that."""
-    found = checksum(path)
-    verdict = "the official one" if found == sha256 else f"not the official one ({sha256})"
-    return f"{path}: {clips} clips, SHA-256 {found}, {verdict}", found == sha256
-
-
-def has_split_files(folder: Path) -> bool:
-    """Whether both files of a split lie in `folder`."""
-    return all((folder / f"{part}.csv").is_file() for part in PARTS)
+def compare_with_published(path: Path, clips: int, sha256: str) -> tuple[str, bool]:
+    """Compare a list of `clips` clips with the published one; return a line for people, and whether they are equal."""
+    actual = checksum(path)
+    verdict = "the official one" if actual == sha256 else f"not the official one ({sha256})"
+    return f"{path}: {clips} clips, SHA-256 {actual}, {verdict}", actual == sha256
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a text file, carriage returns removed: the same for a file saved on Windows."""
+    """SHA-256 of a text file without carriage returns: the same for a file saved on Windows."""
     return hashlib.sha256(path.read_bytes().replace(b"\r", b"")).hexdigest()
 
 
@@ -164,9 +159,8 @@ def _read_split_file(path: Path, classes: Iterable[str]) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the split file {path} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the split file {path} cannot be read: {reason}.") from None
     for number, line in enumerate((line.strip() for line in lines), start=1):
         if not line:
             continue
@@ -174,6 +168,6 @@ def _read_split_file(path: Path, classes: Iterable[str]) -> dict[str, str]:
         if not clip or label not in known:
             raise InputError(f"{path}, line {number}: {line[:60]!r} is not `clip,class` with a class of {known}.")
         if clip in clips:
-            raise InputError(f"{path}, line {number}: {clip} is there twice.")
+            raise InputError(f"{path}, line {number}: {clip} is listed twice.")
         clips[clip] = label
     return clips

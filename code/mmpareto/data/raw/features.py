@@ -1,10 +1,9 @@
-"""What the audio encoder sees: the two features of a waveform that the literature uses."""
+"""Inputs of the audio encoder: the two features of a waveform that the literature uses."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torchaudio.compliance.kaldi
 import torchaudio.transforms
@@ -19,13 +18,9 @@ SPECTROGRAM_RATE = 22_050
 SPECTROGRAM_SECONDS = 3
 SPECTROGRAM_FFT, SPECTROGRAM_HOP = 512, 353
 
-# Seconds that the features are made of: 1024 windows span 10.255, and the resampling filter reaches a few ms further.
-HEAD_SECONDS = 12
-BLOCK_SECONDS, MARGIN_SECONDS = 10, 1  # what is resampled at once for the mean, and the sound around it
-
 
 def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """Bring `waveform` (channels, samples) from `rate` to `new_rate` hertz, by windowed-sinc interpolation."""
+    """Resample `waveform` (channels, samples) from `rate` to `new_rate` hertz by windowed-sinc interpolation."""
     if rate == new_rate:
         return waveform
     return _resampling(rate, new_rate, waveform.dtype)(waveform)
@@ -33,22 +28,20 @@ def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _resampling(rate: int, new_rate: int, dtype: torch.dtype) -> torchaudio.transforms.Resample:
-    """`torchaudio.functional.resample`, bit for bit, with its filter made once."""
+    """`torchaudio.functional.resample`, bit for bit, with its filter computed once."""
     return torchaudio.transforms.Resample(rate, new_rate, dtype=dtype)
 
 
-def filterbank(waveform: torch.Tensor, rate: int, mean: torch.Tensor | None = None) -> torch.Tensor:
+def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     """Kaldi log-mel filterbank (MMPareto; process_audio.py of OGM-GE).
 
-    The mean over all channels and samples is subtracted, and the first channel goes through
-    `torchaudio.compliance.kaldi.fbank` (Hann window of 25 ms every 10 ms, 128 mel bins, HTK-compatible, no energy,
-    no dither). 1024 frames are kept, or made up with zeros; then everything, the padding included, becomes
-    (x + 4.503877) / (2 · 5.141276).
+    Subtracts the mean over all channels and samples, and applies `torchaudio.compliance.kaldi.fbank` to the first
+    channel (Hann window of 25 ms every 10 ms, 128 mel bins, HTK-compatible, no energy, no dither). The result is cut or
+    zero-padded to 1024 frames; then every value x, the padding included, becomes (x + 4.503877) / (2 · 5.141276).
 
     Arguments:
         waveform: (channels, samples), float32 in [−1, 1].
-        rate: its sampling rate in hertz; the sources' is 16 kHz.
-        mean: what to subtract, (), where `waveform` is only the beginning of a longer one.
+        rate: its sampling rate in hertz; 16 kHz in the sources.
 
     Returns:
         (1024, 128), float32: frames, mel bins.
@@ -57,9 +50,9 @@ def filterbank(waveform: torch.Tensor, rate: int, mean: torch.Tensor | None = No
         InputError: the waveform is shorter than one window.
     """
     if waveform.shape[1] < int(rate * WINDOW_SECONDS):
-        raise InputError(f"the sound is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 25 ms.")
+        raise InputError(f"the audio is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 25 ms.")
     frames = torchaudio.compliance.kaldi.fbank(
-        (waveform - (waveform.mean() if mean is None else mean))[:1],
+        (waveform - waveform.mean())[:1],
         htk_compat=True,
         sample_frequency=rate,
         use_energy=False,
@@ -75,10 +68,10 @@ def filterbank(waveform: torch.Tensor, rate: int, mean: torch.Tensor | None = No
 def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     """Log-magnitude spectrogram of three seconds (OGM-GE and DGL on CREMA-D).
 
-    Mono by the mean of the channels, 22,050 Hz, repeated and cut to three seconds, clipped to [−1, 1]; short-time
-    Fourier transform of 512 points every 353 with a periodic Hann window, centred with reflect padding;
-    log(|S| + 1e-7). The sources repeat three times, which fills three seconds from a clip of one second; a shorter
-    one is repeated until it does.
+    The mean of the channels at 22,050 Hz, repeated and cut to three seconds and clipped to [−1, 1]; its short-time
+    Fourier transform with 512 points every 353 samples and a periodic Hann window, centred with reflect padding;
+    log(|S| + 1e-7). The sources repeat three times, which fills three seconds if a clip lasts at least one; a shorter
+    clip is repeated until it fills them.
 
     Arguments:
         waveform: (channels, samples), float32 in [−1, 1].
@@ -92,7 +85,7 @@ def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     """
     mono = resample(waveform.mean(dim=0, keepdim=True), rate, SPECTROGRAM_RATE)[0]
     if len(mono) < SPECTROGRAM_FFT:
-        raise InputError(f"the sound is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 23 ms.")
+        raise InputError(f"the audio is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 23 ms.")
     length = SPECTROGRAM_SECONDS * SPECTROGRAM_RATE
     tiled = mono.repeat(-(-length // len(mono)))[:length].clamp(-1.0, 1.0)
     transform = torch.stft(
@@ -108,7 +101,7 @@ def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 class Feature(NamedTuple):
-    """A feature of a waveform, and the rate that the waveform is brought to first."""
+    """A feature, and the sampling rate at which it is computed."""
 
     function: Callable[[torch.Tensor, int], torch.Tensor]
     rate: int
@@ -122,87 +115,3 @@ FEATURES = {
     "fbank": Feature(filterbank, 16_000),
     "spectrogram": Feature(spectrogram, SPECTROGRAM_RATE),
 }
-
-
-class StreamedFeatures:
-    """The features of a waveform that comes in blocks, in memory that does not grow with it.
-
-    Of up to HEAD_SECONDS they are what `Feature.of` gives, bit for bit. Of a longer waveform only so much is held,
-    with the mean of it all, which is summed up block by block in double precision. `Feature.of` sums in single
-    precision: the filterbanks differ by 1e-6 where there is sound, and by 1e-4 at most in bands without any.
-
-    Arguments:
-        kinds: names of FEATURES.
-    """
-
-    def __init__(self, kinds: Sequence[str]) -> None:
-        self._kinds = kinds
-        self._head: list[np.ndarray] = []
-        self._samples = 0  # in the head
-        self._rate = 0
-        self._mean: _ResampledMean | None = None  # of all, once there is more than a head
-
-    def add(self, block: np.ndarray, rate: int) -> None:
-        """The next samples, float32 in [−1, 1], (channels, samples), at `rate` hertz."""
-        self._rate = rate
-        if self._mean is not None:
-            self._mean.add(torch.from_numpy(block))
-            return
-        self._head.append(block)
-        self._samples += block.shape[1]
-        if self._samples > HEAD_SECONDS * rate:
-            everything = np.concatenate(self._head, axis=1)
-            self._mean = _ResampledMean(rate, FEATURES["fbank"].rate)
-            self._mean.add(torch.from_numpy(everything))
-            self._head = [everything[:, : HEAD_SECONDS * rate].copy()]
-
-    def features(self) -> dict[str, torch.Tensor]:
-        """Name → feature, of all that came.
-
-        Raises:
-            InputError: the waveform is shorter than one window.
-        """
-        head = torch.from_numpy(np.concatenate(self._head, axis=1))
-        made = {}
-        for kind in self._kinds:
-            if kind == "fbank" and self._mean is not None:
-                rate = FEATURES[kind].rate
-                made[kind] = filterbank(resample(head, self._rate, rate), rate, self._mean.finish())
-            else:
-                made[kind] = FEATURES[kind].of(head, self._rate)
-        return made
-
-
-class _ResampledMean:
-    """The mean over channels and samples of what resampling a waveform gives, without holding either."""
-
-    def __init__(self, rate: int, new_rate: int) -> None:
-        self._rate, self._new_rate = rate, new_rate
-        self._blocks: list[torch.Tensor] = []
-        self._samples = 0  # in the blocks
-        self._lead = 0  # seconds at their beginning that are in the sum already
-        self._sum, self._count = 0.0, 0
-
-    def add(self, waveform: torch.Tensor) -> None:
-        """The next samples, (channels, samples)."""
-        self._blocks.append(waveform)
-        self._samples += waveform.shape[1]
-        seconds = self._lead + BLOCK_SECONDS + MARGIN_SECONDS
-        while self._samples >= seconds * self._rate:
-            held = torch.cat(self._blocks, dim=1)
-            # Whole seconds: a sample at the one rate then lies on one at the other.
-            resampled = resample(held[:, : seconds * self._rate], self._rate, self._new_rate)
-            self._tally(resampled[:, self._lead * self._new_rate : -MARGIN_SECONDS * self._new_rate])
-            rest = held[:, (seconds - 2 * MARGIN_SECONDS) * self._rate :].clone()
-            self._blocks, self._samples, self._lead = [rest], rest.shape[1], MARGIN_SECONDS
-            seconds = self._lead + BLOCK_SECONDS + MARGIN_SECONDS
-
-    def finish(self) -> torch.Tensor:
-        """The mean of all, (), float32."""
-        resampled = resample(torch.cat(self._blocks, dim=1), self._rate, self._new_rate)
-        self._tally(resampled[:, self._lead * self._new_rate :])
-        return torch.tensor(self._sum / self._count, dtype=torch.float32)
-
-    def _tally(self, resampled: torch.Tensor) -> None:
-        self._sum += resampled.sum(dtype=torch.float64).item()
-        self._count += resampled.numel()

@@ -1,26 +1,25 @@
-"""Meshes out of OFF files (http://www.geomview.org/docs/html/OFF.html), ModelNet's broken headers included.
+"""OFF meshes (http://www.geomview.org/docs/html/OFF.html), read by trimesh; each failure becomes one sentence.
 
-A file is the word OFF, the numbers of vertices, faces and edges, a line `x y z` a vertex and a line `n i1 … in` a
-face. In many files of ModelNet40 the counts stand on the first line: `OFF490 518 0`.
+A file is the word OFF, the numbers of vertices, faces and edges, one line `x y z` per vertex and one line `n i1 … in`
+per face. In many files of ModelNet40 the counts are on the first line: `OFF490 518 0`.
 """
 
+import io
 import itertools
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple
 
 import numpy as np
+import trimesh
 
 from mmpareto.errors import InputError
 
 # The number of edges is not used; some writers leave it out.
-_HEADER = re.compile(rb"\s*OFF\s*(\d+)\s+(\d+)(?:[ \t]+\d+)?[ \t]*(?:\r|\n|\Z)", re.IGNORECASE)
-_COMMENT = re.compile(rb"#[^\r\n]*")
+_HEADER = re.compile(r"\s*OFF\s*(\d{1,99})\s+(\d{1,99})(?:[ \t]+\d+)?[ \t]*(?:\r|\n|\Z)", re.IGNORECASE)
+_COMMENT = re.compile(r"#[^\r\n]*")
 SIZES = (1e-30, 1e30)  # within these, areas and their squares are neither 0 nor infinite
-
-Number = TypeVar("Number", int, float)
 
 
 class MeshError(InputError):
@@ -37,104 +36,66 @@ class Mesh(NamedTuple):
     vertices: np.ndarray
     """float64 (V, 3), finite; every one is a corner of a triangle."""
     triangles: np.ndarray
-    """int32 (T, 3): places in `vertices`. At least one triangle has an area."""
+    """int32 (T, 3): indices into `vertices`. At least one triangle has an area."""
 
 
 def read_off(path: str | os.PathLike[str]) -> Mesh:
     """Read the mesh of a text OFF file.
 
-    Comments, blank lines and what follows a vertex or a face on its line (colours) are passed over, and any line end
-    will do. A face of more than three corners becomes a fan of triangles around its first one; one of fewer is a point
-    or a line, and left out.
+    Comments, blank lines and anything after a vertex or a face on its line (colours) are ignored, and all line ends
+    are accepted. A face of more than three corners becomes a fan of triangles; one of fewer is left out.
 
     Raises:
-        MeshError: the file is missing, is no OFF file, has fewer or more lines than its counts say, names a vertex
-            that is not there, or holds no face, no area, or a number that is not finite.
+        MeshError: the file is missing, is no OFF file, has fewer or more lines than its counts announce, refers to a
+            vertex that does not exist, or has no face, no area, or a number that is not finite.
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = _COMMENT.sub("", path.read_bytes().decode("ascii", "replace"))
     except OSError as error:
         raise MeshError(f"{path} cannot be read: {error.strerror}.") from error
-    if b"#" in content:
-        content = _COMMENT.sub(b"", content)
     header = _HEADER.match(content)
     if header is None:
-        what = "is empty" if not content.strip() else "does not begin with OFF and the numbers of vertices and faces"
+        what = "does not begin with OFF and the numbers of vertices and faces" if content.strip() else "is empty"
         raise MeshError(f"{path} {what}.")
-    count, faces = int(header[1]), int(header[2])
-    body = content[header.end() :].strip()
-    vertices, triangles = _triangle_body(body, count, faces) or _line_body(body, count, faces, path)
+    lines = [line for line in content[header.end() :].splitlines() if line.strip()]
+    vertex_count, face_count = int(header[1]), int(header[2])
+    if len(lines) != vertex_count + face_count:  # trimesh would ignore what is missing, and allocate what is announced
+        reason = "cut short" if len(lines) < vertex_count + face_count else "wrong counts"
+        raise MeshError(
+            f"{path} announces {vertex_count} + {face_count} lines of vertices and faces and has {len(lines)}.", reason
+        )
+    try:
+        faces = [part for line in lines[vertex_count:] for part in _without_polygons(line)]
+        text = "\n".join([f"OFF\n{vertex_count} {len(faces)} 0", *lines[:vertex_count], *faces])
+        mesh = trimesh.load_mesh(io.StringIO(text), file_type="off", process=False)
+        announced = sum(max(int(line.split()[0]) - 2, 0) for line in faces)
+    except Exception as error:  # trimesh raises many kinds for damaged numbers
+        raise MeshError(f"{path} is damaged: {' '.join(str(error).split())}.") from None
+    vertices, triangles = np.array(mesh.vertices), np.array(mesh.faces).reshape(-1, 3)
+    if len(triangles) < announced:
+        raise MeshError(f"{path} has a face with fewer corners than it announces.", "cut short")
     return _checked(vertices, triangles, path)
 
 
-def _triangle_body(body: bytes, count: int, faces: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vertices and triangles of a file that holds nothing else, read as two blocks; None where it is another.
-
-    Integers are read ten times as fast as decimals, and there are more of them.
-    """
-    line_ends = np.flatnonzero(np.frombuffer(body, dtype=np.uint8) == ord("\n"))
-    if not 0 < count <= len(line_ends):
-        return None
-    middle = line_ends[count - 1]
-    try:
-        vertices = np.fromstring(body[:middle], sep=" ")
-        corners = np.fromstring(body[middle:], dtype=np.int64, sep=" ")
-    except ValueError:
-        return None
-    if len(vertices) != 3 * count or len(corners) != 4 * faces or (corners[::4] != 3).any():
-        return None
-    return vertices.reshape(count, 3), corners.reshape(faces, 4)[:, 1:]
-
-
-def _line_body(body: bytes, count: int, faces: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and triangles of any file, line by line; says what is wrong with a damaged one."""
-    lines = [words for line in body.decode("ascii", "replace").splitlines() if (words := line.split())]
-    announced = f"{path} has {len(lines)} lines of vertices and faces where it announces {count} + {faces}"
-    if len(lines) < count + faces:
-        _fail(f"{announced}: it is cut short.", "cut short")
-    if len(lines) > count + faces:
-        _fail(f"{announced}: the counts are wrong.", "wrong counts")
-    vertices = np.array([_numbers(words, float, 3, f"{path}: vertex {i}") for i, words in enumerate(lines[:count])])
-    triangles: list[tuple[int, int, int]] = []
-    for place, words in enumerate(lines[count:]):
-        where = f"{path}: face {place}"
-        (corner_count,) = _numbers(words, int, 1, where)
-        first, *others = _numbers(words[1:], int, corner_count, where) or [0]
-        triangles += [(first, *pair) for pair in itertools.pairwise(others)]
-    return vertices, np.array(triangles, dtype=np.int64).reshape(-1, 3)
-
-
-def _numbers(words: list[str], kind: Callable[[str], Number], count: int, where: str) -> list[Number]:
-    """The first `count` of `words` as numbers."""
-    if not 0 <= count <= len(words):
-        _fail(f"{where} has {len(words)} numbers where {count} are announced.", "cut short")
-    try:
-        return [kind(word) for word in words[:count]]
-    except ValueError:
-        wanted = "a number" if kind is float else "a whole number"
-        _fail(f"{where} holds something other than {wanted}: {' '.join(words)[:60]!r}.")
+def _without_polygons(line: str) -> list[str]:
+    """Split a face of more than four corners into triangles: trimesh 5.2 cannot read one beside other faces."""
+    count, *corners = line.split()
+    if int(count) <= 4 or int(count) > len(corners):
+        return [line]
+    return [f"3 {corners[0]} {second} {third}" for second, third in itertools.pairwise(corners[1 : int(count)])]
 
 
 def _checked(vertices: np.ndarray, triangles: np.ndarray, path: Path) -> Mesh:
-    """The mesh without the vertices that no triangle uses; refused if it is none, or if there is nothing to be seen."""
+    """Return the mesh without the vertices that no triangle uses; refuse one of which nothing would be seen."""
     if not len(triangles):
-        _fail(f"{path} has no face.", "no face")
-    if triangles.min() < 0 or triangles.max() >= len(vertices):
-        wrong = triangles[(triangles < 0) | (triangles >= len(vertices))][0]
-        _fail(f"{path} has a face with vertex {wrong}, but {len(vertices)} vertices.", "impossible face")
+        raise MeshError(f"{path} has no face.", "no face")
     if not np.isfinite(vertices).all():
-        _fail(f"{path} has a vertex that is not finite.", "coordinates not finite")
+        raise MeshError(f"{path} has a vertex that is not finite.", "coordinates not finite")
     used = np.bincount(triangles.ravel(), minlength=len(vertices)) > 0
     vertices, triangles = vertices[used], (np.cumsum(used) - 1)[triangles]
-    size = np.ptp(np.ascontiguousarray(vertices.T), axis=1).max()
-    if not SIZES[0] < size < SIZES[1]:
-        _fail(f"{path} has the size {size:.3g}.", "no size")
+    size = np.ptp(vertices, axis=0).max()
     first, second, third = (vertices[triangles[:, corner]] for corner in range(3))
-    if not np.cross(second - first, third - first).any():
-        _fail(f"{path} has no face with an area.", "no size")
+    if not SIZES[0] < size < SIZES[1] or not np.cross(second - first, third - first).any():
+        raise MeshError(f"{path} has no face with an area that can be drawn (its size is {size:.3g}).", "no size")
     return Mesh(vertices, triangles.astype(np.int32))
-
-
-def _fail(message: str, reason: str = "unreadable file") -> NoReturn:
-    raise MeshError(message, reason) from None

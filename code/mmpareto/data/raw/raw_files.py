@@ -1,75 +1,90 @@
-"""Finding raw files, however their folders are arranged, and reading the lists that come with them."""
+"""Finding raw files, however their folders are arranged, and reading the lists that accompany them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mmpareto.errors import InputError
 
 Key = TypeVar("Key")
+YOUTUBE_ID = r"[\w-]{11}"  # a regular expression, ASCII; "-" and "_" may be anywhere in an id
 
 
-def files_below(folder: Path, suffix: str, title: str, page: str) -> list[Path]:
-    """The files of `folder` that end with `suffix` (".mp4"), at any depth, in order of their paths.
+class YouTubeClip(NamedTuple):
+    """Identity of a clip cut from a YouTube video; file names and lists write it in different ways."""
 
-    Hidden files are left out (._x.mp4 is what macOS leaves on other disks). Links are followed, but not in circles.
+    video: str
+    start: int
+    """Seconds."""
+
+
+def find_files(
+    folder: Path, suffix: str, key: Callable[[str], Key | None], *, form: str, title: str, page: str
+) -> tuple[dict[Key, Path], dict[str, dict[str, str]]]:
+    """Find the files below `folder`, at any depth, that end with `suffix`, and read their names.
+
+    Hidden files are ignored (macOS writes ._x.mp4 on foreign disks). Links are followed, but not in circles.
+
+    Arguments:
+        suffix: for example ".mp4"; case is ignored.
+        key: maps a name without its suffix to the clip in the file; None if the name is not of the expected form.
+        form: the expected form, for messages.
+        title, page: of the data set, for messages.
+
+    Returns:
+        Key → file, in order of path, the first of several with one key; and what is skipped, reason → file → sentence.
+        The reasons are recorded in prepared.json, so their wording is part of that format.
 
     Raises:
-        InputError: the folder is not there, cannot be read, or holds no such file; it names the data set's page.
+        InputError: the folder does not exist, cannot be read, or has no such file.
     """
+    files: dict[Key, Path] = {}
+    skipped: dict[str, dict[str, str]] = {}
+    for path in _files_below(folder, suffix, title, page):
+        clip = key(path.stem)
+        if clip is None:
+            skipped.setdefault("name not of the form", {})[str(path)] = f"{path} is not {form}"
+        elif clip in files:
+            skipped.setdefault("the same clip again", {})[str(path)] = f"{path} is the same clip as {files[clip]}"
+        else:
+            files[clip] = path
+    return files, skipped
+
+
+def _files_below(folder: Path, suffix: str, title: str, page: str) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"the raw folder {folder} is not there; {title} can be had from {page}.")
-    found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-        status = os.stat(place)  # noqa: PTH116 (os.walk gives strings)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+        raise InputError(f"the raw folder {folder} does not exist; get {title} from {page}.")
+    paths, visited = [], set()
+    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=_raise_unreadable):
+        status = os.stat(parent)  # noqa: PTH116 (os.walk yields strings)
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
-        found += [Path(place, name) for name in names if name.lower().endswith(suffix) and not name.startswith(".")]
-    if not found:
-        raise InputError(f"{folder} holds no {suffix} file; {title} can be had from {page}.")
-    return sorted(found)
+        visited.add((status.st_dev, status.st_ino))
+        paths += [Path(parent, name) for name in names if name.lower().endswith(suffix) and not name.startswith(".")]
+    if not paths:
+        raise InputError(f"{folder} has no {suffix} file; get {title} from {page}.")
+    return sorted(paths)
 
 
-def _unreadable(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise InputError(f"the raw folder {error.filename} cannot be read: {error.strerror}.") from error
 
 
-def by_key(
-    paths: Iterable[Path], key: Callable[[str], Key | None], form: str
-) -> tuple[dict[Key, Path], dict[str, dict[str, str]]]:
-    """Files by what their names say.
-
-    Arguments:
-        paths: of the files.
-        key: what a name without its suffix says; None where it is not of the form.
-        form: for people.
-
-    Returns:
-        Key → file, the first where there are several; and what is left out: kind of reason → file → sentence.
-    """
-    files: dict[Key, Path] = {}
-    left_out: dict[str, dict[str, str]] = {}
-    for path in paths:
-        found = key(path.stem)
-        if found is None:
-            left_out.setdefault("name not of the form", {})[str(path)] = f"{path} is not {form}"
-        elif found in files:
-            left_out.setdefault("the same clip again", {})[str(path)] = f"{path} is the clip of {files[found]}"
-        else:
-            files[found] = path
-    return files, left_out
+def check_listed(files: Collection[object], listed: Collection[object], raw: Path, title: str, page: str) -> None:
+    """Raise InputError if none of the clips `files`, found in `raw`, is among those of the data set's lists."""
+    if not any(clip in listed for clip in files):
+        raise InputError(f"{raw} has no clip that {title}'s lists name, but {len(files)} others; see {page}.")
 
 
-def holding(places: Iterable[Path], names: Sequence[str]) -> Path | None:
-    """The first of `places` that holds files of all these names."""
-    return next((place for place in places if all((place / name).is_file() for name in names)), None)
+def first_folder_with(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """The first of `folders` that has files of all these names."""
+    return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file (UTF-8) that are not blank, without the blanks around them, and their numbers.
+    """Yield the number and the stripped text of every line of a UTF-8 file that is not blank.
 
     Raises:
         InputError: the file cannot be read.

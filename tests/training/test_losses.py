@@ -13,12 +13,12 @@ from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.training.loop import Trainer
-from mmpareto.training.step import micro_batches, part_count
+from mmpareto.training.losses import micro_batch_count, split_batch
 from prepared_clips import write_prepared
 from tiny_runs import run, trainer_of
 from torch import Tensor, nn
 
-ENCODERS.add("staged", "test_step:StagedEncoder")
+ENCODERS.add("staged", "test_losses:StagedEncoder")
 
 OPTIONS = {
     "unimodal": ("--modality", "visual"),
@@ -78,8 +78,8 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(name: str, data: Path, tmp_
     found, expected = dict(parted.network.named_parameters()), dict(whole.network.named_parameters())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(parameter, begun[key]) for key, parameter in found.items())
-    whole.watch.read()
-    parted.watch.read()
+    whole.finite_monitor.check()
+    parted.finite_monitor.check()
 
 
 def _seeded_step(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
@@ -135,16 +135,16 @@ def test_a_loss_that_is_not_finite_in_one_part_is_the_steps(data: Path, tmp_path
     first.inputs["audio"][0] = float("nan")
     trainer.step(first)
     with pytest.raises(Exception, match="step 1: the joint and audio loss"):
-        trainer.watch.read()
+        trainer.finite_monitor.check()
 
 
 def test_no_part_is_larger_than_those_of_a_full_batch() -> None:
     for batch_size, accumulate in itertools.product(range(1, 13), range(1, 13)):
         if accumulate > batch_size:
             continue
-        assert part_count(batch_size, batch_size, accumulate) == accumulate
+        assert micro_batch_count(batch_size, batch_size, accumulate) == accumulate
         for samples in range(1, batch_size + 1):
-            count = part_count(samples, batch_size, accumulate)
+            count = micro_batch_count(samples, batch_size, accumulate)
             assert 1 <= count <= min(accumulate, samples)
             assert -(-samples // count) <= -(-batch_size // accumulate)
 
@@ -152,7 +152,7 @@ def test_no_part_is_larger_than_those_of_a_full_batch() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_parts_hold_every_sample_once_in_order(count: int) -> None:
     batch = Batch({"a": torch.arange(10).view(5, 2)}, torch.arange(5), torch.arange(5) + 7)
-    parts = micro_batches(batch, count)
+    parts = split_batch(batch, count)
     for place in (0, 1, 2):
         whole, pieces = batch[place], [part[place] for part in parts]
         if place == 0:

@@ -1,0 +1,67 @@
+"""Decoding the audio of a media file."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+from av.packet import Packet
+
+from mmpareto.data.raw.containers import MediaError, NoAudioError
+
+
+class AudioReader:
+    """Decodes an audio stream (a `containers.StreamReader`)."""
+
+    kind: ClassVar[str] = "audio"
+    missing_stream: ClassVar[type[MediaError]] = NoAudioError
+
+    def open(self, path: Path, container: InputContainer, stream: Any) -> None:
+        """Remember the stream."""
+        self._path, self._stream = path, stream
+        self._blocks: list[np.ndarray] = []
+        self._format: tuple[int, int] | None = None  # rate and channels
+
+    def feed(self, packet: Packet) -> None:
+        """Decode a packet."""
+        self._append(self._stream.decode(packet))
+
+    def close(self) -> None:
+        """Decode the samples that the decoder still holds.
+
+        Raises:
+            NoAudioError: the stream has no sample.
+        """
+        self._append(self._stream.decode(None))
+        if not any(block.shape[1] for block in self._blocks):
+            raise NoAudioError(f"{self._path} has an audio stream without a sample.")
+
+    def waveform(self) -> tuple[torch.Tensor, int]:
+        """The waveform, float32 in [−1, 1], (channels, samples), and its sampling rate in hertz.
+
+        Integer samples are divided by half their range, which float32 represents exactly for 16 bits.
+        """
+        assert self._format is not None
+        return torch.from_numpy(np.concatenate(self._blocks, axis=1)), self._format[0]
+
+    def _append(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            block = _to_float(frame)
+            if self._format not in (None, (frame.sample_rate, block.shape[0])):
+                raise MediaError(f"{self._path} changes its sampling rate or its number of channels in the middle.")
+            self._format = frame.sample_rate, block.shape[0]
+            self._blocks.append(block)
+
+
+def _to_float(frame: AudioFrame) -> np.ndarray:
+    """The samples of `frame`, (channels, samples), float32."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    half_range = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
+    zero = half_range if samples.dtype.kind == "u" else np.float32(0)  # 8-bit samples are unsigned
+    return (samples.astype(np.float32) - zero) / half_range  # each step exact but the first, for 32 bits
