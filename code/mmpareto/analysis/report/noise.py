@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mmpareto.analysis.finished_run import JOINT_HEAD
 from mmpareto.analysis.report.results import CellResults, Results
-from mmpareto.analysis.report.sheet import Part, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import SheetCell, SheetColumn, SheetPart, SheetRow
 from mmpareto.analysis.report.statistics import RESAMPLES, clip_noise, signed
 from mmpareto.analysis.tables.definitions import Table
 
@@ -22,7 +22,7 @@ ABSENT = (
 )
 
 
-def noise_part(table: Table, results: Results) -> Part | None:
+def noise_part(table: Table, results: Results) -> SheetPart | None:
     """The table of noise; None if no run has been evaluated clip by clip."""
     if not any(_correct(cell) for cell in results.values()):
         return None
@@ -39,7 +39,7 @@ def noise_part(table: Table, results: Results) -> Part | None:
             cells.append(_accuracy(cell))
             cells.append(SheetCell("baseline") if row.label == table.baseline else _difference(cell, base))
         rows.append(SheetRow(row.label, cells, row.label == table.baseline))
-    return Part("Noise of the test set", TEXT, columns, rows)
+    return SheetPart("Noise of the test set", TEXT, columns, rows)
 
 
 def _accuracy(cell: CellResults | None) -> SheetCell:

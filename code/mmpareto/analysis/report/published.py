@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from mmpareto.analysis.labels import name_of
 from mmpareto.analysis.report.results import CellResults, Results
-from mmpareto.analysis.report.sheet import Part, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import SheetCell, SheetColumn, SheetPart, SheetRow
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.data import DATASETS
 from mmpareto.training.method_options import read_options
@@ -125,7 +125,7 @@ def published_cells(cells: Mapping[str, CellResults], footnotes: Footnotes) -> d
     return sheet_cells
 
 
-def published_part(table: Table, results: Results, footnotes: Footnotes) -> Part | None:
+def published_part(table: Table, results: Results, footnotes: Footnotes) -> SheetPart | None:
     """The table of published accuracies, one row per column and accuracy; None if there are none."""
     rows = []
     for column in table.columns:
@@ -135,7 +135,7 @@ def published_part(table: Table, results: Results, footnotes: Footnotes) -> Part
             for published in published_of(cell.settings) if cell else ():
                 comparable.setdefault(published, []).append(results[row.label, column.label])
         rows += [_row(column.label, published, cells, footnotes) for published, cells in comparable.items()]
-    return Part("Published accuracies", TEXT, [SheetColumn(title) for title in TITLES], rows) if rows else None
+    return SheetPart("Published accuracies", TEXT, [SheetColumn(title) for title in TITLES], rows) if rows else None
 
 
 def _row(column: str, published: Published, cells: list[CellResults], footnotes: Footnotes) -> SheetRow:

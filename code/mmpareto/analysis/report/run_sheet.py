@@ -9,7 +9,7 @@ from mmpareto.analysis.report.notes import commands, missing_runs, notes
 from mmpareto.analysis.report.published import Footnotes, published_cells, published_of, published_part
 from mmpareto.analysis.report.results import CellResults, gather, paired_differences
 from mmpareto.analysis.report.sheet import Interval, Sheet, SheetCell, SheetColumn, SheetRow
-from mmpareto.analysis.report.statistics import Comparison, compare, signed, spread
+from mmpareto.analysis.report.statistics import Comparison, compare, mean_and_std, signed
 from mmpareto.analysis.tables.cells import Outcome
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.data import DATASETS
@@ -125,9 +125,7 @@ def _columns(
 
 def _best(group: Mapping[str, CellResults], compared: Mapping[str, Comparison]) -> str | None:
     """The row with the largest mean accuracy, if its interval from the baseline is above zero; else None."""
-    means = {
-        label: spread([*accuracies.values()]).mean for label, cell in group.items() if (accuracies := cell.accuracies())
-    }
+    means = {label: mean_and_std(own.values())[0] for label, cell in group.items() if (own := cell.accuracies())}
     if not means:
         return None
     best = max(means, key=lambda label: means[label])
@@ -145,15 +143,15 @@ def _accuracy(cell: CellResults | None, key: str, *, bold: bool = False) -> Shee
         if key != "acc":  # the cell of the accuracy says why
             return SheetCell("–", incomplete=True)
         return SheetCell("no run", note="; ".join(dict.fromkeys(cell.missing.values())), incomplete=True)
-    values = spread([*accuracies.values()])
-    numbers = {"mean": values.mean, "seeds": float(values.n), "seeds requested": float(len(requested))}
-    text = f"{100 * values.mean:.2f}"
-    if values.std is not None:
-        numbers["standard deviation"] = values.std
-        text += f" ± {100 * values.std:.2f}"
-    incomplete = values.n < len(requested)
-    note = f"{values.n} of {len(requested)} seeds" if incomplete else f"{values.n} seed{'s' if values.n > 1 else ''}"
-    return SheetCell(text, values.mean, note, bold=bold, incomplete=incomplete, numbers=numbers, seeds=accuracies)
+    n, (mean, std) = len(accuracies), mean_and_std(accuracies.values())
+    numbers = {"mean": mean, "seeds": float(n), "seeds requested": float(len(requested))}
+    text = f"{100 * mean:.2f}"
+    if std is not None:
+        numbers["standard deviation"] = std
+        text += f" ± {100 * std:.2f}"
+    incomplete = n < len(requested)
+    note = f"{n} of {len(requested)} seeds" if incomplete else f"{n} seed{'s' if n > 1 else ''}"
+    return SheetCell(text, mean, note, bold=bold, incomplete=incomplete, numbers=numbers, seeds=accuracies)
 
 
 def _difference(comparison: Comparison | None) -> SheetCell:

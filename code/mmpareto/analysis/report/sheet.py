@@ -52,7 +52,7 @@ class SheetRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SheetPart:
     """An additional table, with its heading and an explanation."""
 
     title: str
@@ -80,7 +80,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval and it excludes zero."""
+        """True if there is an interval and it excludes zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -149,7 +149,7 @@ class Sheet:
     missing: Sequence[str] = ()
     intervals: Sequence[Interval] = ()
     intervals_text: str = ""
-    parts: Sequence[Part] = ()
+    parts: Sequence[SheetPart] = ()
     claims: Sequence[Claim] = ()
     claims_text: str = ""
     commands: Sequence[str] = ()

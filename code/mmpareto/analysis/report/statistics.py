@@ -6,7 +6,7 @@ other accuracies for the same trained networks; this is bootstrapped, and is not
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,19 +18,10 @@ ALPHA = 0.05
 RESAMPLES = 9999
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Number of values, their mean, and their sample standard deviation (ddof 1; None for one value)."""
-
-    n: int
-    mean: float
-    std: float | None
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation of at least one value."""
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(len(values), float(np.mean(values)), std)
+def mean_and_std(values: Collection[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (ddof 1; None for one value)."""
+    array = np.array([*values])
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Comparison:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval and it excludes 0, which is exactly where Holm's procedure rejects."""
+        """True if there is an interval and it excludes 0, which is exactly where Holm's procedure rejects."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmpareto.analysis.report.latex import latex
 from mmpareto.analysis.report.page import page
-from mmpareto.analysis.report.sheet import Part, Sheet, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetPart, SheetRow
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 
@@ -98,7 +98,7 @@ def long_csv(sheet: Sheet) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_TITLES)
-    main = Part("", "", sheet.columns, sheet.rows)
+    main = SheetPart("", "", sheet.columns, sheet.rows)
     for part in (main, *sheet.parts):
         for row in part.rows:
             for column, cell in zip(part.columns, row.cells, strict=True):

@@ -1,4 +1,4 @@
-"""How a table's data is prepared: the synthetic stand-in by the table itself, other data sets by a command."""
+"""Preparation of a table's data: of the synthetic stand-in, and the command that prepares another data set."""
 
 import json
 import shlex
