@@ -259,7 +259,7 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--audio spectrogram", "without the feature 'spectrogram'"),
         ("--weights parameter --rescale encoder", "has no meaning"),
         ("--variant paper --weights parameter", "has no meaning"),
-        ("--val_fraction 0.0001 --data single", "leaves nothing"),
+        ("--val_fraction 0.0001 --data single", "--val_fraction 0.0001 "),
         ("--audio_pool 65 1", "--audio_pool"),
         ("--audio_pool 1 129", "--audio_pool"),
         ("--image_size 3", "cannot take a batch of 2 at --image_size 3"),
