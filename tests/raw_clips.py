@@ -1,4 +1,4 @@
-"""Tiny real WAV, FLV and MP4 files for tests, and how to read the number that a frame shows."""
+"""Writes tiny real WAV, FLV and MP4 files for tests, and reads the number that a frame shows."""
 
 import wave
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from mmpareto.data.raw.containers import read_streams
+from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
 
 NTSC = Fraction(30_000, 1001)  # 29.97 frames a second
 WIDTH, HEIGHT = 96, 64
@@ -50,6 +52,13 @@ def number_of(frame: np.ndarray) -> int:
     return int(sum(1 << bit for bit, mean in enumerate(means.ravel()) if mean > 127))
 
 
+def read_frames(path: Path, fps: int) -> list[np.ndarray]:
+    """The frames that `fps` frames per second keep, uint8 RGB (height, width, 3)."""
+    reader = VideoReader(fps, ToRGB())
+    read_streams(path, [reader])
+    return reader.frames
+
+
 def write_video(
     path: Path,
     frames: int | Sequence[int],
@@ -59,9 +68,9 @@ def write_video(
     options: dict[str, str] | None = None,
     sound: float = 0.0,
 ) -> None:
-    """Write a video whose frames show 0, 1, 2 …, or the numbers given, at a constant rate or at `times_ms`.
+    """Write a video whose frames show 0, 1, 2 …, or `frames`, at a constant rate or at `times_ms`.
 
-    `sound` seconds of noise go with it.
+    It has `sound` seconds of noise.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = range(frames) if isinstance(frames, int) else frames
@@ -105,7 +114,7 @@ def write_clip(raw: Path, name: str, seconds: float = 1.1, seed: int = 0) -> Non
 
 
 def write_clips(raw: Path, names: Iterable[str]) -> None:
-    """Many clips at the cost of one: they are links to the first."""
+    """Write many clips at the cost of one: the others are links to the first."""
     first, *others = names
     write_clip(raw, first)
     for name in others:
@@ -143,7 +152,7 @@ def write_movie(
     options: dict[str, str] | None = None,
     codec_options: dict[str, str] | None = None,
 ) -> None:
-    """Write frames that show `numbers`, H.264 by default, and `sound` (channels, samples) with them, AAC by default.
+    """Write frames that show `numbers`, by default in H.264, and `sound` (channels, samples), by default in AAC.
 
     `first_ms` is the time of the first frame and sample.
     """
@@ -156,11 +165,11 @@ def write_movie(
             layout = "mono" if len(sound) == 1 else "stereo"
             voice = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
             if sound_codec == "aac":
-                voice.options = {"aac_pns": "0"}  # else a decoder makes up noise, other noise each time
+                voice.options = {"aac_pns": "0"}  # else the decoder generates noise, different each time
         packets = []
-        for place, number in enumerate(numbers):
+        for index, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
-            frame.pts, frame.time_base = place + round(first_ms / 1000 * rate), 1 / Fraction(rate)
+            frame.pts, frame.time_base = index + round(first_ms / 1000 * rate), 1 / Fraction(rate)
             packets += stream.encode(frame)
         packets += stream.encode()
         if voice is not None:
@@ -177,12 +186,12 @@ def write_movie(
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
-    """Write the matrix of an MP4 file's first track header: (p, q) is shown at (a·p + c·q, b·p + d·q), q downwards."""
+    """Set the matrix of an MP4 file's first track header: (p, q) is shown at (a·p + c·q, b·p + d·q), q downwards."""
     content = bytearray(path.read_bytes())
     header = content.index(b"tkhd")
     matrix = header + 4 + 4 + 20 + 16  # name; version and flags; times, id, duration; layer to volume
-    for place, value in ((0, a), (1, b), (3, c), (4, d)):
-        content[matrix + 4 * place : matrix + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    for index, value in ((0, a), (1, b), (3, c), (4, d)):
+        content[matrix + 4 * index : matrix + 4 * index + 4] = (value << 16).to_bytes(4, "big", signed=True)
     path.write_bytes(content)
 
 

@@ -32,7 +32,7 @@ def test_a_whole_set(raw, tmp_path, capsys):
     out = tmp_path / "pre pared"
     assert run(raw, out, "--audio", "both", "--fps", "3") == 0
     text = capsys.readouterr().out
-    assert re.search(r"clips found +24\nprepared now +24 \(in .* a second\)\nalready there +0\nskipped +0\n", text)
+    assert re.search(r"clips found +24\nprepared now +24 \(in .* per second\)\nprepared before +0\nskipped +0\n", text)
     assert "random stratified 90/10 split with seed 0, not the official one" in text
     assert re.search(r"class +train +test\nANG +3 +1\n", text) and re.search(r"all +18 +6", text)
     assert len(list((out / "audio_spectrogram").iterdir())) == len(list((out / "audio").iterdir())) == 24
@@ -40,7 +40,7 @@ def test_a_whole_set(raw, tmp_path, capsys):
 
     assert run(raw, out, "--audio", "both", "--fps", "3", "--split", "speaker") == 0
     text = capsys.readouterr().out
-    assert re.search(r"prepared now +0 .*\nalready there +24", text) and "speaker-disjoint split" in text
+    assert re.search(r"prepared now +0 .*\nprepared before +24", text) and "speaker-disjoint split" in text
 
 
 def test_skipped_clips_make_the_status_1_unless_they_may_be_missing(raw, tmp_path, capsys):
@@ -52,11 +52,11 @@ def test_skipped_clips_make_the_status_1_unless_they_may_be_missing(raw, tmp_pat
     for line in (
         "skipped          3",
         "  name not of the form: 1\n    stray name: is not <actor",
-        f"  no video file: 1\n    {NAMES[1]}: there is no VideoFlash/{NAMES[1]}.flv",
+        f"  no video file: 1\n    {NAMES[1]}: VideoFlash/{NAMES[1]}.flv does not exist",
         f"  unreadable file: 1\n    {NAMES[0]}: {raw}/AudioWAV/{NAMES[0]}.wav is cut short",
     ):
         assert line in text
-    assert run(raw, tmp_path / "out", "--allow-missing") == 0
+    assert run(raw, tmp_path / "out", "--allow_missing") == 0
 
 
 def test_a_clip_of_the_split_that_is_missing_makes_the_status_1(raw, tmp_path, capsys):
@@ -74,9 +74,9 @@ def test_a_clip_of_the_split_that_is_missing_makes_the_status_1(raw, tmp_path, c
     ("arguments", "complaint"),
     [
         (["crema"], "unknown data set 'crema'. Did you mean 'cremad'"),
-        (["cremad", "--raw", "absent"], "absent is not there; CREMA-D can be had from https://github.com/"),
+        (["cremad", "--raw", "absent"], "absent does not exist; get CREMA-D from https://github.com/"),
         (["cremad", "--raw", "RAW", "--fps", "0"], "--fps must be at least 1, not 0"),
-        (["cremad", "--raw", "RAW", "--split_files", "absent"], "absent does not hold train.csv and test.csv"),
+        (["cremad", "--raw", "RAW", "--split_files", "absent"], "absent does not contain train.csv and test.csv"),
     ],
 )
 def test_bad_input_is_one_sentence(raw, tmp_path, arguments, complaint):
@@ -107,6 +107,7 @@ def test_help_needs_no_torch(arguments):
         [sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.splitlines()[-1] == "0 []" and "cremad" in found.stdout
+    assert not re.search(r"--\w+-\w", found.stdout)  # flags are shown with underscores
 
 
 def leave(what, capsys):

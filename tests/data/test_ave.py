@@ -46,8 +46,11 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     }
     assert report.prepared == 7 and report.outside == 1 and report.found == 9
     assert report.missing == ["AAAAAAAAAAA"] and [*report.skipped] == ["name not of the form"]
-    assert "8 events, 3 classes, where the published lists have 4143 and 28" in report.text()
-    assert "2 videos have several events, a sample each; those of 2 are in more than one list" in report.text()
+    assert "8 events, 3 classes, but the published lists have 4143 and 28" in report.text()
+    assert (
+        "2 videos have several events, each of which is a sample; those of 2 videos are in more than one list"
+        in report.text()
+    )
 
     for part, labels in (("train", [1, 1, 2]), ("valid", [2, 0]), ("test", [0, 1])):
         samples = AVE.open(out, part, training=False, options=InputOptions(image_size=16))
@@ -56,7 +59,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert first.read(0, None).equal(second.read(1, None))  # two events of one video
 
 
-def test_the_header_may_be_there(tmp_path):
+def test_the_header_is_optional(tmp_path):
     write_lists(tmp_path / "plain")
     write_lists(tmp_path / "headed", header=True)
     assert read_lists(tmp_path / "plain")[0] == read_lists(tmp_path / "headed")[0]
@@ -77,9 +80,11 @@ def test_wrong_lists_are_refused_by_line(tmp_path, line):
 
 def test_without_lists_or_videos(raw, tmp_path):
     write_lists(raw, {name: ["Bark&CCCCCCCCCCC&good&0&1"] for name in LISTS})
-    with pytest.raises(InputError, match=r"no video of AVE's lists, but 5 others; see https://github\.com/YapengTian"):
+    with pytest.raises(
+        InputError, match=r"no clip that AVE's lists name, but 5 others; see https://github\.com/YapengTian"
+    ):
         AVE.prepare(raw=raw, out=tmp_path / "out", workers=1)
     (raw / "valSet.txt").unlink()
-    with pytest.raises(InputError, match=r"does not hold trainSet\.txt, valSet\.txt and testSet\.txt; see https://"):
+    with pytest.raises(InputError, match=r"does not have trainSet\.txt, valSet\.txt and testSet\.txt; see https://"):
         AVE.prepare(raw=raw, out=tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()

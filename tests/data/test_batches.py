@@ -50,7 +50,7 @@ def test_batches_do_not_depend_on_workers_or_interruptions(dataset: PreparedData
         expected = [dataset[key] for key in order]
         batches = list(loader)
         assert len(batches) == len(loader) and all(isinstance(batch, Batch) for batch in batches)
-        assert torch.cat([batch.indices for batch in batches]).tolist() == [sample.place for sample in expected]
+        assert torch.cat([batch.indices for batch in batches]).tolist() == [sample.dataset_index for sample in expected]
         assert torch.cat([batch.labels for batch in batches]).tolist() == [sample.label for sample in expected]
         for name in ("audio", "visual"):
             values = torch.cat([batch.inputs[name] for batch in batches])
@@ -58,7 +58,7 @@ def test_batches_do_not_depend_on_workers_or_interruptions(dataset: PreparedData
             assert torch.equal(torch.cat(flips), torch.stack([sample.flips["visual"] for sample in expected]))
             assert torch.equal(values, torch.stack([sample.inputs[name] for sample in expected]))
         for batch in loader:  # leave an epoch early: the next one must not see what was read ahead
-            assert batch.indices.tolist() == [sample.place for sample in expected[:4]]
+            assert batch.indices.tolist() == [sample.dataset_index for sample in expected[:4]]
             break
     stop_workers(loader)
 

@@ -1,7 +1,9 @@
-"""A prepared folder is verified, and left as it is."""
+"""A prepared folder is verified and not changed."""
 
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import prepare
@@ -26,8 +28,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(made, tmp_path / "cremad"))
 
 
@@ -39,14 +39,14 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_sound_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undamaged_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert prepare.main(["cremad", "--out", str(folder), "--check"]) == 0
     text = capsys.readouterr().out
     assert contents(folder) == before
     assert fingerprint(folder) in text and "wrong            0" in text
-    assert "train            18 samples in 6 classes, a class 3 to 3 (16.7% to 16.7%)" in text
-    files = sum(len(list((folder / place).rglob("*.*"))) for place in ("audio", "visual"))
+    assert "train            18 samples in 6 classes, 3 to 3 per class (16.7% to 16.7%)" in text
+    files = sum(len(list((folder / name).rglob("*.*"))) for name in ("audio", "visual"))
     assert f"checksums        {files} files compared" in text
 
 
@@ -57,15 +57,15 @@ def test_the_checksums_are_those_of_sha256sum(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "problem"),
     [
         ("cut", r"frame_00001.jpg is not a readable"),
-        ("changed", r"audio/.*\.pt is not what was prepared \(checksum\)"),
-        ("not finite", "holds numbers that are not finite"),
+        ("changed", r"audio/.*\.pt has changed .*\(checksum\)"),
+        ("not finite", "contains numbers that are not finite"),
         ("list", "train.csv lists 17 samples, but prepared.json says 18"),
     ],
 )
-def test_what_is_wrong_is_told(folder: Path, harm: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_reported(folder: Path, harm: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     name = (folder / "train.csv").read_text().split(",")[0]
     feature = folder / "audio" / f"{name}.pt"
     if harm == "cut":
@@ -78,15 +78,12 @@ def test_what_is_wrong_is_told(folder: Path, harm: str, told: str, capsys: pytes
     else:
         lines = (folder / "train.csv").read_text().splitlines(keepends=True)
         (folder / "train.csv").write_text("".join(lines[1:]))
-    found = check(CREMAD, folder)
-    import re
-
-    assert re.search(told, "\n".join(found.wrong))
+    assert re.search(problem, "\n".join(check(CREMAD, folder).wrong))
     assert prepare.main(["cremad", "--out", str(folder), "--check"]) == 1
-    assert re.search(told, capsys.readouterr().out)
+    assert re.search(problem, capsys.readouterr().out)
 
 
-def test_the_fingerprint_knows_the_content(folder: Path) -> None:
+def test_the_fingerprint_depends_on_the_content(folder: Path) -> None:
     before = fingerprint(folder)
     sums = folder / "checksums.sha256"
     sums.write_text(sums.read_text().replace("a", "b", 1))
@@ -96,8 +93,8 @@ def test_the_fingerprint_knows_the_content(folder: Path) -> None:
 def test_a_folder_prepared_by_other_software_is_read_all_the_same(folder: Path) -> None:
     (folder / "checksums.sha256").unlink()
     (folder / "prepared.json").unlink()
-    found = check(CREMAD, folder)
-    assert found.files is None and not found.wrong and "none: there is no checksums.sha256" in found.text()
+    report = check(CREMAD, folder)
+    assert report.files is None and not report.wrong and "none: there is no checksums.sha256" in report.text()
 
 
 def test_the_other_feature_is_checked_where_it_is_the_only_one(folder: Path) -> None:
@@ -110,6 +107,6 @@ def test_the_other_feature_is_checked_where_it_is_the_only_one(folder: Path) -> 
     assert not check(CREMAD, folder).wrong
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no folder"):
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
         check(CREMAD, tmp_path / "absent")

@@ -150,11 +150,11 @@ def test_options_shape_the_inputs(folder: Path) -> None:
 )
 def test_an_unprepared_clip_is_treated_as_a_prepared_one(folder: Path, options: dict[str, Any]) -> None:
     dataset = open_clips(folder, "train", training=False, **options)
-    place = {"fbank": "audio", "spectrogram": "audio_spectrogram"}[dataset.description["audio"]]
+    features = {"fbank": "audio", "spectrogram": "audio_spectrogram"}[dataset.description["audio"]]
     for index, available in enumerate([4, 7, 1, 2, 3, 10]):
         clip = dataset.names[index]
         frames = [read_frame(folder, clip, number) for number in range(1, available + 1)]
-        inputs = prepare_input(dataset.description, torch.load(folder / place / f"{clip}.pt"), frames)
+        inputs = prepare_input(dataset.description, torch.load(folder / features / f"{clip}.pt"), frames)
         expected = dataset[index][0]
         assert list(inputs) == list(expected) == list(dataset.channels)
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)

@@ -25,8 +25,8 @@ def own_raw(tmp_path):
     return tmp_path / "raw"
 
 
-def test_the_figures_of_the_official_split():
-    """From the data set: 1,271 clips a class but for 1,087 neutral ones, 7,442 in all."""
+def test_the_counts_of_the_official_split():
+    """From the data set: 1,271 clips per class except 1,087 neutral ones, 7,442 in all."""
     train, test = (cremad.OFFICIAL_SPLIT[part].counts for part in ("train", "test"))
     assert sum(train.values()) == 6698 and sum(test.values()) == 744
     assert {label: train[label] + test[label] for label in train} == dict.fromkeys(cremad.CLASSES, 1271) | {"NEU": 1087}
@@ -45,13 +45,13 @@ def test_names_that_are_not(name):
     assert not cremad.NAME.fullmatch(name)
 
 
-def test_what_the_folders_hold(own_raw):
+def test_clips_of_a_folder(own_raw):
     (own_raw / "AudioWAV" / f"{NAMES[0]}.wav").unlink()
     (own_raw / "VideoFlash" / f"{NAMES[1]}.flv").unlink()
     (own_raw / "AudioWAV" / "holiday.wav").write_bytes(b"")
     for other in ("README.md", f"._{NAMES[2]}.wav"):
         (own_raw / "AudioWAV" / other).write_bytes(b"")
-    clips, skipped, found = cremad.scan(own_raw)
+    clips, skipped, count = cremad.scan(own_raw)
     assert [clip.name for clip in clips] == sorted(NAMES[2:12])
     assert all(clip.label == clip.name.split("_")[2] for clip in clips)
     assert {kind: list(names) for kind, names in skipped.items()} == {
@@ -59,23 +59,23 @@ def test_what_the_folders_hold(own_raw):
         "no video file": [NAMES[1]],
         "name not of the form": ["holiday"],
     }
-    assert found == 13
+    assert count == 13
 
 
 def test_the_raw_folder_may_also_be_the_one_above_or_one_of_the_two(own_raw, tmp_path):
-    for number, place in enumerate((own_raw, own_raw.parent, own_raw / "AudioWAV")):
-        assert cremad.CREMAD.prepare(raw=place, out=tmp_path / str(number), workers=1).prepared == 12
+    for number, folder in enumerate((own_raw, own_raw.parent, own_raw / "AudioWAV")):
+        assert cremad.CREMAD.prepare(raw=folder, out=tmp_path / str(number), workers=1).prepared == 12
 
 
-def test_a_wrong_or_empty_folder_is_told_with_where_to_get_the_data(tmp_path):
-    with pytest.raises(InputError, match=r"absent is not there.*github\.com/CheyneyComputerScience"):
+def test_a_wrong_or_empty_folder_is_refused_with_the_page_of_the_data(tmp_path):
+    with pytest.raises(InputError, match=r"absent does not exist.*github\.com/CheyneyComputerScience"):
         cremad.CREMAD.prepare(raw=tmp_path / "absent", out=tmp_path / "out")
     (tmp_path / "raw").mkdir()
-    with pytest.raises(InputError, match=r"raw does not hold AudioWAV and VideoFlash.*github"):
+    with pytest.raises(InputError, match=r"raw does not contain AudioWAV and VideoFlash.*github"):
         cremad.CREMAD.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
     for name in ("AudioWAV", "VideoFlash"):
         (tmp_path / "raw" / name).mkdir()
-    with pytest.raises(InputError, match=r"hold no clip of CREMA-D; see https://github"):
+    with pytest.raises(InputError, match=r"have no clip of CREMA-D; see https://github"):
         cremad.CREMAD.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -125,7 +125,7 @@ def test_splits_without_the_files(raw, tmp_path):
     speakers = cremad.CREMAD.prepare(raw=raw, out=out, split="speaker", workers=1)
     assert len({name[:4] for name in speakers.split.test}) == 1
     assert not {name[:4] for name in speakers.split.test} & {name[:4] for name in speakers.split.train}
-    with pytest.raises(InputError, match=r"does not hold train\.csv and test\.csv.*github\.com/GeWu-Lab"):
+    with pytest.raises(InputError, match=r"does not contain train\.csv and test\.csv.*github\.com/GeWu-Lab"):
         cremad.CREMAD.prepare(raw=raw, out=out, split_files=tmp_path, workers=1)
 
 

@@ -70,7 +70,7 @@ def test_a_mirrored_flow_points_the_other_way(folder):
 
 def test_what_is_missing_or_damaged_is_named(folder):
     source = FlowSource(folder, ["clip", "none"], InputOptions(frames=2, image_size=20))
-    with pytest.raises(InputError, match=r"flow_u/none holds no flow; delete it and prepare again"):
+    with pytest.raises(InputError, match=r"flow_u/none has no frame; delete the folder and prepare again"):
         source.read(1, None)
     path = folder / "flow_v" / "clip" / "frame_00002.jpg"
     Image.new("L", (8, 8)).save(path)
@@ -80,5 +80,5 @@ def test_what_is_missing_or_damaged_is_named(folder):
     with pytest.raises(InputError, match=r"flow_v/clip/frame_00002\.jpg is not a readable image; delete its folder"):
         source.read(0, None)
     path.unlink()
-    with pytest.raises(InputError, match=r"flow_v/clip/frame_00002\.jpg is absent"):
+    with pytest.raises(InputError, match=r"flow_v/clip/frame_00002\.jpg is missing"):
         source.read(0, None)

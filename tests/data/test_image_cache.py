@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: the same samples, from one file."""
+"""The cache of decoded images: the same samples, from one file."""
 
 import json
 import pickle
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmpareto.data.loading import layout, picture_cache
+from mmpareto.data.loading import image_cache, layout
 from mmpareto.data.loading.batches import EpochOrder, make_loader
 from mmpareto.errors import InputError
 from prepared_clips import open_clips, write_prepared
-from torchvision.transforms.v2 import functional as image
+from torchvision.transforms.v2 import functional as transforms
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def folder(tmp_path: Path) -> Path:
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
-        raise AssertionError("a picture was decoded")
+        raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(layout, "read_image", never)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_small_pictures_give_the_same_samples(folder: Path, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_images_give_the_same_samples(folder: Path, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"training": training, "seed": 3, "image_size": 32}  # 36 pixels are not above 8/7 of 32
     plain, cached = open_clips(folder, "train", **options), open_clips(folder, "train", cache=True, **options)
     expected = [plain[epoch, index].inputs["visual"] for epoch in (0, 4) for index in range(5)]
@@ -36,24 +36,22 @@ def test_small_pictures_give_the_same_samples(folder: Path, training: bool, monk
         assert torch.equal(cached[epoch, index].inputs["visual"], x)
 
 
-def test_large_pictures_are_resized_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_resized_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = layout.read_names(folder, "train")
     whole = layout.read_frame(folder, names[1], 2)
     cached = open_clips(folder, "train", training=False, image_size=14, cache=True)
     forbid(monkeypatch)
     found = cached.sources["visual"].frame(1, 2)  # type: ignore[attr-defined]
     assert found.shape == (3, 16, 21)
-    assert torch.equal(found, image.resize(whole, [16], antialias=True))
+    assert torch.equal(found, transforms.resize(whole, [16], antialias=True))
 
 
-def test_a_second_run_and_the_workers_read_the_file_that_is_there(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_and_the_workers_read_the_existing_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_clips(folder, "train", training=True, image_size=24, cache=True)
     expected = [first[0, index].inputs["visual"] for index in range(5)]
     forbid(monkeypatch)
     second = pickle.loads(pickle.dumps(open_clips(folder, "train", training=True, image_size=24, cache=True)))
-    assert len(pickle.dumps(second)) < 20_000  # without the pictures
+    assert len(pickle.dumps(second)) < 20_000  # without the images
     order = EpochOrder(5)
     batches = list(make_loader(second, batch_size=5, order=order, workers=1))
     for index, found in zip(batches[0].indices.tolist(), batches[0].inputs["visual"], strict=True):
@@ -61,7 +59,7 @@ def test_a_second_run_and_the_workers_read_the_file_that_is_there(
 
 
 @pytest.mark.parametrize("change", ["list", "record", "size", "cut", "damaged record"])
-def test_it_is_made_anew_where_what_it_was_made_of_changed(
+def test_it_is_rebuilt_when_the_folder_or_the_size_has_changed(
     folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_clips(folder, "train", training=False, image_size=24, cache=True)
@@ -80,8 +78,8 @@ def test_it_is_made_anew_where_what_it_was_made_of_changed(
     else:
         record.write_text("{")
     made: list[Path] = []
-    original = picture_cache._small
-    monkeypatch.setattr(picture_cache, "_small", lambda path, side: made.append(path) or original(path, side))
+    original = image_cache._read_small
+    monkeypatch.setattr(image_cache, "_read_small", lambda path, side: made.append(path) or original(path, side))
     dataset = open_clips(folder, "train", training=False, image_size=size, cache=True)
     assert len(made) == 1 + 3 + 4 + 1 + 3
     assert dataset[0].inputs["visual"].shape == (2, 3, size, size)
@@ -92,14 +90,14 @@ def test_an_interrupted_cache_is_no_cache(folder: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture_cache, "_small", stop)
+        patch.setattr(image_cache, "_read_small", stop)
         with pytest.raises(KeyboardInterrupt):
             open_clips(folder, "train", training=False, image_size=24, cache=True)
     assert not list((folder / "cache").iterdir())
     open_clips(folder, "train", training=False, image_size=24, cache=True)
 
 
-def test_a_damaged_picture_is_named(folder: Path) -> None:
+def test_a_damaged_image_is_named(folder: Path) -> None:
     path = next((folder / "visual").rglob("*.jpg"))
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match=re.escape(str(path))):

@@ -7,7 +7,7 @@ import raw_mp4
 from hypothesis import given
 from hypothesis import strategies as st
 from mmpareto.data import kinetics_sounds
-from mmpareto.data.kinetics_sounds import KineticsSounds, class_names, raw_key, read_lists
+from mmpareto.data.kinetics_sounds import KineticsSounds, class_names, clip_in, read_lists
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.errors import InputError
@@ -40,12 +40,12 @@ def raw(tmp_path):
 @given(video=YOUTUBE, start=st.integers(0, 999_989))
 def test_all_ways_to_write_a_clip_are_one(video, start):
     written = [f"{start:06d}_{start + 10:06d}", f"{start:06d}", str(start), f"{start}_{start + 10:06d}"]
-    assert {raw_key(f"{video}_{form}") for form in written} == {(video, start)}
+    assert {clip_in(f"{video}_{form}") for form in written} == {(video, start)}
 
 
 @pytest.mark.parametrize("name", ["-3Mwkq-7TV4", "Mwkq-7TV4_000002_000012", "-3Mwkq-7TV4_2_12", "-3Mwkq-7TV4_0000002"])
 def test_names_that_say_no_clip(name):
-    assert raw_key(name) is None
+    assert clip_in(name) is None
 
 
 def test_from_raw_files_to_samples(raw, tmp_path):
@@ -111,10 +111,10 @@ def test_wrong_lists_are_refused_by_line(tmp_path, line, complaint):
 
 
 def test_without_lists_or_without_clips(raw, tmp_path):
-    with pytest.raises(InputError, match=r"does not hold my_train\.txt and my_test\.txt.*--split_files.*GeWu-Lab/OGM"):
+    with pytest.raises(InputError, match=r"does not have my_train\.txt and my_test\.txt.*GeWu-Lab/OGM.*--split_files"):
         KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
     write_lists(raw, train=["BBBBBBBBBBB_000001_000011,10,0"], test=["CCCCCCCCCCC_1,10,0"])
-    with pytest.raises(InputError, match=r"no clip of Kinetics-Sounds's lists, but 5 others; see https://"):
+    with pytest.raises(InputError, match=r"no clip that Kinetics-Sounds's lists name, but 5 others; see https://"):
         KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -131,7 +131,7 @@ def test_without_lists_or_without_clips(raw, tmp_path):
     ],
 )
 def test_labels_have_names_where_each_has_a_folder_of_its_own(folders, names):
-    paths = [(label, Path(folder, f"{label}.mp4")) for label, places in folders.items() for folder in places]
+    paths = [(label, Path(folder, f"{label}.mp4")) for label, its_folders in folders.items() for folder in its_folders]
     assert class_names([RawClip("name", label, path, path) for label, path in paths]) == names
 
 

@@ -12,10 +12,10 @@ from prepared_clips import open_clips, write_prepared
 
 
 def test_a_missing_or_empty_folder_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no folder .*cremad; .*`python code/prepare.py cremad --raw DIR`"):
+    with pytest.raises(InputError, match=r"cremad does not exist; .*`python code/prepare.py cremad --raw DIR`"):
         open_clips(tmp_path / "cremad", "train", training=True)
     (tmp_path / "synthetic").mkdir()
-    with pytest.raises(InputError, match=r"no prepared data set .*`python code/prepare.py synthetic`"):
+    with pytest.raises(InputError, match=r"not a prepared data set .*`python code/prepare.py synthetic`"):
         open_clips(tmp_path / "synthetic", "train", training=True)
     with pytest.raises(InputError, match=r"`python code/prepare.py NAME --raw DIR --out .*/mine`"):
         open_clips(tmp_path / "mine", "train", training=True)
@@ -35,16 +35,16 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_append("train.csv", "a,SAD\nb,SAD\nc,SAD\nd,SAD\n"), r"4 of the 7 clips of .*train.csv .*\(a, b, c, …\)"),
+        (_append("train.csv", "a,SAD\nb,SAD\nc,SAD\nd,SAD\n"), r"4 of the 7 clips in .*train.csv .*\(a, b, c, d\)"),
         (_append("train.csv", "clip_000,BORED\n"), r"train.csv gives the clip clip_000 the class 'BORED'.*stat.csv"),
-        (_append("train.csv", "clip_000\n"), r"train.csv has the line 'clip_000' where clip,class"),
+        (_append("train.csv", "clip_000\n"), r"train.csv has the line 'clip_000', which is not clip,class"),
         (_append("stat.csv", "SAD\n"), r"stat.csv names the class 'SAD' more than once"),
         (_write("train.csv", b"\n"), r"train.csv lists no clip"),
         (_write("train.csv", b"\xff\xfe\x00"), r"train.csv is not a CSV file in UTF-8"),
         (_write("stat.csv", b"\n"), r"stat.csv names no class"),
         (_write("prepared.json", b"{"), r"prepared.json is damaged"),
         (_write("prepared.json", b"[]"), r"prepared.json is damaged"),
-        (lambda folder: (folder / "train.csv").unlink(), r"there is no file .*train.csv"),
+        (lambda folder: (folder / "train.csv").unlink(), r"train.csv does not exist"),
     ],
 )
 def test_wrong_lists(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
@@ -66,13 +66,13 @@ def test_a_feature_that_was_not_prepared(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("audio/clip_000.pt", b"PK\x03\x04 cut", r"audio/clip_000.pt is not a readable tensor file"),
-        ("audio/clip_000.pt", torch.zeros(1024, 64), r"clip_000.pt holds torch.float32 \(1024, 64\) where"),
-        ("audio/clip_000.pt", torch.zeros(1024, 128, dtype=torch.int64), r"clip_000.pt holds torch.int64"),
-        ("audio/clip_000.pt", {"x": 1}, r"clip_000.pt holds dict where"),
+        ("audio/clip_000.pt", torch.zeros(1024, 64), r"clip_000.pt contains torch.float32 \(1024, 64\) instead"),
+        ("audio/clip_000.pt", torch.zeros(1024, 128, dtype=torch.int64), r"clip_000.pt contains torch.int64"),
+        ("audio/clip_000.pt", {"x": 1}, r"clip_000.pt contains dict instead"),
         ("visual/clip_000/frame_00001.jpg", b"", r"frame_00001.jpg is not a readable"),
         ("visual/clip_000/frame_00001.jpg", b"\x89PNG\r\n", r"frame_00001.jpg is not a readable"),
         ("visual/clip_000/frame_00001.jpg", "half", r"frame_00001.jpg is not a readable"),
-        ("visual/clip_000/frame_00001.jpg", None, r"clip_000 holds no frame"),
+        ("visual/clip_000/frame_00001.jpg", None, r"clip_000 has no frame"),
     ],
 )
 def test_damaged_files_are_named_alike_by_workers(tmp_path: Path, name: str, content: object, message: str) -> None:
@@ -99,13 +99,13 @@ def test_damaged_files_are_named_alike_by_workers(tmp_path: Path, name: str, con
 def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
     write_prepared(tmp_path, train=1, test=1, frames=2)
     (tmp_path / "visual/clip_000/frame_00001.jpg").unlink()
-    with pytest.raises(InputError, match=r"frame_00001.jpg is absent"):
+    with pytest.raises(InputError, match=r"frame_00001.jpg is missing"):
         open_clips(tmp_path, "train", training=False)[0]
 
 
 def test_prepare_input_refuses_what_does_not_fit(tmp_path: Path) -> None:
     description = open_clips(write_prepared(tmp_path), "train", training=False).description
-    with pytest.raises(InputError, match=r"the audio feature holds torch.float32 \(3,\)"):
+    with pytest.raises(InputError, match=r"the audio feature contains torch.float32 \(3,\)"):
         prepare_input(description, torch.zeros(3), [torch.zeros(3, 8, 8, dtype=torch.uint8)])
     with pytest.raises(InputError, match="no frame"):
         prepare_input(description, torch.zeros(1024, 128), [])

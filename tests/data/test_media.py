@@ -1,14 +1,16 @@
 import io
+import tracemalloc
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import raw_clips
 import torch
 import torchaudio.functional
 from mmpareto.data.raw.containers import MediaError, NoAudioError, NoFrameError
-from mmpareto.data.raw.features import resample
-from mmpareto.data.raw.media import encode_jpeg, read_audio, read_frame_pairs, read_frames
+from mmpareto.data.raw.features import FEATURES, resample
+from mmpareto.data.raw.media import encode_jpeg, read_audio, read_clip, read_frame_pairs
 from mmpareto.errors import InputError
 from PIL import Image
 
@@ -18,8 +20,8 @@ def test_audio_is_that_of_the_wave_module_bit_for_bit(tmp_path, channels):
     path = tmp_path / "a clip: with-colon.wav"
     raw_clips.write_wav(path, raw_clips.noise(0.7, channels=channels))
     samples, rate = raw_clips.read_wav(path)
-    waveform, found_rate = read_audio(path)
-    assert found_rate == rate == 16_000
+    waveform, read_rate = read_audio(path)
+    assert read_rate == rate == 16_000
     assert waveform.dtype == torch.float32
     np.testing.assert_array_equal(waveform.numpy(), samples.astype(np.float32) / np.float32(32_768))
 
@@ -38,9 +40,9 @@ def test_resampling_a_tone_gives_the_tone():
     rate, new_rate = 16_000, 22_050
     tone = torch.sin(2 * torch.pi * 440 * torch.arange(rate, dtype=torch.float64) / rate)[None]
     expected = torch.sin(2 * torch.pi * 440 * torch.arange(new_rate, dtype=torch.float64) / new_rate)
-    found = resample(tone, rate, new_rate)[0]
-    assert len(found) == new_rate
-    torch.testing.assert_close(found[500:-500], expected[500:-500], atol=2e-3, rtol=0)
+    resampled = resample(tone, rate, new_rate)[0]
+    assert len(resampled) == new_rate
+    torch.testing.assert_close(resampled[500:-500], expected[500:-500], atol=2e-3, rtol=0)
     assert resample(tone, rate, rate) is tone
 
 
@@ -94,7 +96,7 @@ def test_missing_and_strange_files_are_named(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 80000\n"
     (tmp_path / "pointer.wav").write_text(pointer)
     for name, why in [("notes", ""), ("folder", ""), ("absent", "no such file"), ("pointer", "git lfs pull")]:
-        for read in (read_audio, lambda path: read_frames(path, 1)):
+        for read in (read_audio, lambda path: raw_clips.read_frames(path, 1)):
             with pytest.raises(MediaError, match=rf"{name}\.wav.*{why}") as caught:
                 read(tmp_path / f"{name}.wav")
             assert "\n" not in str(caught.value)
@@ -118,20 +120,20 @@ def test_frames_of_constant_rate_video_are_those_of_the_sources(tmp_path, suffix
     path = tmp_path / f"a.{suffix}"
     raw_clips.write_video(path, 95, rate, codec={"flv": "flv", "mp4": "libx264", "avi": "mpeg4"}[suffix])
     for fps in (1, 3, 7, int(rate)):
-        frames = read_frames(path, fps)
+        frames = raw_clips.read_frames(path, fps)
         assert [raw_clips.number_of(frame) for frame in frames] == kept_by_the_sources(95, rate, fps)
     assert frames[0].shape == (raw_clips.HEIGHT, raw_clips.WIDTH, 3) and frames[0].dtype == np.uint8
 
 
 def test_the_example_of_the_specification(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", 75)
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
 
 
 def test_a_video_with_sound_that_goes_on_after_the_pictures(tmp_path):
     """Flash videos of CREMA-D hold both."""
     raw_clips.write_video(tmp_path / "a.flv", 75, sound=2.7)
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
     waveform, rate = read_audio(tmp_path / "a.flv")
     assert (tuple(waveform.shape), rate) == ((1, 119_070), 44_100)
     np.testing.assert_array_equal(waveform.numpy() * 32_768, raw_clips.noise(2.7, rate=44_100))
@@ -142,7 +144,7 @@ def test_timestamps_rounded_to_a_millisecond_do_not_make_the_rate_variable(tmp_p
     exact = np.arange(90) / float(raw_clips.NTSC) * 1000
     times = np.floor(exact + rng.random(90)).astype(int).tolist()  # up or down: always less than 1 ms off
     raw_clips.write_video(tmp_path / "a.mp4", 90, times_ms=times, codec="libx264")
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.mp4", 1)] == [0, 29, 58, 87]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.mp4", 1)] == [0, 29, 58, 87]
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4"])
@@ -155,24 +157,24 @@ def test_frames_of_variable_rate_video_are_those_shown_at_the_time(tmp_path, suf
     since_first = np.array(times) - times[0]
     moments = np.arange(0, since_first[-1] + 1e-9, 1000 / fps)  # while the last frame is not over at the latest
     expected = [int(np.searchsorted(since_first, moment + 1e-9) - 1) for moment in moments]
-    found = [raw_clips.number_of(frame) for frame in read_frames(path, fps)]
-    assert found[: len(expected)] == expected
-    assert found[len(expected) :] in ([], [59])  # where a moment falls into the time of the last frame
+    numbers = [raw_clips.number_of(frame) for frame in raw_clips.read_frames(path, fps)]
+    assert numbers[: len(expected)] == expected
+    assert numbers[len(expected) :] in ([], [59])  # where a moment falls into the time of the last frame
 
 
 def test_a_pause_makes_the_rate_variable(tmp_path):
     times = [i * 40 for i in range(30)] + [i * 40 + 2000 for i in range(30, 60)]
     raw_clips.write_video(tmp_path / "a.flv", 60, rate=25, times_ms=times)
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [0, 25, 29, 29, 50]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [0, 25, 29, 29, 50]
 
 
 def test_one_frame_is_enough(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", [77])
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.flv", 1)] == [77]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [77]
 
 
-def test_frames_with_the_one_after_them(tmp_path):
-    """The frames that `read_frames` keeps, by their numbers; the last of the video has none after it."""
+def test_frames_with_the_next_one(tmp_path):
+    """The frames that `read_clip` keeps, by their numbers; the last of the video has none after it."""
     raw_clips.write_video(tmp_path / "a.avi", 51, rate=25, codec="mpeg4")
     raw_clips.write_video(tmp_path / "variable.mp4", 5, times_ms=[0, 900, 1_100, 1_900, 2_100], codec="libx264")
     raw_clips.write_video(tmp_path / "one.avi", 1, rate=25, codec="mpeg4")
@@ -181,18 +183,18 @@ def test_frames_with_the_one_after_them(tmp_path):
         assert [pair.number for pair in pairs] == kept
         assert [raw_clips.number_of(pair.first) for pair in pairs] == kept
         assert [raw_clips.number_of(pair.second) for pair in pairs] == [number + 1 for number in kept]
-    assert [raw_clips.number_of(frame) for frame in read_frames(tmp_path / "a.avi", 1)] == [0, 25, 50]
+    assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.avi", 1)] == [0, 25, 50]
     assert not [*read_frame_pairs(tmp_path / "one.avi", 1)]
     with pytest.raises(InputError, match="26 cannot be kept"):
         [*read_frame_pairs(tmp_path / "a.avi", 26)]
 
 
-def test_more_frames_a_second_than_there_are(tmp_path):
+def test_more_frames_per_second_than_there_are(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", 40)
-    with pytest.raises(InputError, match=r"a\.flv has 29\.97 frames a second, 30 cannot be kept"):
-        read_frames(tmp_path / "a.flv", 30)
+    with pytest.raises(InputError, match=r"a\.flv has 29\.97 .*30 cannot be kept"):
+        raw_clips.read_frames(tmp_path / "a.flv", 30)
     with pytest.raises(InputError, match="at least 1, not 0"):
-        read_frames(tmp_path / "a.flv", 0)
+        raw_clips.read_frames(tmp_path / "a.flv", 0)
 
 
 def test_files_without_a_picture(tmp_path):
@@ -200,9 +202,9 @@ def test_files_without_a_picture(tmp_path):
     (tmp_path / "header.flv").write_bytes(b"FLV\x01\x01\x00\x00\x00\x09\x00\x00\x00\x00")
     for name in ("sound", "header"):
         with pytest.raises(MediaError, match=rf"{name}\.flv"):
-            read_frames(tmp_path / f"{name}.flv", 1)
+            raw_clips.read_frames(tmp_path / f"{name}.flv", 1)
     with pytest.raises(NoFrameError, match=r"no video stream"):
-        read_frames(tmp_path / "sound.flv", 1)
+        raw_clips.read_frames(tmp_path / "sound.flv", 1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.6, 0.97])
@@ -213,7 +215,7 @@ def test_a_cut_video_is_refused_wherever_it_is_cut(tmp_path, kind, share):
     raw_clips.write_video(path, 75, codec="flv" if kind == "flv" else "libx264", options=options)
     raw_clips.cut(path, share)
     with pytest.raises(MediaError, match=r"cut\.(flv|mp4)"):
-        read_frames(path, 1)
+        raw_clips.read_frames(path, 1)
 
 
 def test_a_flash_video_cut_between_two_frames_is_refused(tmp_path):
@@ -223,7 +225,7 @@ def test_a_flash_video_cut_between_two_frames_is_refused(tmp_path):
     for kept in range(len(content) // 2, len(content) // 2 + 60):
         (tmp_path / "cut.flv").write_bytes(content[:kept])
         with pytest.raises(MediaError, match=r"cut\.flv is cut short"):
-            read_frames(tmp_path / "cut.flv", 1)
+            raw_clips.read_frames(tmp_path / "cut.flv", 1)
 
 
 def test_jpeg_has_quality_95_and_halved_chroma():
@@ -240,3 +242,169 @@ def test_jpeg_has_quality_95_and_halved_chroma():
     smooth = np.stack([*np.meshgrid(np.arange(56), np.arange(40)), np.full((40, 56), 90)], axis=2).astype(np.uint8)
     decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(smooth)))).astype(int)
     assert np.abs(decoded - smooth).mean() < 2
+
+
+# --- audio features and frames of a clip ---
+
+
+KINDS = ("fbank", "spectrogram")
+
+
+def numbers(frames: list[bytes]) -> list[int]:
+    return [raw_clips.number_of(np.asarray(Image.open(io.BytesIO(frame)))) for frame in frames]
+
+
+def tones(seconds: float, channels: int = 1, rate: int = 44_100) -> np.ndarray:
+    """A chirp and a little noise: compresses well, and differs from second to second."""
+    time = np.arange(round(seconds * rate)) / rate
+    chirp = 9_000 * np.sin(2 * np.pi * (200 + 60 * time) * time)
+    return np.rint(chirp + raw_clips.noise(seconds, channels=channels, rate=rate) / 20).astype("<i2")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that FFmpeg opens."""
+    names = []
+    original = av.open
+    monkeypatch.setattr(
+        av, "open", lambda name, *given, **options: names.append(name) or original(name, *given, **options)
+    )
+    return names
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 1), (44_100, 2)])
+def test_the_features_and_frames_of_a_wav_and_an_flv(tmp_path, rate, channels):
+    raw_clips.write_wav(tmp_path / "a.wav", raw_clips.noise(2.5, channels=channels, rate=rate), rate)
+    raw_clips.write_video(tmp_path / "a.flv", 75)
+    content = read_clip(tmp_path / "a.wav", tmp_path / "a.flv", kinds=KINDS, fps=1)
+    waveform, read_rate = read_audio(tmp_path / "a.wav")
+    assert read_rate == rate and waveform.shape == (channels, round(2.5 * rate))
+    assert list(content.features) == list(KINDS)
+    for kind in KINDS:
+        assert torch.equal(content.features[kind], FEATURES[kind].of(waveform, rate))
+    assert content.frames == [encode_jpeg(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)]
+    assert numbers(content.frames) == [0, 29, 58]
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "frames"), [(44_100, 2, 90), (48_000, 1, 30), (22_050, 1, 75), (8_000, 1, 75)]
+)
+def test_an_mp4_with_sound_longer_or_shorter_than_the_picture_is_opened_once(tmp_path, opened, rate, channels, frames):
+    sound = tones(2.6, channels, rate)
+    path = tmp_path / "a: b.mp4"
+    raw_clips.write_movie(path, range(frames), sound, rate)
+    opened.clear()
+    content = read_clip(path, path, kinds=KINDS, fps=2)
+    assert opened == [f"file:{path}"]
+    assert numbers(content.frames) == [i for i in range(frames) if i % 25 in (0, 12)]
+    waveform, read_rate = read_audio(path)
+    assert read_rate == rate and len(waveform) == channels
+    # AAC is not exact, and fills its last packet up.
+    assert 0 <= waveform.shape[1] - sound.shape[1] < 1024
+    difference = waveform[:, : sound.shape[1]].numpy() - sound / 32_768
+    assert np.abs(difference).mean() < 0.1 * np.abs(sound / 32_768).mean()
+    for kind in KINDS:
+        assert torch.equal(content.features[kind], FEATURES[kind].of(waveform, rate))
+
+
+def test_nothing_is_read_that_is_not_wanted(tmp_path, opened):
+    raw_clips.write_movie(tmp_path / "a.mp4", range(30), tones(1))
+    opened.clear()
+    assert read_clip(tmp_path / "a.mp4", tmp_path / "none", kinds=("fbank",), fps=None).frames == []
+    assert read_clip(tmp_path / "none", tmp_path / "a.mp4", kinds=(), fps=1).features == {}
+    assert len(opened) == 2
+    assert read_clip("none", "none", kinds=(), fps=None) == ({}, [])
+
+
+def test_files_without_the_stream_they_should_have(tmp_path):
+    raw_clips.write_movie(tmp_path / "silent.mp4", range(30))
+    raw_clips.write_sound_as_flv(tmp_path / "sound.flv")
+    with pytest.raises(NoAudioError, match=r"silent\.mp4 has no audio stream"):
+        read_clip(tmp_path / "silent.mp4", tmp_path / "silent.mp4", kinds=("fbank",), fps=1)
+    with pytest.raises(NoFrameError, match=r"sound\.flv has no video stream"):
+        read_clip(tmp_path / "sound.flv", tmp_path / "sound.flv", kinds=("fbank",), fps=1)
+    assert numbers(read_clip("", tmp_path / "silent.mp4", kinds=(), fps=1).frames) == [0, 25]
+    with pytest.raises(MediaError, match=r"absent\.mp4 cannot be read: no such file"):
+        read_clip(tmp_path / "absent.mp4", tmp_path / "absent.mp4", kinds=("fbank",), fps=1)
+
+
+@pytest.mark.parametrize("faststart", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.8])
+def test_a_cut_mp4_with_sound_is_refused(tmp_path, faststart, share):
+    path = tmp_path / "cut.mp4"
+    raw_clips.write_movie(path, range(100), tones(4), options={"movflags": "faststart"} if faststart else None)
+    raw_clips.cut(path, share)
+    with pytest.raises(MediaError, match=r"cut\.mp4 (is cut short|cannot be read)"):
+        read_clip(path, path, kinds=("fbank",), fps=1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound", "first_ms"),
+    [
+        ("mp4", "libx264", "aac", 720),
+        ("mp4", "libx264", "aac", -400),
+        ("mkv", "libx264", "pcm_s16le", 720),
+        ("flv", "flv", "pcm_s16le", 720),
+        ("avi", "mpeg4", "pcm_s16le", 0),
+    ],
+)
+def test_the_first_time_need_not_be_0(tmp_path, suffix, codec, sound, first_ms):
+    path = tmp_path / f"a.{suffix}"
+    options = {"avoid_negative_ts": "disabled"}
+    raw_clips.write_movie(
+        path, range(60), tones(2.4), first_ms=first_ms, codec=codec, sound_codec=sound, options=options
+    )
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert min(packet.pts or 0 for packet in packets) * packets[0].time_base == Fraction(first_ms, 1000)
+    shown = range(60) if first_ms >= 0 else range(10, 60)  # an MP4's edit list hides what is before 0
+    content = read_clip(path, path, kinds=("fbank",), fps=1)
+    assert numbers(content.frames) == list(shown[::25])
+    assert torch.equal(content.features["fbank"], FEATURES["fbank"].of(*read_audio(path)))
+
+
+def test_times_that_jump_are_refused(tmp_path):
+    raw_clips.write_video(tmp_path / "a.flv", 3, times_ms=[0, 40, 2_000_000_000])
+    with pytest.raises(MediaError, match=r"a\.flv is damaged: its time stamps jump"):
+        read_clip("", tmp_path / "a.flv", kinds=(), fps=1)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "flv"])
+def test_a_video_shorter_than_the_distance_of_kept_frames_has_one(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    raw_clips.write_video(path, [9, 8, 7], 25, codec="flv" if suffix == "flv" else "libx264")
+    assert numbers(read_clip("", path, kinds=(), fps=1).frames) == [9]
+
+
+def test_a_copy_that_begins_between_key_frames_shows_what_a_player_shows(tmp_path):
+    raw_clips.write_movie(tmp_path / "long.mp4", range(200), tones(8), codec_options={"g": "50", "bf": "2"})
+    raw_clips.same_clip_later(tmp_path / "long.mp4", tmp_path / "trimmed.mp4", begin=3.0)
+    with av.open(str(tmp_path / "trimmed.mp4")) as container:
+        shown = [raw_clips.number_of(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    frames = read_clip("", tmp_path / "trimmed.mp4", kinds=(), fps=1).frames
+    assert numbers(frames) == shown[::25] and shown[0] in (50, 75)
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """Of a longer video, only more JPEG files of 1 KB each are kept."""
+    peaks = []
+    for seconds in (10, 60):
+        path = tmp_path / f"{seconds}.mkv"
+        raw_clips.write_movie(path, [i % 256 for i in range(10 * seconds)], rate=10)
+        read_clip("", path, kinds=(), fps=1)
+        tracemalloc.start()
+        frames = read_clip("", path, kinds=(), fps=1).frames
+        peaks.append(tracemalloc.get_traced_memory()[1] - sum(map(len, frames)))
+        tracemalloc.stop()
+        assert len(frames) == seconds
+    assert peaks[1] < peaks[0] + 100_000  # the kept frames alone are 1.1 MB, all of them 11 MB
+
+
+def test_variable_rates_and_sound_in_one_pass(tmp_path):
+    times = [i * 40 for i in range(30)] + [i * 40 + 2000 for i in range(30, 60)]
+    raw_clips.write_video(tmp_path / "a.flv", 60, rate=25, times_ms=times, sound=4.4)
+    content = read_clip(tmp_path / "a.flv", tmp_path / "a.flv", kinds=("fbank",), fps=1)
+    assert numbers(content.frames) == [0, 25, 29, 29, 50]
+    assert torch.equal(content.features["fbank"], FEATURES["fbank"].of(*read_audio(tmp_path / "a.flv")))
+    with pytest.raises(InputError, match="at least 1, not 0"):
+        read_clip(tmp_path / "a.flv", tmp_path / "a.flv", kinds=(), fps=0)

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmpareto.data import mmsa
-from mmpareto.data.dataset_builder import InputOptions
+from mmpareto.data import mmsa, mmsa_files
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.mmsa import CHSIMS, MOSEI, MOSI
 from mmpareto.data.preparation.prepared_folder import locked
 from mmpareto.errors import InputError
@@ -33,7 +33,7 @@ def padded(generator, samples, steps, size, dtype=np.float32):
 
 
 def content(data_set=MOSI, aligned=False):
-    """What MMSA's files hold: the arrays of a part, its labels (float32), text, tokens and names."""
+    """The content of a file of MMSA: arrays, labels (float32), text, tokens and names of each part."""
     generator = np.random.default_rng(0)
     made = {}
     for part, samples in SAMPLES.items():
@@ -73,11 +73,11 @@ def text_lengths(entry):
     return [max((step + 1 for step in range(len(row)) if row[step].any()), default=0) for row in entry["text"]]
 
 
-def expected(entry, name, place, aligned=False):
+def expected(entry, name, index, aligned=False):
     """(T, D + 1), from the raw content, sample by sample."""
-    steps = text_lengths(entry)[place] if aligned or name == "text" else entry[f"{name}_lengths"][place]
+    steps = text_lengths(entry)[index] if aligned or name == "text" else entry[f"{name}_lengths"][index]
     rows = []
-    for step, row in enumerate(entry[name][place]):
+    for step, row in enumerate(entry[name][index]):
         there = step < steps
         rows.append(
             [float(np.float32(value)) if there and np.isfinite(value) else 0.0 for value in row] + [float(there)]
@@ -101,12 +101,12 @@ def test_a_sample_is_what_the_file_holds_and_its_mask(tmp_path, data_set, aligne
         dataset = data_set.open(tmp_path / "out", part, training=False)
         assert dataset.channels == {"text": 768, "audio": SIZES[data_set][0], "vision": SIZES[data_set][1]}
         assert [*dataset.names] == entry["id"]
-        for place in range(SAMPLES[part]):
-            inputs = dataset[place].inputs
+        for index in range(SAMPLES[part]):
+            inputs = dataset[index].inputs
             assert [*inputs] == ["text", "audio", "vision"]
             for name, values in inputs.items():
                 assert values.dtype == torch.float32
-                assert torch.equal(values, expected(entry, name, place, aligned))
+                assert torch.equal(values, expected(entry, name, index, aligned))
         names, scores = mmsa.read_scores(tmp_path / "out", part)
         assert names == entry["id"]
         assert np.array_equal(scores, entry["regression_labels"].astype(np.float64))  # to the last digit
@@ -145,13 +145,13 @@ def test_what_comes_after_the_lengths_and_what_is_not_finite_counts_as_zero(tmp_
 def test_steps_padded_in_front_come_to_the_front(tmp_path, aligned):
     plain, made = content(aligned=aligned), content(aligned=aligned)
     for name in ("text", "audio", "vision") if aligned else ("text",):
-        for place, length in enumerate(text_lengths(plain["test"])):
-            made["test"][name][place] = np.roll(made["test"][name][place], STEPS["text"] - length, axis=0)
+        for index, length in enumerate(text_lengths(plain["test"])):
+            made["test"][name][index] = np.roll(made["test"][name][index], STEPS["text"] - length, axis=0)
     report = MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
     dataset = MOSI.open(tmp_path / "out", "test", training=False)
-    for place in range(SAMPLES["test"]):
-        for name, values in dataset[place].inputs.items():
-            assert torch.equal(values, expected(plain["test"], name, place, aligned))
+    for index in range(SAMPLES["test"]):
+        for name, values in dataset[index].inputs.items():
+            assert torch.equal(values, expected(plain["test"], name, index, aligned))
     assert "sequences are padded in front" in report.text()
 
 
@@ -168,7 +168,7 @@ def test_a_silent_aligned_step_in_the_middle_and_a_sample_without_any_step(tmp_p
     assert not any(values.any() for values in dataset[1].inputs.values())
 
 
-def test_lengths_beyond_the_array_are_cut_and_said(tmp_path):
+def test_lengths_beyond_the_array_are_cut_and_reported(tmp_path):
     made = content()
     made["train"]["vision_lengths"] = np.array([9, 12, 9, 30, 1, 2])
     report = MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
@@ -236,21 +236,21 @@ def put(entry, **values):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda e: without(e, "text"), r"test: there is no 'text', only text_bert .*unaligned_50\.pkl and aligned_50"),
-        (lambda e: without(e, "vision"), "no 'vision'; CMU-MOSI's are"),
+        (lambda e: without(e, "text"), r"test: 'text' is missing, only text_bert .*unaligned_50\.pkl and aligned_50"),
+        (lambda e: without(e, "vision"), "'vision' is missing; those of CMU-MOSI are"),
         (lambda e: without(e, "audio_lengths"), "vision_lengths, but not both"),
         (lambda e: (without(e, "audio_lengths"), without(e, "vision_lengths")), "the sequences are not aligned"),
-        (lambda e: put(e, text=e["text"][:, :, :300]), "a step of 'text' has 300 features, not 768"),
-        (lambda e: put(e, audio=e["vision"]), "a step of 'audio' has 20 features, not 5"),
+        (lambda e: put(e, text=e["text"][:, :, :300]), "'text' has 300 features per step, not 768"),
+        (lambda e: put(e, audio=e["vision"]), "'audio' has 20 features per step, not 5"),
         (lambda e: put(e, audio=e["audio"][:, 0]), "'audio' is not an array of numbers"),
         (lambda e: put(e, audio=e["audio"].tolist()), "'audio' is not an array of numbers"),
         (lambda e: put(e, audio=e["audio"].astype(object)), "'audio' is not an array of numbers"),
         (lambda e: put(e, audio=e["audio"][:3]), "4 names but 3 samples of 'audio'"),
         (lambda e: put(e, id=[]), "0 names but 4 samples"),
         (lambda e: put(e, id=["a", "b", "c", "d,e"]), "'d,e' cannot be the name"),
-        (lambda e: put(e, regression_labels=[0.0, 1.0, 3.2, 0.0]), "does not lie between -3 and 3"),
-        (lambda e: put(e, regression_labels=[0.0, 1.0, np.nan, 0.0]), "does not lie between -3 and 3"),
-        (lambda e: put(e, regression_labels=["good"] * 4), "does not hold numbers"),
+        (lambda e: put(e, regression_labels=[0.0, 1.0, 3.2, 0.0]), "is not between -3 and 3"),
+        (lambda e: put(e, regression_labels=[0.0, 1.0, np.nan, 0.0]), "is not between -3 and 3"),
+        (lambda e: put(e, regression_labels=["good"] * 4), "does not contain numbers"),
         (lambda e: put(e, regression_labels=[0.0]), "4 names but 1 'regression_labels'"),
         (lambda e: put(e, vision_lengths=[1, 2, 3, -1]), "vision_lengths are not numbers of steps"),
         (lambda e: put(e, vision_lengths=[1, 2, 3, 2.5]), "vision_lengths are not numbers of steps"),
@@ -269,34 +269,34 @@ def test_a_file_that_is_not_of_the_form(tmp_path, change, words):
 
 @pytest.mark.parametrize("made", [[1, 2], {"train": {}}, {"train": {}, "valid": [], "test": {}}, None])
 def test_a_pickle_of_something_else(tmp_path, made):
-    with pytest.raises(InputError, match="no feature file of MMSA"):
+    with pytest.raises(InputError, match="not a feature file of MMSA"):
         MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
 
 
 def test_another_set_with_the_same_file_name(raw, tmp_path):
-    with pytest.raises(InputError, match="has 5 features, not 74; CMU-MOSEI's are"):
+    with pytest.raises(InputError, match="has 5 features per step, not 74; those of CMU-MOSEI are"):
         MOSEI.prepare(raw=raw, out=tmp_path / "out")
 
 
-# --- where it lies, and whether it is the published one ---
+# --- which file, and whether it is the published one ---
 
 
 def test_which_file_of_a_folder(tmp_path):
     unaligned = write(tmp_path / "MMSA" / "MOSI" / "Processed" / "unaligned_50.pkl", content())
     write(unaligned.with_name("aligned_50.pkl"), content(aligned=True))
-    for number, place in enumerate([tmp_path / "MMSA", tmp_path / "MMSA" / "MOSI", unaligned.parent]):
-        report = MOSI.prepare(raw=place, out=tmp_path / str(number))
+    for number, folder in enumerate([tmp_path / "MMSA", tmp_path / "MMSA" / "MOSI", unaligned.parent]):
+        report = MOSI.prepare(raw=folder, out=tmp_path / str(number))
         assert "unaligned_50.pkl: SHA-256" in report.text()
-    assert "\n  aligned_50.pkl: SHA-256" in MOSI.prepare(raw=place, out=tmp_path / "a", features="aligned").text()
+    assert "\n  aligned_50.pkl: SHA-256" in MOSI.prepare(raw=folder, out=tmp_path / "a", features="aligned").text()
     unaligned.unlink()
-    assert "\n  aligned_50.pkl: SHA-256" in MOSI.prepare(raw=place, out=tmp_path / "b").text()
-    with pytest.raises(InputError, match=r"does not hold unaligned_50\.pkl;.*github\.com/thuiar/MMSA"):
-        MOSI.prepare(raw=place, out=tmp_path / "c", features="unaligned")
-    with pytest.raises(InputError, match=r"does not hold unaligned_39\.pkl"):
-        CHSIMS.prepare(raw=place, out=tmp_path / "c")
-    with pytest.raises(InputError, match=r"absent is not there; .*github\.com/thuiar/MMSA"):
+    assert "\n  aligned_50.pkl: SHA-256" in MOSI.prepare(raw=folder, out=tmp_path / "b").text()
+    with pytest.raises(InputError, match=r"does not contain unaligned_50\.pkl;.*github\.com/thuiar/MMSA"):
+        MOSI.prepare(raw=folder, out=tmp_path / "c", features="unaligned")
+    with pytest.raises(InputError, match=r"does not contain unaligned_39\.pkl"):
+        CHSIMS.prepare(raw=folder, out=tmp_path / "c")
+    with pytest.raises(InputError, match=r"absent does not exist; .*github\.com/thuiar/MMSA"):
         MOSI.prepare(raw=tmp_path / "absent", out=tmp_path / "c")
-    with pytest.raises(InputError, match="leave it out"):
+    with pytest.raises(InputError, match="omit the flag"):
         MOSI.prepare(raw=unaligned.with_name("aligned_50.pkl"), out=tmp_path / "c", features="aligned")
     assert not (tmp_path / "c").exists()
 
@@ -357,12 +357,12 @@ def test_another_file_and_a_folder_of_something_else_are_refused(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     before = snapshot(tmp_path / "out")
     other = write(tmp_path / "other.pkl", content(aligned=True))
-    with pytest.raises(InputError, match=r"prepared with sha256 \w+, not \w+\. Give another --out"):
+    with pytest.raises(InputError, match=r"prepared with sha256 \w+, not \w+\. .*another --out"):
         MOSI.prepare(raw=other, out=tmp_path / "out")
     assert snapshot(tmp_path / "out") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match="something else prepared"):
+    with pytest.raises(InputError, match="other software prepared"):
         MOSI.prepare(raw=raw, out=tmp_path / "mine")
     (tmp_path / "out" / "prepared.json").write_text("{")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):
@@ -378,9 +378,9 @@ def test_an_interrupted_run_leaves_nothing_that_passes_for_whole_and_is_done_aga
         written.append(path)
         return write_sequences(path, *arguments)
 
-    write_sequences = mmsa._write_sequences
+    write_sequences = mmsa_files._write_sequences
     with monkeypatch.context() as patch:
-        patch.setattr(mmsa, "_write_sequences", interrupted)
+        patch.setattr(mmsa_files, "_write_sequences", interrupted)
         with pytest.raises(KeyboardInterrupt):
             MOSI.prepare(raw=raw, out=tmp_path / "out")
     assert not (tmp_path / "out" / "prepared.json").exists() and not (tmp_path / "out" / "train.csv").exists()
@@ -397,7 +397,7 @@ def test_two_at_once(raw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data_set", "n_classes", "classes", "labels", "places"),
+    ("data_set", "n_classes", "classes", "labels", "indices"),
     [
         (MOSI, None, ["-3", "-2", "-1", "0", "+1", "+2", "+3"], [0, 3, 3, 4, 5, 6], range(6)),
         (MOSEI, None, ["-3", "-2", "-1", "0", "+1", "+2", "+3"], [0, 3, 3, 4, 5, 6], range(6)),
@@ -416,29 +416,29 @@ def test_two_at_once(raw, tmp_path):
         (CHSIMS, 2, ["negative", "positive"], [0, 0, 1, 1, 1], [0, 1, 3, 4, 5]),
     ],
 )
-def test_classes_are_chosen_when_the_folder_is_opened(tmp_path, data_set, n_classes, classes, labels, places):
+def test_classes_are_chosen_when_the_folder_is_opened(tmp_path, data_set, n_classes, classes, labels, indices):
     made = content(data_set)
     data_set.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
     options = InputOptions(n_classes=n_classes)
     dataset = data_set.open(tmp_path / "out", "train", training=False, options=options)
     assert [*dataset.classes] == classes and [*dataset.labels] == labels
-    assert [*dataset.names] == [made["train"]["id"][place] for place in places]
-    for index, place in enumerate(places):
-        sample = dataset[index]
-        assert sample.label == labels[index]
-        assert torch.equal(sample.inputs["audio"], expected(made["train"], "audio", place))
+    assert [*dataset.names] == [made["train"]["id"][index] for index in indices]
+    for number, index in enumerate(indices):
+        sample = dataset[number]
+        assert sample.label == labels[number]
+        assert torch.equal(sample.inputs["audio"], expected(made["train"], "audio", index))
     subset = data_set.open(
         tmp_path / "out", "train", training=False, options=options, subset=[3, 1], modalities=["text"]
     )
     assert [*subset[0].inputs] == ["text"]
-    assert torch.equal(subset[0].inputs["text"], expected(made["train"], "text", [*places][3]))
+    assert torch.equal(subset[0].inputs["text"], expected(made["train"], "text", [*indices][3]))
 
 
 def test_a_number_of_classes_that_the_scores_do_not_have(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
-    with pytest.raises(InputError, match="--n_classes is 4; scores from -3 to 3 have 2, 3, 5, 7"):
+    with pytest.raises(InputError, match=r"--n_classes is 4, but .* it can be 2, 3, 5, 7"):
         MOSI.open(tmp_path / "out", "train", training=False, options=InputOptions(n_classes=4))
-    with pytest.raises(InputError, match="--n_classes is 7; scores from -1 to 1 have 2, 3, 5"):
+    with pytest.raises(InputError, match=r"--n_classes is 7, but .* it can be 2, 3, 5"):
         CHSIMS.open(tmp_path / "out", "train", training=False, options=InputOptions(n_classes=7))
 
 
@@ -472,6 +472,6 @@ def test_damaged_arrays(raw, tmp_path):
 
 
 def test_the_command_line_needs_no_torch():
-    code = "import sys; from mmpareto.data import mosi, mosei, chsims; sys.exit('torch' in sys.modules)"
+    code = "import sys; import mmpareto.data.mmsa; sys.exit('torch' in sys.modules)"
     path = os.pathsep.join(sys.path)
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0

@@ -1,4 +1,4 @@
-"""The engine, on a data set that is not CREMA-D."""
+"""Preparation of a data set that is not CREMA-D."""
 
 import json
 import multiprocessing
@@ -14,11 +14,11 @@ from mmpareto.data.preparation.clip_preparation import RawClip, prepare_clips
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.features import FEATURES, filterbank
-from mmpareto.data.raw.media import read_audio, read_frames
+from mmpareto.data.raw.media import read_audio
 from mmpareto.errors import InputError
 from PIL import Image
 
-ABOUT = DatasetInfo("pets", "Pets", False, ("dog", "cat"))
+INFO = DatasetInfo("pets", "Pets", False, ("dog", "cat"))
 CLIPS = ("-a dog", "b_cat", "c_dog", "d_cat")  # ids of videos may begin with a dash
 SPLIT = Split(["d_cat", "-a dog", "b_cat"], ["c_dog"], "the split of this test")
 
@@ -46,7 +46,7 @@ def clips(raw: Path) -> list[RawClip]:
 
 
 def prepare(raw: Path, out: Path, split: Split = SPLIT, **options):
-    return prepare_clips(options.pop("clips", clips(raw)), split, ABOUT, out=out, **{"workers": 1} | options)
+    return prepare_clips(options.pop("clips", clips(raw)), split, INFO, out=out, **{"workers": 1} | options)
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -97,7 +97,7 @@ def test_a_frame_on_disk_is_the_frame_of_the_video(raw, tmp_path):
         for path in (tmp_path / "visual" / clip.name).iterdir():
             stored = np.asarray(Image.open(path).convert("RGB")).astype(int)
             assert raw_clips.number_of(stored) == number
-            assert np.abs(stored - read_frames(clip.video_path, 1)[0]).max() < 40
+            assert np.abs(stored - raw_clips.read_frames(clip.video_path, 1)[0]).max() < 40
 
 
 def test_a_second_run_does_nothing_and_a_third_only_what_is_missing(raw, tmp_path):
@@ -206,15 +206,15 @@ def test_a_folder_that_holds_something_else_is_refused(raw, tmp_path):
         ({"origin": {"clips": 5}}, "origin"),
         ({}, "origin"),
     ]:
-        with pytest.raises(InputError, match=rf"{complaint}.*Give another --out, or delete"):
+        with pytest.raises(InputError, match=rf"{complaint}.*another --out, or delete"):
             prepare(raw, out, **options)
     with pytest.raises(InputError, match="with dataset pets, not cars"):
-        prepare_clips(clips(raw), SPLIT, ABOUT._replace(name="cars"), out=out, workers=1)
+        prepare_clips(clips(raw), SPLIT, INFO._replace(name="cars"), out=out, workers=1)
     (out / "prepared.json").write_text("[")
     with pytest.raises(InputError, match=r"prepared\.json is damaged"):
         prepare(raw, out)
     (out / "prepared.json").unlink()
-    with pytest.raises(InputError, match="holds files that something else prepared"):
+    with pytest.raises(InputError, match="contains files that other software prepared"):
         prepare(raw, out)
     after = files(out)
     assert all(after[name] == before[name] for name in after)

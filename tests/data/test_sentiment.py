@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmpareto.data.sentiment import SCALES, class_figures, kept, regression_figures, weighted_f1
+from mmpareto.data.sentiment import SCALES, class_metrics, kept, regression_metrics, weighted_f1
 from mmpareto.errors import InputError
 
 # Scores as annotators give them (means of five, or of three), and any others.
@@ -50,28 +50,28 @@ def f1_by_precision_and_recall(predicted, true):
 
 
 @given(SET_AND_PAIRS)
-def test_figures_of_scores_by_their_definitions(case):
+def test_metrics_of_scores_by_their_definitions(case):
     dataset, pairs = case
     predicted, true = columns(pairs)
-    figures = regression_figures(predicted, true, dataset)
+    metrics = regression_metrics(predicted, true, dataset)
     if dataset == "chsims":
         sides = [[int(score > 0) for score in side] for side in (predicted, true)]
     else:
         sides = [[int(score >= 0) for score in side] for side in (predicted, true)]
-    assert figures["acc2_has0"] == pytest.approx(accuracy(*sides))
-    assert figures["f1_has0"] == pytest.approx(f1_by_precision_and_recall(*sides))
+    assert metrics["acc2_has0"] == pytest.approx(accuracy(*sides))
+    assert metrics["f1_has0"] == pytest.approx(f1_by_precision_and_recall(*sides))
     signed = [(int(p > 0), int(t > 0)) for p, t in zip(predicted, true, strict=True) if t != 0]
     if signed:
-        assert figures["acc2_non0"] == pytest.approx(accuracy(*zip(*signed, strict=True)))
-        assert figures["f1_non0"] == pytest.approx(f1_by_precision_and_recall(*zip(*signed, strict=True)))
+        assert metrics["acc2_non0"] == pytest.approx(accuracy(*zip(*signed, strict=True)))
+        assert metrics["f1_non0"] == pytest.approx(f1_by_precision_and_recall(*zip(*signed, strict=True)))
     else:
-        assert figures["acc2_non0"] is None and figures["f1_non0"] is None
-    numbers = [int(name.removeprefix("acc")) for name in figures if name.startswith("acc") and "_" not in name]
+        assert metrics["acc2_non0"] is None and metrics["f1_non0"] is None
+    numbers = [int(name.removeprefix("acc")) for name in metrics if name.startswith("acc") and "_" not in name]
     assert numbers == ([3, 5] if dataset == "chsims" else [5, 7])
     for count in numbers:
         classes = [[class_of(score, dataset, count) for score in side] for side in (predicted, true)]
-        assert figures[f"acc{count}"] == pytest.approx(accuracy(*classes))
-    assert figures["mae"] == pytest.approx(sum(abs(p - t) for p, t in zip(predicted, true, strict=True)) / len(true))
+        assert metrics[f"acc{count}"] == pytest.approx(accuracy(*classes))
+    assert metrics["mae"] == pytest.approx(sum(abs(p - t) for p, t in zip(predicted, true, strict=True)) / len(true))
 
 
 def test_correlation_is_scipys():
@@ -79,17 +79,17 @@ def test_correlation_is_scipys():
     generator = np.random.default_rng(0)
     true = generator.uniform(-3, 3, 500)
     predicted = np.clip(true + generator.normal(0, 1, 500), -3, 3)
-    assert regression_figures(predicted, true, "mosi")["correlation"] == pytest.approx(
+    assert regression_metrics(predicted, true, "mosi")["correlation"] == pytest.approx(
         stats.pearsonr(predicted, true).statistic, rel=1e-12
     )
-    assert regression_figures(np.ones(500), true, "mosi")["correlation"] is None
-    assert regression_figures(predicted[:1], true[:1], "mosi")["correlation"] is None
+    assert regression_metrics(np.ones(500), true, "mosi")["correlation"] is None
+    assert regression_metrics(predicted[:1], true[:1], "mosi")["correlation"] is None
 
 
 def test_scores_of_ch_sims_are_clipped_first():
-    figures = regression_figures(np.array([1.7, -0.2, -9.0]), np.array([1.0, -0.2, -1.0]), "chsims")
-    assert figures["mae"] == 0 and figures["acc5"] == 1
-    assert regression_figures(np.array([5.0]), np.array([3.0]), "mosi")["mae"] == 2
+    metrics = regression_metrics(np.array([1.7, -0.2, -9.0]), np.array([1.0, -0.2, -1.0]), "chsims")
+    assert metrics["mae"] == 0 and metrics["acc5"] == 1
+    assert regression_metrics(np.array([5.0]), np.array([3.0]), "mosi")["mae"] == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1))
@@ -124,19 +124,19 @@ def test_weights_are_those_of_the_true_classes():
     ],
 )
 def test_classes_of_scores(dataset, n_classes, scores, labels):
-    cut = SCALES[dataset].cut(n_classes)
-    found = cut.of(np.array(scores, np.float64))
+    binning = SCALES[dataset].binning(n_classes)
+    found = binning.labels(np.array(scores, np.float64))
     assert found.dtype == np.int64 and found.tolist() == labels
-    assert len(cut.names) == len(cut.centres) == n_classes == len(set(cut.names))
+    assert len(binning.names) == len(binning.centres) == n_classes == len(set(binning.names))
     assert [class_of(score, dataset, n_classes) for score in scores] == labels
 
 
 @pytest.mark.parametrize(
-    ("dataset", "n_classes"), [(name, count) for name, scale in SCALES.items() for count in scale.classes]
+    ("dataset", "n_classes"), [(name, count) for name, scale in SCALES.items() for count in scale.binnings]
 )
 def test_a_class_holds_its_centre(dataset, n_classes):
-    cut = SCALES[dataset].cut(n_classes)
-    assert cut.of(np.array(cut.centres)).tolist() == list(range(n_classes))
+    binning = SCALES[dataset].binning(n_classes)
+    assert binning.labels(np.array(binning.centres)).tolist() == list(range(n_classes))
 
 
 def test_two_classes_leave_out_zero():
@@ -146,58 +146,58 @@ def test_two_classes_leave_out_zero():
 
 
 def test_numbers_of_classes_that_there_are_not():
-    with pytest.raises(InputError, match="--n_classes is 7; scores from -1 to 1 have 2, 3, 5"):
-        SCALES["chsims"].cut(7)
+    with pytest.raises(InputError, match=r"--n_classes is 7, but .* it can be 2, 3, 5"):
+        SCALES["chsims"].binning(7)
     with pytest.raises(InputError, match="2, 3, 5, 7"):
-        class_figures(np.array([0]), np.array([1.0]), "mosi", 6)
+        class_metrics(np.array([0]), np.array([1.0]), "mosi", 6)
 
 
-def test_figures_of_seven_classes():
+def test_metrics_of_seven_classes():
     """By hand: scores −2.6, 0, 0.4, 1.2, 3 are of the classes −3, 0, 0, 1, 3; predicted are −2, 0, 1, 1, 0."""
-    figures = class_figures(np.array([1, 3, 4, 4, 3]), np.array([-2.6, 0, 0.4, 1.2, 3]), "mosi", 7)
-    assert figures["acc7"] == pytest.approx(2 / 5)
-    assert figures["acc5"] == pytest.approx(3 / 5)  # both −2 and −3 are −2
-    assert figures["acc2_has0"] == 1  # negative, four times not negative
-    assert figures["acc2_non0"] == pytest.approx(3 / 4)  # 3 was taken for neutral, which is not positive
+    metrics = class_metrics(np.array([1, 3, 4, 4, 3]), np.array([-2.6, 0, 0.4, 1.2, 3]), "mosi", 7)
+    assert metrics["acc7"] == pytest.approx(2 / 5)
+    assert metrics["acc5"] == pytest.approx(3 / 5)  # both −2 and −3 are −2
+    assert metrics["acc2_has0"] == 1  # negative, four times not negative
+    assert metrics["acc2_non0"] == pytest.approx(3 / 4)  # 3 was taken for neutral, which is not positive
     # f1_7: of the members −3 ×1, 0 ×2, 1 ×1, 3 ×1 only 0 (2·1/(2+2)) and 1 (2·1/(1+2)) are hit.
-    assert figures["f1_7"] == pytest.approx((2 * (1 / 2) + 2 / 3) / 5)
-    assert set(figures) == {"acc7", "f1_7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"}
+    assert metrics["f1_7"] == pytest.approx((2 * (1 / 2) + 2 / 3) / 5)
+    assert set(metrics) == {"acc7", "f1_7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"}
 
 
-def test_figures_of_ch_sims_classes():
+def test_metrics_of_ch_sims_classes():
     """Predicted: weakly positive, neutral twice, negative; true: 1, 0, 0.2 and −0.4, each of another class."""
-    figures = class_figures(np.array([3, 2, 2, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 5)
-    assert figures["acc5"] == pytest.approx(1 / 4) and figures["acc3"] == pytest.approx(3 / 4)
-    assert figures["acc2_has0"] == pytest.approx(3 / 4)  # zero goes with the negative ones there
-    assert figures["acc2_non0"] == pytest.approx(2 / 3)
-    three = class_figures(np.array([2, 1, 1, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 3)
+    metrics = class_metrics(np.array([3, 2, 2, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 5)
+    assert metrics["acc5"] == pytest.approx(1 / 4) and metrics["acc3"] == pytest.approx(3 / 4)
+    assert metrics["acc2_has0"] == pytest.approx(3 / 4)  # zero goes with the negative ones there
+    assert metrics["acc2_non0"] == pytest.approx(2 / 3)
+    three = class_metrics(np.array([2, 1, 1, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 3)
     assert set(three) == {"acc3", "f1_3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"}
     assert three["acc3"] == pytest.approx(3 / 4)
 
 
-def test_figures_of_two_classes():
-    figures = class_figures(np.array([0, 1, 1]), np.array([-0.2, -3, 2.0]), "mosei", 2)
-    assert figures == {"acc2_non0": pytest.approx(2 / 3), "f1_non0": pytest.approx(2 / 3)}
+def test_metrics_of_two_classes():
+    metrics = class_metrics(np.array([0, 1, 1]), np.array([-0.2, -3, 2.0]), "mosei", 2)
+    assert metrics == {"acc2_non0": pytest.approx(2 / 3), "f1_non0": pytest.approx(2 / 3)}
 
 
 @given(SET_AND_PAIRS)
 def test_a_classifier_that_knows_the_class_has_what_a_regression_to_its_centre_has(case):
     dataset, pairs = case
     predicted, true = columns(pairs)
-    for count in SCALES[dataset].classes:
-        cut = SCALES[dataset].cut(count)
-        labels = cut.of(predicted)
-        figures = class_figures(labels, true, dataset, count)
-        same = regression_figures(np.array(cut.centres)[labels], true, dataset)
-        for name in figures.keys() & same.keys():
-            assert figures[name] == same[name]
+    for count in SCALES[dataset].binnings:
+        binning = SCALES[dataset].binning(count)
+        labels = binning.labels(predicted)
+        metrics = class_metrics(labels, true, dataset, count)
+        same = regression_metrics(np.array(binning.centres)[labels], true, dataset)
+        for name in metrics.keys() & same.keys():
+            assert metrics[name] == same[name]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_must_be_numbers(value):
     with pytest.raises(ValueError, match="finite"):
-        regression_figures(np.array([value]), np.array([1.0]), "mosi")
+        regression_metrics(np.array([value]), np.array([1.0]), "mosi")
     with pytest.raises(ValueError, match="N ≥ 1"):
-        regression_figures(np.array([]), np.array([]), "mosi")
+        regression_metrics(np.array([]), np.array([]), "mosi")
     with pytest.raises(ValueError, match="N ≥ 1"):
-        regression_figures(np.array([1.0, 2.0]), np.array([1.0]), "mosi")
+        regression_metrics(np.array([1.0, 2.0]), np.array([1.0]), "mosi")

@@ -106,9 +106,9 @@ def test_another_split_is_used_and_said_to_be_another(published):
     [
         ("a_X,X\nb_Y\n", r"train\.csv, line 2: 'b_Y' is not `clip,class`"),
         ("a_X,Z\n", r"line 1: 'a_X,Z'"),
-        ("a_X,X\na_X,X\n", r"line 2: a_X is there twice"),
-        ("a_X,X\nd_X,X\n", r"1 clips are in train\.csv and in test\.csv, the first is d_X"),
-        ("b_Y,X\n", r"says that b_Y is X, not Y"),
+        ("a_X,X\na_X,X\n", r"line 2: a_X is listed twice"),
+        ("a_X,X\nd_X,X\n", r"1 clips are both in train\.csv and in test\.csv; the first: d_X"),
+        ("b_Y,X\n", r"gives b_Y the class X, not Y"),
     ],
 )
 def test_wrong_files_are_refused_by_line(published, text, complaint):

@@ -42,7 +42,7 @@ def raw(tmp_path_factory):
     return folder
 
 
-def picture(path: Path) -> np.ndarray:
+def pixels_of(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
 
@@ -65,10 +65,10 @@ def test_from_raw_files_to_samples(raw, tmp_path):
                 "frame_00002.jpg",
             ]
         for number, frame in ((1, 0), (2, RATE)):
-            shown = picture(out / "visual" / clip / f"frame_{number:05d}.jpg")
+            shown = pixels_of(out / "visual" / clip / f"frame_{number:05d}.jpg")
             assert np.abs(shown.astype(int) - moving(*motion)[frame]).mean() < 8
             for folder, pixels in zip(("flow_u", "flow_v"), motion, strict=True):
-                part = picture(out / folder / clip / f"frame_{number:05d}.jpg")
+                part = pixels_of(out / folder / clip / f"frame_{number:05d}.jpg")
                 assert part.shape == (64, 96)  # greyscale, of the video's own size
                 inside = part[16:-16, 16:-16].astype(float) * 40 / 255 - 20
                 assert abs(np.median(inside) - pixels) < 0.3
@@ -113,7 +113,7 @@ def test_published_flow_is_taken_at_the_same_frames(raw, tmp_path):
     out = tmp_path / "out"
     report = UCF101.prepare(raw=raw, out=out, flow=tmp_path / "tvl1_flow", workers=1)
     assert report.prepared == 2 and {*report.skipped["no flow"]} == {CLIPS[2], CLIPS[3]}
-    assert "frame000006.jpg is not there or is no whole JPEG" in report.skipped["no flow"][CLIPS[2]]
+    assert "frame000006.jpg is missing or not a complete JPEG" in report.skipped["no flow"][CLIPS[2]]
     assert not (out / "visual" / CLIPS[2]).exists()
     for clip in CLIPS[:2]:
         for number, published in ((1, 1), (2, 6)):  # frames 0 and 5
@@ -123,7 +123,7 @@ def test_published_flow_is_taken_at_the_same_frames(raw, tmp_path):
                 assert (out / folder / clip / f"frame_{number:05d}.jpg").read_bytes() == expected.read_bytes()
     with pytest.raises(InputError, match="with flow published pictures, not dense inverse search"):
         UCF101.prepare(raw=raw, out=out, workers=1)
-    with pytest.raises(InputError, match=r"does not hold u/<clip>/frame000001\.jpg.*--flow the folder tvl1_flow"):
+    with pytest.raises(InputError, match=r"has no u/<clip>/frame000001\.jpg.*--flow the folder tvl1_flow"):
         UCF101.prepare(raw=raw, out=tmp_path / "other", flow=raw, workers=1)
 
 
@@ -138,7 +138,7 @@ def test_published_flow_does_without_computing(raw, tmp_path, monkeypatch):
     assert report.skipped == {"no flow": {CLIPS[2]: report.skipped["no flow"][CLIPS[2]]}}  # of the lists' videos only
 
 
-def test_videos_that_cannot_be_used_cost_a_line(raw, tmp_path):
+def test_videos_that_cannot_be_used_are_reported(raw, tmp_path):
     write_lists(tmp_path / "raw", [*TRAIN, "ApplyEyeMakeup/v_ApplyEyeMakeup_g03_c01.avi 1"])
     raw_mp4.write_avi(tmp_path / "raw" / f"{CLIPS[0]}.avi", moving(1, 1))
     raw_mp4.write_avi(tmp_path / "raw" / f"{CLIPS[1]}.avi", moving(1, 1, count=1))
@@ -156,12 +156,12 @@ def test_videos_that_cannot_be_used_cost_a_line(raw, tmp_path):
     assert "96 × 12 pixels" in report.skipped["cannot be used"]["v_ApplyEyeMakeup_g03_c01"]
 
 
-def test_clips_that_are_gone_are_told(raw, tmp_path):
+def test_missing_clips_are_named(raw, tmp_path):
     UCF101.prepare(raw=raw, out=tmp_path, workers=1)
     (tmp_path / "flow_v" / CLIPS[3]).rename(tmp_path / "elsewhere")
     UCF101.open(tmp_path, "train", training=True)
     with pytest.raises(
-        InputError, match=rf"1 of the 2 clips of .*test\.csv are not in .*flow_v, the first is {CLIPS[3]}"
+        InputError, match=rf"1 of the 2 clips in .*test\.csv are not in .*flow_v, the first is {CLIPS[3]}"
     ):
         UCF101.open(tmp_path, "test", training=True)
 
@@ -191,9 +191,11 @@ def test_wrong_class_list(tmp_path):
 
 
 def test_without_lists_or_videos(raw, tmp_path):
-    with pytest.raises(InputError, match=r"do not hold classInd\.txt, trainlist03\.txt and testlist03\.txt.*crcv\.ucf"):
+    with pytest.raises(InputError, match=r"do not have classInd\.txt, trainlist03\.txt and testlist03\.txt.*crcv\.ucf"):
         UCF101.prepare(raw=raw, out=tmp_path / "out", fold=3, workers=1)
     write_lists(tmp_path / "lists", ["ApplyEyeMakeup/v_ApplyEyeMakeup_g24_c01.avi 1"], [])
-    with pytest.raises(InputError, match=r"no video of UCF-101's lists, but 4 others; see https://www\.crcv\.ucf"):
+    with pytest.raises(
+        InputError, match=r"no clip that UCF-101's lists name, but 4 others; see https://www\.crcv\.ucf"
+    ):
         UCF101.prepare(raw=raw, out=tmp_path / "out", split_files=tmp_path / "lists", workers=1)
     assert not (tmp_path / "out").exists()

@@ -180,15 +180,15 @@ def test_reads_a_dictionary_that_numpy_saved_under_python_2(tmp_path: Path) -> N
         (npy(b"", "{'descr': '|O', 'shape': __import__('os').getcwd()}"), "not a readable .npy file"),
         (
             npy(b"12345678", "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }"),
-            "float64 .1,. where one",
+            "float64 .1,. instead of one",
         ),
-        (npy(b"", "{'descr': '|O', 'fortran_order': False, 'shape': (9,), }"), "where one pickled object"),
+        (npy(b"", "{'descr': '|O', 'fortran_order': False, 'shape': (9,), }"), "instead of one pickled object"),
         (npy(pickle.dumps({})), "does not hold the one object"),
         (npy(pickle.dumps(np.arange(3))), "does not hold the one object"),
-        (npy(pickle.dumps(np.array([{}], dtype=object))[:-3]), "damaged or no pickle"),
+        (npy(pickle.dumps(np.array([{}], dtype=object))[:-3]), "damaged or not a pickle"),
     ],
 )
-def test_other_npy_files_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_npy_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=rf"x\.npy.*{message}"):
         load_object_array(written(tmp_path / "x.npy", content))
 
@@ -230,7 +230,7 @@ def test_a_file_that_would_run_a_command_is_refused_by_name_and_nothing_runs(
     mark = tmp_path / "mark"
     content = pickle.dumps(PLACES[place](leave_a_mark(mark)), protocol)
     path = written(tmp_path / "bad.pkl", content)
-    with pytest.raises(InputError, match=r"bad\.pkl asks for posix\.system.*[Nn]othing of it was run"):
+    with pytest.raises(InputError, match=r"bad\.pkl requests posix\.system.*None of it was run"):
         load_pickle(path)
     assert not mark.exists()
     pickle.loads(content)
@@ -240,7 +240,7 @@ def test_a_file_that_would_run_a_command_is_refused_by_name_and_nothing_runs(
 def test_so_is_an_npy_file(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     np.save(tmp_path / "bad.npy", np.array({"train_image": leave_a_mark(mark)}, dtype=object))
-    with pytest.raises(InputError, match=r"bad\.npy asks for posix\.system"):
+    with pytest.raises(InputError, match=r"bad\.npy requests posix\.system"):
         load_object_array(tmp_path / "bad.npy")
     assert not mark.exists()
 
@@ -272,7 +272,7 @@ def test_whatever_is_no_array_and_no_builtin_container_is_refused(
     tmp_path: Path, thing: Any, name: str, protocol: int
 ) -> None:
     path = written(tmp_path / "bad.pkl", pickle.dumps({"fine": np.ones(2), "odd": thing}, protocol))
-    with pytest.raises(InputError, match=rf"bad\.pkl (asks for|holds data of the type) .*({name})"):
+    with pytest.raises(InputError, match=rf"bad\.pkl (requests|contains data of the type) .*({name})"):
         load_pickle(path)
 
 
@@ -284,10 +284,10 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
     ("program", "message"),
     [
         # functions of the list used for what they are not there for
-        (b"c_codecs\nencode\n.", "holds a function"),
+        (b"c_codecs\nencode\n.", "contains a function"),
         (b"cnumpy\nndarray\n(K\x05t\x85R.", "calls numpy.ndarray"),
         (b"cnumpy\nndarray\n(K\x05\x85t\x81.", "damaged"),  # NEWOBJ: ndarray.__new__(ndarray, …)
-        (b"cnumpy.core.multiarray\n_reconstruct\ncbuiltins\nset\nK\x00\x85C\x01b\x87R.", "a class of its own"),
+        (b"cnumpy.core.multiarray\n_reconstruct\ncbuiltins\nset\nK\x00\x85C\x01b\x87R.", "a custom class"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x04\x00\x00\x00zlibtR.", "encoding 'zlib'"),
         (b"cbuiltins\nbytearray\n(J\xff\xff\xff\x7ftR.", "int where bytes are expected"),
         (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR.", "damaged"),
@@ -305,8 +305,8 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
         (FLOATS + b"(K\x03X\x01\x00\x00\x00<NX\x01\x00\x00\x00a\x85}J\x00\x00\x01\x00K\x01K\x00tb.", "structured"),
         (b"cnumpy\ndtype\nX\x05\x00\x00\x00i4,i4\x89\x88\x87R.", "i4,i4"),
         # the other ways in
-        (b"(cposix\nsystem\nX\x02\x00\x00\x00lso.", "asks for posix.system"),
-        (b"(X\x02\x00\x00\x00lsiposix\nsystem\n.", "asks for posix.system"),
+        (b"(cposix\nsystem\nX\x02\x00\x00\x00lso.", "requests posix.system"),
+        (b"(X\x02\x00\x00\x00lsiposix\nsystem\n.", "requests posix.system"),
         (b"\x82\x01.", "registered extension 1"),
         (b"Pelsewhere\n.", "'elsewhere' outside the file"),
         (b"\x97.", "damaged"),  # a buffer outside the file
@@ -336,15 +336,15 @@ def test_a_few_bytes_do_not_take_gigabytes(tmp_path: Path, program: bytes) -> No
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < resident + 200_000  # kB
 
 
-def test_truncated_files_are_told(tmp_path: Path) -> None:
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
     whole = pickle.dumps(EXAMPLE)
     for length in [*range(0, len(whole), 41), len(whole) - 1]:
-        with pytest.raises(InputError, match=r"cut\.pkl is damaged or no pickle"):
+        with pytest.raises(InputError, match=r"cut\.pkl is damaged or not a pickle"):
             load_pickle(written(tmp_path / "cut.pkl", whole[:length]))
 
 
 @given(place=st.integers(0, len(pickle.dumps(EXAMPLE)) - 1), byte=st.integers(0, 255))
-def test_a_damaged_file_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, place: int, byte: int) -> None:
+def test_a_damaged_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, place: int, byte: int) -> None:
     content = bytearray(pickle.dumps(EXAMPLE))
     content[place] = byte
     path = written(tmp_path_factory.getbasetemp() / "damaged.pkl", content)
@@ -355,12 +355,12 @@ def test_a_damaged_file_is_read_or_told(tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("content", [b"hello, world\n", b"{'a': 1}", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08\x00"])
-def test_files_of_other_kinds_are_told(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError, match=r"other\.pkl"):
         load_pickle(written(tmp_path / "other.pkl", content))
 
 
-def test_a_zip_and_a_missing_file_are_told(tmp_path: Path) -> None:
+def test_a_zip_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pkl", "w") as file:
         file.writestr("a", "b")
     with pytest.raises(InputError, match=r"x\.pkl"):
@@ -371,7 +371,7 @@ def test_a_zip_and_a_missing_file_are_told(tmp_path: Path) -> None:
         load_object_array(tmp_path)
 
 
-def test_deep_nesting_is_told(tmp_path: Path) -> None:
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="RecursionError"):
         load_pickle(written(tmp_path / "deep.pkl", b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b"."))
 

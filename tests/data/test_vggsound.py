@@ -5,7 +5,7 @@ import raw_mp4
 from hypothesis import given
 from hypothesis import strategies as st
 from mmpareto.data.loading.options import InputOptions
-from mmpareto.data.vggsound import VGGSound, raw_key, read_list
+from mmpareto.data.vggsound import VGGSound, clip_in, read_list
 from mmpareto.errors import InputError
 
 HORN = "vehicle horn, car horn, honking"
@@ -39,14 +39,14 @@ def test_all_ways_to_write_a_clip_are_one(video, start):
         f"{start}_{start + 10}",
         f"{1000 * start}_{1000 * (start + 10)}",
     ]
-    assert {raw_key(f"{video}_{form}") for form in written} == {(video, start)}
+    assert {clip_in(f"{video}_{form}") for form in written} == {(video, start)}
 
 
 @pytest.mark.parametrize(
     "name", ["---g-f_I2yQ", "-g-f_I2yQ_1", "---g-f_I2yQ_1_12", "---g-f_I2yQ_1500_11500", "---g-f_I2yQ_1_"]
 )
 def test_names_that_say_no_clip(name):
-    assert raw_key(name) is None
+    assert clip_in(name) is None
 
 
 def test_from_raw_files_to_samples(raw, tmp_path):
@@ -57,7 +57,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert report.prepared == 4 and report.outside == 1 and report.found == 6
     assert report.missing == ["AAAAAAAAAA__000007"]
     assert [*report.skipped["name not of the form"]] == [str(raw / "--0PQM4-hqg.mp4")]
-    assert "3 classes where the whole list has 309" in report.text() and not report.split.official
+    assert "3 classes, but the whole list has 309" in report.text() and not report.split.official
 
     # As the released loaders read it: a label with commas is one cell.
     rows = {part: [*csv.reader((out / f"{part}.csv").open())] for part in ("stat", "train", "test")}
@@ -68,10 +68,10 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert [samples.classes[sample.label] for sample in samples] == ["people marching", HORN]
 
 
-def test_the_list_may_lie_elsewhere(raw, tmp_path):
+def test_the_list_may_be_elsewhere(raw, tmp_path):
     (tmp_path / "list").mkdir()
     (raw / "vggsound.csv").rename(tmp_path / "list" / "vggsound.csv")
-    with pytest.raises(InputError, match=r"raw does not hold vggsound\.csv.*https://www\.robots"):
+    with pytest.raises(InputError, match=r"raw does not have vggsound\.csv.*https://www\.robots"):
         VGGSound.prepare(raw=raw, out=tmp_path / "out", workers=1)
     assert VGGSound.prepare(raw=raw, out=tmp_path / "out", split_files=tmp_path / "list", workers=1).prepared == 4
 
@@ -104,5 +104,5 @@ def test_a_line_that_is_repeated_counts_once(tmp_path):
 
 def test_clips_of_something_else(raw, tmp_path):
     (raw / "vggsound.csv").write_text("CCCCCCCCCCC,5,bark,train\n")
-    with pytest.raises(InputError, match=r"no clip of vggsound\.csv, but 4 others"):
+    with pytest.raises(InputError, match=r"no clip that VGGSound's lists name, but 4 others"):
         VGGSound.prepare(raw=raw, out=tmp_path / "out", workers=1)

@@ -143,7 +143,7 @@ def test_runs_that_were_measured_otherwise_are_not_drawn_together(runs: list[Pat
     [
         ("no run", "holds no run"),
         ("no checkpoint", r"holds no checkpoint last.pt \(there: best.pt\); choose one with --checkpoint"),
-        ("data gone", "there is no folder"),
+        ("data gone", "does not exist"),
         ("other data", "is not what .* was trained on; say where that is with --data"),
         ("not finite", "NaN or infinite"),
         ("not measured", r"holds no covariance.json: run `python code/figures.py covariance --run"),

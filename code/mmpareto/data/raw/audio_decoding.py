@@ -1,10 +1,10 @@
-"""Decoding the audio of a media file, packet by packet."""
+"""Decoding the audio of a media file."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.packet import Packet
@@ -13,28 +13,20 @@ from mmpareto.data.raw.containers import MediaError, NoAudioError
 
 
 class AudioReader:
-    """Decodes an audio stream and passes its samples on block by block (a `containers.StreamReader`).
-
-    Arguments:
-        on_block: called with each block of the waveform, float32 in [−1, 1], (channels, samples), and the sampling rate
-            in hertz. Integer samples are divided by half their range, which float32 represents exactly for 16 bits.
-    """
+    """Decodes an audio stream (a `containers.StreamReader`)."""
 
     kind: ClassVar[str] = "audio"
     missing_stream: ClassVar[type[MediaError]] = NoAudioError
 
-    def __init__(self, on_block: Callable[[np.ndarray, int], None]) -> None:
-        self._on_block = on_block
-        self._format: tuple[int, int] | None = None  # rate and channels
-        self._samples = 0
-
     def open(self, path: Path, container: InputContainer, stream: Any) -> None:
         """Remember the stream."""
         self._path, self._stream = path, stream
+        self._blocks: list[np.ndarray] = []
+        self._format: tuple[int, int] | None = None  # rate and channels
 
     def feed(self, packet: Packet) -> None:
         """Decode a packet."""
-        self._pass_on(self._stream.decode(packet))
+        self._append(self._stream.decode(packet))
 
     def close(self) -> None:
         """Decode the samples that the decoder still holds.
@@ -42,19 +34,25 @@ class AudioReader:
         Raises:
             NoAudioError: the stream has no sample.
         """
-        self._pass_on(self._stream.decode(None))
-        if not self._samples:
+        self._append(self._stream.decode(None))
+        if not any(block.shape[1] for block in self._blocks):
             raise NoAudioError(f"{self._path} has an audio stream without a sample.")
 
-    def _pass_on(self, frames: list[AudioFrame]) -> None:
+    def waveform(self) -> tuple[torch.Tensor, int]:
+        """The waveform, float32 in [−1, 1], (channels, samples), and its sampling rate in hertz.
+
+        Integer samples are divided by half their range, which float32 represents exactly for 16 bits.
+        """
+        assert self._format is not None
+        return torch.from_numpy(np.concatenate(self._blocks, axis=1)), self._format[0]
+
+    def _append(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
             block = _to_float(frame)
             if self._format not in (None, (frame.sample_rate, block.shape[0])):
                 raise MediaError(f"{self._path} changes its sampling rate or its number of channels in the middle.")
             self._format = frame.sample_rate, block.shape[0]
-            if block.shape[1]:
-                self._samples += block.shape[1]
-                self._on_block(block, frame.sample_rate)
+            self._blocks.append(block)
 
 
 def _to_float(frame: AudioFrame) -> np.ndarray:

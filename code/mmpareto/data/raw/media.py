@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmpareto.data.raw.audio_decoding import AudioReader
 from mmpareto.data.raw.containers import StreamReader, read_streams
-from mmpareto.data.raw.features import StreamedFeatures
+from mmpareto.data.raw.features import FEATURES
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
 
 JPEG_QUALITY = 95  # the default of OpenCV's imwrite, which the sources use
@@ -29,7 +29,7 @@ class ClipContent(NamedTuple):
 def read_clip(
     audio_path: str | os.PathLike[str], video_path: str | os.PathLike[str], *, kinds: Sequence[str], fps: int | None
 ) -> ClipContent:
-    """Read the audio features and frames of a clip, in memory that grows with its length only by the JPEG files.
+    """Read the audio features and frames of a clip. Of the video, only the JPEG files are kept in memory.
 
     Arguments:
         audio_path, video_path: may be the same file, which is then read once for both.
@@ -44,10 +44,10 @@ def read_clip(
         MediaError: a file is missing, damaged or cut short.
         InputError: the audio is shorter than one window, or `fps` is below 1 or above the frame rate of the video.
     """
-    features, to_rgb = StreamedFeatures(kinds), ToRGB()
+    audio, to_rgb = AudioReader(), ToRGB()
     readers: list[tuple[Path, StreamReader]] = []
     if kinds:
-        readers.append((Path(audio_path), AudioReader(features.add)))
+        readers.append((Path(audio_path), audio))
     video: VideoReader[bytes] | None = None
     if fps is not None:
         video = VideoReader(fps, lambda frame: encode_jpeg(to_rgb(frame)))
@@ -57,7 +57,8 @@ def read_clip(
     else:
         for path, reader in readers:
             read_streams(path, [reader])
-    return ClipContent(features.features() if kinds else {}, video.frames if video else [])
+    features = {kind: FEATURES[kind].of(*audio.waveform()) for kind in kinds}
+    return ClipContent(features, video.frames if video else [])
 
 
 def _is_same_file(first: Path, second: Path) -> bool:
@@ -77,15 +78,9 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
         NoAudioError: the file has no audio stream, or one without a sample.
         MediaError: the file is missing, damaged or cut short.
     """
-    blocks: list[np.ndarray] = []
-    rates: list[int] = []
-
-    def collect(block: np.ndarray, rate: int) -> None:
-        blocks.append(block)
-        rates.append(rate)
-
-    read_streams(Path(path), [AudioReader(collect)])
-    return torch.from_numpy(np.concatenate(blocks, axis=1)), rates[0]
+    reader = AudioReader()
+    read_streams(Path(path), [reader])
+    return reader.waveform()
 
 
 class FramePair(NamedTuple):

@@ -1,12 +1,11 @@
-"""What is left undecoded changes nothing: against decoding everything with PyAV."""
+"""Frames that are not decoded change nothing: compared with decoding everything in PyAV."""
 
 import av
 import numpy as np
 import pytest
 import raw_clips
-from mmpareto.data.raw.containers import read_streams
-from mmpareto.data.raw.video_decoding import FrameReader, ToRGB, _AsNeeded
 from mmpareto.data.raw.media import read_frame_pairs
+from mmpareto.data.raw.video_decoding import _SparseDecoder
 
 H264 = {
     "no B-frames": {"bf": "0", "g": "12"},
@@ -17,9 +16,9 @@ H264 = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scene():
-    """75 noisy pictures that move, so that every frame is unlike any other and refers to others."""
+    """75 noisy moving images, so that every frame differs from all others and refers to others."""
     rng = np.random.default_rng(0)
     still = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
     return [np.roll(still, (3 * i, 2 * i), (0, 1)) // 2 + np.uint8(i) for i in range(75)]
@@ -29,15 +28,9 @@ def write(path, scene, codec, options):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for picture in scene:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in scene:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-
-
-def read(path, fps) -> list[np.ndarray]:
-    reader = FrameReader(fps, ToRGB())
-    read_streams(path, [reader])
-    return reader.frames
 
 
 def everything(path) -> list[np.ndarray]:
@@ -62,12 +55,10 @@ def test_kept_frames_are_those_of_a_full_decoding_bit_for_bit(tmp_path, scene, n
     all_frames = everything(path)
     assert len(all_frames) == 75
     for fps in (1, 4, 25):
-        frames = read(path, fps)
+        frames = raw_clips.read_frames(path, fps)
         step = 25 // fps
-        places = [i for i in range(75) if i % 25 % step == 0 and i % 25 < step * fps]
-        assert len(frames) == len(places)
-        for place, frame in zip(places, frames, strict=True):
-            np.testing.assert_array_equal(frame, all_frames[place])
+        expected = [all_frames[i] for i in range(75) if i % 25 % step == 0 and i % 25 < step * fps]
+        np.testing.assert_array_equal(frames, expected)
 
 
 def test_pairs_are_neighbours_of_a_full_decoding(tmp_path, scene):
@@ -75,36 +66,36 @@ def test_pairs_are_neighbours_of_a_full_decoding(tmp_path, scene):
         write(tmp_path / name, scene[:51], codec, {"g": "10"})
         all_frames = everything(tmp_path / name)
         pairs = list(read_frame_pairs(tmp_path / name, 2))
-        assert [pair.number for pair in pairs] == [0, 12, 25, 37]  # 50 is the last: nothing follows it
+        assert [pair.number for pair in pairs] == [0, 12, 25, 37]  # nothing follows frame 50
         for number, first, second in pairs:
             np.testing.assert_array_equal(first, all_frames[number])
             np.testing.assert_array_equal(second, all_frames[number + 1])
 
 
 @pytest.mark.parametrize(("options", "needed"), [({"g": "1"}, 3), ({"g": "25"}, 3), ({"g": "250", "bf": "0"}, 51)])
-def test_what_no_kept_frame_needs_is_not_decoded(tmp_path, scene, monkeypatch, options, needed):
+def test_frames_that_no_kept_frame_needs_are_not_decoded(tmp_path, scene, monkeypatch, options, needed):
     """Frames 0, 25 and 50 of 75 are kept."""
     write(tmp_path / "a.mp4", scene, "libx264", options)
     decoded = []
-    decode = _AsNeeded._decode
+    decode = _SparseDecoder._decode
 
     def counting(self, tick, packet):
         decoded.append(tick)
         decode(self, tick, packet)
 
-    monkeypatch.setattr(_AsNeeded, "_decode", counting)
-    assert len(read(tmp_path / "a.mp4", 1)) == 3
+    monkeypatch.setattr(_SparseDecoder, "_decode", counting)
+    assert len(raw_clips.read_frames(tmp_path / "a.mp4", 1)) == 3
     assert len(decoded) == needed
 
 
 @pytest.mark.parametrize(
-    ("matrix", "quarters"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+    ("matrix", "quarter_turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
 )
-def test_pictures_are_upright(tmp_path, scene, matrix, quarters):
-    """ISO/IEC 14496-12, 8.3.2: with (0, 1, −1, 0) what was right is shown below, a quarter turn clockwise."""
+def test_images_are_upright(tmp_path, scene, matrix, quarter_turns):
+    """ISO/IEC 14496-12, 8.3.2: (0, 1, −1, 0) shows the right edge at the bottom, a quarter turn clockwise."""
     path = tmp_path / "a.mp4"
     write(path, scene[:30], "libx264", {})
     raw_clips.set_display_matrix(path, *matrix)
-    found = read(path, 1)
-    np.testing.assert_array_equal(found[1], np.rot90(everything(path)[25], quarters))
-    assert found[1].flags.c_contiguous
+    frame = raw_clips.read_frames(path, 1)[1]
+    np.testing.assert_array_equal(frame, np.rot90(everything(path)[25], quarter_turns))
+    assert frame.flags.c_contiguous
