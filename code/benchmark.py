@@ -1,4 +1,4 @@
-"""Measure what the work costs: `python code/benchmark.py [step|loading|preparation]`; see `--help`."""
+"""Measure speed and memory: `python code/benchmark.py [step|loading|preparation]`; see `--help`."""
 
 import argparse
 import json
@@ -6,56 +6,56 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmpareto.cli import at_least, run
+from mmpareto.cli import ArgumentParser, at_least, run
 from mmpareto.files import write_text
 
-WHAT = ("step", "loading", "preparation")
 
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="benchmark.py",
-        description="step: seconds and peak memory of a training step by each method, interleaved, on random inputs, "
-        "beside the released algorithm: CPU seconds on the CPU, elapsed seconds on a GPU; ratios are to uniform's step "
-        "of the same round. loading: samples for training beside the released loader. preparation: raw clips beside a "
-        "script of OpenCV and torchaudio.",
-        allow_abbrev=False,
+        description="step: time and peak memory of a training step with each method and with the released code, "
+        "interleaved, on random inputs: CPU seconds on a CPU, elapsed seconds on a GPU; ratios are to uniform's step "
+        "of the same round. loading: loading of training samples, compared with the released loader. preparation: "
+        "preparation of raw clips, compared with a script of OpenCV and torchaudio.",
     )
-    made.add_argument("what", nargs="?", choices=WHAT, default="step", help="default: step")
-    made.add_argument("--rounds", type=at_least(1), default=15, help="measured rounds (default: 15)")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
-    made.add_argument("--clips", type=at_least(1), default=48, help="of loading and preparation (default: 48)")
+    parser.add_argument("what", nargs="?", choices=tuple(MEASUREMENTS), default="step", help="default: step")
+    parser.add_argument("--rounds", type=at_least(1), default=15, help="measured rounds (default: 15)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the measurements to FILE as JSON")
+    parser.add_argument("--clips", type=at_least(1), default=48, help="for loading and preparation (default: 48)")
 
-    step = made.add_argument_group("step")
+    step = parser.add_argument_group("step")
     step.add_argument(
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="with their default options; NAME:VARIANT for a variant, released_code, torchjd:NAME (default: all, the "
+        help="with their default options; also NAME:VARIANT, released_code, torchjd:NAME (default: all methods, the "
         "released code, and torchjd:MGDA if installed)",
     )
-    step.add_argument("--integration", action="store_true", help="the share of the step that its arithmetic takes, too")
+    step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
-    step.add_argument("--image_size", type=at_least(1), default=96, help="pixels a side (default: 96)")
-    step.add_argument("--frames", type=at_least(1), default=2, help="images a sample (default: 2)")
+    step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
+    step.add_argument("--frames", type=at_least(1), default=2, help="images per sample (default: 2)")
     step.add_argument("--audio_frames", type=at_least(1), default=256, help="of the filterbank (default: 256)")
-    step.add_argument("--gpu_ids", default="auto", help="such as 0, or 0,1 (DataParallel); cpu; default: a GPU, if any")
+    step.add_argument(
+        "--gpu_ids", default="auto", help="for example 0, or 0,1 (DataParallel), or cpu; default: a GPU, if any"
+    )
     step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
     step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
-    step.add_argument("--channels_last", action="store_true", help="maps with their channels last in memory")
-    step.add_argument("--fused", action="store_true", help="the optimiser's step in one kernel, as with fp16")
-    return made
+    step.add_argument(
+        "--channels_last", action="store_true", help="images and feature maps with channels last in memory"
+    )
+    step.add_argument("--fused", action="store_true", help="the optimizer's step in one kernel, as with fp16")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and write the figures; the exit status."""
+    """Measure, print, and write the measurements; return the exit status."""
     given = parser().parse_args(arguments)
-    measure = {"step": _step, "loading": _loading, "preparation": _preparation}[given.what]
-    figures, text = measure(given)
+    measured, text = MEASUREMENTS[given.what](given)
     print(text)
     if given.out:
-        write_text(given.out, json.dumps(figures, indent=1) + "\n")
+        write_text(given.out, json.dumps(measured, indent=1) + "\n")
         print(given.out)
     return 0
 
@@ -64,25 +64,27 @@ def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis.speed import cost
 
     conditions = cost.Conditions(**{field.name: getattr(given, field.name) for field in fields(cost.Conditions)})
-    figures = cost.measure(cost.chosen(given.methods), conditions, given.rounds, given.integration)
-    return figures, cost.table(figures)
+    costs = cost.measure(cost.contender_names(given.methods), conditions, given.rounds, given.integration)
+    return costs, cost.table(costs)
 
 
 def _loading(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import torch
     from mmpareto.analysis.speed import loading
 
-    torch.set_num_threads(1)  # as in a loader's process
-    figures = loading.compare(given.clips, given.rounds)
-    return figures, loading.table(figures)
+    torch.set_num_threads(1)  # as in a worker process of a loader
+    measured = loading.compare(given.clips, given.rounds)
+    return measured, loading.table(measured)
 
 
 def _preparation(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis.speed import preparation
 
-    figures = preparation.compare(given.clips)
-    return figures, preparation.table(figures)
+    measured = preparation.compare(given.clips)
+    return measured, preparation.table(measured)
 
+
+MEASUREMENTS = {"step": _step, "loading": _loading, "preparation": _preparation}
 
 if __name__ == "__main__":
     run(main)

@@ -3,28 +3,27 @@
 import argparse
 from pathlib import Path
 
-from mmpareto.cli import at_least, run
+from mmpareto.cli import ArgumentParser, at_least, run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = ArgumentParser(
         prog="evaluate.py",
-        description="Figures, confusion matrices and a per-clip table of a checkpoint; or what it says of one clip.",
-        allow_abbrev=False,
+        description="Evaluate a checkpoint (metrics, confusion matrices, a table of all clips), or classify one clip.",
     )
-    made.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run, or the released code's .pth")
+    made.add_argument("checkpoint", type=Path, help="best.pt or last.pt of a run, or a .pth of the released code")
     made.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
-    made.add_argument("--data", type=Path, metavar="DIR", help="prepared data set (default: the one of the training)")
-    made.add_argument("--dataset", help="for the released code's .pth, which does not say it (default: cremad)")
-    made.add_argument("--clip", type=Path, nargs=2, metavar=("WAV", "VIDEO"), help="a clip that nobody has prepared")
+    made.add_argument("--data", type=Path, metavar="DIR", help="prepared data set (default: that of the training)")
+    made.add_argument("--dataset", help="for a .pth of the released code, which lacks it (default: cremad)")
     made.add_argument(
-        "--fps", type=at_least(1), help="with --clip: frames a second, where the checkpoint does not say them"
+        "--clip", type=Path, nargs=2, metavar=("WAV", "VIDEO"), help="classify a raw clip, which need not be prepared"
     )
+    made.add_argument("--fps", type=at_least(1), help="with --clip: frames per second, where the checkpoint lacks them")
     made.add_argument(
         "--out", type=Path, metavar="DIR", help="default: evaluation-<split>-<name> beside the checkpoint"
     )
-    made.add_argument("--gpu_ids", default="auto", help="a GPU's id; cpu; default: a GPU where there is one")
+    made.add_argument("--gpu_ids", default="auto", help="a GPU's id, or cpu (default: a GPU if there is one)")
     made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
     made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
     return made
@@ -34,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate, print, and write the results; the exit status."""
     given = parser().parse_args(arguments)
 
+    from mmpareto.analysis import checkpoint_evaluation as evaluation
     from mmpareto.analysis.trained import open_trained
     from mmpareto.training.devices import allow_tf32, choose_devices
 
@@ -42,14 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     trained = open_trained(given.checkpoint, given.dataset)
     print("\n".join(trained.notes))
     if given.clip is not None:
-        from mmpareto.analysis import clip
-
         audio, video = given.clip
-        probabilities = clip.predict_clip(trained, audio, video, device, given.fps)
-        print(clip.probability_table(probabilities, trained.description["classes"]))
+        probabilities = evaluation.predict_clip(trained, audio, video, device, given.fps)
+        print(evaluation.probability_table(probabilities, trained.description["classes"]))
     else:
-        from mmpareto.analysis import evaluation
-
         out = given.out or given.checkpoint.parent / f"evaluation-{given.split}-{given.checkpoint.stem}"
         dataset = evaluation.open_split(trained, given.split, given.data)
         evaluation.make_folder(out)

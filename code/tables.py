@@ -4,63 +4,68 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmpareto.cli import at_least, run
+from mmpareto.cli import ArgumentParser, at_least, run
 
 PROTOCOLS = ("validation", "last", "paper")
-EPILOG = """Flags of train.py after -- go to every run: -- --image_size 48 --audio_pool 4 4 --record-gradients 10
-A run is recognised by its settings, in any folder under --runs; the same command again goes on where it was stopped.
-Exit status: 0; 1 where the report has a hole; 2 bad input; 130 and 143 when stopped, with what runs saved."""
+EPILOG = """Flags of train.py after -- apply to every run: -- --image_size 48 --audio_pool 4 4 --record_gradients 10
+A run is recognized by its settings, in any folder under --runs; the same command again continues an interrupted table.
+Exit status: 0; 1 if a cell has no result; 2 bad input; 130 or 143 when stopped, which the runs do after saving."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line, up to --."""
-    made = argparse.ArgumentParser(
+def parser() -> ArgumentParser:
+    """The command line up to --."""
+    parser = ArgumentParser(
         prog="tables.py",
-        description="Run what a table lacks, and write Markdown, CSV, LaTeX and a page of HTML.",
+        description="Train the runs that a table lacks, and report it as Markdown, CSV, LaTeX and HTML.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    made.add_argument("name", nargs="?", metavar="NAME", help="of the table; without it, the tables are listed")
-    made.add_argument("--list", action="store_true", help="the tables, and the question that each answers")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the table; without it, all tables are listed")
+    parser.add_argument("--list", action="store_true", help="list the tables, each with the question that it answers")
 
-    what = made.add_argument_group("what is compared")
-    what.add_argument("--dataset", nargs="+", metavar="D", help="in place of the table's data sets")
-    what.add_argument(
-        "--methods", nargs="+", metavar="M", help="these, NAME or NAME:VARIANT, and the baseline; also further ones"
+    compared = parser.add_argument_group("what is compared")
+    compared.add_argument("--dataset", nargs="+", metavar="D", help="instead of the table's data sets")
+    compared.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="M",
+        help="the baseline and these, NAME or NAME:VARIANT; they need not be in the table",
     )
-    what.add_argument("--encoders", nargs="+", metavar="E", help="every column once for each of these")
-    what.add_argument("--seeds", nargs="+", type=at_least(0), metavar="N", help="default: 0 1 2 3 4; with --quick 0 1")
-    what.add_argument(
+    compared.add_argument("--encoders", nargs="+", metavar="E", help="repeat each column with each of these")
+    compared.add_argument("--seeds", nargs="+", type=at_least(0), metavar="N", help="default: 0 1 2 3 4; --quick: 0 1")
+    compared.add_argument(
         "--protocol",
         choices=PROTOCOLS,
         default="validation",
-        help="the epoch that is reported: best on validation (default), the last, or, as the papers do and optimistic, "
-        "best on the test set (paper: trains on everything)",
+        help="epoch that is reported: best on the validation set (default), last, or best on the test set (paper: "
+        "optimistic, as in the papers; trains on the whole training set)",
     )
-    what.add_argument(
+    compared.add_argument(
         "--quick",
         action="store_true",
-        help="with --dataset synthetic: tiny images, 2 epochs, 2 seeds: minutes on 2 cores, to try the software",
+        help="with --dataset synthetic: tiny images, 2 epochs, 2 seeds; minutes on 2 cores, to try the software",
     )
 
-    how = made.add_argument_group("how it is run")
-    where = how.add_mutually_exclusive_group()
-    where.add_argument("--slots", type=at_least(1), metavar="N", help="runs at a time, on the CPU (default: up to 2)")
-    where.add_argument("--gpu_ids", metavar="IDS", help="such as 0,1,2,3: a run at a time on each (default: all GPUs)")
-    how.add_argument("--dry-run", action="store_true", help="list the runs, with an estimate of their time, and end")
-    how.add_argument("--report-only", action="store_true", help="run nothing: report what there is")
-    how.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the runs' folder (default: runs)")
-    how.add_argument(
-        "--out", type=Path, metavar="DIR", help="of the report (default: tables/<name>[-<dataset>][-quick] in --runs)"
+    runs = parser.add_argument_group("how it is run")
+    slots = runs.add_mutually_exclusive_group()
+    slots.add_argument("--slots", type=at_least(1), metavar="N", help="runs at a time, on the CPU (default: at most 2)")
+    slots.add_argument("--gpu_ids", metavar="IDS", help="for example 0,1,2,3: one run at a time on each (default: all)")
+    runs.add_argument("--dry_run", action="store_true", help="only list the runs, with an estimate of their time")
+    runs.add_argument("--report_only", action="store_true", help="run nothing; report the runs that are finished")
+    runs.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (default: runs)"
     )
-    return made
+    runs.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: RUNS/tables/<name>[-<dataset>][-quick])"
+    )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, report, print where; the exit status."""
+    """Run and report a table, and print the paths of the report; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    own, further = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    split = words.index("--") if "--" in words else len(words)
+    own, extra = words[:split], words[split + 1 :]
     given = parser().parse_args(own)
     if given.list or given.name is None:
         from mmpareto.analysis.tables.definitions import list_text
@@ -69,10 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from mmpareto.analysis.tables.choices import table_named
 
-    table = table_named(given.name)  # a wrong name is told before torch is imported
-    from mmpareto.analysis.report.command import report_costs, report_runs
+    table = table_named(given.name)  # so that a wrong name is reported before torch is imported
+    from mmpareto.analysis.tables.command import report_costs, report_runs
 
-    return report_runs(table, given, further) if table.columns else report_costs(table, given, further)
+    return report_runs(table, given, extra) if table.columns else report_costs(table, given, extra)
 
 
 if __name__ == "__main__":

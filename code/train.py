@@ -4,7 +4,7 @@ from mmpareto.cli import run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train, print; the exit status."""
+    """Parse the command line, train, and return the exit status."""
     from mmpareto.training.settings import parse
 
     request = parse(arguments)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes `python` a Python that satisfies requirements.txt: the active one where it does, else that of .venv, made here.
-# Run alone it installs; the other scripts read it with `. script/setup.sh`, from the root. test.sh names further files
-# in $requirements.
+# Makes `python` a Python that satisfies requirements.txt: the active one if it does, otherwise that of .venv, which is
+# made here. Run by itself, this script installs; the other scripts source it from the root, with `. script/setup.sh`.
+# test.sh adds further files in $requirements.
 case ${0##*/} in setup.sh) cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; } ;; esac
 set -eu
 requirements="requirements.txt ${requirements:-}"
@@ -25,18 +25,18 @@ is_new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# A Python that can make a .venv; Debian's lacks ensurepip until python3-venv is installed.
+# Finds a Python that can make a .venv; Debian's lacks ensurepip until python3-venv is installed.
 find_base() {
     for base in python3 python python3.14 python3.13 python3.12 python3.11; do
         command -v "$base" >/dev/null && is_new_enough "$base" && "$base" -c 'import ensurepip' 2>/dev/null && return
     done
-    echo "error: Python 3.11 or newer with its venv module is needed and none was found;" \
+    echo "error: Python 3.11 or newer with its venv module is required, and none was found;" \
         "install it (on Debian and Ubuntu: apt install python3-venv) and try again." >&2
     exit 2
 }
 
-# attended SIGNAL PYTHON …: runs a Python command in a process group of its own, so that a signal to the script ends, by
-# SIGNAL, all that it started: pip and venv have children, and a shell's background jobs are deaf to Ctrl-C.
+# attended SIGNAL PYTHON …: runs a Python command in its own process group. A signal to the script then ends, by SIGNAL,
+# everything that the command started: pip and venv have child processes, and a shell's background jobs ignore Ctrl-C.
 attended() {
     ending=$1
     shift
@@ -52,22 +52,22 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" &
     trap - HUP INT TERM
 }
 
-# A second signal waits for nothing.
+# A second signal kills at once.
 leave() {
     trap 'kill -s KILL -- "-$!" 2>/dev/null || :' HUP INT TERM
     kill -s "$ending" -- "-$!" 2>/dev/null || kill -s TERM "$!" 2>/dev/null || :
     wait "$!" || :
     kill -s KILL -- "-$!" 2>/dev/null || :
-    echo "stopped while setting up; start again to go on" >&2
+    echo "stopped while setting up; start again to continue" >&2
     exit "$1"
 }
 
-# The list of pip's files is the last thing that its installation writes.
+# The list of its files is the last thing that an installation of pip writes.
 has_whole_pip='
 import importlib.metadata, sys
-sys.exit(not any(found.files for found in importlib.metadata.distributions(name="pip")))'
+sys.exit(not any(pip.files for pip in importlib.metadata.distributions(name="pip")))'
 
-# Waits for another script that is installing at this moment. The lock is descriptor 9's, so it outlives this Python.
+# Waits while another script installs. The lock belongs to descriptor 9, so it outlives the Python that takes it.
 queue() {
     exec 9<requirements.txt
     for any in python3 python .venv/bin/python; do
@@ -78,7 +78,7 @@ queue() {
 make_venv() {
     if ! .venv/bin/python -c '' 2>/dev/null; then
         find_base
-        attended TERM "$base" -m venv --clear .venv # --clear: what is there does not run
+        attended TERM "$base" -m venv --clear .venv # --clear: the present one does not run
     elif ! is_new_enough .venv/bin/python; then
         echo "error: the Python in .venv is older than 3.11; delete .venv and try again." >&2
         exit 2
@@ -92,7 +92,7 @@ install() {
     echo "installing $requirements into .venv (about 5 GB, a few minutes)"
     arguments=
     for file in $requirements; do arguments="$arguments -r $file"; done
-    # SIGINT: pip then removes the gigabytes that it has downloaded so far.
+    # SIGINT lets pip remove the gigabytes that it has downloaded so far.
     # shellcheck disable=SC2086
     attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
 }

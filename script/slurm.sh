@@ -1,8 +1,8 @@
 #!/bin/sh
-# Trains on several machines by Slurm, a process a GPU: sbatch --nodes 4 script/slurm.sh --dataset cremad --method dgl
+# Trains on several machines with Slurm, one process per GPU: sbatch --nodes 4 script/slurm.sh --dataset cremad
 # Arguments go on to train.py; --batch_size is that of all GPUs together. Submit it from the repository's root, which
-# all machines must see, with the data and runs/. Ten minutes before its time is over, the job saves and ends, in the
-# middle of an epoch, too: sbatch --nodes 4 script/slurm.sh --resume runs/<run> goes on.
+# all machines must be able to read, including the data and runs/. Ten minutes before its time limit, the job saves and
+# ends, even in the middle of an epoch; sbatch --nodes 4 script/slurm.sh --resume runs/<run> continues it.
 #SBATCH --job-name=mmpareto
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@ if [ -z "${MMPARETO_NODES:-}" ]; then
     . script/setup.sh
     MMPARETO_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
     export MMPARETO_NODES
-    # Without --kill-on-bad-exit, a machine that fails would leave the others waiting until they time out.
+    # Without --kill-on-bad-exit, the other machines would wait for a failed one until they time out.
     exec srun --ntasks-per-node=1 --kill-on-bad-exit=1 sh script/slurm.sh "$@"
 fi
 first=$(for node in $MMPARETO_NODES; do echo "$node" && break; done)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Trains the uniform baseline (all losses summed) on CREMA-D if data/cremad is prepared, else on the synthetic stand-in.
-# Arguments go on to train.py, and override: sh script/uniform_baseline.sh --epochs 3 --random_seed 1
+# Trains the uniform baseline (all losses summed) on CREMA-D if data/cremad exists, otherwise on the synthetic stand-in.
+# Arguments go on to train.py and override these: sh script/uniform_baseline.sh --epochs 3 --random_seed 1
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 . script/setup.sh
 exec python code/train.py --dataset cremad --stand_in --method uniform --recipe released --protocol paper "$@"

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings that all tests share."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import torch
 
-# Worker processes of xdist share the cores: a thread each. Property tests must not depend on the machine's speed.
+# The workers of xdist share the cores, so each has one thread. Property tests must not depend on the machine's speed.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

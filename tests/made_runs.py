@@ -1,4 +1,4 @@
-"""Folders of runs as train.py leaves them, whose figures a test knows."""
+"""Run folders as train.py writes them, with metrics and gradients that a test knows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ LAYERS = {"conv": 7, "bias": 3, "fc": 12}
 
 
 def options_of(variant: str = "per_tensor", **more: Any) -> dict[str, Any]:
-    """MMPareto's, complete."""
+    """All options of MMPareto."""
     return {"gamma": 1.5, "refresh": 1} | {"per_tensor": PER_TENSOR, "paper": PAPER}[variant] | more
 
 
@@ -41,7 +41,7 @@ def line(epoch: int, values: Mapping[str, Any]) -> dict[str, Any]:
 def write_run(
     folder: Path, history: Sequence[Mapping[str, Any]], fingerprint: str = "0123456789abcdef", **arguments: Any
 ) -> Path:
-    """A run's folder, with a line of metrics.jsonl for each of `history`."""
+    """A run folder with one line of metrics.jsonl per element of `history`."""
     folder.mkdir(parents=True)
     given = SETTINGS | {"ckpt_path": str(folder), "random_seed": 0} | arguments
     (folder / "config.json").write_text(json.dumps({"arguments": given, "data": {"fingerprint": fingerprint}}))
@@ -53,30 +53,38 @@ def write_run(
 def accuracies(
     seed: int, epochs: int = 4, modalities: Sequence[str] = ("audio", "visual"), heads: bool = True
 ) -> list[dict[str, Any]]:
-    """Random figures of every epoch, those of the unimodal heads null unless `heads`."""
+    """Random accuracies of every epoch, null for the unimodal heads unless `heads`."""
     random = np.random.default_rng(seed)
     history = []
     for _ in range(epochs):
         values = {}
         for head in ("", *(f"_{name}" for name in modalities)):
             for part in ("acc", "train_acc"):
-                figure = float(random.uniform(0.1, 0.9))
-                values[f"{part}{head}"] = figure if heads or not head else None
+                accuracy = float(random.uniform(0.1, 0.9))
+                values[f"{part}{head}"] = accuracy if heads or not head else None
         history.append(values)
     return history
 
 
 def write_gradients(
-    folder: Path, seed: int, *, steps: int = 6, every: int = 10, alone: bool = False, groups: int | None = 3
+    folder: Path,
+    seed: int,
+    *,
+    steps: int = 6,
+    every: int = 10,
+    alone: bool = False,
+    groups: int | None = 3,
+    **arrays: Any,
 ) -> dict[str, np.ndarray]:
     """Records of random gradients in a run's folder; modality → those gradients, (steps, 2, elements).
 
     Arguments:
         alone: of the joint loss only.
-        groups: over which the method weighs them; None where it weighs none.
+        groups: number of parameter groups that the method weights; None where it weights none.
+        arrays: replace those of gradients.npz.
     """
     random = np.random.default_rng(seed)
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "step": np.arange(steps) * every + 1,
         "epoch": np.arange(steps) // 2 + 1,
         "modalities": np.array(["audio", "visual"]),
@@ -88,11 +96,12 @@ def write_gradients(
         gradients = truth[modality] = random.standard_normal((steps, 2, sum(LAYERS.values())))
         pieces = np.split(gradients, np.cumsum([*LAYERS.values()])[:-1], axis=2)
         norms = np.stack([np.linalg.norm(piece, axis=2) for piece in pieces], axis=2)
-        found |= {f"layers_{modality}": np.array([*LAYERS]), f"norm_joint_{modality}": norms[:, 0]}
+        content |= {f"layers_{modality}": np.array([*LAYERS]), f"norm_joint_{modality}": norms[:, 0]}
         if not alone:
             inner = np.stack([(piece[:, 0] * piece[:, 1]).sum(1) for piece in pieces], axis=1)
-            found |= {f"norm_unimodal_{modality}": norms[:, 1], f"cosine_{modality}": inner / norms.prod(1)}
+            content |= {f"norm_unimodal_{modality}": norms[:, 1], f"cosine_{modality}": inner / norms.prod(1)}
         if groups is not None:
-            found[f"weights_{modality}"] = random.uniform(0, 1, (steps, groups, 2))
-    np.savez(folder / "gradients.npz", **found)
+            content[f"weights_{modality}"] = random.uniform(0, 1, (steps, groups, 2))
+            content[f"rescale_{modality}"] = random.uniform(1, 3, (steps, groups))
+    np.savez(folder / "gradients.npz", **(content | arrays))
     return truth

@@ -1,4 +1,4 @@
-"""Runs a function in several processes that form a group of torch.distributed (gloo)."""
+"""Runs a function in several processes, as torchrun would start them (torch.distributed, gloo)."""
 
 import datetime
 import multiprocessing
@@ -19,14 +19,17 @@ from torch import distributed as dist
 TIMEOUT = 90.0
 
 
-def in_processes(count: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns in each of `count` processes, in the order of their ranks.
+def in_processes(
+    count: int, function: Callable[..., Any], folder: Path, *arguments: Any, grouped: bool = True
+) -> list[Any]:
+    """The results of `function(*arguments)` in each of `count` processes, by rank.
 
-    They find torchrun's environment variables, too.
+    The processes have torchrun's environment variables.
 
     Arguments:
         function: of a module that a new process can import.
-        folder: an empty one, for what the processes tell each other.
+        folder: an empty one, for the results.
+        grouped: whether the processes form a process group before `function` is called.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,7 +43,7 @@ def in_processes(count: int, function: Callable[..., Any], folder: Path, *argume
     started = [
         context.Process(
             target=_run,
-            args=(shared | {"RANK": rank, "LOCAL_RANK": rank}, function, folder / f"{rank}.pkl", arguments),
+            args=(shared | {"RANK": rank, "LOCAL_RANK": rank}, function, folder / f"{rank}.pkl", arguments, grouped),
         )
         for rank in range(count)
     ]
@@ -49,20 +52,24 @@ def in_processes(count: int, function: Callable[..., Any], folder: Path, *argume
     for process in started:
         process.join(TIMEOUT)
         process.kill()
-    assert all((folder / f"{rank}.pkl").exists() for rank in range(count)), "they are not done yet"
-    found = [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(count)]
-    errors = [text for kind, text in found if kind == "error"]
+    assert all((folder / f"{rank}.pkl").exists() for rank in range(count)), "the processes are not done yet"
+    results = [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(count)]
+    errors = [text for kind, text in results if kind == "error"]
     assert not errors, "\n".join(errors)
-    return [value for _, value in found]
+    return [value for _, value in results]
 
 
-def _run(environment: dict[str, Any], function: Callable[..., Any], out: Path, arguments: tuple[Any, ...]) -> None:
+def _run(
+    environment: dict[str, Any], function: Callable[..., Any], out: Path, arguments: tuple[Any, ...], grouped: bool
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {name: str(value) for name, value in environment.items()}
     try:
-        dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIMEOUT / 2))
-        found = ("value", function(*arguments))
-        dist.destroy_process_group()
+        if grouped:
+            dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIMEOUT / 2))
+        result = ("value", function(*arguments))
+        if grouped:
+            dist.destroy_process_group()
     except BaseException:
-        found = ("error", f"process {environment['RANK']}: {traceback.format_exc()}")
-    out.write_bytes(pickle.dumps(found))
+        result = ("error", f"process {environment['RANK']}: {traceback.format_exc()}")
+    out.write_bytes(pickle.dumps(result))

@@ -1,4 +1,4 @@
-"""benchmark.py measures every method: here on an encoder that costs next to nothing, and once on the real one."""
+"""benchmark.py, with encoders that take next to no time."""
 
 import functools
 import importlib.util
@@ -18,11 +18,25 @@ from mmpareto.integration.methods.pareto import Pareto
 from mmpareto.integration.methods.plain_sum import UniformSum
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
-from mmpareto.models.resnet import ResNet18
+from torch import Tensor, nn
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
+ENCODERS.add("wide", "test_benchmark:WideEncoder")
 TINY = ["--gpu_ids", "cpu", "--batch_size", "2", "--image_size", "33", "--audio_frames", "32", "--rounds", "1"]
 STEP = [*TINY, "--frames", "1"]
+
+
+class WideEncoder(nn.Module):
+    """A million parameters, and a few thousand activations; the number of parameters depends on the channels."""
+
+    feature_size = 1000
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(100 * channels, 1000), nn.ReLU(), nn.Linear(1000, 1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1)[:, : self.layers[0].in_features])
 
 
 @pytest.fixture
@@ -31,7 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(tmp_path: Path, *words: str) -> dict[str, Any]:
-    """The figures of a run of benchmark.py."""
+    """The measurements of a run of benchmark.py."""
     assert benchmark.main([*STEP, *words, "--out", str(tmp_path / "cost.json")]) == 0
     return json.loads((tmp_path / "cost.json").read_text())
 
@@ -44,31 +58,32 @@ def test_every_method_is_measured_beside_uniform(tmp_path: Path, capsys: pytest.
     conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
     assert found["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
     assert found["rounds"] == 1
-    for figures in found["methods"].values():
-        for spread in (figures["seconds"], figures["ratio"]):
+    for values in found["methods"].values():
+        for spread in (values["seconds"], values["ratio"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"]
-        assert "arithmetic" not in figures
+        assert "arithmetic" not in values
     assert found["methods"]["uniform"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     printed = capsys.readouterr().out
     for name in names:
         assert f"\n{name} " in printed
 
 
-def test_memory_is_told_in_copies_of_the_encoders_gradients(tmp_path: Path) -> None:
-    """Here activations are next to nothing, so that what a method holds of gradients is the peak."""
+def test_memory_is_in_copies_of_the_encoders_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Activations are small here, so that the peak is that of the gradients that a method holds."""
+    monkeypatch.setattr(cost, "build_network", functools.partial(build_network, encoder="wide"))
     found = measured(tmp_path, "--methods", "unimodal", "released_code")
     channels = {"audio": 1, "visual": 3}
-    sizes = {name: 4 * sum(p.numel() for p in ResNet18(count).parameters()) for name, count in channels.items()}
+    sizes = {name: 4 * sum(p.numel() for p in WideEncoder(count).parameters()) for name, count in channels.items()}
     copy = found["encoder_gradient_bytes"]
     assert copy == sum(sizes.values())
     methods = found["methods"]
     assert methods["uniform"]["extra_copies"] == 0
-    for figures in methods.values():
-        assert figures["extra_copies"] == (figures["peak_bytes"] - methods["uniform"]["peak_bytes"]) / copy
-    # A gradient of each encoder, and the copy that becomes `.grad`; of one encoder only for one modality.
+    for values in methods.values():
+        assert values["extra_copies"] == (values["peak_bytes"] - methods["uniform"]["peak_bytes"]) / copy
+    # The gradient of each encoder, and the copy that becomes `.grad`; with one modality, of one encoder.
     assert methods["uniform"]["peak_bytes"] / copy == pytest.approx(2, abs=0.1)
     assert methods["unimodal"]["peak_bytes"] / (2 * sizes["audio"]) == pytest.approx(1, abs=0.1)
-    # Two gradients an encoder, each as tensors and as a vector; the sum's; and a new one of a tensor or two.
+    # Two gradients per encoder, each as tensors and as a vector; that of the sum; and new ones of one or two tensors.
     assert methods["released code"]["peak_bytes"] / copy == pytest.approx(6, abs=0.7)
 
 
@@ -76,12 +91,12 @@ def test_memory_is_told_in_copies_of_the_encoders_gradients(tmp_path: Path) -> N
 def test_the_share_of_arithmetic_is_measured_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A clock that only integration moves, and a step of which it is half."""
+    """The clock moves only in integration and, for as long, in the rest of the step."""
     clock = [0.0]
     integrate, begin = Pareto.integrate, Pareto.passes
 
     def slow(self: Pareto, *arguments: Any) -> Any:
-        clock[0] += 1  # an encoder; there are two
+        clock[0] += 1  # for each of two encoders
         return integrate(self, *arguments)
 
     def elsewhere(self: Pareto, *arguments: Any) -> Any:
@@ -151,8 +166,8 @@ def test_a_gpu_is_measured(tmp_path: Path, words: list[str], capsys: pytest.Capt
     assert found["machine"]["gpu"] == torch.cuda.get_device_name(0)
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is ("--tf32" in words)
     assert 0 < found["methods"]["mmpareto"]["arithmetic"]["median"] < 1
-    for figures in found["methods"].values():
-        assert figures["peak_bytes"] > found["encoder_gradient_bytes"]
+    for values in found["methods"].values():
+        assert values["peak_bytes"] > found["encoder_gradient_bytes"]
     assert f"{found['machine']['gpu']}, torch" in capsys.readouterr().out
 
 
@@ -162,7 +177,7 @@ def test_what_only_a_gpu_has_is_refused_elsewhere() -> None:
             benchmark.main([*STEP, "--methods", "joint", *words])
 
 
-def test_an_unknown_name_brings_the_near_miss() -> None:
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown method 'unifrom'.*'uniform'"):
         benchmark.main([*STEP, "--methods", "unifrom"])
     with pytest.raises(InputError, match=r"'mmpareto' has no variant 'papers'.*per_tensor, paper"):

@@ -1,4 +1,4 @@
-"""The scripts, on copies beside stand-ins for Python, so that nothing is downloaded."""
+"""The scripts, run in copies of the repository with a fake Python, so that nothing is downloaded."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def recipe_of(script: str) -> str:
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 
-# A Python that answers what setup.sh asks it, without installing anything. What it is, is files in its home.
+# A Python that answers the questions of setup.sh and installs nothing. Files in its home decide on the answers.
 FAKE = r"""#!/bin/sh
 home='@HOME@'
 me=@ME@
@@ -70,14 +70,14 @@ time.sleep(300)
 
 
 class Machine:
-    """A copy of the scripts in a folder with a space in its name, and a PATH with nothing on it but what is needed."""
+    """A copy of the scripts in a folder with a space in its name, and a PATH with only the necessary tools."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "my clone"
         self.home = folder / "home"
         self.path = folder / "path"
-        for place in (self.root / "code", self.home, self.path):
-            place.mkdir(parents=True)
+        for folder in (self.root / "code", self.home, self.path):
+            folder.mkdir(parents=True)
         shutil.copytree(REPOSITORY / "script", self.root / "script")
         (self.root / "code" / "script").symlink_to("../script")
         shutil.copytree(REPOSITORY / ".ci", self.root / ".ci")
@@ -116,7 +116,7 @@ class Machine:
         )
 
     def log(self) -> list[str]:
-        """What Pythons were asked to do by `-m`."""
+        """All modules that any Python was asked to run by `-m`, with their arguments."""
         return (self.home / "log").read_text().splitlines() if (self.home / "log").exists() else []
 
 
@@ -126,7 +126,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def trained(done: "subprocess.CompletedProcess[str]", root: Path) -> list[str]:
-    """The arguments that Python was started with at the end, in `root`."""
+    """The arguments of the Python that the script ended in, which must have started in `root`."""
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -136,14 +136,14 @@ def trained(done: "subprocess.CompletedProcess[str]", root: Path) -> list[str]:
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_it_is_a_script_of_a_plain_shell(shell: str, script: str) -> None:
+def test_it_needs_only_a_plain_shell(shell: str, script: str) -> None:
     path = REPOSITORY / "script" / script
     assert subprocess.run([shell, "-n", path], check=False, capture_output=True).stderr == b""
     assert path.read_text().startswith("#!/bin/sh\n# ")
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "setup.sh"])
-def test_it_begins_and_ends_as_all_do(script: str) -> None:
+def test_it_changes_to_the_root_and_ends_in_python(script: str) -> None:
     lines = [line for line in (REPOSITORY / "script" / script).read_text().splitlines() if not line.startswith("#")]
     assert lines[0].startswith('cd -P "$(dirname "$0")/.."') and lines[-1].startswith("exec python ")
 
@@ -154,21 +154,21 @@ def test_training_from_any_folder(machine: Machine, script: str, shell: str) -> 
     machine.python("python", "satisfies")
     extra = ["--epochs", "3", "--model", "two words", "--data", "a*b"]
     (machine.root.parent / "else where").mkdir()
-    places = {
+    calls = {
         machine.root: f"script/{script}",
         machine.root / "script": script,
-        machine.root / "code": f"script/{script}",  # the released README's words
+        machine.root / "code": f"script/{script}",  # as the README of the released code has it
         machine.root / "code" / "script": f"./{script}",
         machine.root.parent: f"my clone/script/{script}",
         machine.root.parent / "else where": str(machine.root / "script" / script),
     }
-    for cwd, path in places.items():
-        found = trained(machine.run(shell, path, *extra, cwd=cwd), machine.root)
-        assert found[0] == "code/train.py" and found[-len(extra) :] == extra
-        assert " ".join(TRAINING[script]) in " ".join(found)
-        for pair in (["--dataset", "cremad"], ["--recipe", recipe_of(script)], ["--protocol", "paper"]):
-            assert found[found.index(pair[0]) + 1] == pair[1]
-        assert "--stand_in" in found
+    for cwd, path in calls.items():
+        arguments = trained(machine.run(shell, path, *extra, cwd=cwd), machine.root)
+        assert arguments[0] == "code/train.py" and arguments[-len(extra) :] == extra
+        assert " ".join(TRAINING[script]) in " ".join(arguments)
+        for flag, value in (("--dataset", "cremad"), ("--recipe", recipe_of(script)), ("--protocol", "paper")):
+            assert arguments[arguments.index(flag) + 1] == value
+        assert "--stand_in" in arguments
     assert machine.log() == [] and not (machine.root / ".venv").exists()
 
 
@@ -201,27 +201,26 @@ def test_a_fresh_machine(machine: Machine, shell: str) -> None:
         "python3 -m venv --clear .venv",
         "venv -m pip install --quiet --disable-pip-version-check -r requirements.txt",
     ]
-    done = machine.run(shell, "script/mmpareto.sh")  # the second time it is there
+    done = machine.run(shell, "script/mmpareto.sh")  # nothing is missing the second time
     assert "installing" not in done.stdout and len(machine.log()) == 2
     trained(done, machine.root)
 
 
-@pytest.mark.parametrize("place", ["root", "code"])
-def test_setup_alone(machine: Machine, place: str) -> None:
+@pytest.mark.parametrize("folder", [".", "code"])
+def test_setup_alone(machine: Machine, folder: str) -> None:
     machine.python("python3")
-    cwd = {"root": machine.root, "code": machine.root / "code"}[place]
-    assert machine.run("sh", "script/setup.sh", cwd=cwd).returncode == 0
+    assert machine.run("sh", "script/setup.sh", cwd=machine.root / folder).returncode == 0
     assert (machine.root / ".venv" / "bin" / "python").exists()
 
 
-def test_a_python_that_does_not_satisfy_is_left_alone(machine: Machine) -> None:
+def test_nothing_is_installed_into_the_active_python(machine: Machine) -> None:
     machine.python("python")
     trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
     assert machine.log()[0] == "python -m venv --clear .venv" and len(machine.log()) == 2
 
 
 @pytest.mark.parametrize("traits", [None, "old", "bare"])
-def test_without_a_python_that_will_do(machine: Machine, traits: str | None) -> None:
+def test_without_a_suitable_python(machine: Machine, traits: str | None) -> None:
     if traits:
         machine.python("python3", traits)
         machine.python("python", "old")
@@ -231,7 +230,7 @@ def test_without_a_python_that_will_do(machine: Machine, traits: str | None) -> 
     assert not (machine.root / ".venv").exists()
 
 
-def test_a_newer_python_under_its_own_name_is_found(machine: Machine) -> None:
+def test_a_newer_python_is_used_by_its_versioned_name(machine: Machine) -> None:
     machine.python("python3", "old")
     machine.python("python3.12")
     trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
@@ -267,7 +266,7 @@ def test_an_installation_that_was_cut_off_is_finished(machine: Machine, left: st
     assert machine.log()[-1].startswith("venv -m pip install ")
 
 
-def test_a_failed_installation_says_so(machine: Machine) -> None:
+def test_a_failed_installation(machine: Machine) -> None:
     machine.python("python3")
     machine.traits("pip", "fails")
     done = machine.run("sh", "script/mmpareto.sh")
@@ -288,12 +287,12 @@ def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
         "venv -m ruff check .",
         "venv -m ruff format --check .",
         "venv -m mypy",
-        "venv -m pytest -n auto -k two words",
+        "venv -m pytest -n auto --dist worksteal -k two words",
     ]
 
 
 def test_real_requirements_are_compared_with_what_is_installed(machine: Machine) -> None:
-    """setup.sh's own question, answered by this Python."""
+    """The program in setup.sh that compares versions, run by this Python."""
     import numpy
     import torch
 
@@ -303,11 +302,11 @@ def test_real_requirements_are_compared_with_what_is_installed(machine: Machine)
     (machine.path / "python").write_text(real)
     requirements = machine.root / "requirements.txt"
     right = f"torch=={torch.__version__.partition('+')[0]}\n\n# a comment\nnumpy=={numpy.__version__}  # why\n"
-    for content, sound in ((right, True), ("torch==1.0\n", False), (right + "no-such-package==1\n", False)):
+    for content, satisfied in ((right, True), ("torch==1.0\n", False), (right + "no-such-package==1\n", False)):
         requirements.write_text(content)
         done = machine.run("sh", "script/setup.sh")
         assert done.returncode == 0, done.stderr
-        assert (machine.log() == []) is sound
+        assert (machine.log() == []) is satisfied
         shutil.rmtree(machine.root / ".venv", ignore_errors=True)
         (machine.home / "venv.satisfies").unlink(missing_ok=True)
 
@@ -316,16 +315,16 @@ def test_real_requirements_are_compared_with_what_is_installed(machine: Machine)
 
 
 def processes_with(word: str) -> dict[int, str]:
-    """Living processes whose environment has HOME=`word`: all that a machine here has started."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    """Running processes with HOME=`word` in their environment, which are all that a `Machine` has started."""
+    processes = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and f"HOME={word}\0".encode() in (place / "environ").read_bytes():
-                found[int(place.name)] = (place / "cmdline").read_text()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and f"HOME={word}\0".encode() in (folder / "environ").read_bytes():
+                processes[int(folder.name)] = (folder / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    return found
+    return processes
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
@@ -354,7 +353,7 @@ def start(machine: Machine, *command: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("step", ["venv", "pip"])
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -373,12 +372,12 @@ def test_a_signal_while_installing_leaves_no_process(
         wait_for(lambda: not processes_with(str(held.home)))
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert errors.splitlines()[-1] == "stopped while setting up; start again to go on" and "Traceback" not in errors
+    assert errors.splitlines()[-1] == "stopped while setting up; start again to continue" and "Traceback" not in errors
     (held.home / f"hold.{step}").unlink()
     trained(held.run(shell, "script/mmpareto.sh"), held.root)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_of_two_scripts_at_once_one_installs_and_the_other_waits(held: Machine, shell: str) -> None:
     held.python("python3")
@@ -408,7 +407,7 @@ def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> N
     with start(held, shell, "script/uniform_baseline.sh") as process:
         assert process.stdout is not None
         ready = next(line for line in process.stdout if line.startswith("ready "))
-        assert int(ready.split()[1]) == process.pid  # it is the script's own process by now
+        assert int(ready.split()[1]) == process.pid  # exec: Python has replaced the script
         process.terminate()
         assert process.wait(timeout=20) == 143
     assert not processes_with(str(held.home))
@@ -417,7 +416,7 @@ def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> N
 # Slurm
 
 
-def test_slurm_starts_torchrun_once_a_machine(machine: Machine) -> None:
+def test_slurm_starts_torchrun_once_per_machine(machine: Machine) -> None:
     machine.python("python", "satisfies")
     for tool, body in {
         "scontrol": 'echo "one"; echo "two"',
@@ -426,7 +425,7 @@ def test_slurm_starts_torchrun_once_a_machine(machine: Machine) -> None:
     }.items():
         (machine.path / tool).write_text(f"#!/bin/sh\n{body}\n")
         (machine.path / tool).chmod(0o755)
-    spool = machine.root.parent / "spool" / "job7" / "slurm_script"  # where Slurm copies what it runs
+    spool = machine.root.parent / "spool" / "job7" / "slurm_script"  # Slurm runs a copy of the script
     spool.parent.mkdir(parents=True)
     shutil.copy(machine.root / "script" / "slurm.sh", spool)
     job = {"SLURM_SUBMIT_DIR": str(machine.root), "SLURM_JOB_NODELIST": "[one-two]", "SLURM_JOB_NUM_NODES": "2"}

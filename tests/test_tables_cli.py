@@ -1,5 +1,6 @@
-"""tables.py: its command line, its exit statuses, and a table from prepared data to a report."""
+"""tables.py: its command line, its exit statuses, and a table from prepared data to the report."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -8,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import evaluate
 import pytest
 import tables
+import train
 from conftest import REPOSITORY
-from mmpareto.analysis.report import command
 from mmpareto.analysis.speed import cost
-from mmpareto.analysis.tables import stand_in
+from mmpareto.analysis.tables import command, job, stand_in
 from mmpareto.analysis.tables.cells import Cell, Outcome
 from mmpareto.analysis.tables.definitions import QUICK_SEEDS, QUICK_STAND_IN, TABLES
 from mmpareto.data.synthetic import Synthetic
@@ -67,12 +70,12 @@ def test_tables_are_listed_without_torch(words: list[str]) -> None:
         (["main", "--quick", "--dataset", "synthetic", "cremad"], "use it with --dataset synthetic"),
         (["cost", "--quick"], "use it with --dataset synthetic"),
         (["main", "--gpu_ids", "99"], "--gpu_ids names GPU 99"),
-        (["main", "--", "--ckpt_path", "x"], "--ckpt_path after the -- is the table's own"),
+        (["main", "--", "--ckpt_path", "x"], "--ckpt_path after the -- is set by the table"),
         (["main", "--", "--image_sise", "48"], "unknown flag --image_sise. Did you mean --image_size?"),
-        (["cost", "--seeds", "3"], "table 'cost' measures steps"),
-        (["cost", "--dataset", "mosi"], "table 'cost' measures steps"),
-        (["cost", "--", "--epochs", "3"], "table 'cost' measures steps"),
-        (["cost", "--report-only"], "cost.json is not there, or damaged"),
+        (["cost", "--seeds", "3"], "table 'cost' measures training steps"),
+        (["cost", "--dataset", "mosi"], "table 'cost' measures training steps"),
+        (["cost", "--", "--epochs", "3"], "table 'cost' measures training steps"),
+        (["cost", "--report_only"], "cost.json does not exist or is damaged"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(here: Path, words: list[str], complaint: str) -> None:
@@ -94,16 +97,16 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
     assert not list(here.iterdir())
 
 
-def test_what_is_not_there_is_a_hole_of_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_run_is_in_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main(["refresh", "--seeds", "0", "1", "--report-only"]) == 1
     assert written(here / "runs" / "tables" / "refresh") == set(REPORT)
     printed = capsys.readouterr().out
-    assert "no result: Uniform, CREMA-D, seed 0 and 5 more: data/cremad is not there; prepare it" in printed
-    assert "data/cremad is not there" in (here / "runs" / "tables" / "refresh" / "table.md").read_text()
+    assert "no result: Uniform, CREMA-D, seed 0 and 5 more: data/cremad does not exist; prepare it" in printed
+    assert "data/cremad does not exist" in (here / "runs" / "tables" / "refresh" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 1)])
-def test_a_stopped_grid_is_reported_with_holes(
+def test_a_stopped_grid_is_reported(
     here: Path, monkeypatch: pytest.MonkeyPatch, signum: int | None, status: int
 ) -> None:
     def stopped(cells: Sequence[Cell], runs: Path, slots: list[str], protocol: str, **more: Any) -> list[Outcome]:
@@ -121,20 +124,20 @@ def test_a_stopped_grid_is_reported_with_holes(
 
 @pytest.fixture
 def preparations(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the stand-in was asked to prepare, in place of preparing it."""
-    asked: list[dict[str, Any]] = []
+    """The options with which the stand-in would have been prepared."""
+    options_used: list[dict[str, Any]] = []
 
     def prepare(**options: Any) -> None:
-        asked.append(options)
+        options_used.append(options)
         options["out"].mkdir(parents=True)
         origin = {name: options[name] for name in ("clips", "actors", "seed")}
         (options["out"] / "prepared.json").write_text(json.dumps({"origin": origin}))
 
     monkeypatch.setattr(Synthetic, "prepare", prepare)
-    return asked
+    return options_used
 
 
-def test_the_stand_in_is_made_with_what_is_derived_of_it(preparations: list[dict[str, Any]], here: Path) -> None:
+def test_the_stand_in_is_prepared_with_its_derived_folders(preparations: list[dict[str, Any]], here: Path) -> None:
     (here / "mine").mkdir()
     (here / "mine" / "prepared.json").write_text('{"origin": {"clips": 30, "actors": 5, "seed": 7, "version": 1}}')
     wanted = ["data/synthetic", "data/synthetic-quick-fps3", "data/synthetic-spectrogram", "mine", "mine-fps3", "other"]
@@ -142,13 +145,13 @@ def test_the_stand_in_is_made_with_what_is_derived_of_it(preparations: list[dict
     missing = stand_in.missing(wanted)
     assert missing == [*wanted[:3], "mine-fps3"]
     for folder in missing:
-        stand_in.make(folder)
-    assert [str(asked["out"]) for asked in preparations] == missing
-    assert [asked["fps"] for asked in preparations] == [1, 3, 1, 3]
-    assert [asked["audio"] for asked in preparations] == [("fbank",), ("fbank",), ("spectrogram",), ("fbank",)]
-    assert [asked["clips"] for asked in preparations] == [420, QUICK_STAND_IN["clips"], 420, 30]
+        stand_in.prepare(folder)
+    assert [str(options["out"]) for options in preparations] == missing
+    assert [options["fps"] for options in preparations] == [1, 3, 1, 3]
+    assert [options["audio"] for options in preparations] == [("fbank",), ("fbank",), ("spectrogram",), ("fbank",)]
+    assert [options["clips"] for options in preparations] == [420, QUICK_STAND_IN["clips"], 420, 30]
     assert (preparations[3]["actors"], preparations[3]["seed"]) == (5, 7)  # the same clips
-    stand_in.make("mine-fps3")  # another process was faster
+    stand_in.prepare("mine-fps3")  # another process was faster
     assert len(preparations) == 4 and not stand_in.missing(missing)
 
 
@@ -156,10 +159,10 @@ def test_which_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     def slots(*words: str) -> list[str]:
         return command.slots_of(tables.parser().parse_args(["main", *words]))
 
-    monkeypatch.setattr(command, "_gpus", lambda: 0)
+    monkeypatch.setattr(command, "_gpu_count", lambda: 0)
     monkeypatch.setattr(command, "available_cores", lambda: 64)
     assert slots() == ["cpu"] * 2 and slots("--slots", "5") == ["cpu"] * 5 and slots("--gpu_ids", "cpu") == ["cpu"] * 2
-    monkeypatch.setattr(command, "_gpus", lambda: 3)
+    monkeypatch.setattr(command, "_gpu_count", lambda: 3)
     assert slots() == ["0", "1", "2"] and slots("--slots", "1") == ["cpu"]
     monkeypatch.setattr(command, "choose_devices", lambda ids: (None, [int(number) for number in ids.split(",")]))
     assert slots("--gpu_ids", "5,6") == ["5", "6"]
@@ -171,16 +174,16 @@ def test_the_table_of_costs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert tables.main(words) == 0
     folder = here / "runs" / "tables" / "cost-synthetic-quick"
     assert written(folder) == set(REPORT)
-    figures = json.loads((folder / "cost.json").read_text())
-    assert list(figures["methods"]) == ["uniform", "joint", "mmpareto:paper"] and figures["rounds"] == 3
-    assert figures["conditions"]["gpu_ids"] == "cpu"  # slots are the CPU's
+    costs = json.loads((folder / "cost.json").read_text())
+    assert list(costs["methods"]) == ["uniform", "joint", "mmpareto:paper"] and costs["rounds"] == 3
+    assert costs["conditions"]["gpu_ids"] == "cpu"  # slots are the CPU's
     text = (folder / "table.md").read_text()
     for name, label in (("uniform", "Uniform"), ("joint", "Joint loss"), ("mmpareto:paper", "MMPareto (paper)")):
         line = next(line for line in text.splitlines() if line.startswith(f"| {label}"))
-        found = figures["methods"][name]
+        found = costs["methods"][name]
         assert f"{found['seconds']['median']:.3f}" in line and f"{found['ratio']['median']:.2f}" in line
         assert f"{found['peak_bytes'] / 2**20:.0f}" in line
-    assert figures["machine"]["cpu"] in text and "random inputs" in text
+    assert costs["machine"]["cpu"] in text and "random inputs" in text
     before = (folder / "cost.json").read_bytes()
     assert tables.main([*words, "--report-only"]) == 0
     assert (folder / "cost.json").read_bytes() == before
@@ -188,17 +191,30 @@ def test_the_table_of_costs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "Conventional Pareto" in (folder / "table.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """train.py and evaluate.py are called in this process, where the tiny encoder is known."""
+
+    def start(self: job.Job, command: tuple[str, ...], log_mode: str) -> Any:
+        main = {"train.py": train.main, "evaluate.py": evaluate.main}[Path(command[1]).name]
+        with self.log.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            status = main(list(command[2:]))
+        return SimpleNamespace(returncode=status, poll=lambda: status)
+
+    monkeypatch.setattr(job.Job, "_start", start)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_from_prepared_data_to_a_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One real training, as small as it can be; the report is rebuilt without it."""
+    """A training as small as it can be; then its report is written again without it."""
     write_prepared(here / "data" / "cremad", train=12, test=6, frames=1)
     words = ["main", "--dataset", "cremad", "--methods", "uniform", "--seeds", "3", "--slots", "2"]
-    small = "--image_size 32 --frames 1 --audio_frames 64 --audio_pool 2 4 --batch_size 4 --epochs 1"
+    small = "--encoder tiny --image_size 32 --frames 1 --audio_frames 64 --audio_pool 2 4 --batch_size 4 --epochs 1"
     small += " --val_fraction 0.4 --use_tensorboard false"
     assert tables.main([*words, "--", *small.split()]) == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
     (run,) = (here / "runs").glob("cremad-uniform-*-seed3")
-    assert f"[1/1] Uniform, CREMA-D, seed 3: begins in runs/{run.name}" in printed
+    assert f"[1/1] Uniform, CREMA-D, seed 3: starts in runs/{run.name}" in printed
     report = here / "runs" / "tables" / "main-cremad"
     assert written(report) == set(REPORT)
     for name in ("best", "last"):

@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 
 class TinyEncoder(nn.Module):
-    """Two strided convolutions with BatchNorm; takes (B, C, H, W) or (B, T, C, H, W). In stages, as ResNet18 is."""
+    """Two strided convolutions with BatchNorm; maps (B, C, H, W) or (B, T, C, H, W). In stages, like ResNet18.
+
+    Casts its input to its weights' type, so that a test can train in float64.
+    """
 
     feature_size = 8
     widths = (4, 4, 8, 8)
@@ -27,7 +30,7 @@ class TinyEncoder(nn.Module):
         return [self._first, self._second, self.layers[3], self.layers[4]]
 
     def _first(self, x: Tensor) -> Tensor:
-        return self.layers[0](x.flatten(0, 1) if x.dim() == 5 else x)
+        return self.layers[0]((x.flatten(0, 1) if x.dim() == 5 else x).to(self.layers[0].weight.dtype))
 
     def _second(self, x: Tensor) -> Tensor:
         return self.layers[2](self.layers[1](x))

@@ -1,4 +1,4 @@
-"""Balanced multimodal learning: MMPareto (ICML 2024) and the methods it stands among.
+"""Balanced multimodal learning: MMPareto (ICML 2024) and related methods.
 
     from mmpareto import MMPareto, METHODS
 
@@ -7,6 +7,8 @@ Names are imported on first use, so that importing the package, and `--help`, ne
 
 import importlib
 from typing import Any
+
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

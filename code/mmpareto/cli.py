@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import sys
+import types
+import typing
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 from mmpareto.errors import InputError
@@ -18,15 +19,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 def run(main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run `main(None)` and leave the process with its exit status.
+    """Call `main(None)` and exit with the status that it returns.
 
-    `main` parses `sys.argv[1:]` when its argument is None and returns 0, or 1 when it finished but something was
-    skipped. Bad input (`InputError`) is printed as one line on standard error and leaves with 2, as argparse does, and
-    so does a full disk; SIGINT leaves with 130 and SIGTERM with 143, both by unwinding the stack, so that `finally`
-    blocks run.
+    `main` parses `sys.argv[1:]` when its argument is None, and returns 0, or 1 if it finished but skipped something.
+    Bad input (`InputError`) and a full disk are printed as one line on standard error and exit with status 2, as
+    argparse does. SIGINT exits with 130 and SIGTERM with 143, both by unwinding the stack: `finally` blocks run.
     """
-    # Read when torch is first imported. OpenMP threads that spin while they wait take the cores from whoever computes:
-    # on a machine with other work, a training step takes twice as long with them.
+    # Read when torch is first imported. OpenMP threads that spin while they wait keep the cores from other processes:
+    # on a busy machine, a training step takes twice as long with them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -38,8 +38,8 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        what = "make room and start again; a run that has a last.pt goes on with train.py --resume FOLDER"
-        print(f"error: {error.strerror}{where}: {what}.", file=sys.stderr)
+        remedy = "make room and start again; a run that has a last.pt continues with train.py --resume FOLDER"
+        print(f"error: {error.strerror}{where}: {remedy}.", file=sys.stderr)
         status = BAD_INPUT
     except _Terminated:
         print("terminated", file=sys.stderr)
@@ -61,12 +61,12 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False} | options)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse `args` (default: `sys.argv[1:]`) as argparse does; flags that remain have underscores."""
+        """Parse `args` (default: `sys.argv[1:]`) as argparse does; unknown flags are returned with underscores."""
         return super().parse_known_args(with_underscores(sys.argv[1:] if args is None else args), namespace)
 
 
 def with_underscores(words: Sequence[str]) -> list[str]:
-    """A command line with the dashes inside its flags replaced by underscores; values, and all after `--`, are kept."""
+    """Replace the dashes inside flags by underscores; values, and everything after `--`, stay as they are."""
     end = list(words).index("--") if "--" in words else len(words)
     return [_FLAG.sub(lambda flag: "--" + flag[1].replace("-", "_"), word) for word in words[:end]] + [*words[end:]]
 
@@ -74,8 +74,26 @@ def with_underscores(words: Sequence[str]) -> list[str]:
 _FLAG = re.compile(r"^--([A-Za-z][\w-]*)(?=$|=)")
 
 
+def argument_options(annotation: Any) -> dict[str, Any]:
+    """Options of `add_argument` for a value of the annotated type; empty where a command line cannot give one.
+
+    Handles bool (`true` or `false`), int, float, str, a Literal of strings, tuples of one of these, and unions, of
+    which the first member that a command line can give counts.
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return next((options for part in parts if (options := argument_options(part))), {})
+    if origin is tuple:
+        return argument_options(parts[0]) | {"nargs": len(parts)}
+    if origin is typing.Literal:
+        return {"choices": parts}
+    if annotation is bool:
+        return {"type": truth}
+    return {"type": annotation} if annotation in (int, float, str) else {}
+
+
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of a flag whose value is an integer from `least` on."""
+    """Type of a flag whose value is an integer, `least` or more."""
 
     def integer(text: str) -> int:
         if int(text) < least:
@@ -86,16 +104,16 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def truth(text: str) -> bool:
-    """The type of a flag whose value is true or false."""
+    """Type of a flag whose value is true or false."""
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
     return text.lower() in ("true", "1")
 
 
 class _Terminated(SystemExit):
-    """SIGTERM came. As a SystemExit it is nobody's error to handle on the way."""
+    """SIGTERM arrived. A SystemExit, so that no `except Exception` handles it."""
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the clean-up must not be cut short
+def _terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clean-up short
     raise _Terminated(TERMINATED)

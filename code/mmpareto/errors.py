@@ -1,13 +1,13 @@
-"""What is the user's to mend, told in one sentence."""
+"""User-facing errors."""
 
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: one sentence that says what is wrong, where, and what to do.
+    """Bad input, in one sentence: what is wrong, where, and what to do.
 
-    The entry points print it without a traceback and leave with exit status 2. A DataLoader worker that
-    raises it hands its text on inside a report of its own; only the sentence is kept.
+    The entry points print it without a traceback and exit with status 2. A DataLoader worker that raises it passes its
+    message on inside a report with a traceback, of which only the sentence is kept.
     """
 
     def __init__(self, message: str) -> None:

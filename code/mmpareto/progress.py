@@ -1,4 +1,4 @@
-"""Progress bars: live on a terminal, a line every half minute in a log."""
+"""Progress bars: live on a terminal, one line every 30 seconds in a log."""
 
 import sys
 from collections.abc import Iterable
@@ -8,5 +8,5 @@ from tqdm import tqdm
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """`tqdm(iterable, **options)`, which shows rate and time left on standard error."""
+    """Return `tqdm(iterable, **options)`, which shows rate and remaining time on standard error."""
     return tqdm(iterable, mininterval=0.2 if sys.stderr.isatty() else 30, **options)

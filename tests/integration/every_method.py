@@ -1,4 +1,4 @@
-"""One model and one loop that every method can work on, whatever it needs beside losses."""
+"""A model and a training context with everything that any method needs."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,12 +41,12 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-    """An encoder a modality, fusion by concatenation, a head a modality; float64.
+    """One encoder and one head per modality, fusion by concatenation; float64.
 
     Arguments:
-        count: of modalities.
-        mixed: whether every encoder's feature takes up something of the others' (dense interaction).
-        recompute: whether activations are computed anew in the backward pass.
+        count: number of modalities.
+        mixed: whether every encoder's feature depends on the others' (dense interaction).
+        recompute: whether activations are recomputed in the backward pass.
     """
 
     def __init__(self, count: int = 2, *, mixed: bool = False, recompute: bool = False, seed: int = 0) -> None:
@@ -103,7 +103,7 @@ def batch_of(count: int = 2, size: int = 12, seed: int = 0) -> Batch:
 
 
 class Loop:
-    """A user's own loop with all that a method may ask for (`mmpareto.integration.hooks.Loop`)."""
+    """A user's own loop with everything of `mmpareto.integration.hooks.TrainingContext`."""
 
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
         self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
@@ -124,7 +124,7 @@ def make(name: str, modality: str = "audio") -> Method:
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:
-    """A method that has been through the beginning of training and an epoch of `batch`."""
+    """A method after the beginning of training and of an epoch of `batch`."""
     method, loop = make(name), Loop(model, batch)
     method.begin_training(loop)
     method.begin_epoch(loop)
@@ -147,7 +147,7 @@ def step(
     model: nn.Module | None = None,
     seed: int = 0,
 ) -> Report:
-    """Hooks, forward, losses, backward; `.grad` is left as it comes. `model` may be a compiled one."""
+    """Hooks, forward pass, losses, backward pass. `model` may be compiled."""
     inputs, labels = batch
     asked = method.before_forward(loop, inputs, labels)
     outputs = (loop.network if model is None else model)(inputs, **asked)
@@ -165,7 +165,7 @@ def step(
 
 
 def take_grads(model: nn.Module) -> dict[str, Tensor | None]:
-    """`.grad` by name, which is then cleared."""
+    """Return `.grad` by name and clear it."""
     found = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     return found
@@ -182,7 +182,7 @@ def assert_close(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None],
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a state, at any depth."""
+    """All tensors of a state, at any depth."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -194,7 +194,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def assert_same_state(a: Any, b: Any) -> None:
-    """Bit for bit, at any depth; a NaN equals a NaN."""
+    """Bitwise equal at any depth; NaN equals NaN."""
     assert type(a) is type(b)
     if isinstance(a, Tensor):
         assert a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and torch.equal(a[~a.isnan()], b[~b.isnan()])

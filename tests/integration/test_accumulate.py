@@ -34,7 +34,7 @@ by_variant = pytest.mark.parametrize("variant", METHOD_VARIANTS)
 
 
 def shares_of(batch: Batch, sizes: list[int]) -> list[tuple[Batch, float]]:
-    """The micro-batches and each one's share of the samples."""
+    """Micro-batches, each with its share of the samples."""
     inputs, labels = batch
     pieces = {name: tensor.split(sizes) for name, tensor in inputs.items()}
     return [
@@ -53,7 +53,7 @@ def encoders_of(model: Multimodal) -> dict[str, nn.Module]:
 
 
 def accumulated(model: Multimodal, batch: Batch, sizes: list[int], integrate: Any, **further: Any) -> Any:
-    """All but the last micro-batch inside one `accumulate()`, the last outside; the last call's report."""
+    """Run all micro-batches but the last inside one `accumulate()`, the last one outside; return its report."""
     *early, last = shares_of(batch, sizes)
     with integrate.accumulate():
         for part, share in early:
@@ -78,7 +78,7 @@ def test_micro_batches_equal_the_whole(sizes: list[int], name: str, variant: str
 
 @by_variant
 def test_a_context_for_each_micro_batch(variant: str) -> None:
-    """The way of a loop that decides at every micro-batch whether it is the last."""
+    """A loop that decides at every micro-batch whether it is the last."""
     method, make, options = METHOD_VARIANTS[variant]
     model, batch = model_and_batch("three modalities", size=9)
     expected, _ = expectation(method, model, batch, options)
@@ -151,7 +151,7 @@ def test_interaction(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", ["uniform", "per_tensor", "paper", "released"])
 def test_a_bad_micro_batch_is_flagged_at_the_end(variant: str) -> None:
-    """The gradients are non-finite then, whichever micro-batch made them so."""
+    """The gradients are non-finite, whichever micro-batch caused it."""
     _, make, _ = METHOD_VARIANTS[variant]
     integrate = make()
     model, batch = model_and_batch("three modalities", size=9)
@@ -168,7 +168,7 @@ def test_a_bad_micro_batch_is_flagged_at_the_end(variant: str) -> None:
 @by_variant
 @pytest.mark.parametrize("calls", [0, 1])
 def test_an_exception_leaves_a_usable_object(calls: int, variant: str) -> None:
-    """The next call fills `.grad` again, and what was stored of the step that failed does not return."""
+    """The next call fills `.grad` again, without the micro-batches of the step that failed."""
     method, make, options = METHOD_VARIANTS[variant]
     integrate = make()
     model, batch = model_and_batch("three modalities", size=9)

@@ -1,4 +1,4 @@
-"""`mmpareto.integration` is used alone, beside torch and nothing else; `import mmpareto` does not even need torch."""
+"""`mmpareto.integration` needs nothing but torch, and `import mmpareto` does not even need torch."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ CODE = Path(__file__).resolve().parents[2] / "code"
 
 
 def modules_after(statements: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after `statements`."""
+    """Modules that a fresh interpreter has loaded after `statements`."""
     program = f"import sys; sys.path.insert(0, {str(CODE)!r}); {statements}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CODE.parent, timeout=120
@@ -37,7 +37,7 @@ def test_integration_imports_nothing_else_of_the_project(used_alone: set[str]) -
 
 
 def test_integration_needs_torch_alone(used_alone: set[str]) -> None:
-    """Of what requirements.txt brings for training, nothing is loaded but what torch itself loads."""
+    """No requirement of training is loaded except those that torch itself loads."""
     training = {"torchvision", "torchaudio", "torchmetrics", "tensorboard", "tqdm", "av", "PIL", "matplotlib"}
     assert not used_alone & training - modules_after("import torch")
 

@@ -1,4 +1,4 @@
-"""What a step costs: passes through the encoders, memory kept, waiting for the device."""
+"""Cost of a step: passes through the encoders, graphs that are kept, waiting for the device."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ VARIANTS = pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids
 
 
 class Count(torch.autograd.Function):
-    """The identity; counts how often it is passed forwards and backwards."""
+    """The identity; counts its forward and backward passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, passes: Counter[str]) -> Tensor:
@@ -42,7 +42,7 @@ class Count(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A module whose output, on its way back, is counted: once for every time that the module is back-propagated."""
+    """A module that counts the backward passes through its output."""
 
     def __init__(self, inside: nn.Module, name: str, passes: Counter[str]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def check_passes(method: Any, name: str, **further: Any) -> Counter[str]:
 
 @pytest.fixture(autouse=True)
 def mlps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two and three encoders whose first layer can be wrapped."""
+    """Models of two and three encoders whose first layer can be wrapped."""
     mlp = ENCODER_SETS["one modality"]["touch"]
     for names in ("ab", "abc"):
         monkeypatch.setitem(ENCODER_SETS, f"mlps {names}", dict.fromkeys(names, mlp))
@@ -83,7 +83,7 @@ def mlps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("further", [{}, {"scale": 8.0}], ids=str)
 @pytest.mark.parametrize("names", ["ab", "abc"])
 def test_mmpareto_passes_twice(names: str, further: dict[str, float], options: Options) -> None:
-    """Two units of backward work, however many modalities; the fusion and the heads are passed once each."""
+    """Two backward passes per encoder, for any number of modalities, and one through fusion and heads."""
     passes = check_passes(MMPareto(**options.arguments()), f"mlps {names}", **further)
     assert {name: passes[f"{name} backward"] for name in names} == dict.fromkeys(names, 2)
     assert passes["fusion backward"] == 1
@@ -112,7 +112,7 @@ def test_two_tasks_pass_twice() -> None:
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_no_graph_is_kept(accumulate: bool, method: str) -> None:
-    """A second pass through an encoder is refused: its activations are gone."""
+    """A second backward pass through an encoder raises: its activations are freed."""
     model, batch = model_and_batch("mlps ab")
     joint, unimodal = model.losses(*batch)
     integrate = METHODS[method]()
@@ -139,7 +139,7 @@ def sync_is_an_error() -> Iterator[None]:
 @pytest.mark.parametrize("interaction", [False, True])
 @VARIANTS
 def test_backward_reads_no_value(options: Options, interaction: bool) -> None:
-    """On the meta device tensors have shapes and no values, so that reading one raises: no step depends on any."""
+    """On the meta device tensors have no values and reading one raises, so a step that runs there reads none."""
     for name in ("convolution and mlp", "unused and frozen"):
         model, (inputs, labels) = model_and_batch(name)
         model = model.to("meta")

@@ -1,4 +1,4 @@
-"""Where the equations divide by nothing, and where they meet numbers that are none."""
+"""Divisions by zero, cancellation, and non-finite numbers."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ by_option = pytest.mark.parametrize("options", ALL_OPTIONS, ids=option_name)
 
 
 def call(joint: list[Tensor | None], unimodal: list[Tensor | None], integrate: Any) -> tuple[list[nn.Parameter], Any]:
-    """One step with exactly these gradients on one encoder."""
+    """One step on one encoder with exactly these gradients."""
     shapes = [first if first is not None else second for first, second in zip(joint, unimodal, strict=True)]
     parameters = parameters_like(shapes)
     losses = linear_loss(parameters, joint), {"touch": linear_loss(parameters, unimodal)}
@@ -42,7 +42,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 @by_option
 @pytest.mark.parametrize("which", ["joint", "unimodal", "both"])
 def test_zero_gradients(which: str, options: Options) -> None:
-    """Finite and no conflict, for the option zero_is_conflict too, whose weights would be (0, 1) and h = 0."""
+    """Finite and no conflict, even with zero_is_conflict, whose weights would be (0, 1) and h = 0."""
     gradients = {"joint": [normal(6), normal(2, 2, seed=1)], "unimodal": [normal(6, seed=2), normal(2, 2, seed=3)]}
     for name in gradients if which == "both" else [which]:
         gradients[name] = [torch.zeros_like(g) for g in gradients[name]]
@@ -72,7 +72,7 @@ def test_one_zero_tensor_among_others(options: Options) -> None:
 
 @by_option
 def test_zero_product_of_gradients(options: Options) -> None:
-    """c = 0 with gradients that are not: conflict only where the option says so."""
+    """c = 0 with nonzero gradients: a conflict only with zero_is_conflict."""
     joint, unimodal = torch.tensor([3.0, 0.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     (parameter,), report = call([joint], [unimodal], MMPareto(**options.arguments()))
     assert report["touch"].conflict.tolist() == [options.zero_is_conflict]
@@ -108,7 +108,7 @@ def test_opposite_gradients_cancel_exactly(factor: float, dtype: torch.dtype, op
 @pytest.mark.parametrize("variant", [MMPareto.per_tensor, MMPareto.paper, MMPareto.released])
 @pytest.mark.parametrize("factor", [-1.0, -3.0, -0.7])
 def test_a_million_opposite_elements(factor: float, variant: Callable[[], Any]) -> None:
-    """Sums over 1e6 float32 products must not lose the digits by which 0 is told from amplified noise."""
+    """Sums over 1e6 float32 products must keep the digits that distinguish 0 from amplified noise."""
     whole = torch.randint(-1000, 1001, (1000, 1000), generator=torch.Generator().manual_seed(0)).float()
     joint = whole if factor != -0.7 else whole * math.pi
     (parameter,), report = call([joint], [factor * joint], variant())
@@ -119,7 +119,7 @@ def test_a_million_opposite_elements(factor: float, variant: Callable[[], Any]) 
 @pytest.mark.parametrize("variant", [MMPareto.per_tensor, MMPareto.paper, MMPareto.released])
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_a_million_nearly_opposite_elements(offset: float, variant: Callable[[], Any]) -> None:
-    """Beyond the threshold, the direction is what is left of the gradients and not the noise of the sums."""
+    """Beyond the threshold, h is the remainder of the gradients and not the noise of the sums."""
     joint = normal(1000, 1000) + offset
     unimodal = -2 * joint + 0.01 * normal(1000, 1000, seed=1)
     (parameter,), _ = call([joint], [unimodal], variant())
@@ -149,7 +149,7 @@ def test_stationary_threshold(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_one_element_tensors(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Alone, such a tensor can only agree or be stationary."""
+    """On its own, such a tensor either agrees or is stationary."""
     for seed in range(50):
         joint, unimodal = normal(2, seed=seed, dtype=dtype).mul(10.0 ** (seed % 7 - 3)).unbind()
         unimodal = unimodal * 3.7
@@ -248,7 +248,7 @@ BAD = [math.nan, math.inf, -math.inf]
     ],
 )
 def test_a_loss_that_is_not_finite(method: str, which: str, bad: float) -> None:
-    """Its gradients stay non-finite, for a GradScaler to see, and its flag alone is down."""
+    """Its gradients stay non-finite, so that a GradScaler sees them, and only its flag is False."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     losses = {"joint": joint, **unimodal}
@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite(method: str, which: str, bad: float) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @by_option
 def test_gradients_that_are_not_finite(options: Options, bad: float) -> None:
-    """The losses themselves are finite numbers: the flag is about what they do to the encoder."""
+    """The losses are finite: the flag is about their gradients in the encoder."""
     for position in range(2):
         gradients = [[normal(6), normal(4, seed=1)], [normal(6, seed=2), normal(4, seed=3)]]
         gradients[position][0][2] = bad
@@ -293,7 +293,7 @@ def test_gradients_that_are_not_finite(options: Options, bad: float) -> None:
 @pytest.mark.parametrize("bad", BAD)
 @by_option
 def test_infinite_and_missing_numbers_pass_through(options: Options, bad: float) -> None:
-    """Whatever the other gradient is: no comparison may turn what is not finite into a zero."""
+    """No comparison may turn a non-finite gradient into zero, whatever the other gradient is."""
     for other in (normal(6), torch.zeros(6), -normal(6), torch.full((6,), -bad)):
         for swapped in (False, True):
             spoiled = normal(6)
@@ -308,7 +308,7 @@ def test_infinite_and_missing_numbers_pass_through(options: Options, bad: float)
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
 def test_finite_losses_whose_heads_are_not(method: str) -> None:
-    """A gradient that is not finite outside the encoders is flagged too, or the loop would never stop."""
+    """A non-finite gradient outside the encoders is flagged too, or the loop would never stop."""
     inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(1))
     joint = inside.sum() + torch.sqrt(outside).sum()
     report = METHODS[method]().backward(joint, {"touch": 2 * inside.sum()}, encoders={"touch": [inside]})
@@ -319,7 +319,7 @@ def test_finite_losses_whose_heads_are_not(method: str) -> None:
 
 
 def test_finite_gradients_of_any_size_are_finite() -> None:
-    """No square and no sum of them is looked at, which could overflow."""
+    """The check reads no squares and no sums, which could overflow."""
     parameter = nn.Parameter(torch.zeros(3))
     loss = (torch.tensor([3e38, -3e38, 3e38]) * parameter).sum()
     report = METHODS["uniform"]().backward(loss, {"touch": 0 * parameter.sum()}, encoders={"touch": [parameter]})
@@ -351,7 +351,7 @@ def test_reports_hold_no_graph() -> None:
 
 
 def test_reports_outlive_the_next_step() -> None:
-    """The loop reads them up to 20 steps later: they are not views of what the next step overwrites."""
+    """The loop reads the flags up to 20 steps later: they are not views of tensors that the next step overwrites."""
     integrate, kept, wanted = MMPareto(), [], []
     for seed in range(3):
         model, batch = model_and_batch("convolution and mlp", seed)

@@ -1,4 +1,4 @@
-"""Calls that cannot be meant are refused, by the name of what is wrong, before anything is changed."""
+"""Wrong calls raise an error that names the cause, before anything is changed."""
 
 from typing import Any
 
@@ -90,6 +90,6 @@ def test_unknown_option_values(option: str) -> None:
 
 
 def test_rescaling_encoders_whose_tensors_were_weighted_alone() -> None:
-    """It has no meaning, says the specification of the options."""
+    """A combination of options without meaning."""
     with pytest.raises(ValueError, match="rescale"):
         MMPareto(weights="parameter", rescale="encoder")

@@ -45,7 +45,7 @@ def test_searched_weights_agree_with_the_closed_form() -> None:
 
 
 def test_models_show_conflict_and_harmony() -> None:
-    """A comparison says little if no group is ever in conflict, or all are."""
+    """The comparisons cover groups with and without conflict."""
     for options in (PER_TENSOR, PAPER):
         seen = []
         for name in ENCODER_SETS:
@@ -112,7 +112,7 @@ def test_registry_and_state(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
 def test_grad_accumulates(method: str) -> None:
-    """Like Tensor.backward it adds to `.grad`; where no loss reaches, what was there stays."""
+    """Like Tensor.backward it adds to `.grad`; where no loss reaches, `.grad` is unchanged."""
     model, batch = model_and_batch("unused and frozen")
     expected, _ = expectation(method, model, batch)
     before = {p: torch.full_like(p, 0.5) for p in model.parameters() if p.requires_grad}
@@ -146,7 +146,7 @@ def test_an_encoder_that_its_loss_does_not_reach_is_told() -> None:
 
 
 def test_an_encoder_that_the_joint_loss_does_not_reach_takes_its_own_gradient() -> None:
-    """Such as one whose feature is dropped for a batch."""
+    """For example, a modality whose feature is dropped for a batch."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     stray = torch.nn.Linear(2, 2).double()
@@ -238,7 +238,7 @@ def test_uniform_with_two_tasks_on_one_encoder() -> None:
 
 
 def test_one_object_serves_many_steps() -> None:
-    """Nothing of one step is left in the next."""
+    """A step does not depend on earlier steps."""
     integrate = MMPareto()
     for seed in SEEDS:
         for name in ENCODER_SETS:

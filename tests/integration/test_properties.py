@@ -1,4 +1,4 @@
-"""What holds for any gradients: losses that are linear in the parameters give exactly the gradients drawn here."""
+"""Properties that hold for any gradients; losses linear in the parameters have exactly the gradients drawn here."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +45,7 @@ SHAPES = ((), (1,), (2,), (7,), (3, 4), (2, 1, 3), (40, 33), (0,))
 
 @dataclass(frozen=True)
 class Problem:
-    """The gradients of one encoder's tensors; None where a loss does not reach, `frozen` where none is wanted."""
+    """Gradients of one encoder's tensors; None where a loss does not reach, `frozen` for frozen tensors."""
 
     joint: list[Tensor | None]
     unimodal: list[Tensor | None]
@@ -81,7 +81,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of `backward` left: `h` of the trainable tensors (zeros for None) and the encoder's report."""
+    """Result of one call of `backward`: `h` of the trainable tensors (zeros for None) and the encoder's report."""
 
     h: list[Tensor]
     report: Any
@@ -165,7 +165,7 @@ def rounding(problem: Problem, index: int, expected: Expected) -> float:
 
 
 def is_discontinuous(problem: Problem, options: Options, dtype: torch.dtype) -> bool:
-    """Some group lies so close to c = 0, or to the stationary threshold, that float32 may fall on the other side."""
+    """Whether a group is so close to c = 0, or to the stationary threshold, that float32 may decide otherwise."""
     expected, pairs = problem.expected(options), problem.pairs()
     for group in expected.groups:
         one, two = norm(pairs[i][0] for i in group), norm(pairs[i][1] for i in group)
@@ -295,7 +295,7 @@ def test_swapping_the_losses_swaps_the_weights(problem: Problem, options: Option
 
 
 def check_scaling(problem: Problem, options: Options, factor: float) -> None:
-    """A power of two leaves every bit of the mantissas alone, so that only the range of the numbers matters."""
+    """A power of two does not change the mantissas, so only the range of the numbers matters."""
     integrate = MMPareto(**options.arguments())
     there, scaled = step(problem, integrate), step(problem.scaled(factor), integrate)
     tolerance = 1e-5 if problem.dtype == torch.float32 else 1e-12

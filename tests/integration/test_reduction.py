@@ -1,4 +1,4 @@
-"""N processes with shares of a batch against one process with the whole of it, float64."""
+"""N processes with shares of a batch, compared with one process with the whole batch, in float64."""
 
 import copy
 import importlib.util
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from every_method import Batch, Loop, Model, assert_close, batch_of, ready, take_grads
-from mmpareto import METHODS, MMPareto
+from mmpareto import METHODS, MMPareto, Refresh
 from mmpareto.integration import reduction
 from mmpareto.integration.method import Method
-from mmpareto.integration.reduction import SumOver
+from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import Report
 from processes import in_processes
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def part(batch: Batch, start: int, size: int) -> Batch:
 
 
 def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
-    """A step as `every_method.step`, on a share of SIZE samples; losses add up to the batch's mean."""
+    """Like `every_method.step`, on a share of SIZE samples; the losses add up to the batch's mean."""
     inputs, labels = batch
     asked = method.before_forward(loop, inputs, labels)
     outputs = loop.network(inputs, **asked)
@@ -49,7 +49,7 @@ def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
 
 
 def descend(model: nn.Module) -> dict[str, Tensor | None]:
-    """Take a step of plain descent; the gradients."""
+    """Take a step of gradient descent; return the gradients."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -59,19 +59,19 @@ def descend(model: nn.Module) -> dict[str, Tensor | None]:
 
 def plain(report: Report) -> dict[str, Tensor]:
     found = {f"{m}.{name}": value.double() for m, seen in report.items() for name, value in vars(seen).items()}
-    return found | {"finite": report.finite.double()} | report.figures
+    return found | {"finite": report.finite.double()} | report.metrics
 
 
 def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> list[tuple[Any, Any, Any]]:
-    """Gradients, report and state of every step: of this process's share, or of the whole batch."""
+    """Gradients, report and state of every step, on this process's share or on the whole batch."""
     model = Model(mixed=mixed)
     steps: list[tuple[Any, Any, Any]] = []
     if name == REFRESHED:
-        method: Method = MMPareto(weights="encoder", rescale="encoder", refresh=2)
+        method: Method = Refresh(MMPareto.paper(), 2)
         loop = Loop(model, batch_of(size=SIZE))
     else:
         method, loop = ready(name, model, batch_of(size=SIZE))
-    method.over = None if shares is None else SumOver()
+    method.reduce = None if shares is None else SumReducer()
     for number in range(len(SHARES[2])):
         batch = batch_of(size=SIZE, seed=number)
         if shares is not None:
@@ -121,9 +121,9 @@ def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, 
 
 
 def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
-    """Process 0 takes its share in three parts, process 1 in one; gradients, and the sums that were begun."""
+    """Process 0 has three micro-batches, process 1 one; return the gradients and the collectives."""
     model, method = Model(), MMPareto()
-    method.over, loop = SumOver(), Loop(model, batch_of(size=SIZE))
+    method.reduce, loop = SumReducer(), Loop(model, batch_of(size=SIZE))
     begun = count_sums()
     sizes = [(0, 3), (3, 2), (5, 2)] if dist.get_rank() == 0 else [(7, 5)]
     with method.accumulate():
@@ -135,7 +135,7 @@ def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
 
 
 def count_sums() -> list[str]:
-    """A list that takes up every collective and every backward pass from now on."""
+    """A list to which every collective and every backward pass is appended from now on."""
     begun: list[str] = []
     all_reduce, grad = dist.all_reduce, torch.autograd.grad
 
@@ -154,7 +154,7 @@ def count_sums() -> list[str]:
 
 def at_once() -> list[str]:
     model, method = Model(), MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     begun = count_sums()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     return begun
@@ -180,7 +180,7 @@ def test_one_buffer_a_pass_and_the_first_is_on_its_way_during_the_second(tmp_pat
 
 def not_finite() -> tuple[list[bool], bool]:
     model, method = Model(), MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     inputs, labels = part(batch_of(size=SIZE), 6 * dist.get_rank(), 6)
     if dist.get_rank() == 1:
         inputs["visual"] = inputs["visual"] * torch.inf
@@ -193,10 +193,10 @@ def test_every_process_is_told_of_a_loss_that_is_not_finite_in_one(tmp_path: Pat
 
 
 def as_laid_out() -> list[Any]:
-    """The strides of a convolution's gradient where weights have their channels last, and those of the weight."""
+    """Strides of a convolution's gradient and of its weight, in channels-last format."""
     model = Model().to(memory_format=torch.channels_last)
     method = MMPareto()
-    method.over = SumOver()
+    method.reduce = SumReducer()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     weight = model.encoders["audio"].conv.weight  # type: ignore[union-attr]
     return [weight.grad.stride(), weight.stride()]  # type: ignore[union-attr]

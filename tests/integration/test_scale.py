@@ -1,4 +1,4 @@
-"""`scale`, a GradScaler's factor: on what is left in `.grad`, and on nothing else."""
+"""`scale`, a GradScaler's factor: `.grad` carries it and nothing else depends on it."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def test_what_was_in_grad_is_not_scaled(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
 def test_half_precision_gradients_do_not_underflow(method: str) -> None:
-    """What a GradScaler is for: 1e-9 is 0 in float16 unless it is scaled on its way back."""
+    """The purpose of a GradScaler: 1e-9 is 0 in float16 unless it is scaled in the backward pass."""
     inside, outside = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
 
     def loss(sign: float) -> torch.Tensor:
@@ -94,7 +94,7 @@ def scaled_step(bad: float, optimizer: torch.optim.Optimizer, scaler: Any, model
 
 
 def test_grad_scaler() -> None:
-    """`scaler.step` undoes the factor, and skips the step when a loss is not finite."""
+    """`scaler.step` removes the factor, and skips the step when a loss is non-finite."""
     model, batch = model_and_batch("two linear")
     expected, _ = expectation("mmpareto", model, batch)
     start = {p: p.detach().clone() for p in model.parameters()}

@@ -42,7 +42,7 @@ def test_a_missing_or_unknown_modality_is_an_input_error(names: list[str]) -> No
 
 
 def test_every_encoder_needs_a_head() -> None:
-    with pytest.raises(ValueError, match="one head a modality"):
+    with pytest.raises(ValueError, match="one head per modality"):
         MultimodalNetwork({"a": nn.Linear(5, 2)}, ConcatFusion({"a": 2}, 3), {})
 
 

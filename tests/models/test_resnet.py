@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torchvision
-from mmpareto.models.initialisation import released_initialisation
+from mmpareto.models.network import released_initialisation
 from mmpareto.models.resnet import ResNet18
 from torch import nn
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from mmpareto.models.initialisation import released_initialisation
+from mmpareto.models.network import released_initialisation
 from mmpareto.models.transformer import DROPOUT, HEADS, LAYERS, WIDTH, SequenceTransformer
 from torch import nn
 

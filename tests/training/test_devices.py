@@ -128,7 +128,7 @@ def test_steps_that_overflow_are_skipped_until_the_scale_fits(line: str, data: P
         trainer.meter.add(trainer.step(batch), weight=4)
         moved.append(any(not torch.equal(t, before[name]) for name, t in trainer.network.state_dict().items()))
     assert not moved[0] and moved[-1] and moved == sorted(moved)
-    trainer.watch.read()  # no error
+    trainer.finite_monitor.check()  # no error
     assert not [name for name, value in trainer.meter.means().items() if value != value]
     assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
 

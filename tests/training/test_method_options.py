@@ -34,20 +34,20 @@ def settings(line: str) -> Settings:
     ],
 )
 def test_options_are_those_of_the_class_over_the_variants(line: str, expected: dict[str, Any]) -> None:
-    found = settings(line)
-    assert {name: found.options[name] for name in expected} == expected
-    method = make_method(found.method, found.options)
-    assert type(method) is METHODS[found.method]
+    parsed = settings(line)
+    assert {name: parsed.options[name] for name in expected} == expected
+    method = make_method(parsed.method, parsed.options)
+    assert type(method) is METHODS[parsed.method]
     assert {name: getattr(method, name) for name in expected} == expected
-    assert from_config({"arguments": to_config(found)}) == found
+    assert from_config({"arguments": to_config(parsed)}) == parsed
 
 
 def test_the_first_variant_is_the_default() -> None:
     for name, kind in METHODS.items():
-        found = settings(f"--method {name}")
-        assert found.variant == next(iter(kind.variants), None)
-        for option, value in kind.variants.get(found.variant, {}).items():
-            assert found.options[option] == value
+        parsed = settings(f"--method {name}")
+        assert parsed.variant == next(iter(kind.variants), None)
+        for option, value in kind.variants.get(parsed.variant, {}).items():
+            assert parsed.options[option] == value
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_first_variant_is_the_default() -> None:
         ("--method ogm --alhpa 2", r"unknown flag --alhpa\. Did you mean --alpha\?"),
         ("--epoch 2", r"unknown flag --epoch\. Did you mean --epochs\?"),
         ("--method uniform --gamma 2", r"unknown flag --gamma.*'uniform': none"),
-        ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'brief'; it has none"),
+        ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'per_tensor'; it has none"),
         ("--variant papers", "no variant 'papers'; it has per_tensor, paper, released"),
         ("stray", "unknown flag stray"),
         ("--gamma 0", "gamma must be a positive number, not 0.0"),
@@ -86,10 +86,10 @@ def test_values_of_another_type_leave_with_2(line: str, capsys: pytest.CaptureFi
 
 def test_aggregators_of_torchjd_take_their_own_options() -> None:
     pytest.importorskip("torchjd")
-    found = settings("--method TorchJD:AlignedMTL --scale_mode median --pref_vector 1,2")
-    assert found.method == "torchjd:AlignedMTL" and found.name == "cremad-torchjd-AlignedMTL-seed0"
-    assert found.options == {"pref_vector": "1,2", "scale_mode": "median"}
-    method = make_method(found.method, found.options)
+    parsed = settings("--method TorchJD:AlignedMTL --scale_mode median --pref_vector 1,2")
+    assert parsed.method == "torchjd:AlignedMTL" and parsed.name == "cremad-torchjd-AlignedMTL-seed0"
+    assert parsed.options == {"pref_vector": "1,2", "scale_mode": "median"}
+    method = make_method(parsed.method, parsed.options)
     assert method.options["pref_vector"].tolist() == [1, 2]
     assert settings("--method torchjd:CAGrad --c 0.5").options == {"c": 0.5, "norm_eps": 1e-4}
     with pytest.raises(SystemExit):
@@ -124,7 +124,7 @@ def test_no_option_has_the_name_of_another_flag() -> None:
 
 def test_the_list_says_everything_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        parse(["--list-methods"])
+        parse(["--list_methods"])
     assert leave.value.code == 0
     text = capsys.readouterr().out
     paragraphs = dict(re.findall(r"^(\S+)\n((?:    .*\n?)+)", text, flags=re.MULTILINE))

@@ -8,7 +8,7 @@ import torch
 from mmpareto.data.loading.batches import EpochOrder
 from mmpareto.integration.report import Report
 from mmpareto.training.data import open_data
-from mmpareto.training.meters import FiniteWatch, NonFiniteError
+from mmpareto.training.meters import FiniteMonitor, NonFiniteError
 from mmpareto.training.settings import parse
 from prepared_clips import write_prepared
 from tiny_runs import acting, arguments, metrics, read, resume, run, send_signal, trainer_of
@@ -116,13 +116,13 @@ class Flags:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reads = 0
-        original = FiniteWatch.read
+        original = FiniteMonitor.check
 
-        def counted(watch: FiniteWatch) -> None:
+        def counted(monitor: FiniteMonitor) -> None:
             self.reads += 1
-            original(watch)
+            original(monitor)
 
-        monkeypatch.setattr(FiniteWatch, "read", counted)
+        monkeypatch.setattr(FiniteMonitor, "check", counted)
 
 
 def report(finite: torch.Tensor) -> Report:
@@ -132,41 +132,43 @@ def report(finite: torch.Tensor) -> Report:
 def test_flags_are_read_at_most_twenty_steps_late(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = Flags(monkeypatch)
     for bad in range(1, 41):
-        watch = FiniteWatch(smallest_scale=1.0)
+        monitor = FiniteMonitor(smallest_scale=1.0)
         with pytest.raises(NonFiniteError, match=rf"epoch 4, step {bad}: the audio loss"):
             for step in range(1, bad + 21):
-                watch.see(4, step, report(BAD_AUDIO if step == bad else OK), None)
+                monitor.add(4, step, report(BAD_AUDIO if step == bad else OK), None)
                 assert step < bad + 20
     assert flags.reads == 20 * 1 + 20 * 2  # and not at every step
 
 
 def test_the_first_of_several_bad_steps_is_named_and_all_its_losses() -> None:
-    watch = FiniteWatch(smallest_scale=1.0)
+    monitor = FiniteMonitor(smallest_scale=1.0)
     for step, finite in ((1, OK), (2, BAD_JOINT & BAD_AUDIO), (3, BAD_JOINT)):
-        watch.see(1, step, report(finite), None)
+        monitor.add(1, step, report(finite), None)
     with pytest.raises(NonFiniteError, match="step 2: the joint and audio loss"):
-        watch.read()
-    watch.read()  # told once
+        monitor.check()
+    monitor.check()  # told once
 
 
 def test_under_loss_scaling_only_what_persists_at_the_smallest_scale_is_an_error() -> None:
-    watch = FiniteWatch(smallest_scale=1.0)
+    monitor = FiniteMonitor(smallest_scale=1.0)
     for step, scale in enumerate((65536.0, 2.0, 1.0001), start=1):
-        watch.see(1, step, report(BAD_JOINT), torch.tensor(scale))
-    watch.read()
-    watch.see(1, 4, report(OK), torch.tensor(1.0))
-    watch.see(1, 5, report(BAD_JOINT), torch.tensor(1.0))
+        monitor.add(1, step, report(BAD_JOINT), torch.tensor(scale))
+    monitor.check()
+    monitor.add(1, 4, report(OK), torch.tensor(1.0))
+    monitor.add(1, 5, report(BAD_JOINT), torch.tensor(1.0))
     with pytest.raises(NonFiniteError, match="step 5: the joint loss"):
-        watch.read()
-    watch.see(1, 6, report(BAD_JOINT), torch.tensor(0.5))
+        monitor.check()
+    monitor.add(1, 6, report(BAD_JOINT), torch.tensor(0.5))
     with pytest.raises(NonFiniteError, match="step 6"):
-        watch.read()
+        monitor.check()
 
 
 def test_flags_are_read_before_every_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer steps than twenty an epoch: what is left must be read before the weights are written."""
     unread: list[int] = []
     trainer = trainer_of(data, tmp_path / "run", "--epochs", 2)
-    monkeypatch.setattr(loop, "save_checkpoint", lambda path, content: unread.append(len(trainer.watch._seen)))
+    monkeypatch.setattr(
+        loop, "save_checkpoint", lambda path, content: unread.append(len(trainer.finite_monitor._pending))
+    )
     trainer.fit()
     assert unread and set(unread) == {0}

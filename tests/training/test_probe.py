@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.models.network import build_network
-from mmpareto.training.probe import fit_head, fit_scores
+from mmpareto.training.probe import fit_logistic_regression, fit_ridge_regression
 from prepared_clips import open_clips, write_prepared
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -34,7 +34,7 @@ def sklearn_head(features: Tensor, labels: Tensor) -> tuple[StandardScaler, Logi
 @pytest.mark.parametrize(("count", "size", "classes", "spread"), [(120, 5, 3, 2.0), (60, 20, 4, 0.5), (40, 3, 6, 1.0)])
 def test_the_head_is_sklearns_logistic_regression(count: int, size: int, classes: int, spread: float) -> None:
     features, labels = samples(count, size, classes, spread)
-    head = fit_head(features, labels, classes)
+    head = fit_logistic_regression(features, labels, classes)
     assert head["weight"].shape == (classes, size) and head["bias"].shape == (classes,)
     assert head["weight"].dtype == torch.float32 and not head["weight"].requires_grad
     scaler, expected = sklearn_head(features, labels)
@@ -45,7 +45,7 @@ def test_the_head_is_sklearns_logistic_regression(count: int, size: int, classes
 
 def test_separable_classes_are_separated_and_the_weights_stay_finite() -> None:
     features, labels = samples(40, 12, 4, spread=0.01)
-    head = fit_head(features, labels, 4)
+    head = fit_logistic_regression(features, labels, 4)
     assert torch.equal((features @ head["weight"].T + head["bias"]).argmax(1), labels)
     assert all(tensor.isfinite().all() for tensor in head.values())
 
@@ -53,7 +53,7 @@ def test_separable_classes_are_separated_and_the_weights_stay_finite() -> None:
 def test_a_constant_feature_and_an_absent_class_are_no_harm() -> None:
     features, labels = samples(30, 4, 3, spread=0.5)
     features[:, 2] = 7.0
-    head = fit_head(features, labels, 5)  # classes 3 and 4 have no sample
+    head = fit_logistic_regression(features, labels, 5)  # classes 3 and 4 have no sample
     logits = features @ head["weight"].T + head["bias"]
     assert logits.isfinite().all() and logits.argmax(1).max() < 3
     assert torch.equal(head["weight"][:, 2], torch.zeros(5))
@@ -112,7 +112,7 @@ def test_the_summary_has_the_probes_accuracies_and_the_checkpoints_its_heads(dat
         features, labels = features_of(data, content, training, "train")
         test_features, test_labels = features_of(data, content, [], "test")
         for modality, head in content["probe"].items():
-            expected = fit_head(features[modality], torch.tensor(labels), 3)
+            expected = fit_logistic_regression(features[modality], torch.tensor(labels), 3)
             torch.testing.assert_close(head["weight"], expected["weight"], rtol=1e-3, atol=1e-3)
             logits = test_features[modality] @ head["weight"].T + head["bias"]
             right = (logits.argmax(1) == torch.tensor(test_labels)).double().mean().item()
@@ -132,7 +132,7 @@ def test_what_was_not_measured_is_null(folder: Path) -> None:
 def test_scores_are_fitted_by_sklearns_ridge_regression() -> None:
     features, _ = samples(80, 7, 3, 1.0)
     scores = features @ torch.linspace(-1, 1, 7) * 0.01 + torch.randn(80, generator=torch.Generator().manual_seed(1))
-    head = fit_scores(features, scores)
+    head = fit_ridge_regression(features, scores)
     assert head["weight"].shape == (1, 7) and head["bias"].shape == (1,)
     scaler = StandardScaler().fit(features.double().numpy())
     expected = Ridge(alpha=DECAY * 80).fit(scaler.transform(features.double().numpy()), scores.double().numpy())

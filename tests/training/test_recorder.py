@@ -13,7 +13,7 @@ import torch
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.integration.report import Report
-from mmpareto.training.recorder import GradientRecorder, layer_figures
+from mmpareto.training.recorder import GradientRecorder, layer_metrics
 from prepared_clips import write_prepared
 from tiny_runs import (
     acting,
@@ -195,7 +195,7 @@ def test_without_the_file_a_resumed_run_records_from_there_on(
     stopped(data, tmp_path / "run")
     (tmp_path / "run/gradients.npz").unlink()
     assert resume(tmp_path / "run") == 0
-    assert "gradients.npz is not there" in capsys.readouterr().out
+    assert "gradients.npz is missing" in capsys.readouterr().out
     assert_same_run(tmp_path / "run", whole(*EVERY_THIRD))
     assert records(tmp_path / "run")["step"].tolist() == [7, 10]
     assert np.array_equal(records(tmp_path / "run")["cosine_audio"], records(whole(*EVERY_THIRD))["cosine_audio"][2:])
@@ -253,8 +253,8 @@ def mixing(data: Path, tmp_path: Path) -> Iterator[Any]:
 def measured(mixing: Any, step: int, scale: Tensor | None = None) -> dict[str, Tensor]:
     """The figures that the recorder keeps of a step."""
     mixing.recorder.measure(1, step, mixing.joint, mixing.unimodal, scale)
-    mixing.recorder.keep(Report({}, torch.ones(1, dtype=torch.bool), []))
-    return mixing.recorder._fresh[-1].figures
+    mixing.recorder.finish_step(Report({}, torch.ones(1, dtype=torch.bool), []))
+    return mixing.recorder._on_device[-1].values
 
 
 def test_parts_of_a_step_are_recorded_as_the_step(mixing: Any) -> None:
@@ -262,8 +262,8 @@ def test_parts_of_a_step_are_recorded_as_the_step(mixing: Any) -> None:
     for share in (0.25, 0.75):
         unimodal = {name: share * loss for name, loss in mixing.unimodal.items()}
         mixing.recorder.measure(1, 2, share * mixing.joint, unimodal, None)
-    mixing.recorder.keep(Report({}, torch.ones(1, dtype=torch.bool), []))
-    torch.testing.assert_close(mixing.recorder._fresh[-1].figures, whole)
+    mixing.recorder.finish_step(Report({}, torch.ones(1, dtype=torch.bool), []))
+    torch.testing.assert_close(mixing.recorder._on_device[-1].values, whole)
 
 
 def test_where_encoders_interact_an_encoders_own_loss_counts_alone(mixing: Any) -> None:
@@ -303,7 +303,7 @@ def test_what_is_not_descended_at_a_step_is_nan_there(mixing: Any, tmp_path: Pat
 
 def test_a_zero_gradient_has_cosine_zero_and_norm_zero() -> None:
     vectors = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[1.0, 0.0], [-2.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = layer_figures("m", ["joint", "unimodal"], (vectors @ vectors.mT).double())
+    found = layer_metrics("m", ["joint", "unimodal"], (vectors @ vectors.mT).double())
     assert found["cosine_m"].tolist() == [0, -1, 0]
     assert found["norm_joint_m"].tolist() == [5, 1, 0] and found["norm_unimodal_m"].tolist() == [0, 2, 0]
 

@@ -47,7 +47,7 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def evaluated(data: Path, checkpoint: dict[str, Any], split: str, places: list[int] | None = None) -> dict[str, float]:
+def evaluated(data: Path, checkpoint: dict[str, Any], split: str, indices: list[int] | None = None) -> dict[str, float]:
     """Accuracy and mean cross-entropy of every head, one clip at a time, by hand."""
     network = build_network(**checkpoint["network"])
     network.load_state_dict(checkpoint["model"])
@@ -55,9 +55,9 @@ def evaluated(data: Path, checkpoint: dict[str, Any], split: str, places: list[i
     clips = open_clips(data, split, training=False, frames=1, image_size=24, audio_frames=64)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     right, loss = dict.fromkeys(HEADS, 0.0), dict.fromkeys(HEADS, 0.0)
-    places = list(range(len(clips))) if places is None else places
-    for place in places:
-        inputs, label, *_ = clips[place]
+    indices = list(range(len(clips))) if indices is None else indices
+    for index in indices:
+        inputs, label, *_ = clips[index]
         visual = (inputs["visual"] / 255 - mean) / std
         with torch.no_grad():
             outputs = network({"audio": inputs["audio"][None], "visual": visual[None]})
@@ -65,22 +65,22 @@ def evaluated(data: Path, checkpoint: dict[str, Any], split: str, places: list[i
         for head, (scores,) in logits.items():
             right[head] += scores.tolist().index(max(scores.tolist())) == label
             loss[head] += math.log(sum(math.exp(s) for s in scores.tolist())) - scores[label].item()
-    return {f"{k}{h}": v[h] / len(places) for k, v in (("acc", right), ("loss", loss)) for h in HEADS}
+    return {f"{k}{h}": v[h] / len(indices) for k, v in (("acc", right), ("loss", loss)) for h in HEADS}
 
 
-def assert_figures(line: dict[str, Any], prefix: str, expected: dict[str, float]) -> None:
+def assert_metrics(line: dict[str, Any], prefix: str, expected: dict[str, float]) -> None:
     assert {key: line[prefix + key] for key in expected} == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_figures_are_those_of_the_checkpoints(data: Path, folder: Path) -> None:
     lines = metrics(folder)
-    validation = validation_places(data, "--val_fraction", "0.3")
+    validation = validation_indices(data, "--val_fraction", "0.3")
     last, best = read(folder / "last.pt"), read(folder / "best.pt")
     best_line = max(lines, key=lambda line: line["val_acc"])
     assert best["epoch"] == best_line["epoch"] and last["epoch"] == 4  # where it would go on
     for checkpoint, line in ((last, lines[-1]), (best, best_line)):
-        assert_figures(line, "", evaluated(data, checkpoint, "test"))
-        assert_figures(line, "val_", evaluated(data, checkpoint, "train", validation))
+        assert_metrics(line, "", evaluated(data, checkpoint, "test"))
+        assert_metrics(line, "val_", evaluated(data, checkpoint, "train", validation))
 
 
 def test_metrics_hold_the_promised_keys_an_epoch_a_line(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_best_pt_is_the_earlier_epoch_in_a_tie(data: Path, tmp_path: Path) -> No
     assert read(tmp_path / "best.pt")["epoch"] == 1
 
 
-def validation_places(data: Path, *more: str) -> list[int]:
+def validation_indices(data: Path, *more: str) -> list[int]:
     opened = open_data(parse(arguments(data, None, *more)).settings)
     assert opened.val is not None
     names = open_clips(data, "train", training=False).names
@@ -182,8 +182,8 @@ def test_validation_clips_are_apart_stratified_and_seeded(data: Path) -> None:
     assert opened.test.names == [f"clip_{n:03d}" for n in range(18, 25)]
     assert opened.train.training and not (opened.val.training or opened.test.training or opened.train_fixed.training)
     assert opened.train_fixed.names == opened.train.names
-    assert validation_places(data) == validation_places(data)
-    assert len({tuple(validation_places(data, "--random_seed", str(seed))) for seed in range(4)}) > 1
+    assert validation_indices(data) == validation_indices(data)
+    assert len({tuple(validation_indices(data, "--random_seed", str(seed))) for seed in range(4)}) > 1
 
 
 def test_checkpoints_hold_tensors_builtins_and_lists_and_what_a_clip_needs(folder: Path) -> None:
@@ -242,9 +242,9 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         run(data, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="--ckpt_path"):
-            run(data, place)
+            run(data, path)
 
 
 @pytest.mark.parametrize(

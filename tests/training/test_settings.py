@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from mmpareto.errors import InputError
 from mmpareto.training.loop import learning_rate
-from mmpareto.training.settings import Settings, from_config, parse, to_config
+from mmpareto.training.settings import (
+    Role,
+    Settings,
+    from_config,
+    parse,
+    parser,
+    settings_with,
+    to_config,
+    whole_arguments,
+)
 from prepared_clips import write_prepared
 from tiny_runs import resume, run
 
@@ -36,50 +45,53 @@ BAD_VALUES = (
     "batch_size=0 batch_size=-1 epochs=0 learning_rate=0 learning_rate=-1 learning_rate=nan learning_rate=inf "
     "momentum=-0.1 weight_decay=-1 weight_decay=nan lr_decay_step=0 lr_decay_ratio=0 clip_grad=0 clip_grad=nan "
     "frames=0 image_size=0 audio_frames=0 workers=-1 random_seed=-1 random_seed=4294967296 val_fraction=0 "
-    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65"
+    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0"
 )
+
+
+CREMAD = "--dataset cremad"
 
 
 def settings(line: str) -> Settings:
     return parse(line.split()).settings
 
 
-def assert_values(found: Settings, expected: dict[str, object]) -> None:
-    assert {name: getattr(found, name) for name in expected} == expected
+def assert_values(parsed: Settings, expected: dict[str, object]) -> None:
+    assert {name: getattr(parsed, name) for name in expected} == expected
 
 
 def test_the_released_codes_own_command_means_the_same() -> None:
-    found = settings("--dataset CREMAD --model MMPareto --gpu_ids 3 --n_classes 6 --train")
-    assert_values(found, RELEASED | {"dataset": "cremad", "method": "mmpareto", "gpu_ids": "3", "n_classes": 6})
-    assert found.name == "cremad-MMPareto-seed0"
-    assert found.random_seed == 0 and found.clip_grad is None and found.amp is None and found.use_tensorboard
+    parsed = settings("--dataset CREMAD --model MMPareto --gpu_ids 3 --n_classes 6 --train")
+    assert_values(parsed, RELEASED | {"dataset": "cremad", "method": "mmpareto", "gpu_ids": "3", "n_classes": 6})
+    assert parsed.name == "cremad-MMPareto-seed0"
+    assert parsed.random_seed == 0 and parsed.clip_grad is None and parsed.amp is None and parsed.use_tensorboard
 
 
 def test_all_other_flags_of_the_released_code_are_accepted() -> None:
-    found = settings(
+    parsed = settings(
         "--dataset CREMAD --model m --n_classes 6 --batch_size 32 --epochs 7 --optimizer adam --learning_rate 0.1"
         " --lr_decay_step 3 --lr_decay_ratio 0.5 --ckpt_path log_cd --train --clip_grad --use_tensorboard True"
         " --tensorboard_path logs --random_seed 4 --gpu_ids 0,1,2,3"
     )
-    assert_values(found, {"batch_size": 32, "epochs": 7, "optimizer": "adam", "learning_rate": 0.1})
-    assert_values(found, {"lr_decay_step": 3, "lr_decay_ratio": 0.5, "ckpt_path": "log_cd", "clip_grad": 40.0})
-    assert_values(found, {"use_tensorboard": True, "tensorboard_path": "logs", "random_seed": 4, "gpu_ids": "0,1,2,3"})
+    assert_values(parsed, {"batch_size": 32, "epochs": 7, "optimizer": "adam", "learning_rate": 0.1})
+    assert_values(parsed, {"lr_decay_step": 3, "lr_decay_ratio": 0.5, "ckpt_path": "log_cd", "clip_grad": 40.0})
+    assert_values(parsed, {"use_tensorboard": True, "tensorboard_path": "logs", "random_seed": 4, "gpu_ids": "0,1,2,3"})
 
 
 def test_the_released_schedule_is_without_effect_as_it_is_never_stepped_there() -> None:
-    found = settings("--dataset CREMAD --train --lr_decay_step 30 --lr_decay_ratio 0.1")
-    assert [learning_rate(found, epoch) for epoch in (1, 30, 31, 50)] == [0.002] * 4
-    found = dataclasses.replace(found, scheduler="step")
-    assert [learning_rate(found, epoch) for epoch in (1, 30, 31, 60, 61)] == pytest.approx(
+    parsed = settings("--dataset CREMAD --train --lr_decay_step 30 --lr_decay_ratio 0.1")
+    assert [learning_rate(parsed, epoch) for epoch in (1, 30, 31, 50)] == [0.002] * 4
+    parsed = dataclasses.replace(parsed, scheduler="step")
+    assert [learning_rate(parsed, epoch) for epoch in (1, 30, 31, 60, 61)] == pytest.approx(
         [2e-3, 2e-3, 2e-4, 2e-4, 2e-5]
     )
 
 
 def test_the_dgl_recipe_holds_what_its_released_runs_used() -> None:
-    found = settings("--dataset cremad --method dgl --recipe dgl")
-    assert_values(found, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
-    assert found.audio == "spectrogram" and found.options == {"alpha": 4.0}
-    assert [learning_rate(found, epoch) for epoch in (1, 70, 71, 100)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
+    parsed = settings("--dataset cremad --method dgl --recipe dgl")
+    assert_values(parsed, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
+    assert parsed.audio == "spectrogram" and parsed.options == {"alpha": 4.0}
+    assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71, 100)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
     stand_in = settings("--dataset synthetic --method dgl --recipe dgl --clip_grad 7")
     assert_values(stand_in, {"frames": 1, "audio": "fbank", "clip_grad": 7.0, "scheduler": "step"})
 
@@ -87,17 +99,19 @@ def test_the_dgl_recipe_holds_what_its_released_runs_used() -> None:
 def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
     assert_values(settings("--dataset cremad"), RELEASED)
     assert_values(settings("--dataset cremad --recipe paper"), RELEASED | {"learning_rate": 1e-3})
-    found = settings("--dataset cremad --recipe paper --learning_rate 0.3 --audio_pool 2 4 --crop_scale 0.5 0.9")
-    assert_values(found, RELEASED | {"learning_rate": 0.3, "audio_pool": (2, 4), "crop_scale": (0.5, 0.9)})
+    parsed = settings("--dataset cremad --recipe paper --learning_rate 0.3 --audio_pool 2 4 --crop_scale 0.5 0.9")
+    assert_values(parsed, RELEASED | {"learning_rate": 0.3, "audio_pool": (2, 4), "crop_scale": (0.5, 0.9)})
     assert settings("--dataset cremad --momentum 0").momentum == 0  # a flag's zero is a value, too
     with pytest.raises(InputError, match=r"no recipe 'papers'.*released or paper or dgl"):
         settings("--dataset cremad --recipe papers")
 
 
 def test_defaults_of_the_house() -> None:
-    found = settings("--dataset cremad")
-    assert_values(found, {"method": "mmpareto", "variant": "per_tensor", "protocol": "validation", "val_fraction": 0.1})
-    assert found.options == {
+    parsed = settings("--dataset cremad")
+    assert_values(
+        parsed, {"method": "mmpareto", "variant": "per_tensor", "protocol": "validation", "val_fraction": 0.1}
+    )
+    assert parsed.options == {
         "gamma": 1.5,
         "weights": "parameter",
         "rescale": "parameter",
@@ -105,9 +119,9 @@ def test_defaults_of_the_house() -> None:
         "zero_is_conflict": False,
         "refresh": 1,
     }
-    assert_values(found, {"data": "data/cremad", "ckpt_path": None, "encoder": "resnet18", "fusion": "concat"})
-    assert found.gpu_ids == "auto" and found.name == "cremad-mmpareto-seed0"
-    assert found.workers is None  # decided on the machine that runs it
+    assert_values(parsed, {"data": "data/cremad", "ckpt_path": None, "encoder": "resnet18", "fusion": "concat"})
+    assert parsed.gpu_ids == "auto" and parsed.name == "cremad-mmpareto-seed0"
+    assert parsed.workers is None  # decided on the machine that runs it
     assert settings("--dataset cremad --workers 0").workers == 0
 
 
@@ -171,20 +185,20 @@ def test_the_stand_in_takes_the_place_of_absent_data(tmp_path: Path, monkeypatch
 
 
 def test_config_json_gives_the_same_settings_back() -> None:
-    found = settings("--dataset cremad --clip_grad 3 --audio_pool 2 4 --gamma 2 --method mmpareto")
-    assert from_config({"arguments": to_config(found)}) == found
+    parsed = settings("--dataset cremad --clip_grad 3 --audio_pool 2 4 --gamma 2 --method mmpareto")
+    assert from_config({"arguments": to_config(parsed)}) == parsed
     with pytest.raises(InputError, match=r"another version.*epochs"):
-        from_config({"arguments": {k: v for k, v in to_config(found).items() if k != "epochs"}})
+        from_config({"arguments": {k: v for k, v in to_config(parsed).items() if k != "epochs"}})
     with pytest.raises(InputError, match=r"another version.*unheard_of"):
-        from_config({"arguments": to_config(found) | {"unheard_of": 1}})
+        from_config({"arguments": to_config(parsed) | {"unheard_of": 1}})
 
 
 def test_a_run_from_before_a_setting_was_there_has_its_default() -> None:
-    found = parse(["--dataset", "cremad"]).settings
-    older = {name: value for name, value in to_config(found).items() if name != "fused"}
-    assert from_config({"arguments": older}) == found and not found.fused
+    parsed = parse(["--dataset", "cremad"]).settings
+    older = {name: value for name, value in to_config(parsed).items() if name != "fused"}
+    assert from_config({"arguments": older}) == parsed and not parsed.fused
     later = parse(["--dataset", "cremad", "--fused"]).settings
-    assert from_config({"arguments": to_config(later)}) == later != found
+    assert from_config({"arguments": to_config(later)}) == later != parsed
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +219,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_resume_refuses_what_would_change_the_run(flag: str, finished: Path) -> None:
-    with pytest.raises(InputError, match=rf"--resume goes on with .*--{flag.split()[0]}"):
+    with pytest.raises(InputError, match=rf"^--resume .*with its own --{flag.split()[0]}"):
         parse(["--resume", str(finished), *f"--{flag}".split()])
 
 
@@ -234,7 +248,59 @@ def test_the_scripts_flags_go_with_resume_of_a_stand_in_run(finished: Path, tmp_
     assert parse([*line.split(), str(tmp_path)]).settings.dataset == "synthetic"
 
 
-def test_help_needs_no_torch() -> None:
+def test_every_setting_is_declared_whole() -> None:
+    for field in dataclasses.fields(Settings):
+        assert isinstance(field.metadata["role"], Role) and field.metadata["help"], field.name
+    assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
+    assert settings_with(Role.SEED) == ("random_seed",)
+    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "data", "gpu_ids", "workers"}
+
+
+def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
+    flags = {string for action in parser()._actions for string in action.option_strings}
+    names = {field.name for field in dataclasses.fields(Settings)} - {"options"}
+    others = {"--resume", "--stand_in", "--train", "--list_methods", "-h", "--help"}
+    assert flags == {f"--{name}" for name in names} | others
+
+
+VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
+WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
+
+
+@pytest.mark.parametrize("name", WITH_UNDERSCORES)
+def test_every_flag_is_accepted_with_dashes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data, for --stand_in
+    (action,) = (action for action in parser()._actions if action.dest == name)
+    value = "" if action.nargs == 0 else VALUES.get(name, "1")
+    underscores, dashes = f"{CREMAD} --{name} {value}", f"{CREMAD} --{name.replace('_', '-')} {value}"
+    assert parse(dashes.split()) == parse(underscores.split()) != parse(CREMAD.split())
+
+
+def test_options_of_methods_are_accepted_with_dashes() -> None:
+    assert settings(f"{CREMAD} --zero-is-conflict true").options["zero_is_conflict"] is True
+    assert settings(f"{CREMAD} --method ogm --modulation-ends=7").options["modulation_ends"] == 7
+    with pytest.raises(InputError, match="--learning_rate"):
+        settings(f"{CREMAD} --learning-rat 2")
+
+
+def test_the_old_name_of_a_variant_is_accepted() -> None:
+    now = settings(f"{CREMAD} --variant per_tensor")
+    assert settings(f"{CREMAD} --variant brief") == now
+    older = to_config(now) | {"variant": "brief"}
+    assert from_config({"arguments": older}) == now
+    assert whole_arguments({"arguments": older}) == to_config(now)
+
+
+def test_a_run_under_the_old_name_is_resumed_by_both(finished: Path, tmp_path: Path) -> None:
+    config = (finished / "config.json").read_text().replace('"per_tensor"', '"brief"')
+    (tmp_path / "config.json").write_text(config)
+    for name in ("brief", "per_tensor"):
+        assert parse(["--resume", str(tmp_path), "--variant", name]).settings.variant == "per_tensor"
+    with pytest.raises(InputError, match="--variant"):
+        parse(["--resume", str(tmp_path), "--variant", "paper"])
+
+
+def test_help_needs_no_torch_and_shows_every_setting() -> None:
     probe = (
         "import sys\n"
         "from mmpareto.training.settings import parse\n"
@@ -247,9 +313,7 @@ def test_help_needs_no_torch() -> None:
         assert re.search(rf"--{flag}\s", done.stdout), flag
 
 
-def test_help_of_the_entry_point_leaves_with_0_and_bad_input_with_2(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, CODE / "train.py", "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "--learning_rate" in done.stdout and done.stderr == ""
+def test_the_entry_point_leaves_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:
     bad = subprocess.run(
         [sys.executable, CODE / "train.py", "--dataset", "cremat"], capture_output=True, text=True, cwd=tmp_path
     )

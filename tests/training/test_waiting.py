@@ -10,7 +10,7 @@ import mmpareto.training.loop as loop
 import pytest
 import torch
 from mmpareto.training.epoch_line import epoch_text
-from mmpareto.training.meters import Waiting
+from mmpareto.training.meters import WaitTimer
 from prepared_clips import write_prepared
 from tiny_runs import acting, metrics, read, run, send_signal
 
@@ -53,14 +53,14 @@ def test_time_counts_until_an_item_is_there_and_not_while_it_is_used(monkeypatch
             yield number
         clock.now += 1  # to find that there are no more
 
-    waiting = Waiting()
-    for expected, number in enumerate(waiting.of(items())):
+    timer = WaitTimer()
+    for expected, number in enumerate(timer.time(items())):
         assert number == expected
-        assert waiting.seconds == LOADING * (number + 1)
+        assert timer.seconds == LOADING * (number + 1)
         clock.now += COMPUTING
-    assert waiting.seconds == 4 * LOADING + 1
-    list(waiting.of(items()))
-    assert waiting.seconds == 2 * (4 * LOADING + 1)
+    assert timer.seconds == 4 * LOADING + 1
+    list(timer.time(items()))
+    assert timer.seconds == 2 * (4 * LOADING + 1)
 
 
 def test_an_epoch_tells_what_it_waited_also_when_stopped_in_between(

@@ -43,6 +43,7 @@ class PlainEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean(1) if x.dim() == 5 else x
+        x = x.to(self.layer.weight.dtype)  # a test may train in float64
         return self.layer(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)).tanh()
 
 
@@ -104,7 +105,8 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         for number, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, f"{where}/{number}")
     elif isinstance(a, Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
+        # NaN marks the prototype of a class that PMR has not seen yet.
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=where)
     else:
         assert a == b, where
 

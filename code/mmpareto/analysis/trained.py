@@ -1,4 +1,4 @@
-"""A trained network out of a checkpoint, with what it needs to know of its input."""
+"""A trained network from a checkpoint, with the description of its input."""
 
 import dataclasses
 from pathlib import Path
@@ -22,17 +22,17 @@ INPUT_SETTINGS = ("audio", "frames", "image_size", "audio_frames", "audio_pool")
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained network and what it needs to know of its input.
+    """A trained network and the description of its input.
 
     Attributes:
         path: the checkpoint.
         dataset: the data set's name.
-        folder: where the prepared data set was when the network was trained.
+        folder: of the prepared data set when the network was trained.
         description: of the input (`PreparedDataset.description`); lacks "classes", "fps" and "normalisation" where the
-            file does not tell them.
+            file lacks them.
         heads: modality → weight and bias of a linear probe in place of untrained unimodal heads; {} where trained.
-        notes: what a person should know of the file.
-        amp: the mixed precision in which it was measured in training.
+        notes: sentences on the origin of the weights, for a person.
+        amp: the mixed precision of the evaluation in training.
     """
 
     path: Path
@@ -46,33 +46,33 @@ class Trained:
 
     @property
     def banner(self) -> str | None:
-        """What must be said wherever results on this data set are shown."""
+        """Warning that accompanies all results on the data set, if it has one."""
         return DATASETS[self.dataset].banner
 
     def precision(self, device: torch.device) -> Precision:
-        """That of training; full where the device does not have it."""
+        """The precision of the training; full precision where the device lacks it."""
         return Precision(None if self.amp == "fp16" and device.type == "cpu" else self.amp, device)
 
     def with_probe(self, predictions: Predictions) -> Predictions:
-        """The predictions, with the linear probe's logits where the unimodal heads are untrained."""
+        """The predictions, with the linear probe's logits in place of those of untrained unimodal heads."""
         return predictions.with_heads(self.heads) if self.heads else predictions
 
 
 def open_trained(path: Path, dataset: str | None = None) -> Trained:
-    """Open a checkpoint of train.py (.pt), or of the released MMPareto code (.pth).
+    """Open a checkpoint of train.py (.pt) or of the released MMPareto code (.pth).
 
     Arguments:
-        dataset: needed for the released code's files, which do not say it (default there: cremad).
+        dataset: for files of the released code, which lack it (default: cremad).
 
     Raises:
-        InputError: the file is absent, damaged, or of another architecture, version or data set.
+        InputError: the file is missing, damaged, or of another architecture, version or data set.
     """
     if path.suffix == RELEASED_SUFFIX:
         return _open_released(path, DATASETS.name(dataset or "cremad"))
     checkpoint = load_checkpoint(path)
-    absent = [name for name in ENTRIES if name not in checkpoint]
-    if absent:
-        raise InputError(f"{path} is of another version of this code: it lacks {', '.join(absent)}; train it anew.")
+    missing = [name for name in ENTRIES if name not in checkpoint]
+    if missing:
+        raise InputError(f"{path} is of another version of this code: it lacks {', '.join(missing)}; train it again.")
     if dataset is not None and DATASETS.name(dataset) != checkpoint["dataset"]:
         raise InputError(f"{path} was trained on {checkpoint['dataset']}, not on {dataset}; leave --dataset out.")
     return Trained(
@@ -92,9 +92,9 @@ def _notes(checkpoint: dict[str, Any]) -> list[str]:
     if checkpoint["selected_on"] != "last":
         notes = [f"the weights of epoch {epoch}, chosen on: {checkpoint['selected_on']}"]
     elif steps:
-        notes = [f"the weights of a run stopped in epoch {epoch}, after step {steps}"]
+        notes = [f"the weights of a run that was stopped in epoch {epoch}, after step {steps}"]
     else:
-        notes = [f"the weights of the last epoch, {epoch - 1}"]  # a run's last.pt names the epoch that comes next
+        notes = [f"the weights of the last epoch, {epoch - 1}"]  # the "epoch" of last.pt is the next one
     if not checkpoint["heads_trained"]:
         probe = "a linear probe's, on the frozen encoders" if checkpoint.get("probe") else "untrained: ignore them"
         notes.append(f"the method trains no unimodal heads; those used here are {probe}")
@@ -115,7 +115,7 @@ def _open_released(path: Path, dataset: str) -> Trained:
     load_weights(network, weights, path)
     notes = ["a checkpoint of the released code: the epoch that was best on its test set"]
     if unmatched:
-        notes.append(f"not used, as nothing here bears the name: {', '.join(unmatched)}")
+        notes.append(f"not used, as the network here has no such entry: {', '.join(unmatched)}")
     values = recipe(dataset, "released")
     description = {key: values[key].value for key in INPUT_SETTINGS} | {"channels": channels}
     return Trained(path, network, dataset, Path("data") / dataset, description, {}, notes)

@@ -1,22 +1,21 @@
-"""How the gradients of several losses become one: a method a file, on torch alone.
+"""Methods that combine the gradients of several losses; this package needs torch alone.
 
-A method is used in place of `loss.backward()` in any training loop:
+A method replaces `loss.backward()` in any training loop:
 
     integrate = MMPareto()
     report = integrate.backward(joint_loss, {"audio": loss_a, "visual": loss_v},
                                 encoders={"audio": net.audio, "visual": net.visual})
     optimizer.step()
 
-The way to read it: `method.py` (the call that every method shares) → `gradients.py` (which losses are
-differentiated together, and what comes of it; `by_encoder.py`, the same from less memory) → `mmpareto.py` (what is done
-with it).
+`methods/` has one file per method; the files here are what the methods share. To follow a step, read `reference.py`
+(MMPareto on one page), then `method.py` (`backward`), `differentiation.py` and `methods/mmpareto.py`.
 """
 
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_PLACES = {
+_TARGETS = {
     "joint": "plain_sum:JointLoss",
     "uniform": "plain_sum:UniformSum",
     "pareto": "pareto:Pareto",
@@ -38,31 +37,31 @@ TORCHJD = "torchjd:"
 
 
 class Methods(Mapping[str, Any]):
-    """Maps a method's name to its class, which is imported on first use.
+    """Maps the name of a method to its class, which is imported on first use.
 
-    "torchjd:UPGrad", and so for every aggregator of TorchJD, is found too, but not listed.
+    "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed.
     """
 
     def __getitem__(self, name: str) -> Any:
         if name.startswith(TORCHJD):
             return _load("torchjd:TorchJD").of(name.removeprefix(TORCHJD))
-        return _load(_PLACES[name])
+        return _load(_TARGETS[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_PLACES)
+        return iter(_TARGETS)
 
     def __len__(self) -> int:
-        return len(_PLACES)
+        return len(_TARGETS)
 
 
 METHODS = Methods()
-_BY_CLASS = {place.partition(":")[2]: place for place in [*_PLACES.values(), "torchjd:TorchJD"]}
+_BY_CLASS = {target.partition(":")[2]: target for target in [*_TARGETS.values(), "torchjd:TorchJD", "refresh:Refresh"]}
 
 __all__ = ["METHODS", *_BY_CLASS]
 
 
-def _load(place: str) -> Any:
-    module, _, attribute = place.partition(":")
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(f"{__name__}.methods.{module}"), attribute)
 
 

@@ -1,4 +1,4 @@
-"""What a training loop offers to a method that needs more than the losses and outputs of a step."""
+"""Callbacks of a training loop, for methods that need more than the losses and outputs of a step."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Trial(NamedTuple):
-    """Losses of a copy of the model before and after it was trained on one loss alone; means over the samples."""
+    """Losses of a copy of the model before and after training it on one loss alone; means over the samples."""
 
     train_before: float
     train_after: float
@@ -17,7 +17,7 @@ class Trial(NamedTuple):
 
 
 class TrainingContext(Protocol):
-    """A training loop, as a method sees it."""
+    """The part of a training loop that a method may use."""
 
     @property
     def epoch(self) -> int:
@@ -29,44 +29,48 @@ class TrainingContext(Protocol):
 
     @property
     def network(self) -> Any:
-        """The model that is trained; `network.modalities` are its modalities' names."""
+        """The model in training; `network.modalities` are the names of its modalities."""
 
     def eval_forward(self, inputs: Mapping[str, Tensor]) -> Any:
-        """The model's outputs for inputs, in evaluation mode and without a graph."""
+        """Run the model in evaluation mode without a graph, and return its outputs."""
 
     def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
-        """Batches of ({modality: feature (B, F)}, labels (B,)) of a share of the training set, in evaluation mode.
+        """Yield batches of ({modality: feature (B, F)}, labels (B,)) of a share of the training set.
 
-        Without a graph, on the device; which samples follows from the seed and the epoch.
+        Features are computed in evaluation mode, without a graph, and stay on the device. Seed and epoch determine
+        which samples are chosen.
         """
 
     def trial(self, loss: str, epochs: int) -> Trial:
-        """Train a copy of the model on one loss alone ("joint" or a modality) for some epochs; the model stays."""
+        """Train a copy of the model on one loss alone ("joint" or a modality); the model itself does not change."""
 
 
 class Hooks:
-    """When the loop calls a method beside `backward`; nothing is done unless a method says so.
+    """Optional callbacks and requirements of a method; every callback is a no-op by default.
 
-    In a loop of your own, call those that the method's docstring names, with an object that has what it uses of
-    `TrainingContext`.
+    In your own loop, call those that the method's docstring names, with an object that has the attributes of
+    `TrainingContext` which they use.
     """
 
     network: Mapping[str, Any] = MappingProxyType({})
-    """What it asks of the network: arguments of `build_network`."""
+    """Arguments of `build_network` that the method requires."""
     modalities: Sequence[str] | None = None
-    """The modalities that it trains, where not all."""
+    """The modalities that the method trains; None for all."""
     needs_classes: bool = False
-    """Whether labels must be class indices: it looks at the logits, or at which samples share a class."""
+    """Whether labels must be class indices, because the method reads logits or groups samples by class."""
 
-    def begin_training(self, loop: TrainingContext) -> None:
-        """Once, before the first step of a process; the state is loaded by then."""
+    def begin_training(self, context: TrainingContext) -> None:
+        """Called once per process before the first step, after the state has been loaded."""
 
-    def begin_epoch(self, loop: TrainingContext) -> None:
-        """Before the first step of an epoch."""
+    def begin_epoch(self, context: TrainingContext) -> None:
+        """Called before the first step of an epoch."""
 
-    def before_forward(self, loop: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
-        """Before each forward pass, on the device; what it returns goes to the model's forward as keyword arguments."""
+    def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+        """Called before each forward pass, with tensors on the device; return keyword arguments for that pass."""
         return {}
 
-    def end_epoch(self, loop: TrainingContext) -> None:
-        """After an epoch and its evaluation. Change the state last: this may be interrupted, and is then repeated."""
+    def end_epoch(self, context: TrainingContext) -> None:
+        """Called after an epoch and its evaluation.
+
+        Change the state last: an interrupted call is repeated when the run is resumed.
+        """

@@ -1,4 +1,4 @@
-"""The call that every method shares."""
+"""Base class of all methods: one call, `backward`, in place of `loss.backward()`."""
 
 import abc
 import contextlib
@@ -8,92 +8,102 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.by_encoder import NotSeparableError, differentiate_by_encoder, features_of
-from mmpareto.integration.gradients import Gradients, Pass, differentiate, separate_passes
+from mmpareto.integration.differentiation import (
+    Gradients,
+    Pass,
+    PassHook,
+    differentiate,
+    differentiate_per_encoder,
+    find_cut,
+    separate_passes,
+)
 from mmpareto.integration.hooks import Hooks
 from mmpareto.integration.objectives import Encoders, Objectives, collect
-from mmpareto.integration.reduction import SumOver, Sums
+from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import EncoderReport, Report
 
 
 class Method(Hooks, abc.ABC):
-    """A way in which the gradients of several losses become one.
+    """Combines the gradients of several losses into one gradient per parameter.
 
-    A step goes through the five parts that a subclass may say anew:
+    A step calls five functions, which a subclass may override:
 
-        objectives   what is descended, and which of it each encoder learns from
-        statistics   what else is needed of the batch (of its logits, features, …), as tensors that sum over samples
-        passes       which losses are differentiated together
-        prepare      once a step, from the statistics: coefficients, and the memory between steps
-        integrate    an encoder's gradients, an objective each → one
+        objectives   the losses that are descended, and the ones that each encoder learns from
+        statistics   whatever else the method needs of the batch (logits, features, …), as sums over samples
+        passes       the losses that are differentiated together
+        prepare      once per step, from the statistics: coefficients, and state between steps
+        integrate    one encoder: one list of gradients per objective → one list of gradients
 
-    It keeps `.grad`, gradient accumulation and loss scaling to this class. Nothing in a method waits for the device
-    (but the exact solver for more than two objectives), and its memory takes up nothing that is not finite: under fp16
-    a step that overflows is not one. A method that needs more than a step's losses and outputs has it from `Hooks`.
+    `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
+    does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
+    overflows under fp16 leaves no trace. Callbacks outside `backward` are in `Hooks`.
     """
 
     source: ClassVar[str] = ""
-    """Where the method comes from."""
+    """Publication that defines the method."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named choices of options, where a method's sources differ; the first is the default."""
+    """Named choices of options, where a method's sources differ; the first one is the default."""
+    variant_aliases: ClassVar[Mapping[str, str]] = {}
+    """Former names of variants → their names."""
+    refreshable: ClassVar[bool] = False
+    """Whether `Refresh` can wrap the method."""
     memory: tuple[str, ...] = ()
-    """The attributes that are kept between steps: tensors, builtins and dicts of them, never changed in place."""
+    """Attributes kept between steps: tensors, builtins and dicts of them, replaced and never changed in place."""
     descends_joint: bool = True
     """Whether the joint loss is descended; if not, what only it reaches is not trained."""
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
 
-    over: SumOver | None = None
-    """The processes with which a batch is shared; None for this one alone."""
-
     def __init__(self) -> None:
-        self._accumulating = False
-        self._stored: Gradients | None = None
-        self._sums: Sums | None = None
+        self.reduce: SumReducer | None = None
+        """Sums gradients over the processes that share a batch; None with one process."""
+        self.accumulation = Accumulation()
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """What is descended. The arguments are those of `backward`."""
+        """Return the losses to descend. The arguments are those of `backward`."""
         return collect(joint, unimodal, encoders)
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
-        """What `prepare` needs of the batch, as sums over its samples, without a graph: micro-batches are added up."""
+        """Return what `prepare` needs of the batch, as sums over its samples; micro-batches are added up."""
         return {}
 
     def passes(self, objectives: Objectives) -> list[Pass]:
-        """The backward passes of a step; one for the joint and one for all unimodal losses, unless said otherwise."""
+        """Return the backward passes of a step: by default, the joint loss and all unimodal losses separately."""
         return separate_passes(objectives)
 
-    def differentiate(self, objectives: Objectives, outputs: Any, scale: float | Tensor | None) -> Gradients:
-        """Run the passes; `refresh.py` runs cheaper ones at steps for which enough is known.
+    def differentiate(
+        self, objectives: Objectives, outputs: Any, scale: float | Tensor | None, after_pass: PassHook | None = None
+    ) -> Gradients:
+        """Run the backward passes: one encoder after another where that saves memory and is possible, else at once.
 
-        Where passes share encoders, these are gone through one after another if that is possible, which takes less
-        memory; but all at once with several processes, which sum what a pass gave while the next one runs.
+        It saves memory where an encoder is differentiated twice. It is possible where the losses depend on the encoders
+        through `outputs.features` alone (`find_cut`) and no hook waits for whole passes.
         """
         passes = self.passes(objectives)
-        if self._sums is not None:
-            return differentiate(objectives, passes, scale, after_pass=self._sums.begin)
-        if any(sum(modality in run.encoders for run in passes) > 1 for modality in objectives.encoders):
-            with contextlib.suppress(NotSeparableError):
-                features = features_of(outputs, objectives)
-                return differentiate_by_encoder(objectives, features, passes, scale)
-        return differentiate(objectives, passes, scale)
+        times = [sum(modality in run.encoders for run in passes) for modality in objectives.encoders]
+        if after_pass is None and max(times, default=0) > 1:
+            features = find_cut(objectives, outputs).features
+            if features is not None:
+                return differentiate_per_encoder(objectives, features, passes, scale)
+        return differentiate(objectives, passes, scale, after_pass=after_pass)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Once a step, before the encoders: what follows from `gradients.statistics`; () figures for the report."""
+        """Once per step, before the encoders: evaluate `gradients.statistics`; return () metrics for the report."""
         return {}
 
     @abc.abstractmethod
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
-        """The one gradient of an encoder, in new tensors of any floating-point type, and what was seen.
+        """Return the gradient of one encoder, in new floating-point tensors, and a report or None.
 
         Arguments:
             modality: the encoder's name.
-            gradients: a list an objective, each in the order of the encoder's parameters; may be emptied.
-            scale: () the factor that they bear; a report leaves it out.
+            gradients: one list per objective, in the order of the encoder's parameters. The caller no longer needs
+                them: they may be released on the way to save memory.
+            scale: () factor that the gradients carry; reports are without it.
         """
 
     def backward(
@@ -107,20 +117,20 @@ class Method(Hooks, abc.ABC):
         scale: float | Tensor | None = None,
         interaction: bool = False,
     ) -> Report:
-        """Add the integrated gradient to `.grad` of the encoders, and the plain sum to that of everything else.
+        """Add the integrated gradient to `.grad` of the encoders, and the plain sum to that of all other parameters.
 
-        Takes the place of `(joint + sum(unimodal.values())).backward()` and, like it, frees the graph. Never
-        waits for the device. An error leaves every `.grad` as it was.
+        Replaces `(joint + sum(unimodal.values())).backward()` and, like it, frees the graph. Does not wait for the
+        device. If an error is raised, every `.grad` is unchanged.
 
         Arguments:
-            joint: () loss of the fused prediction, or None where there is none (several tasks on one encoder).
+            joint: () loss of the fused prediction, or None if there is none (several tasks on one encoder).
             unimodal: name → () loss.
             encoders: modality → module or parameters, or (those, [names of its losses]). Frozen parameters are
-                skipped; one that no loss reaches keeps its `.grad`.
-            outputs: what the model returned. `features` in it, modality → the encoder's output, saves memory
-                (`by_encoder.py`); some methods look at more, and say at which of its attributes.
-            labels: (B,) class indices; only some methods look at them.
-            scale: factor of a gradient scaler: what is added to `.grad` bears it, nothing else does.
+                skipped; `.grad` of a parameter that no loss reaches is unchanged.
+            outputs: the model's return value. Its attribute `features`, modality → the encoder's output, saves memory
+                (`differentiate`); some methods read further attributes, which their docstrings name.
+            labels: (B,) class indices, for the methods that need them.
+            scale: factor of a gradient scaler, which the result in `.grad` carries; nothing else depends on it.
             interaction: whether a unimodal loss may reach other encoders than its own. Such cross terms are left
                 out of the gradients that are integrated.
 
@@ -128,31 +138,31 @@ class Method(Hooks, abc.ABC):
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
                 or the method lacks outputs or labels.
         """
-        stored, self._stored = self._stored, None  # so that an error drops what was stored
+        earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self.objectives(joint, unimodal, encoders, outputs, labels)
         objectives.interaction = interaction
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
-        over = None if self._accumulating else self.over
-        # Where micro-batches are stored, nothing can be summed over the processes until this one is added to them.
-        self._sums = over.begin() if over is not None and stored is None else None
-        gradients = self.differentiate(objectives, outputs, scale)
+        is_last = not self.accumulation.is_open
+        reduction = self.reduce.begin() if self.reduce is not None and is_last else None
+        # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
+        after_pass = reduction.start if reduction is not None and earlier is None else None
+        gradients = self.differentiate(objectives, outputs, scale, after_pass)
         gradients.statistics = statistics
-        if stored is not None:
-            stored.add(gradients)
-            gradients = stored
-        if over is not None:
-            parameters = {modality: encoder.parameters for modality, encoder in objectives.encoders.items()}
-            (self._sums or over.begin()).finish(parameters, gradients)
-            self._sums = None
-        if self._accumulating:
-            self._stored = gradients
+        if earlier is not None:
+            earlier.add_(gradients)
+            gradients = earlier
+        if not is_last:
+            self.accumulation.store(gradients)
             return Report({}, gradients.finite, list(objectives.losses))
+        if reduction is not None:
+            reduction.finish({name: encoder.parameters for name, encoder in objectives.encoders.items()}, gradients)
         return self._apply(objectives, gradients)
 
     @torch.no_grad()
     def _apply(self, objectives: Objectives, gradients: Gradients) -> Report:
-        figures = self.prepare(objectives, gradients)
+        """Integrate encoder by encoder and add the results to `.grad`."""
+        metrics = self.prepare(objectives, gradients)
         integrated: list[tuple[Tensor, Tensor | None]] = []
         reports: dict[str, EncoderReport] = {}
         for modality, encoder in objectives.encoders.items():
@@ -167,30 +177,22 @@ class Method(Hooks, abc.ABC):
             if gradient is not None:
                 gradient = gradient.to(parameter.dtype)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return Report(reports, gradients.finite, list(objectives.losses), figures)
+        return Report(reports, gradients.finite, list(objectives.losses), metrics)
 
-    @contextlib.contextmanager
-    def accumulate(self) -> Iterator[None]:
-        """Inside, `backward` only stores objectives; the next call outside integrates their sum.
+    def accumulate(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which `backward` only stores gradients; the next call outside integrates the sum of all.
 
-        Weight each micro-batch's losses by its share of the samples, and keep `scale` the same throughout. An error
-        drops what was stored.
+        Weight the losses of each micro-batch by its share of the samples, and keep `scale` the same throughout. An
+        error drops everything stored.
         """
-        before, self._accumulating = self._accumulating, True
-        try:
-            yield
-        except BaseException:
-            self._stored = None
-            raise
-        finally:
-            self._accumulating = before
+        return self.accumulation.open()
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be kept between steps, in tensors and builtins; empty for a method without memory."""
+        """State between steps, in tensors and builtins; empty for a method without state."""
         return {name: getattr(self, name) for name in self.memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `state_dict`.
+        """Restore the state that `state_dict` returned.
 
         Raises:
             ValueError: the state is another method's.
@@ -199,3 +201,36 @@ class Method(Hooks, abc.ABC):
             raise ValueError(f"the state holds {sorted(state)}, which is not {type(self).__name__}'s")
         for name, value in state.items():
             setattr(self, name, value)
+
+
+class Accumulation:
+    """Gradients of the micro-batches of a step that is not complete yet.
+
+    Attributes:
+        is_open: whether more micro-batches of the step follow.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._stored: Gradients | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Context in which micro-batches are stored; an error drops them."""
+        before, self.is_open = self.is_open, True
+        try:
+            yield
+        except BaseException:
+            self._stored = None
+            raise
+        finally:
+            self.is_open = before
+
+    def store(self, gradients: Gradients) -> None:
+        """Keep the sum so far."""
+        self._stored = gradients
+
+    def take(self) -> Gradients | None:
+        """Return the sum so far and forget it."""
+        stored, self._stored = self._stored, None
+        return stored

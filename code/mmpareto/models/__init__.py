@@ -1,4 +1,4 @@
-"""Encoders, fusion, heads."""
+"""Encoders, fusion modules and the network that joins them."""
 
 from mmpareto.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what an encoder computes is not kept for the backward pass but computed again."""
+"""Activation checkpointing: an encoder's activations are recomputed in the backward pass instead of kept."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def encode(encoder: Any, x: Tensor) -> Tensor:
-    """The encoder's feature of `x`, of which only what lies between its stages is kept.
+def encode_recomputed(encoder: Any, x: Tensor) -> Tensor:
+    """encoder(x), keeping for the backward pass only the inputs of its stages.
 
-    An encoder without `stages()` and `pool()` keeps its input alone.
+    For an encoder without `stages()` and `pool()`, only `x` is kept.
     """
     if not hasattr(encoder, "stages"):
         return recomputed(encoder, x)
@@ -23,42 +23,44 @@ def encode(encoder: Any, x: Tensor) -> Tensor:
 
 
 def recomputed(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """part(x), of which nothing but x is kept: each backward pass through it computes the rest again.
+    """part(x), keeping only `x` for the backward pass; each backward pass through it recomputes the rest.
 
-    Random numbers and autocast are the same each time, and buffers (BatchNorm's statistics) change the first time only.
+    Every recomputation draws the same random numbers under the same autocast. Buffers (BatchNorm's statistics) are
+    updated in the forward pass only.
 
     Arguments:
-        part: a module, or a method of one.
+        part: a module, or a bound method of one.
     """
     if not torch.is_grad_enabled():
         return part(x)
-    if torch.compiler.is_compiling():  # the compiler takes buffers out of what it computes again
+    if torch.compiler.is_compiling():  # the compiler keeps buffer updates out of the recomputation by itself
         return checkpoint(part, x, use_reentrant=False)
     owner = part if isinstance(part, nn.Module) else part.__self__  # type: ignore[attr-defined]
     return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _BuffersKept(owner)))
 
 
 class _BuffersKept(contextlib.AbstractContextManager[None]):
-    """Inside, a module works on copies of its buffers; can be entered again and again.
+    """While entered, a module works on copies of its buffers; may be entered repeatedly.
 
-    Without buffers BatchNorm would keep other things for its backward pass than it kept the first time.
+    The copies are needed: without buffers, BatchNorm would save other tensors for its backward pass than in the
+    forward pass, and `checkpoint` refuses that.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._own: list[tuple[nn.Module, str, Tensor]] = []
+        self._originals: list[tuple[nn.Module, str, Tensor]] = []
 
     def __enter__(self) -> None:
-        self._own = [
+        self._originals = [
             (module, name, buffer)
             for module in self._module.modules()
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        for module, name, buffer in self._own:
+        for module, name, buffer in self._originals:
             module._buffers[name] = buffer.clone()
 
     def __exit__(self, *error: object) -> None:
-        for module, name, buffer in self._own:
+        for module, name, buffer in self._originals:
             module._buffers[name] = buffer
-        self._own = []
+        self._originals = []

@@ -1,4 +1,4 @@
-"""Fusion modules: the features of all modalities → the joint logits; and what each modality alone makes of them."""
+"""Fusion modules: the features of all modalities → joint logits, or one modality's feature → unimodal logits."""
 
 import abc
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 class Fusion(nn.Module, abc.ABC):
     """Maps {modality: feature (B, size)} to joint logits (B, C).
 
-    A unimodal prediction can be had from it too (`alone`): DGL trains every encoder through the fusion that all share.
+    It also predicts from one modality (`alone`): DGL trains every encoder through this shared fusion.
 
     Arguments:
         n_classes: number of joint logits, C.
     """
 
     additive = False
-    """Whether the joint logits are a sum of contributions."""
+    """Whether the joint logits are a sum of one contribution per modality."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -29,20 +29,20 @@ class Fusion(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def alone(self, name: str, feature: Tensor) -> Tensor:
-        """Logits (B, C) of one modality's feature (B, size) alone, by the same weights (DGL's released code)."""
+        """Logits (B, C) from one modality's feature (B, size), with the same weights (DGL's released code)."""
 
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Modality → the part (B, C) that it contributes to the joint logits; {} where they are no sum of parts."""
+        """Modality → its contribution (B, C) to the joint logits; {} unless `additive`."""
         return {}
 
 
 class ConcatFusion(Fusion):
     """Concatenates the features, then applies one linear head, `fc_out`: Σₖ W_k x_k + b.
 
-    A modality alone: zeros in place of the other features.
+    `alone` puts zeros in place of the other features.
 
     Arguments:
-        feature_sizes: modality → length of its feature; their order is the order of concatenation.
+        feature_sizes: modality → length of its feature; in the order of concatenation.
         n_classes: number of joint logits.
     """
 
@@ -71,7 +71,7 @@ class ConcatFusion(Fusion):
 
 
 class SumFusion(Fusion):
-    """A linear head a modality, summed: Σₖ fc_k(x_k). A modality alone: fc_k(x_k).
+    """One linear head per modality, summed: Σₖ fc_k(x_k). `alone` is fc_k(x_k).
 
     Arguments:
         feature_sizes: modality → length of its feature.
@@ -98,14 +98,14 @@ class SumFusion(Fusion):
 
 
 class PairFusion(Fusion):
-    """Base of the fusions that are defined for two modalities, with features of the same length.
+    """Base class of fusions of exactly two modalities, with features of the same length.
 
     Arguments:
-        feature_sizes: first and second modality → length of their features.
+        feature_sizes: first and second modality → length of its feature.
         n_classes: number of joint logits.
 
     Raises:
-        ValueError: there are not two modalities, or their features differ in length.
+        ValueError: the number of modalities is not two, or their features differ in length.
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
@@ -128,10 +128,10 @@ class PairFusion(Fusion):
 
 
 class FiLMFusion(PairFusion):
-    """The first feature scales and shifts the second: γ(x)·y + β(x), then a linear head (OGM-GE's FiLM).
+    """The first feature scales and shifts the second, γ(x)·y + β(x); a linear head follows (OGM-GE's FiLM).
 
-    Perez et al., "FiLM: visual reasoning with a general conditioning layer", AAAI 2018. A modality alone modulates
-    itself.
+    Perez et al., "FiLM: visual reasoning with a general conditioning layer", AAAI 2018. With
+    `alone`, a modality modulates itself.
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
@@ -144,15 +144,15 @@ class FiLMFusion(PairFusion):
         return gamma * second + beta
 
     def alone(self, name: str, feature: Tensor) -> Tensor:
-        """With the feature in both places."""
+        """Logits with the feature as both inputs."""
         return self.fc_out(self.fuse(feature, feature))
 
 
 class BilinearFusion(PairFusion):
     """The outer product x⊗y, a linear layer back to the feature's length, and a linear head.
 
-    It is called FiLM in the released DGL code. A modality alone: x⊗x (with zeros for the other there would be nothing
-    to learn from). The linear layer holds size³ weights: 134 million for ResNet-18's 512.
+    The released DGL code calls it FiLM. `alone` uses x⊗x, since zeros for the other modality would leave no gradient.
+    The linear layer has size³ weights: 134 million for ResNet-18's 512.
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
@@ -160,20 +160,20 @@ class BilinearFusion(PairFusion):
         self.fc = nn.Linear(self.size**2, self.size)
 
     def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        """The linear layer on x⊗y."""
+        """The linear layer of x⊗y."""
         return self.fc((first.unsqueeze(2) * second.unsqueeze(1)).flatten(1))
 
     def alone(self, name: str, feature: Tensor) -> Tensor:
-        """With the feature in both places."""
+        """Logits with the feature as both inputs."""
         return self.fc_out(self.fuse(feature, feature))
 
 
 class GatedFusion(PairFusion):
     """With f_k = fc_k(x_k), the first gates the second: fc_out(σ(f_1)·f_2).
 
-    Kiela et al., "Efficient large-scale multi-modal classification", AAAI 2018. A modality alone gates itself:
-    fc_out(σ(f_k)·f_k). In the released DGL code the joint loss is cut off after fc_k, which therefore never train;
-    here they are part of the fusion and do.
+    Kiela et al., "Efficient large-scale multi-modal classification", AAAI 2018. With `alone`, a modality gates
+    itself: fc_out(σ(f_k)·f_k). The released DGL code detaches the joint loss from fc_k, which therefore never trains;
+    here it is part of the fusion and is trained.
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
@@ -186,5 +186,5 @@ class GatedFusion(PairFusion):
 
     def alone(self, name: str, feature: Tensor) -> Tensor:
         """fc_out(σ(f_k)·f_k)."""
-        own = self.fc[name](feature)
-        return self.fc_out(own.sigmoid() * own)
+        projected = self.fc[name](feature)
+        return self.fc_out(projected.sigmoid() * projected)

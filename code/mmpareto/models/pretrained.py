@@ -1,4 +1,4 @@
-"""Weights that others made: ImageNet files and the released MMPareto code's checkpoints."""
+"""Weights trained elsewhere: ImageNet files and checkpoints of the released MMPareto code."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mmpareto.errors import InputError, first_few
 
-# The released code's first component of a name → ours. Its joint head reads audio, then visual (flow, then
-# visual, on UCF-101), which is the order in which the encoders stand in its files.
+# First component of a parameter name in the released code → ours. Its joint head concatenates audio and visual
+# (flow and visual for UCF-101), which is the order of the encoders in its files.
 RELEASED_NAMES = {
     "audio_net": "encoders.audio",
     "visual_net": "encoders.visual",
@@ -25,16 +25,16 @@ RELEASED_NAMES = {
 def load_pretrained(encoder: nn.Module, path: Path) -> None:
     """Load ImageNet weights in torchvision's ResNet format into an encoder with torchvision's names.
 
-    The file's classifier, `fc.*`, is left out. A stem of c ≠ 3 channels takes the mean of the three colours'
-    weights times 3/c, so that it answers a constant grey input as the original does. Batch counters, which old
-    files lack, may be absent. Nothing is ever downloaded.
+    The file's classifier, `fc.*`, is ignored. A stem with c ≠ 3 channels gets the mean of the three colours' weights
+    times 3/c, so that its response to constant grey is the original's. Batch counters, which old files lack, may be
+    missing. Nothing is ever downloaded.
 
     Arguments:
-        encoder: changed in place, or not at all where an error is raised.
-        path: a file as torchvision distributes it, such as resnet18-f37072fd.pth.
+        encoder: changed in place; unchanged if an error is raised.
+        path: a file in torchvision's format, such as resnet18-f37072fd.pth.
 
     Raises:
-        InputError: the file is absent, unreadable, or does not fit; names the tensors concerned.
+        InputError: the file is missing, unreadable, or does not fit; names the tensors concerned.
     """
     given = _tensors(_load(path), path, "weights")
     given = {name: tensor for name, tensor in given.items() if not name.startswith("fc.")}
@@ -59,16 +59,16 @@ def read_released(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Read a checkpoint (`best_model_….pth`) that the released MMPareto code wrote.
 
     Returns:
-        The state dict for `MultimodalNetwork` with concat fusion, and the names (without `module.`) of tensors
-        that have no place in it. The modalities' order of concatenation is the order in which their encoders
-        first appear in the state dict.
+        The state dict for `MultimodalNetwork` with concat fusion, and the names (without `module.`) of the tensors
+        that are not part of it. The modalities are concatenated in the order in which their encoders first appear in
+        the state dict.
 
     Raises:
-        InputError: the file is absent, unreadable, or no such checkpoint.
+        InputError: the file is missing, unreadable, or not such a checkpoint.
     """
     content = _load(path)
     if not isinstance(content, dict) or "model" not in content:
-        raise InputError(f"{path} is no checkpoint of the released MMPareto code: it has no entry 'model'.")
+        raise InputError(f"{path} is not a checkpoint of the released MMPareto code: it has no entry 'model'.")
     state: dict[str, Tensor] = {}
     unmatched = []
     for full_name, tensor in _tensors(content["model"], path, "the entry 'model'").items():
@@ -79,12 +79,12 @@ def read_released(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         else:
             unmatched.append(name)
     if not state:
-        raise InputError(f"{path} is no checkpoint of the released MMPareto code: it holds {first_few(unmatched)}.")
+        raise InputError(f"{path} is not a checkpoint of the released MMPareto code: it holds {first_few(unmatched)}.")
     return state, unmatched
 
 
 def _load(path: Path) -> Any:
-    """Read a .pth file without letting it run code; numbers may be numpy scalars (an accuracy often is)."""
+    """Read a .pth file without running code from it; numbers may be numpy scalars (an accuracy often is)."""
     scalar = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
     allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1 and numpy 2
@@ -93,7 +93,7 @@ def _load(path: Path) -> Any:
     with torch.serialization.safe_globals(allowed):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what a damaged or a hostile file raises is not limited to any type
+        except Exception as error:  # a damaged or hostile file may raise anything
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"{path} is not a readable file of weights ({reason}); give another file.") from error
 

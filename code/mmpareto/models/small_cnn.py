@@ -6,14 +6,14 @@ from torch import Tensor, nn
 class SmallCNN(nn.Module):
     """Four convolutions and one average pool for images of about 28×28, trained from scratch.
 
-    Fan et al., "PMR: prototypical modal rebalance for multimodal learning", CVPR 2023, say that much of their encoder
-    for CG-MNIST. Its sizes are those of their released code, which has them from Kim et al., "Learning not to learn",
-    CVPR 2019: BatchNorm of the input; 5×5 to 32 channels, ReLU, max pool 3×3 of stride 2; 3×3 to 32, ReLU; 3×3 of
-    stride 2 to 64, ReLU; 3×3 to 64, ReLU; average over the 7×7 places; a linear layer to 512. Chosen here: the average
-    is over all places that there are, so that other sizes of image work.
+    The encoder for CG-MNIST of Fan et al., "PMR: prototypical modal rebalance for multimodal learning", CVPR 2023. The
+    paper says no more; the sizes are those of their released code, which took them from Kim et al., "Learning not to
+    learn", CVPR 2019: BatchNorm of the input; 5×5 to 32 channels, ReLU, max pool 3×3 of stride 2; 3×3 to 32, ReLU; 3×3
+    of stride 2 to 64, ReLU; 3×3 to 64, ReLU; average over the 7×7 map; a linear layer to 512. Here the average is over
+    a map of any size, so that other image sizes work.
 
     Arguments:
-        channels: channels of the input: 1 for gray images, 3 for coloured ones.
+        channels: channels of the input: 1 for grey images, 3 for colour images.
     """
 
     feature_size = 512

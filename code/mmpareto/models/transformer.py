@@ -1,25 +1,25 @@
-"""A small transformer encoder for sequences of features that are padded to one length."""
+"""A small transformer encoder for sequences of features, padded to equal length."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
-WIDTH = 64  # the sets that it is for have 1,300 to 16,000 training samples; MulT takes 30 to 50 on them
+WIDTH = 64  # small: its data sets have 1,300 to 16,000 training samples, and MulT uses 30 to 50 for them
 HEADS = 4
 LAYERS = 2
 DROPOUT = 0.1
 
 
 class SequenceTransformer(nn.Module):
-    """Encodes a padded sequence by self-attention among its steps and averages over them.
+    """Encodes a padded sequence by self-attention between its steps, and averages over the steps.
 
-    Vaswani et al., "Attention is all you need", NeurIPS 2017, with the normalisation before each part (Xiong et al.,
-    ICML 2020), which trains without a warm-up of the learning rate. A linear layer and a LayerNorm come first, because
-    hand-made features (pitch in hertz, positions in pixels) differ in size by orders of magnitude; the average over
-    the steps comes last. What is in padded steps has no influence; a sequence that is all padding has the feature 0.
+    Vaswani et al., "Attention is all you need", NeurIPS 2017, with pre-normalisation (Xiong et al., ICML 2020), which
+    trains without learning-rate warm-up. A linear layer and a LayerNorm come first, because hand-crafted features
+    (pitch in hertz, positions in pixels) differ by orders of magnitude. The content of padded steps has no influence; a
+    sequence of padding only has the feature 0.
 
     Arguments:
-        channels: features of a step.
+        channels: features per step.
     """
 
     feature_size = WIDTH
@@ -32,15 +32,15 @@ class SequenceTransformer(nn.Module):
         self.embed = nn.Linear(channels, WIDTH)
         self.embed_norm = nn.LayerNorm(WIDTH)
         self.dropout = nn.Dropout(DROPOUT)
-        self.layers = nn.ModuleList([Layer() for _ in range(LAYERS)])
+        self.layers = nn.ModuleList([PreNormLayer() for _ in range(LAYERS)])
         self.norm = nn.LayerNorm(WIDTH)
-        # Not in checkpoints: it is a constant.
+        # A constant, so not in checkpoints.
         self.register_buffer("frequencies", 10_000 ** (-torch.arange(0, WIDTH, 2) / WIDTH), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, channels + 1) to (B, 64).
 
-        The last channel is 1 where there is a step and 0 in the padding. It never waits for the device.
+        The last channel is the mask: 1 at a step, 0 at padding. Never waits for the device.
 
         Raises:
             ValueError: the input has another shape.
@@ -48,7 +48,7 @@ class SequenceTransformer(nn.Module):
         if x.dim() != 3 or x.shape[2] != self.channels + 1:
             raise ValueError(f"sequences (B, T, {self.channels + 1}) expected, mask last, got {tuple(x.shape)}")
         valid = x[:, :, -1] > 0.5
-        # Softmax over no step at all would be NaN: where all is padding, all is attended to, and left out below.
+        # A softmax over no step would be NaN: where all is padding, all of it is attended to, and ignored in the mean.
         attended = valid | ~valid.any(dim=1, keepdim=True)
         x = self.dropout(self.embed_norm(self.embed(x[:, :, :-1])) + self._positions(x))
         for layer in self.layers:
@@ -57,16 +57,16 @@ class SequenceTransformer(nn.Module):
         return (self.norm(x) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
     def _positions(self, x: Tensor) -> Tensor:
-        """Sines and cosines of the steps' numbers, (T, 64)."""
+        """Sinusoidal position encodings, (T, 64)."""
         angles = torch.arange(x.shape[1], device=x.device).unsqueeze(1) * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class Layer(nn.Module):
-    """Self-attention of four heads, then two linear layers; each on the normalised input, and added to it.
+class PreNormLayer(nn.Module):
+    """Pre-norm transformer layer: self-attention with four heads, then two linear layers, each with a residual.
 
-    Written out rather than `nn.TransformerEncoderLayer`, which in evaluation takes another path (nested tensors, and a
-    look at the mask that waits for the device) with results that differ in the last digits.
+    Not `nn.TransformerEncoderLayer`, whose fast path in evaluation (nested tensors, and a check of the mask that waits
+    for the device) differs in the last digits.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Map (B, T, 64) to the same; `attended`, bool (B, 1, 1, T), says which steps may be looked at."""
+        """Map (B, T, 64) to (B, T, 64); `attended`, bool (B, 1, 1, T), is True at the steps to attend to."""
         x = x + self.dropout(self._attention(self.norm1(x), attended))
         return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm2(x)).relu())))
 

@@ -1,1 +1,1 @@
-"""The one loop, checkpoints, devices, metrics, recipes."""
+"""The training loop, checkpoints, devices, metrics, recipes."""

@@ -1,4 +1,4 @@
-"""BatchNorm over the samples of all processes."""
+"""Synchronised BatchNorm: statistics over the samples of all processes."""
 
 from typing import Any
 
@@ -6,31 +6,33 @@ import torch
 from torch import Tensor, distributed, nn
 
 
-def synchronised(network: nn.Module, device: torch.device) -> Any:
-    """The network with every BatchNorm normalising by the statistics of all processes' samples; its tensors stay.
+def convert_sync_batchnorm(network: nn.Module, device: torch.device) -> Any:
+    """The network with every BatchNorm synchronised over all processes; parameters and buffers are kept.
 
-    On a GPU it is PyTorch's own, which knows no CPU.
+    On a GPU this is PyTorch's SyncBatchNorm, which does not support the CPU.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():
-        network.add_module(name, synchronised(child, device))
-    return BatchNormOnCPU(network) if isinstance(network, nn.modules.batchnorm._BatchNorm) else network
+        network.add_module(name, convert_sync_batchnorm(child, device))
+    return CPUSyncBatchNorm(network) if isinstance(network, nn.modules.batchnorm._BatchNorm) else network
 
 
-class BatchNormOnCPU(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm whose mean and variance, in training, are those of the samples of all processes.
+class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm that normalises, in training, by mean and variance of the samples of all processes.
 
-    A process may have no sample. Two sums over the processes in each direction.
+    A process may have no sample. Uses two all-reduces in the forward and two in the backward pass.
 
     Arguments:
-        other: the BatchNorm that it takes the place of, whose parameters and buffers it takes over.
+        original: the BatchNorm to replace; its parameters and buffers are shared.
     """
 
-    def __init__(self, other: nn.modules.batchnorm._BatchNorm) -> None:
-        super().__init__(other.num_features, other.eps, other.momentum, other.affine, other.track_running_stats)
-        self._parameters, self._buffers = other._parameters, other._buffers
-        self.training = other.training
+    def __init__(self, original: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__(
+            original.num_features, original.eps, original.momentum, original.affine, original.track_running_stats
+        )
+        self._parameters, self._buffers = original._parameters, original._buffers
+        self.training = original.training
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -42,17 +44,17 @@ class BatchNormOnCPU(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1, *[1] * (input.dim() - 2)]
         axes = [axis for axis in range(input.dim()) if axis != 1]
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        here = x.new_tensor([x.numel() / x.shape[1]])
-        total, count = _Sum.apply(torch.cat([x.sum(axes), here])).split([x.shape[1], 1])
+        local_count = x.new_tensor([x.numel() / x.shape[1]])
+        total, count = _AllReduceSum.apply(torch.cat([x.sum(axes), local_count])).split([x.shape[1], 1])
         mean = total / count
         centred = x - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / count
-        self._remember(mean.detach(), variance.detach(), count.detach())
+        variance = _AllReduceSum.apply(centred.square().sum(axes)) / count
+        self._update_running_stats(mean.detach(), variance.detach(), count.detach())
         x = centred * (variance + self.eps).rsqrt().view(shape)
         return (x * self.weight.view(shape) + self.bias.view(shape) if self.affine else x).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -61,8 +63,8 @@ class BatchNormOnCPU(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance * count / (count - 1), weight)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes; so is the gradient's."""
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes; the backward pass sums the gradient over the processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The data of a run: which clips train, which choose the epoch, which test."""
+"""The data of a run: its training, validation and test sets, and their loaders."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.preparation.splits import stratified
 from mmpareto.errors import InputError
 from mmpareto.training.devices import loader_workers
-from mmpareto.training.distributed import ALONE, Processes
+from mmpareto.training.distributed import SINGLE_PROCESS, Processes
 from mmpareto.training.recipes import recipe
 from mmpareto.training.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The parts of a data set that a run uses.
+    """The parts of a prepared data set that a run uses.
 
     Attributes:
         train: with augmentation.
-        train_fixed: the same clips as a test reads them, for linear probes and prototypes.
-        val: the data set's own, or held out of the training set; None under the papers' protocol.
-        test: the data set's own.
-        record: what config.json keeps of it.
+        train_fixed: the same clips without augmentation, for linear probes and prototypes.
+        val: the data set's own validation set, or clips held out of its training set; None under the papers' protocol.
+        test: without augmentation.
+        record: folder, fingerprint and number of clips, for config.json.
     """
 
     train: PreparedDataset
@@ -44,10 +44,10 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     """Open the prepared data set of a run.
 
     Arguments:
-        modalities: read these only; all where None.
+        modalities: read only these; None for all.
 
     Raises:
-        InputError: it is not there or not whole, does not have `--n_classes` classes, or its features are smaller
+        InputError: the data set is missing or incomplete, does not have `--n_classes` classes, or has features smaller
             than `--audio_pool`.
     """
     _check_pool(settings)
@@ -56,7 +56,7 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     if settings.n_classes not in (None, len(whole.classes)):
         raise InputError(f"--n_classes is {settings.n_classes}, but {folder}/stat.csv names {len(whole.classes)}.")
     kept, val = list(range(len(whole))), None
-    if settings.protocol == "validation" and (folder / "valid.csv").is_file():  # the data set's own
+    if settings.protocol == "validation" and (folder / "valid.csv").is_file():  # the data set's own validation set
         val = open_split(settings, "valid", modalities, training=False)
     elif settings.protocol == "validation":
         kept, held_out = hold_out(whole.labels, settings)
@@ -69,17 +69,17 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
 
 
 def hold_out(labels: Sequence[int], settings: Settings) -> tuple[list[int], list[int]]:
-    """Places of the clips to train on, and of those held out: `--val_fraction` of every class, seeded.
+    """Indices of the clips to train on and of the clips to hold out: `--val_fraction` of every class, seeded.
 
     Raises:
-        InputError: one side would be empty.
+        InputError: one of the two would be empty.
     """
     held_out = stratified(labels, settings.val_fraction, settings.random_seed)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if not len(held_out) or not len(kept):
         raise InputError(
-            f"--val_fraction {settings.val_fraction:g} leaves nothing on one side of the {len(labels)} training "
-            "clips; use another fraction or --protocol paper."
+            f"--val_fraction {settings.val_fraction:g} splits the {len(labels)} training clips into all and none; use "
+            "another fraction or --protocol paper."
         )
     return kept.tolist(), held_out.tolist()
 
@@ -90,13 +90,13 @@ def _check_pool(settings: Settings) -> None:
     frequencies = files.shape[1 - files.time_axis]
     if settings.audio_pool[0] > time or settings.audio_pool[1] > frequencies:
         pool = " ".join(map(str, settings.audio_pool))
-        raise InputError(f"--audio_pool {pool} is larger than the feature that is read, {time} by {frequencies}.")
+        raise InputError(f"--audio_pool {pool} is larger than the feature, {time} by {frequencies}.")
 
 
 def open_split(
     settings: Settings, split: str, modalities: Sequence[str] | None, *, training: bool, subset: list[int] | None = None
 ) -> PreparedDataset:
-    """One split of the prepared data set, read as the settings say."""
+    """One split of the prepared data set, with the input options of the settings."""
     return DATASETS[settings.dataset].open(
         settings.data,
         split,
@@ -109,32 +109,32 @@ def open_split(
 
 
 def input_options(settings: Settings) -> InputOptions:
-    """How the settings want the data read."""
+    """The input options among the settings."""
     return InputOptions(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(InputOptions)})
 
 
 def recipe_options(dataset: str, name: str = "released") -> InputOptions:
-    """How a data set's recipe wants it read."""
+    """The input options in a recipe of a data set."""
     values = recipe(dataset, name)
     return InputOptions(**{f.name: values[f.name].value for f in dataclasses.fields(InputOptions) if f.name in values})
 
 
 class Loaders:
-    """A run's loaders, one a data set; their processes stay from epoch to epoch, until `stop`."""
+    """A run's loaders, one per data set; loader processes persist from epoch to epoch until `stop`."""
 
-    def __init__(self, settings: Settings, device: torch.device, processes: Processes = ALONE) -> None:
+    def __init__(self, settings: Settings, device: torch.device, processes: Processes = SINGLE_PROCESS) -> None:
         self._settings, self._device, self._processes = settings, device, processes
-        self._open: dict[int, Any] = {}
+        self._loaders: dict[int, Any] = {}
 
-    def of(self, dataset: PreparedDataset, order: EpochOrder | None = None) -> Any:
-        """The loader of a data set; `order` counts when it is first asked for."""
-        if id(dataset) not in self._open:
-            self._open[id(dataset)] = open_loader(self._settings, self._device, dataset, order, self._processes)
-        return self._open[id(dataset)]
+    def get(self, dataset: PreparedDataset, order: EpochOrder | None = None) -> Any:
+        """The loader of a data set, opened in the first call; later calls ignore `order`."""
+        if id(dataset) not in self._loaders:
+            self._loaders[id(dataset)] = open_loader(self._settings, self._device, dataset, order, self._processes)
+        return self._loaders[id(dataset)]
 
     def stop(self) -> None:
-        """End all processes now; a loader that is used again starts new ones."""
-        for loader in self._open.values():
+        """Stop all loader processes; a loader that is used again starts new ones."""
+        for loader in self._loaders.values():
             stop_workers(loader)
 
 
@@ -143,14 +143,14 @@ def open_loader(
     device: torch.device,
     dataset: PreparedDataset,
     order: EpochOrder | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Any:
-    """The run's loader of a data set, or of this process's share: in its own order where none is given."""
+    """A loader of this process's share of a data set, in the data set's order unless one is given."""
     return make_loader(
         dataset,
         batch_size=settings.batch_size,
         order=order,
-        workers=loader_workers(settings.workers, device, processes.local_count),
+        workers=loader_workers(settings.workers, device, processes.local_world_size),
         pin_memory=device.type == "cuda",
         share=processes.share,
     )

@@ -1,13 +1,14 @@
-"""Training in several processes, started by torchrun: what they have to tell each other.
+"""Training in several processes started by torchrun: communication between them.
 
-Every process holds the whole model and a share of each batch, and does the same as all others but for that share: it
-sees the same losses and gradients, which are summed before anything is done with them, decides the same, and ends at
-the same step. The first one alone writes and prints.
+Every process holds the whole model and computes on its share of each batch. Losses and gradients are summed over the
+processes before they are used, so that all processes take the same decisions and stop at the same step. Only rank 0
+writes files and prints.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,181 +19,205 @@ from torch import Tensor, distributed, nn
 
 from mmpareto.cli import BAD_INPUT
 from mmpareto.data.loading.batches import UNSHARDED, Shard
+from mmpareto.models.mmtm import MMTM
+from mmpareto.training.batch_norm import convert_sync_batchnorm
 from mmpareto.training.devices import choose_devices
 
 Value = TypeVar("Value")
 
-# How long a process waits for the others before it gives up: longer than one of them prepares data or writes a file.
-TIMEOUT = datetime.timedelta(minutes=30)
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT = datetime.timedelta(minutes=30)  # longer than one process prepares data or writes a file while others wait
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes that train one model, as one of them sees them; without torchrun, one alone.
+    """The group of processes that train one model, from the view of one of them; without torchrun, a single process.
 
     Attributes:
-        share: this one's of every batch and of every data set.
-        local_rank, local_count: its number among the processes of its machine, and theirs.
-        together: whether there is a group of processes, perhaps of one.
+        share: this process's share of every batch and of every data set; its `rank` and `count` are the group's.
+        local_rank, local_world_size: rank and number of processes on this machine.
+        is_distributed: whether torchrun started a group of processes (perhaps of one). Without it, no method
+            communicates.
     """
 
     share: Shard = UNSHARDED
     local_rank: int = 0
-    local_count: int = 1
-    together: bool = False
+    local_world_size: int = 1
+    is_distributed: bool = False
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+    def world_size(self) -> int:
+        """The number of processes."""
+        return self.share.count
+
+    @property
+    def is_rank0(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.share.rank == 0
 
     def devices(self, gpu_ids: str) -> tuple[torch.device, list[int]]:
-        """As `choose_devices`; of several processes, each has a GPU of its own."""
-        return choose_devices(gpu_ids, self.local_rank if self.together else None)
+        """`choose_devices`; with several processes, one GPU per process."""
+        return choose_devices(gpu_ids, self.local_rank if self.is_distributed else None)
 
-    def summed(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """() tensors by name, each summed over the processes, float64; as they are in one process alone."""
-        if not self.together:
-            return dict(figures)
-        sums = torch.stack([value.detach().double() for value in figures.values()])
+    def all_reduce_sum(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sum each of the () tensors over the processes, in float64; a single process returns them unchanged."""
+        if not self.is_distributed:
+            return dict(metrics)
+        sums = torch.stack([value.detach().double() for value in metrics.values()])
         distributed.all_reduce(sums)
-        return dict(zip(figures, sums.unbind(), strict=True))
+        return dict(zip(metrics, sums.unbind(), strict=True))
 
-    def sum_gradients(self, module: nn.Module) -> None:
+    def all_reduce_max(self, number: int) -> int:
+        """The maximum of the processes' numbers; waits for all of them."""
+        if not self.is_distributed:
+            return number
+        maximum = torch.tensor(number)
+        distributed.all_reduce(maximum, distributed.ReduceOp.MAX)
+        return int(maximum)
+
+    def all_reduce_gradients(self, module: nn.Module) -> None:
         """Sum `.grad` of every parameter over the processes."""
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if self.together and gradients:
-            self._sum_in_place(gradients)
+        if self.is_distributed and gradients:
+            _all_reduce_in_place(gradients)
 
-    def share_buffers(self, module: nn.Module, samples: int) -> None:
-        """Average, over the samples of all processes, what a forward pass has left in buffers: mean gates of MMTM.
+    def average_buffers(self, module: nn.Module, samples: int) -> None:
+        """Average the buffers that a forward pass has updated over the samples of all processes.
 
-        BatchNorm's averages are left alone: synchronised, they are the same everywhere.
+        BatchNorm and MMTM are left out: after `synchronise` their buffers are equal already.
 
         Arguments:
-            samples: in this process's forward pass.
+            samples: number of samples in this process's forward pass.
         """
         buffers = [
             buffer
             for inner in module.modules()
-            if not isinstance(inner, nn.modules.batchnorm._BatchNorm)
+            if not isinstance(inner, nn.modules.batchnorm._BatchNorm | MMTM)
             for name, buffer in inner.named_buffers(recurse=False)
             if buffer.is_floating_point() and name not in inner._non_persistent_buffers_set
         ]
-        if not self.together or not buffers:
+        if not self.is_distributed or not buffers:
             return
         weighted = [b.double() * samples if samples else torch.zeros_like(b, dtype=torch.float64) for b in buffers]
         count = torch.full((), float(samples), dtype=torch.float64, device=buffers[0].device)
-        self._sum_in_place([*weighted, count])
+        _all_reduce_in_place([*weighted, count])
         for buffer, value in zip(buffers, weighted, strict=True):
             buffer.copy_(value / count)
 
-    def largest(self, number: int) -> int:
-        """The largest of the processes' numbers; waits for them."""
-        if not self.together:
-            return number
-        all_of_them = torch.tensor(number)
-        distributed.all_reduce(all_of_them, distributed.ReduceOp.MAX)
-        return int(all_of_them)
-
-    def gathered(self, values: Tensor, samples: int) -> Tensor:
-        """The rows (samples, …) of which every process has its share's, in their order, on all processes."""
-        if not self.together:
+    def all_gather(self, values: Tensor, samples: int) -> Tensor:
+        """Rows (samples, …) in their order, on all processes, from the rows of each process's share."""
+        if not self.is_distributed:
             return values
-        rows = -(-samples // self.share.count)
+        rows = math.ceil(samples / self.world_size)
         padded = torch.cat([values, values.new_zeros(rows - len(values), *values.shape[1:])])
-        parts = [torch.empty_like(padded) for _ in range(self.share.count)]
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         distributed.all_gather(parts, padded.contiguous())
         return torch.stack(parts, dim=1).flatten(0, 1)[:samples]
 
-    def alike(self, module: nn.Module) -> None:
-        """Give all processes the first one's parameters and buffers."""
-        if self.together:
-            for tensor in module.state_dict().values():
-                distributed.broadcast(tensor, 0)
+    def synchronise(self, network: nn.Module, device: torch.device) -> Any:
+        """The network with rank 0's parameters and buffers, and with batch statistics over all processes."""
+        if not self.is_distributed:
+            return network
+        for tensor in network.state_dict().values():
+            distributed.broadcast(tensor, 0)
+        for module in network.modules():
+            if isinstance(module, MMTM):
+                module.batch_means = self.batch_means
+        return convert_sync_batchnorm(network, device)
 
-    def checking(self, check: Callable[[], None], samples: int, batch_size: int) -> Callable[[], None]:
-        """`check`, for as many of a data set's batches as every process has, since all must ask together.
+    @torch.compiler.disable
+    def batch_means(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean of each (B, C) tensor over the rows of all processes, (C,) float64; a process may have no row."""
+        means = {name: rows.double().sum(0) for name, rows in values.items()}
+        count = torch.full_like(next(iter(means.values()))[:1], len(next(iter(values.values()))))
+        _all_reduce_in_place([*means.values(), count])
+        return {name: total / count for name, total in means.items()}
+
+    def barrier(self) -> None:
+        """Wait until all processes have called this."""
+        self.all_reduce_max(0)
+
+    def collective_check(self, check: Callable[[], None], samples: int, batch_size: int) -> Callable[[], None]:
+        """A `check` to call after every batch of a data set that calls the collective `check` equally often everywhere.
+
+        Processes may differ by one batch; after those that all of them have, it does nothing.
 
         Arguments:
-            samples: in the data set.
+            samples: number of samples in the data set.
             batch_size: of all processes together.
         """
-        if not self.together:
+        if not self.is_distributed:
             return check
-        in_all = -(-(samples // self.share.count) // -(-batch_size // self.share.count))
-        left = iter(range(in_all))
-        return lambda: check() if next(left, None) is not None else None
+        common_batches = math.ceil((samples // self.world_size) / math.ceil(batch_size / self.world_size))
+        remaining = iter(range(common_batches))
+        return lambda: check() if next(remaining, None) is not None else None
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-        self.largest(0)
-
-    def of_first(self, function: Callable[[], Value]) -> Value:
-        """What the first process's `function` returns, on all processes; where it raises, the others leave silently."""
-        if not self.together:
+    def run_on_rank0(self, function: Callable[[], Value]) -> Value:
+        """The result of `function`, called on rank 0 and broadcast; if it raises, the other processes exit silently."""
+        if not self.is_distributed:
             return function()
-        found: list[Any] = [False, None]
+        result: list[Any] = [False, None]
         try:
-            if self.first:
-                found = [True, function()]
+            if self.is_rank0:
+                result = [True, function()]
         finally:
-            distributed.broadcast_object_list(found, 0, device=torch.device("cpu"))
-        if not found[0]:
+            distributed.broadcast_object_list(result, 0, device=torch.device("cpu"))
+        succeeded, value = result
+        if not succeeded:
             raise SystemExit(BAD_INPUT)
-        return found[1]
+        return value
 
-    def after_first(self, function: Callable[[], Value]) -> Value:
-        """What `function` returns, called in the first process before it is in the others: it may make files.
+    def rank0_first(self, function: Callable[[], Value]) -> Value:
+        """The result of `function`, called on rank 0 before the other processes call it: it may create files.
 
-        Where it raises in the first one, the others leave silently.
+        If it raises on rank 0, the other processes exit silently.
         """
-        found: list[Value] = []
-        self.of_first(lambda: found.append(function()))
-        return found[0] if found else function()
+        results: list[Value] = []
+        self.run_on_rank0(lambda: results.append(function()))
+        return results[0] if results else function()
 
     @contextlib.contextmanager
-    def own_random(self, device: torch.device, *numbers: int) -> Iterator[None]:
-        """Inside, each process draws numbers of its own, which follow from `numbers`.
+    def per_rank_rng(self, device: torch.device, *seeds: int) -> Iterator[None]:
+        """Inside, each process draws its own random numbers, seeded by (*seeds, rank).
 
-        Outside, all draw the same, and how much was drawn inside, on shares of unequal size, makes no difference.
+        Outside, all processes draw the same numbers, however many each of them draws inside for its share.
         """
-        if not self.together:
+        if not self.is_distributed:
             yield
             return
-        seed = np.random.SeedSequence((*numbers, self.share.rank)).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence((*seeds, self.share.rank)).generate_state(1, np.uint64)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(seed[0] >> np.uint64(1)))
             yield
 
-    def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
-        buffer = torch.cat([t.flatten() for t in tensors])
-        distributed.all_reduce(buffer)
-        for tensor, part in zip(tensors, buffer.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+
+SINGLE_PROCESS = Processes()
 
 
-ALONE = Processes()
+def _all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
+    buffer = torch.cat([t.flatten() for t in tensors])
+    distributed.all_reduce(buffer)
+    for tensor, part in zip(tensors, buffer.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 @contextlib.contextmanager
-def started_by_torchrun() -> Iterator[Processes]:
-    """The processes that torchrun started, as a group while this is entered; without torchrun, this one alone.
+def process_group() -> Iterator[Processes]:
+    """The processes that torchrun started, as a process group while entered; without torchrun, a single process.
 
-    The others print nothing on standard output. A process that fails leaves without waiting: what the others wait for
-    then never comes, and they fail, too, at once or when torchrun ends them.
+    All ranks but 0 print nothing to standard output. A process that fails exits without waiting for the others; they
+    then fail in their next collective call, or torchrun ends them.
     """
-    if not all(name in os.environ for name in VARIABLES):
-        yield ALONE
+    if not all(name in os.environ for name in TORCHRUN_VARIABLES):
+        yield SINGLE_PROCESS
         return
-    rank, count, local_rank, local_count = (int(os.environ[name]) for name in VARIABLES[:4])
+    rank, world_size, local_rank, local_world_size = (int(os.environ[name]) for name in TORCHRUN_VARIABLES[:4])
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=TIMEOUT)
-    processes = Processes(Shard(rank, count), local_rank, local_count, together=True)
+    processes = Processes(Shard(rank, world_size), local_rank, local_world_size, is_distributed=True)
     with contextlib.ExitStack() as stack:
-        if not processes.first:
+        if not processes.is_rank0:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
         yield processes
-    processes.wait()
+    processes.barrier()
     distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Figures of a model on a data set."""
+"""A model's predictions on a data set, and their metrics in metrics.jsonl."""
 
 import dataclasses
 import math
@@ -17,16 +17,16 @@ from mmpareto.training.losses import loss_of
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.metrics import classification_metrics, regression_metrics
 
-KEYS = {"accuracy": "acc", "mAP": "map"}  # in metrics.jsonl
+KEYS = {"accuracy": "acc", "mAP": "map"}  # names in metrics.jsonl, where they differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model returned for N samples, float32 on the CPU, in the order of the data set.
+    """A model's outputs for N samples in the order of the data set, float32 on the CPU.
 
     Attributes:
         outputs: logits (N, C) and features (N, F).
-        labels: (N,) int64 classes, or scores in floating point.
+        labels: (N,) int64 class indices, or scores in floating point.
     """
 
     outputs: Outputs
@@ -38,12 +38,12 @@ class Predictions:
         return {"": self.outputs.joint, **self.outputs.unimodal}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Head → accuracy, per-class accuracy, macro-F1, mAP and confusion matrix; see `metrics` for scores."""
-        judge = regression_metrics if self.labels.is_floating_point() else classification_metrics
-        return {head: judge(logits, self.labels) for head, logits in self.logits.items()}
+        """Head → `classification_metrics`, or `regression_metrics` for scores."""
+        compute = regression_metrics if self.labels.is_floating_point() else classification_metrics
+        return {head: compute(logits, self.labels) for head, logits in self.logits.items()}
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> "Predictions":
-        """The same, with the logits that other linear unimodal heads (modality → weight, bias) give."""
+        """The same predictions, with the unimodal logits of other linear heads (modality → weight, bias)."""
         features = self.outputs.features
         logits = {name: F.linear(features[name], head["weight"], head["bias"]) for name, head in heads.items()}
         return Predictions(self.outputs._replace(unimodal=logits), self.labels)
@@ -56,12 +56,13 @@ def predict(
     device: torch.device,
     normalisation: Any,
     precision: Precision,
-    between: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Run the model, in evaluation mode, over all batches; every sample once.
+    """Predictions of the model, in evaluation mode, for all batches.
 
     Arguments:
-        between: called after every batch; what it raises ends the evaluation.
+        normalisation: of the data set, as in `to_device`.
+        after_batch: called after every batch; an exception from it ends the evaluation.
     """
     was_training = model.training
     model.eval()
@@ -73,73 +74,73 @@ def predict(
             with precision.autocast():
                 parts.append(model(batch.inputs))
             labels.append(batch.labels)
-            between()
+            after_batch()
     finally:
         model.train(was_training)
-    names = list(parts[0].unimodal)
+
+    def concatenated(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([tensor.float() for tensor in tensors]).cpu()
+
     outputs = Outputs(
-        _gathered(part.joint for part in parts),
-        {name: _gathered(part.unimodal[name] for part in parts) for name in names},
-        {name: _gathered(part.features[name] for part in parts) for name in names},
+        concatenated(part.joint for part in parts),
+        {name: concatenated(part.unimodal[name] for part in parts) for name in parts[0].unimodal},
+        {name: concatenated(part.features[name] for part in parts) for name in parts[0].features},
         {},
     )
     return Predictions(outputs, torch.cat(labels).cpu())
 
 
-def of_all(own: Predictions, processes: Processes, samples: int) -> Predictions:
+def gather_predictions(predictions: Predictions, processes: Processes, samples: int) -> Predictions:
     """The predictions for all samples of a data set, on every process, from those for each process's share."""
-    count = len(processes.share.indices(samples))  # a process without a share has looked at one sample all the same
+    count = len(processes.share.indices(samples))  # a process with an empty share has predicted one sample all the same
 
     def gathered(values: Tensor) -> Tensor:
-        return processes.gathered(values[:count], samples)
+        return processes.all_gather(values[:count], samples)
 
-    joint, unimodal, features, _ = own.outputs
+    joint, unimodal, features, _ = predictions.outputs
     outputs = Outputs(
         gathered(joint),
         {name: gathered(values) for name, values in unimodal.items()},
         {name: gathered(values) for name, values in features.items()},
         {},
     )
-    return Predictions(outputs, gathered(own.labels))
+    return Predictions(outputs, gathered(predictions.labels))
 
 
-def _gathered(parts: Iterable[Tensor]) -> Tensor:
-    return torch.cat([part.float() for part in parts]).cpu()
+def head_metrics(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
+    """The metrics of every head by their names in metrics.jsonl, with the suffix _<modality> for a unimodal head.
 
-
-def figures(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
-    """The figures of metrics.jsonl: loss, acc, macro_f1, map and per_class_accuracy, with _<modality> for its head.
-
-    Of scores: loss, acc (of the sign), mae and correlation.
+    For classes: loss, acc, macro_f1, map and per_class_accuracy. For scores: loss, acc (of the sign), mae and
+    correlation.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    losses = {h: loss_of(logits, predictions.labels).item() for h, logits in predictions.logits.items()}
-    odd = [head or "joint" for head, loss in losses.items() if not math.isfinite(loss)]
-    if odd:
-        raise NonFiniteError(f"the {' and '.join(odd)} loss in evaluation is NaN or infinite")
-    found: dict[str, Any] = {}
+    losses = {head: loss_of(logits, predictions.labels).item() for head, logits in predictions.logits.items()}
+    nonfinite = [head or "joint" for head, loss in losses.items() if not math.isfinite(loss)]
+    if nonfinite:
+        raise NonFiniteError(f"the {' and '.join(nonfinite)} loss in evaluation is NaN or infinite")
+    result: dict[str, Any] = {}
     for head, metrics in predictions.metrics().items():
         suffix = f"_{head}" if head else ""
-        found[f"{prefix}loss{suffix}"] = losses[head]
-        found |= {f"{prefix}{KEYS.get(name, name)}{suffix}": v for name, v in metrics.items() if name != "confusion"}
-    return found
+        result[f"{prefix}loss{suffix}"] = losses[head]
+        result |= {f"{prefix}{KEYS.get(name, name)}{suffix}": v for name, v in metrics.items() if name != "confusion"}
+    return result
 
 
 def extra_metrics(
-    predictions: Predictions, judge: Callable[[Any, Any, int], Mapping[str, Any]], scores: Any, prefix: str = ""
+    predictions: Predictions, compute: Callable[[Any, Any, int], Mapping[str, Any]], scores: Any, prefix: str = ""
 ) -> dict[str, Any]:
-    """What the data set's own literature reports: sentiment_<figure>, with _<modality> for its head.
+    """Metrics of the data set's own literature: sentiment_<metric>, with the suffix _<modality> for a unimodal head.
 
     Arguments:
-        judge: `DatasetBuilder.extra_metrics`.
-        scores: the samples' (`PreparedDataset.scores`).
+        compute: `DatasetBuilder.extra_metrics`.
+        scores: true scores of the samples (`PreparedDataset.scores`).
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for head, logits in predictions.logits.items():
         values = logits.squeeze(1) if predictions.labels.is_floating_point() else logits.argmax(1)
         suffix = f"_{head}" if head else ""
-        literature = judge(values.numpy(), scores, logits.shape[1])
-        found |= {f"{prefix}sentiment_{name}{suffix}": value for name, value in literature.items()}
-    return found
+        metrics = compute(values.numpy(), scores, logits.shape[1])
+        result |= {f"{prefix}sentiment_{name}{suffix}": value for name, value in metrics.items()}
+    return result

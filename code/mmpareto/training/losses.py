@@ -1,38 +1,44 @@
-"""The losses of a batch: of classes, or of scores (regression), told apart by the type of the labels."""
+"""Losses of a batch or a micro-batch, and the training metrics that follow from them.
 
+The type of the labels decides: cross-entropy of class indices, or mean absolute error of scores in floating point.
+"""
+
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
+from mmpareto.data.loading.batches import Batch
 from mmpareto.models.network import Outputs
 
 
 class Losses(NamedTuple):
-    """`loss_of` the batch: () each."""
+    """Losses of a batch, () each."""
 
     joint: Tensor
     unimodal: Mapping[str, Tensor]
 
 
 def losses(outputs: Outputs, labels: Tensor, share: float = 1.0) -> Losses:
-    """L_m of the fused prediction, and L_uᵏ of every modality's own head on its own feature.
+    """Joint loss L_m of the fused prediction, and unimodal loss L_uᵏ of every modality's own prediction.
 
     Arguments:
-        share: of the step's samples that these are: the losses are multiplied by it, so that they add up to the step's.
+        share: this micro-batch's share of the step's samples. The losses are multiplied by it, so that those of a
+            step's micro-batches add up to the losses of the whole batch.
     """
     unimodal = {name: loss_of(logits, labels) * share for name, logits in outputs.unimodal.items()}
     return Losses(loss_of(outputs.joint, labels) * share, unimodal)
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """() mean over the batch; 0 for one of no sample.
+    """Mean loss () over the batch; 0 for an empty batch.
 
     Arguments:
         logits: (B, C).
-        labels: (B,) class indices, whose cross-entropy it is; or scores in floating point: C is 1 then, and it is the
-            mean absolute error (MMSA's for these data sets).
+        labels: (B,) class indices, for cross-entropy; or scores in floating point, for the mean absolute error (as in
+            MMSA), where C is 1.
     """
     reduction = "mean" if len(labels) else "sum"
     if labels.is_floating_point():
@@ -40,8 +46,48 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction=reduction)
 
 
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) bool: whether the predicted class is the label's; of scores, whether the sign is (0 counts as negative)."""
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) bool: whether the predicted class is the label; for scores, whether the sign is correct (0 is negative)."""
     if labels.is_floating_point():
         return (logits.squeeze(1) > 0) == (labels > 0)
     return logits.argmax(1) == labels
+
+
+def training_metrics(
+    outputs: Outputs, batch_losses: Losses, labels: Tensor, share: float, *, unimodal: bool
+) -> dict[str, Tensor]:
+    """train_loss and train_acc, () each; with `unimodal`, also train_loss_<modality> and train_acc_<modality>.
+
+    The metrics of a step's micro-batches add up to the step's.
+
+    Arguments:
+        batch_losses: `losses` of this micro-batch.
+        share: this micro-batch's share of the step's samples.
+    """
+    heads = {"": (batch_losses.joint, outputs.joint)}
+    if unimodal:
+        heads |= {f"_{name}": (loss, outputs.unimodal[name]) for name, loss in batch_losses.unimodal.items()}
+    weight = share / max(len(labels), 1)
+    metrics = {f"train_loss{head}": loss.detach() for head, (loss, _) in heads.items()}
+    for head, (_, logits) in heads.items():
+        metrics[f"train_acc{head}"] = is_correct(logits, labels).double().sum() * weight
+    return metrics
+
+
+def micro_batch_count(samples: int, batch_size: int, accumulate: int) -> int:
+    """Number of micro-batches that a batch is split into.
+
+    `accumulate` for a full batch; fewer for a smaller one, as long as its micro-batches are no larger than those of a
+    full batch.
+    """
+    return math.ceil(samples * accumulate / batch_size)
+
+
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """A batch as `count` micro-batches, which share its memory and differ in size by at most one sample."""
+    inputs = {name: values.tensor_split(count) for name, values in batch.inputs.items()}
+    labels_and_indices = zip(batch.labels.tensor_split(count), batch.indices.tensor_split(count), strict=True)
+    return [
+        Batch({name: parts[number] for name, parts in inputs.items()}, labels, indices)
+        for number, (labels, indices) in enumerate(labels_and_indices)
+    ]

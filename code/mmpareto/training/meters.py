@@ -1,4 +1,4 @@
-"""What is kept of the steps of an epoch, without waiting for the device."""
+"""Quantities that are collected over the steps of an epoch, without waiting for the device at every step."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +13,9 @@ Item = TypeVar("Item")
 
 
 class Meter:
-    """Weighted means of a fixed set of figures over the steps of an epoch, summed on the device in float64.
+    """Weighted means of a fixed set of metrics over the steps of an epoch, summed on the device in float64.
 
-    A figure that is not finite is left out: under fp16 it is of a step that the scaler skips.
+    Non-finite values are left out: under fp16 they belong to steps that the gradient scaler skips.
     """
 
     def __init__(self) -> None:
@@ -23,107 +23,110 @@ class Meter:
         self.sums: Tensor | None = None
         self.weight = 0
 
-    def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Add a step's figures, () each, with the weight of its samples."""
-        step = torch.stack([value.detach().double() for value in values.values()])
-        finite = step.isfinite()
-        step = torch.stack([torch.where(finite, step, 0.0), finite]) * weight  # (2, figures): sums and weights
-        self.names = list(values)
-        self.sums = step if self.sums is None else self.sums + step
+    def add(self, metrics: Mapping[str, Tensor], weight: int) -> None:
+        """Add a step's metrics, () each, weighted by its number of samples."""
+        values = torch.stack([value.detach().double() for value in metrics.values()])
+        finite = values.isfinite()
+        sums = torch.stack([torch.where(finite, values, 0.0), finite]) * weight  # (2, metrics): sums and weights
+        self.names = list(metrics)
+        self.sums = sums if self.sums is None else self.sums + sums
         self.weight += weight
 
     def means(self) -> dict[str, float]:
-        """The means so far, NaN where no step gave a finite figure; waits for the device."""
+        """The means so far, NaN for a metric without a finite value; waits for the device."""
         if self.sums is None:
             return {}
         return dict(zip(self.names, (self.sums[0] / self.sums[1]).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and builtins."""
+        """The state in tensors and builtins."""
         return {"names": self.names, "sums": self.sums, "weight": self.weight}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take up `state_dict`."""
+        """Restore `state_dict`."""
         self.names, self.weight = list(state["names"]), state["weight"]
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 
 def report_metrics(report: Report) -> dict[str, Tensor]:
-    """What a method's report says, as () tensors named for metrics.jsonl.
+    """A method's report as () tensors, by their names in metrics.jsonl.
 
-    Weights and the rescaling factor are means over groups; the conflict rate is the share of groups in conflict.
+    Weights and the rescaling factor are means over groups; the conflict rate is the fraction of groups in conflict.
     """
-    figures: dict[str, Tensor] = {}
-    for modality, seen in report.items():
-        weights = seen.weights.mean(0)
-        figures |= {f"conflict_rate_{modality}": seen.conflict.double().mean(), f"cosine_{modality}": seen.cosine}
-        for place, name in enumerate(("joint", "unimodal")):
-            figures |= {f"norm_{name}_{modality}": seen.norms[place], f"weight_{name}_{modality}": weights[place]}
-        figures[f"rescale_{modality}"] = seen.rescale.mean()
-    return figures | report.figures
+    metrics: dict[str, Tensor] = {}
+    for modality, encoder in report.items():
+        weights = encoder.weights.mean(0)
+        metrics |= {f"conflict_rate_{modality}": encoder.conflict.double().mean(), f"cosine_{modality}": encoder.cosine}
+        for column, loss in enumerate(("joint", "unimodal")):
+            metrics |= {
+                f"norm_{loss}_{modality}": encoder.norms[column],
+                f"weight_{loss}_{modality}": weights[column],
+            }
+        metrics[f"rescale_{modality}"] = encoder.rescale.mean()
+    return metrics | report.metrics
 
 
-class Waiting:
-    """How long was waited for data.
+class WaitTimer:
+    """Measures the time spent waiting for batches.
 
-    With a GPU, the step before may still be computing meanwhile, so that the GPU itself waited no longer than this.
+    A GPU may still be computing the previous step meanwhile, so it is idle for at most this time.
 
     Attributes:
-        seconds: spent in asking for items, the start of loader processes included.
+        seconds: total waiting time, including the start of loader processes.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def of(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items; the time until each of them is there is added up."""
-        begin = time.monotonic()
+    def time(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the same items, adding the time until each of them is available."""
+        start = time.monotonic()
         for item in items:
-            self.seconds += time.monotonic() - begin
+            self.seconds += time.monotonic() - start
             yield item
-            begin = time.monotonic()
-        self.seconds += time.monotonic() - begin
+            start = time.monotonic()
+        self.seconds += time.monotonic() - start
 
 
 class NonFiniteError(Exception):
-    """A loss or its gradient is NaN or infinite; the message says where."""
+    """A loss or its gradient is NaN or infinite; the message names the step."""
 
 
-class FiniteWatch:
-    """Reads `report.finite` late, so that no step waits for the device for it.
+class FiniteMonitor:
+    """Checks `report.finite` of every step, a few steps late so that no step waits for the device.
 
     Arguments:
-        smallest_scale: under loss scaling, what is not finite above this scale is left to the scaler.
-        every: steps between two readings.
+        smallest_scale: with loss scaling, non-finite values above this scale are left to the gradient scaler.
+        every: number of steps between two checks.
     """
 
     def __init__(self, smallest_scale: float, every: int = 20) -> None:
         self.smallest_scale, self.every = smallest_scale, every
-        self._seen: list[tuple[int, int, list[str], Tensor]] = []
+        self._pending: list[tuple[int, int, list[str], Tensor]] = []
 
-    def see(self, epoch: int, step: int, report: Report, scale: Tensor | None) -> None:
-        """Note a step's flags; read them when it is time.
-
-        Raises:
-            NonFiniteError: see `read`.
-        """
-        settled = report.finite if scale is None else report.finite | (scale > self.smallest_scale)
-        self._seen.append((epoch, step, report.losses, settled))
-        if len(self._seen) >= self.every:
-            self.read()
-
-    def read(self) -> None:
-        """Read all flags noted so far; waits for the device.
+    def add(self, epoch: int, step: int, report: Report, scale: Tensor | None) -> None:
+        """Add a step's flags, and check all of them after every `every` steps.
 
         Raises:
-            NonFiniteError: names epoch, step and loss of the first that is not finite.
+            NonFiniteError: see `check`.
         """
-        seen, self._seen = self._seen, []
-        if not seen:
+        flags = report.finite if scale is None else report.finite | (scale > self.smallest_scale)
+        self._pending.append((epoch, step, report.losses, flags))
+        if len(self._pending) >= self.every:
+            self.check()
+
+    def check(self) -> None:
+        """Check all flags added since the last check; waits for the device.
+
+        Raises:
+            NonFiniteError: names epoch, step and losses of the first step with a non-finite loss or gradient.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        values = torch.cat([flags for *_, flags in seen]).tolist()
-        for epoch, step, names, flags in seen:
-            sound, values = values[: len(flags)], values[len(flags) :]
-            if not all(sound):
-                bad = " and ".join(name for name, fine in zip(names, sound, strict=True) if not fine)
-                raise NonFiniteError(f"epoch {epoch}, step {step}: the {bad} loss or its gradient is NaN or infinite")
+        values = iter(torch.cat([flags for *_, flags in pending]).tolist())  # one transfer from the device
+        for epoch, step, losses, _ in pending:
+            nonfinite = [loss for loss in losses if not next(values)]
+            if nonfinite:
+                names = " and ".join(nonfinite)
+                raise NonFiniteError(f"epoch {epoch}, step {step}: the {names} loss or its gradient is NaN or infinite")

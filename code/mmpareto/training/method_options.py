@@ -5,10 +5,10 @@ import difflib
 import inspect
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpareto.cli import truth
+from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.registry import Registry
@@ -17,128 +17,139 @@ Options = dict[str, Any]
 
 
 def method_name(spelling: str) -> str:
-    """The registered name of `spelling`, or torchjd:<Aggregator>; needs no torch.
+    """Return the registered name of `spelling`, or torchjd:<Aggregator>; needs no torch.
 
     Raises:
-        InputError: there is none; the message gives the nearest name.
+        InputError: no method is spelled so; the message gives the nearest name.
     """
     if spelling.lower().startswith(TORCHJD):
         return TORCHJD + spelling[len(TORCHJD) :]
     return Registry("method", dict.fromkeys(METHODS, "")).name(spelling)
 
 
-def read_options(
-    name: str, variant: str | None, words: Sequence[str], flags: Sequence[str]
-) -> tuple[str | None, Options]:
-    """What the command line says of the method's options: the variant (its first unless said), and every option.
-
-    Arguments:
-        words: what of the command line is no other flag, such as --gamma 2.
-        flags: the other flags, for the hint at a near miss.
+def variant_name(method: str, spelling: str) -> str:
+    """Return the present name of a method's variant, which may once have had another: `brief` is `per_tensor`.
 
     Raises:
-        InputError: the method has no such variant or option, or does not take the value.
+        InputError: the method has no such variant.
     """
-    kind = _class(name)
-    if variant is None:
-        variant = next(iter(kind.variants), None)
-    elif variant not in kind.variants:
+    kind = _class(method)
+    name = kind.variant_aliases.get(spelling, spelling)
+    if name not in kind.variants:
         known = f"it has {', '.join(kind.variants)}" if kind.variants else "it has none"
-        raise InputError(f"method {name!r} has no variant {variant!r}; {known}.")
+        raise InputError(f"method {method!r} has no variant {spelling!r}; {known}.")
+    return name
+
+
+def read_options(
+    method: str, variant: str | None, words: Sequence[str], flags: Sequence[str]
+) -> tuple[str | None, Options]:
+    """Return the variant (None: the method's first) and the value of every option.
+
+    Arguments:
+        words: the part of the command line that is no other flag, such as --gamma 2.
+        flags: names of the other flags, to suggest one for a misspelling.
+
+    Raises:
+        InputError: the method has no such variant or option, or refuses the value.
+    """
+    kind = _class(method)
+    variant = next(iter(kind.variants), None) if variant is None else variant_name(method, variant)
     defaults = {option.name: option.default for option in _options(kind) if option.default is not option.empty}
-    options = defaults | dict(kind.variants.get(variant, {})) | typed_options(name, words, flags)
-    make_method(name, options)
+    options = defaults | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
+    make_method(method, options)
     return variant, options
 
 
-def typed_options(name: str, words: Sequence[str], flags: Sequence[str]) -> Options:
-    """The options among `words`, converted as the method's class says; see `read_options`."""
-    options = _options(_class(name))
-    parser = argparse.ArgumentParser(
+def typed_options(method: str, words: Sequence[str], flags: Sequence[str]) -> Options:
+    """Return the options among `words`, converted to the types of the class's arguments; see `read_options`."""
+    options = _options(_class(method))
+    parser = ArgumentParser(
         prog="train.py",
-        usage=f"train.py --method {name} [--variant NAME] {' '.join(f'[--{o.name} …]' for o in options)}",
+        usage=f"train.py --method {method} [--variant NAME] {' '.join(f'[--{o.name} …]' for o in options)}",
         argument_default=argparse.SUPPRESS,
         add_help=False,
-        allow_abbrev=False,
     )
     for option in options:
-        kind, choices = _type(option.annotation)
-        parser.add_argument(f"--{option.name}", type=kind, choices=choices)
-    found, unknown = parser.parse_known_args(words)
+        parser.add_argument(f"--{option.name}", **_argument_options(option))
+    typed, unknown = parser.parse_known_args(words)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(flag, [f"--{name}" for name in [*(o.name for o in options), *flags]], n=1)
+        names = [option.name for option in options]
+        near = difflib.get_close_matches(flag, [f"--{name}" for name in [*names, *flags]], n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        own = ", ".join(f"--{option.name}" for option in options) or "none"
-        raise InputError(f"unknown flag {flag}.{hint} The options of method {name!r}: {own}; other flags: --help.")
-    return vars(found)
+        known = ", ".join(f"--{name}" for name in names) or "none"
+        raise InputError(f"unknown flag {flag}.{hint} Options of method {method!r}: {known}; other flags: --help.")
+    return vars(typed)
 
 
-def make_method(name: str, options: Options) -> Any:
-    """The method with these options.
+def make_method(method: str, options: Mapping[str, Any]) -> Any:
+    """Return the method with these options.
 
     Raises:
-        InputError: a value is out of range, the options do not go together, or one is missing.
+        InputError: a value is out of range, the options cannot be combined, or one is missing.
     """
-    kind = _class(name)
-    missing = [o.name for o in _options(kind) if o.default is o.empty and o.name not in options]
-    if missing:
-        raise InputError(f"method {name!r} needs --{missing[0]}.")
+    from mmpareto.integration import Refresh  # imports torch
+
+    kind = _class(method)
+    for option in _options(kind):
+        if option.default is option.empty and option.name not in options:
+            raise InputError(f"method {method!r} needs --{option.name}.")
+    arguments = {"refresh": 1, **options}
+    refresh = arguments.pop("refresh")
     try:
-        return kind(**options)
+        made = kind(**arguments)
+        return made if refresh == 1 else Refresh(made, refresh)
     except (TypeError, ValueError) as error:
-        raise InputError(f"--method {name}: {error}.") from error
+        raise InputError(f"--method {method}: {error}.") from error
 
 
 def methods_text() -> str:
-    """Every method in a paragraph: its name, what it does, its source, options with their defaults, and variants."""
-    parts = [_paragraph(name, METHODS[name]) for name in METHODS]
+    """Describe every method in a paragraph: what it does, its source, variants, and options with their defaults."""
     from mmpareto.integration.methods.torchjd import TorchJD
 
     known = TorchJD.known()
-    there = f"installed: {', '.join(known)}" if known else "the library is not installed: pip install torchjd"
-    parts.append(f"{TORCHJD}NAME\n" + _lines(f"Any aggregator of TorchJD; {there}.", TorchJD.source))
-    return "\n\n".join(parts)
+    library = f"installed: {', '.join(known)}" if known else "the library is not installed: pip install torchjd"
+    torchjd = f"{TORCHJD}NAME\n" + _indented(f"Any aggregator of TorchJD; {library}.", TorchJD.source)
+    return "\n\n".join([*(_paragraph(name, METHODS[name]) for name in METHODS), torchjd])
 
 
 def _paragraph(name: str, kind: Any) -> str:
-    chosen = dict(next(iter(kind.variants.values()), {}))
-    options = "  ".join(f"--{o.name} {_shown(chosen.get(o.name, o.default))}" for o in _options(kind))
-    variants = " | ".join(kind.variants)
+    first_variant = dict(next(iter(kind.variants.values()), {}))
+    options = "  ".join(f"--{o.name} {_text(first_variant.get(o.name, o.default))}" for o in _options(kind))
     lines = [(kind.__doc__ or "").partition("\n")[0], kind.source]
-    lines += [f"--variant {variants}"] if variants else []
+    lines += [f"--variant {' | '.join(kind.variants)}"] if kind.variants else []
     lines += [options] if options else []
-    return f"{name}\n" + _lines(*lines)
+    return f"{name}\n" + _indented(*lines)
 
 
-def _lines(*lines: str) -> str:
+def _indented(*lines: str) -> str:
     return "\n".join(textwrap.fill(line, 116, initial_indent="    ", subsequent_indent="      ") for line in lines)
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return "(unset)" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _class(name: str) -> Any:
+def _class(method: str) -> Any:
     try:
-        return METHODS[name]
-    except ValueError as error:  # of TorchJD: no library, or no such aggregator
-        raise InputError(f"--method {name}: {error}.") from error
+        return METHODS[method]
+    except KeyError:
+        raise InputError(f"unknown method {method!r}.") from None
+    except ValueError as error:  # TorchJD is not installed, or has no such aggregator
+        raise InputError(f"--method {method}: {error}.") from error
 
 
 def _options(kind: Any) -> list[inspect.Parameter]:
     """The arguments of a method's class that a command line can give: numbers, words, and lists of numbers."""
-    return [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _type(o.annotation)[0]]
+    options = [o for o in inspect.signature(kind, eval_str=True).parameters.values() if _argument_options(o)]
+    if kind.refreshable:  # not an argument of the class: `make_method` wraps the method
+        options.append(inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int))
+    return options
 
 
-def _type(annotation: Any) -> tuple[Any, Sequence[Any] | None]:
-    """How argparse converts an argument of this type, and what it may be; None where it cannot."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return str, typing.get_args(annotation)
-    members = typing.get_args(annotation) or (annotation,)
+def _argument_options(option: inspect.Parameter) -> dict[str, Any]:
+    members = typing.get_args(option.annotation) or (option.annotation,)
     if any(getattr(member, "__name__", "") == "Tensor" for member in members):
-        return str, None  # numbers with commas between; the method reads them
-    for kind, convert in ((bool, truth), (int, int), (float, float), (str, str)):
-        if kind in members:
-            return convert, None
-    return None, None
+        return {"type": str}  # numbers separated by commas, which the method converts
+    return argument_options(option.annotation)

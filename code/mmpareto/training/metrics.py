@@ -1,65 +1,69 @@
-"""What is reported about a model's outputs."""
+"""Metrics of logits and predicted scores."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Figures of N samples and C classes, as plain numbers and lists (ready for JSON), by scikit-learn.
+    """Metrics of N samples and C classes in plain numbers and lists (ready for JSON).
 
     Arguments:
         logits: (N, C), finite.
         labels: (N,), integers in 0 … C − 1.
 
     Returns:
-        accuracy: fraction of the samples whose largest logit is that of their label.
-        per_class_accuracy: the same within every class (its recall); None for a class without samples.
-        macro_f1: mean of the F1 scores over the classes that occur among labels or predictions.
-        mAP: mean over the classes with samples of the average precision Σ (Rₙ − Rₙ₋₁)·Pₙ, one class against the
-            rest, ranked by softmax; equal scores share one threshold.
-        confusion: C lists of C counts; row = label, column = prediction.
+        accuracy: fraction of samples whose largest logit is that of the label.
+        per_class_accuracy: accuracy (recall) within each class; None for a class without samples.
+        macro_f1: mean F1 score of the classes that occur among labels or predictions.
+        mAP: mean average precision Σ (Rₙ − Rₙ₋₁)·Pₙ of the classes with samples, each against the rest, ranked by
+            softmax; equal scores share one threshold.
+        confusion: C lists of C counts; rows are labels, columns predictions.
 
     Raises:
-        ValueError: the shapes do not fit, N is 0, or a label is out of range.
+        ValueError: the shapes do not match, N is 0, or a label is out of range.
     """
-    from sklearn import metrics  # here, since it takes more than a second to import
+    import sklearn  # here, because the import takes more than a second
+    from sklearn.metrics import average_precision_score
 
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits (N, C) and labels (N,) with N ≥ 1 expected, got {logits.shape} and {labels.shape}")
-    classes = logits.shape[1]
+    n_classes = logits.shape[1]
     truth, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-    if truth.min() < 0 or truth.max() >= classes:
-        raise ValueError(f"labels from 0 to {classes - 1} expected, got {truth.min()} to {truth.max()}")
-    confusion = metrics.confusion_matrix(truth, predicted, labels=range(classes))
-    samples = confusion.sum(axis=1)
-    # In float64: in float32, probabilities near 1 that differ would tie.
+    if truth.min() < 0 or truth.max() >= n_classes:
+        raise ValueError(f"labels from 0 to {n_classes - 1} expected, got {truth.min()} to {truth.max()}")
+    confusion = np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+    correct, samples = confusion.diagonal(), confusion.sum(axis=1)
+    occurrences = samples + confusion.sum(axis=0)  # among labels and among predictions
+    # In float64: in float32, different probabilities near 1 would tie.
     scores = logits.detach().cpu().double().softmax(dim=1).numpy()
-    precisions = [metrics.average_precision_score(truth == c, scores[:, c]) for c in range(classes) if samples[c]]
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        precisions = [average_precision_score(truth == c, scores[:, c]) for c in range(n_classes) if samples[c]]
     return {
-        "accuracy": float(metrics.accuracy_score(truth, predicted)),
-        "per_class_accuracy": [float(confusion[c, c] / samples[c]) if samples[c] else None for c in range(classes)],
-        "macro_f1": float(metrics.f1_score(truth, predicted, average="macro", zero_division=0)),
+        "accuracy": float(correct.sum() / len(truth)),
+        "per_class_accuracy": [float(correct[c] / samples[c]) if samples[c] else None for c in range(n_classes)],
+        "macro_f1": float(np.mean((2 * correct / np.maximum(occurrences, 1))[occurrences > 0])),
         "mAP": float(sum(precisions) / len(precisions)),
         "confusion": confusion.tolist(),
     }
 
 
 def regression_metrics(outputs: Tensor, scores: Tensor) -> dict[str, Any]:
-    """Figures of N predicted scores, as plain numbers.
+    """Metrics of N predicted scores, in plain numbers.
 
     Arguments:
         outputs: (N, 1), finite.
-        scores: (N,) the true ones.
+        scores: (N,) true scores.
 
     Returns:
-        accuracy: fraction of the samples whose sign is right, 0 counting as negative.
+        accuracy: fraction of samples whose predicted sign is correct; 0 counts as negative.
         mae: mean absolute error.
-        correlation: Pearson's; None where one side is constant.
+        correlation: Pearson's; None if predicted or true scores are constant.
 
     Raises:
-        ValueError: the shapes do not fit, or N is 0.
+        ValueError: the shapes do not match, or N is 0.
     """
     if outputs.shape != (len(scores), 1) or not len(scores):
         raise ValueError(f"outputs (N, 1) and scores (N,) with N ≥ 1 expected, got {outputs.shape} and {scores.shape}")

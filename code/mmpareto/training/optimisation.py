@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""The optimiser and its learning rate schedule."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from mmpareto.training.settings import Settings
 
 
 def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all parameters; it leaves alone those that have no gradient."""
+    """The optimiser of all parameters; parameters without a gradient are not changed."""
     rate, decay = settings.learning_rate, settings.weight_decay
     fused = is_fused(settings.fused, settings.amp)
     if settings.optimizer == "sgd":
@@ -17,18 +17,18 @@ def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimi
     return kind(network.parameters(), lr=rate, weight_decay=decay, fused=fused)
 
 
-def is_fused(asked: bool, amp: str | None) -> bool | None:
-    """An optimiser's `fused`. Under fp16 always: a fused optimiser skips an overflow without asking the host."""
-    return True if asked or amp == "fp16" else None
+def is_fused(fused: bool, amp: str | None) -> bool | None:
+    """The optimiser's `fused` argument: always True under fp16, where it skips an overflow without a host sync."""
+    return True if fused or amp == "fp16" else None
 
 
 def learning_rate(settings: Settings, epoch: int) -> float:
     """The learning rate of an epoch (from 1)."""
-    falls = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
-    return settings.learning_rate * settings.lr_decay_ratio**falls
+    decays = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
+    return settings.learning_rate * settings.lr_decay_ratio**decays
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Settings, epoch: int) -> None:
-    """Give the optimiser the learning rate of an epoch (from 1)."""
+    """Set the optimiser's learning rate to that of an epoch (from 1)."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, epoch)

@@ -1,4 +1,4 @@
-"""Linear probe: what a frozen encoder's feature tells about the class."""
+"""Linear probes: linear heads fitted to the features of frozen encoders."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
@@ -6,40 +6,40 @@ from torch import Tensor
 
 from mmpareto.training.evaluation import Predictions
 
+Head = dict[str, Tensor]
 
-def linear_probe(training: Predictions) -> dict[str, dict[str, Tensor]]:
-    """Fit a fresh linear head for every modality on the frozen features of the training set.
 
-    The unimodal heads of a model trained on the joint loss alone are as they were initialised, so that their own
-    accuracy means nothing.
+def linear_probe(training: Predictions) -> dict[str, Head]:
+    """A linear head per modality, fitted to the features of the training set.
+
+    It measures the unimodal accuracy of a model trained on the joint loss alone, whose own unimodal heads are still as
+    initialised.
 
     Arguments:
         training: the model's outputs on the training set, without augmentation.
 
     Returns:
-        Modality → {"weight": (C, F), "bias": (C,)} for that modality's head.
+        Modality → {"weight": (C, F), "bias": (C,)}.
     """
+    features, labels = training.outputs.features, training.labels
+    if labels.is_floating_point():
+        return {name: fit_ridge_regression(values, labels) for name, values in features.items()}
     n_classes = training.outputs.joint.shape[1]
-    if training.labels.is_floating_point():
-        return {name: fit_scores(values, training.labels) for name, values in training.outputs.features.items()}
-    return {name: fit_head(values, training.labels, n_classes) for name, values in training.outputs.features.items()}
+    return {name: fit_logistic_regression(values, labels, n_classes) for name, values in features.items()}
 
 
-def fit_head(features: Tensor, labels: Tensor, n_classes: int, decay: float = 1e-3) -> dict[str, Tensor]:
-    """Multinomial logistic regression on standardised features, by L-BFGS in float64 until it stands still.
+def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int, decay: float = 1e-3) -> Head:
+    """Multinomial logistic regression on standardised features, by L-BFGS in float64 until convergence.
 
     Arguments:
         features: (N, F).
         labels: (N,) class indices.
-        decay: weight of ½‖W‖² beside the mean cross-entropy; without it, separable classes have no minimum.
+        decay: factor of ½‖W‖², which is added to the mean cross-entropy; without it, separable classes have no minimum.
 
     Returns:
-        The head's weight (C, F) and bias (C,) for the features as they are, float32.
+        Weight (C, F) and bias (C,) for features that are not standardised, float32.
     """
-    x = features.double()
-    mean, std = x.mean(0), x.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    x = (x - mean) / std
+    x, mean, std = _standardised(features)
     weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(n_classes, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -57,12 +57,27 @@ def fit_head(features: Tensor, labels: Tensor, n_classes: int, decay: float = 1e
     return {"weight": scaled.float(), "bias": (bias.detach() - scaled @ mean).float()}
 
 
-def fit_scores(features: Tensor, scores: Tensor, decay: float = 1e-3) -> dict[str, Tensor]:
-    """Ridge regression on standardised features, by its normal equations in float64; otherwise as `fit_head`."""
-    x, y = features.double(), scores.double()
+def fit_ridge_regression(features: Tensor, scores: Tensor, decay: float = 1e-3) -> Head:
+    """Ridge regression on standardised features, by the normal equations in float64.
+
+    Arguments:
+        features: (N, F).
+        scores: (N,).
+        decay: factor of ½‖w‖², which is added to half the mean squared error.
+
+    Returns:
+        Weight (1, F) and bias (1,) for features that are not standardised, float32.
+    """
+    x, mean, std = _standardised(features)
+    y = scores.double()
+    gramian = x.T @ x / len(x) + decay * torch.eye(x.shape[1], dtype=x.dtype)
+    weight = torch.linalg.solve(gramian, x.T @ (y - y.mean()) / len(x)) / std
+    return {"weight": weight.float().unsqueeze(0), "bias": (y.mean() - weight @ mean).float().unsqueeze(0)}
+
+
+def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features scaled to mean 0 and deviation 1, and the original mean and deviation (1 for a constant), float64."""
+    x = features.double()
     mean, std = x.mean(0), x.std(0, correction=0)
     std = torch.where(std > 0, std, 1.0)
-    x = (x - mean) / std
-    gram = x.T @ x / len(x) + decay * torch.eye(x.shape[1], dtype=x.dtype)
-    weight = torch.linalg.solve(gram, x.T @ (y - y.mean()) / len(x)) / std
-    return {"weight": weight.float().unsqueeze(0), "bias": (y.mean() - weight @ mean).float().unsqueeze(0)}
+    return (x - mean) / std, mean, std

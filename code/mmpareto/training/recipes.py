@@ -1,4 +1,4 @@
-"""Hyper-parameters as data: per data set, what released codes and what the paper's text use, each with its source.
+"""Recipes: the training hyper-parameters of the released codes and of the papers, per data set and with their sources.
 
 A recipe sets training hyper-parameters only; the options of a method are its variant's. Any flag overrides it.
 """
@@ -9,7 +9,7 @@ from mmpareto.errors import InputError
 
 
 class Value(NamedTuple):
-    """A hyper-parameter and where it comes from."""
+    """The value of a hyper-parameter, and its source."""
 
     value: Any
     source: str
@@ -22,10 +22,10 @@ RELEASED_LOADER = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, dataset/a
 NOT_IN_PAPER = f"not given in the paper; {RELEASED_CODE}"
 DGL_CODE = "released DGL code (shicaiwei123/ICCV2025-GDL)"
 NOT_IN_DGL = f"as {RELEASED_CODE}; both descend from OGM-GE's code"
-OGM_CODE = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022): three frames a clip on Kinetics-Sounds"
+OGM_CODE = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022): three frames per clip on Kinetics-Sounds"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
 CHOSEN = "chosen here; the sources do not say"
-CPU_SIZED = "chosen here so that the stand-in trains in minutes on two CPU cores"
+CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two CPU cores"
 
 _RELEASED = {
     "encoder": Value("resnet18", "released MMPareto code (models/backbone.py), from scratch"),
@@ -46,8 +46,8 @@ _RELEASED = {
     "audio_frames": Value(1024, RELEASED_LOADER),
     "audio_pool": Value((1, 1), RELEASED_LOADER),
 }
-# Over any recipe where the optimiser is Adam.
-ADAM = {"weight_decay": Value(0.0, f"{RELEASED_CODE}: weight decay is SGD's alone")}
+# Overrides any recipe under --optimizer adam.
+ADAM = {"weight_decay": Value(0.0, f"{RELEASED_CODE}: weight decay with SGD only")}
 _PAPER = {name: Value(value, NOT_IN_PAPER) for name, (value, _) in _RELEASED.items()} | {
     "learning_rate": Value(1e-3, "MMPareto paper, experimental settings"),
     "optimizer": Value("sgd", "MMPareto paper, experimental settings"),
@@ -71,21 +71,25 @@ _STAND_IN = {name: Value(value, CPU_SIZED) for name, (value, _) in _RELEASED.ite
     "epochs": Value(9, CPU_SIZED),
     "image_size": Value(64, CPU_SIZED),
     "crop_scale": Value((0.6, 1.0), CPU_SIZED),
-    "audio_frames": Value(320, f"{CPU_SIZED}: a clip of 3.2 s has no more"),
+    "audio_frames": Value(320, f"{CPU_SIZED}: the length of a clip of 3.2 s"),
     "audio_pool": Value((4, 2), CPU_SIZED),
 }
 
 _DGL_STAND_IN = _STAND_IN | {
     "scheduler": Value("step", CPU_SIZED),
-    "lr_decay_step": Value(6, f"{CPU_SIZED}: at seven tenths of the run, as in the {DGL_CODE}"),
+    "lr_decay_step": Value(6, f"{CPU_SIZED}: after 70% of the epochs, as in the {DGL_CODE}"),
     "clip_grad": Value(40.0, DGL_CODE),
     "frames": Value(1, DGL_CODE),
 }
 
 
 def _over(base: Recipe, source: str, **values: Any) -> Recipe:
-    """A recipe with other values, all of them from one source."""
+    """The recipe with these values replaced, all of them from one source."""
     return base | {name: Value(value, source) for name, value in values.items()}
+
+
+def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
+    return {"released": _over(_RELEASED, source, **values), "paper": _over(_PAPER, source, **values)}
 
 
 _THREE_FRAMES = {"frames": 3}
@@ -102,27 +106,23 @@ _SEQUENCES = {
 RECIPES: dict[str, dict[str, Recipe]] = {
     "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL},
     "kinetics_sounds": {
-        "released": _over(_RELEASED, OGM_CODE, **_THREE_FRAMES),
-        "paper": _over(_PAPER, OGM_CODE, **_THREE_FRAMES),
+        **_released_and_paper(OGM_CODE, **_THREE_FRAMES),
         "dgl": _over(_DGL, f"{DGL_CODE}, on Kinetics-Sounds", audio="fbank", audio_frames=1024, **_THREE_FRAMES),
     },
-    "cgmnist": {"released": _over(_RELEASED, DIGITS, **_DIGITS), "paper": _over(_PAPER, DIGITS, **_DIGITS)},
+    "cgmnist": _released_and_paper(DIGITS, **_DIGITS),
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
-    "mosi": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
-    "mosei": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
-    "chsims": {"released": _over(_RELEASED, CHOSEN, **_SEQUENCES), "paper": _over(_PAPER, CHOSEN, **_SEQUENCES)},
+    "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
+    "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),
+    "chsims": _released_and_paper(CHOSEN, **_SEQUENCES),
     "vggsound": {"released": _RELEASED, "paper": _PAPER},
     "ave": {"released": _RELEASED, "paper": _PAPER},
-    "ucf101": {
-        "released": _over(_RELEASED, CHOSEN, **_THREE_FRAMES),
-        "paper": _over(_PAPER, CHOSEN, **_THREE_FRAMES),
-    },
+    "ucf101": _released_and_paper(CHOSEN, **_THREE_FRAMES),
     "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
 }
 
 
 def recipe(dataset: str, name: str) -> Recipe:
-    """The recipe `name` of a data set.
+    """Return the recipe `name` of a data set.
 
     Raises:
         InputError: the data set has no such recipe.

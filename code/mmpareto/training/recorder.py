@@ -1,8 +1,8 @@
-"""What the losses' gradients looked like on the way, layer by layer: `--record-gradients N` writes gradients.npz.
+"""Gradients of the losses during training, layer by layer: `--record-gradients N` writes gradients.npz.
 
 Steps 1, N + 1, 2N + 1 … of the run are recorded; the first one shows the freshly initialised network. A layer is a
-trainable tensor of an encoder, an objective a loss that the method descends, as it is before the method weighs it. With
-R recorded steps, P layers of modality <m>, n objectives, and G and R' groups of the method's report, the file holds
+trainable tensor of an encoder. An objective is a loss that the method descends, before the method weights it. With R
+recorded steps, P layers of modality <m>, n objectives, and G and R' groups of the method's report, the file holds
 
     step, epoch                 (R,) int64, both from 1; steps are counted through the whole run
     modalities, objectives      names; objectives are "joint" and "unimodal", or the one that the method descends
@@ -13,10 +13,10 @@ R recorded steps, P layers of modality <m>, n objectives, and G and R' groups of
     weights_<m>                 (R, G, n) float32: α  ⎫
     conflict_<m>                (R, G) float32: 0, 1  ⎬ of methods that report on gradients (`EncoderReport`)
     rescale_<m>                 (R, R') float32: λ    ⎭
-    dataset, method, seed, every, banner    of the run; every is N, banner what must be said of results on this data
+    dataset, method, seed, every, banner    of the run; every is N, banner a warning about results on this data
 
-NaN stands where a recorded step lacks what another has: of the objective that a method does not descend at the time.
-`numpy.load(…, allow_pickle=False)` reads it.
+NaN marks values that a recorded step lacks but another has: of an objective that the method did not descend then.
+`numpy.load(…, allow_pickle=False)` reads the file.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from torch import Tensor
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
-from mmpareto.integration.gradients import Gradients, differentiate, separate_passes
+from mmpareto.integration.differentiation import Gradients, differentiate, separate_passes
 from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
@@ -49,17 +49,13 @@ REPORTED = ("weights", "conflict", "rescale")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
-    """One step: its number in the run, its epoch, and figures by the names of gradients.npz."""
+class StepGradients:
+    """The gradients of a step's micro-batches so far, before the method runs.
 
-    step: int
-    epoch: int
-    figures: dict[str, Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """The gradients of one step so far, its number in the run, its epoch, and modality → its objectives' names."""
+    Attributes:
+        step, epoch: as in gradients.npz.
+        objectives: modality → names of the encoder's objectives.
+    """
 
     step: int
     epoch: int
@@ -67,79 +63,88 @@ class Measured:
     gradients: Gradients
 
 
+@dataclasses.dataclass(frozen=True)
+class StepRecord:
+    """The record of one step; `values` by the names of gradients.npz, without the dimension R."""
+
+    step: int
+    epoch: int
+    values: dict[str, Tensor]
+
+
 class GradientRecorder:
-    """Measures gradients beside the training, which goes on bit by bit as without it.
+    """Records gradients during training; results of the training are bit-identical to those without it.
 
     Arguments:
-        settings, network, method: of the run; without `record_gradients`, nothing is recorded.
-        samples: of the training set.
+        settings, network, method: of the run. Without `record_gradients`, every method does nothing.
+        samples: number of samples in the training set.
     """
 
     def __init__(self, settings: Settings, samples: int, network: MultimodalNetwork, method: Method) -> None:
         self._settings, self._network, self._method = settings, network, method
         self._every = settings.record_gradients
-        self._steps_an_epoch = math.ceil(samples / settings.batch_size)
+        self._steps_per_epoch = math.ceil(samples / settings.batch_size)
         self._layers = {
             modality: {name: p for name, p in encoder.named_parameters() if p.requires_grad}
             for modality, encoder in network.encoders.items()
         }
-        self._measured: Measured | None = None
-        self._fresh: list[Recorded] = []  # on the device until the file is written: no step waits for it
-        self._written: list[tuple[int, int, dict[str, np.ndarray]]] = []
+        self._step: StepGradients | None = None
+        self._on_device: list[StepRecord] = []  # until the file is written, so that no step waits for the device
+        self._on_host: list[tuple[int, int, dict[str, np.ndarray]]] = []  # step, epoch, values
 
     def measure(
         self, epoch: int, step: int, joint: Tensor, unimodal: Mapping[str, Tensor], scale: Tensor | None
     ) -> None:
-        """Take the gradients of this step's losses, whose graph is kept, if the step is to be recorded.
+        """Compute the gradients of a step's losses, keeping their graph, if the step is to be recorded.
 
-        Called more than once before `keep`, it adds them up: of losses that add up to the step's.
+        Gradients of several calls before `finish_step` are added up, for micro-batches.
 
         Arguments:
             epoch, step: from 1; the step within the epoch.
-            scale: the factor of a gradient scaler, which no figure bears.
+            scale: factor of a gradient scaler; recorded values are unscaled.
         """
-        number = (epoch - 1) * self._steps_an_epoch + step
+        number = (epoch - 1) * self._steps_per_epoch + step
         if self._every is None or (number - 1) % self._every:
             return
         objectives = self._objectives(joint, unimodal)
-        passes = [dataclasses.replace(run, outside=False) for run in separate_passes(objectives)]
+        passes = [dataclasses.replace(one, outside=False) for one in separate_passes(objectives)]
         gradients = differentiate(objectives, passes, scale, retain_graph=True)
-        if self._measured is not None:
-            self._measured.gradients.add(gradients)
+        if self._step is not None:
+            self._step.gradients.add_(gradients)
         else:
             names = {modality: encoder.objectives for modality, encoder in objectives.encoders.items()}
-            self._measured = Measured(number, epoch, names, gradients)
+            self._step = StepGradients(number, epoch, names, gradients)
 
-    def keep(self, report: Report) -> None:
-        """Keep what was measured, if anything, and what the method reports of the same step."""
-        measured, self._measured = self._measured, None
-        if measured is None:
+    def finish_step(self, report: Report) -> None:
+        """Record the step, if it was measured, together with the method's report."""
+        step, self._step = self._step, None
+        if step is None:
             return
-        figures: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         with torch.no_grad():
-            if self._method.over is not None:
+            if self._method.reduce is not None:
                 parameters = {modality: list(layers.values()) for modality, layers in self._layers.items()}
-                self._method.over.begin().finish(parameters, measured.gradients)
-            for modality, objectives in measured.objectives.items():
+                self._method.reduce.begin().finish(parameters, step.gradients)
+            for modality, objectives in step.objectives.items():
                 names = [JOINT if name == JOINT else UNIMODAL for name in objectives]
-                grams = gramians(measured.gradients.encoders[modality], measured.gradients.scale)
-                figures |= layer_figures(modality, names, grams)
-        for modality, seen in report.items():
-            figures |= {f"{name}_{modality}": getattr(seen, name).float() for name in REPORTED}
-        self._fresh.append(Recorded(measured.step, measured.epoch, figures))
+                layer_gramians = gramians(step.gradients.encoders[modality], step.gradients.scale)
+                values |= layer_metrics(modality, names, layer_gramians)
+        for modality, encoder_report in report.items():
+            values |= {f"{name}_{modality}": getattr(encoder_report, name).float() for name in REPORTED}
+        self._on_device.append(StepRecord(step.step, step.epoch, values))
 
     def write(self, folder: Path) -> None:
-        """Write all records, if any are asked for, into the run's folder; waits for the device."""
+        """Write all records to gradients.npz in the run's folder; waits for the device."""
         if self._every is None:
             return
-        fresh, self._fresh = self._fresh, []
-        for one in fresh:
-            self._written.append((one.step, one.epoch, {name: t.cpu().numpy() for name, t in one.figures.items()}))
-        steps, epochs = ([record[place] for record in self._written] for place in (0, 1))
-        stacked = _stacked([figures for _, _, figures in self._written])
+        for record in self._on_device:
+            values = {name: value.cpu().numpy() for name, value in record.values.items()}
+            self._on_host.append((record.step, record.epoch, values))
+        self._on_device = []
+        stacked = _stacked([values for *_, values in self._on_host])
         about: dict[str, Any] = {
-            "step": np.array(steps, dtype=np.int64),
-            "epoch": np.array(epochs, dtype=np.int64),
+            "step": np.array([step for step, *_ in self._on_host], dtype=np.int64),
+            "epoch": np.array([epoch for _, epoch, _ in self._on_host], dtype=np.int64),
             "modalities": np.array(list(self._layers), dtype=np.str_),
             "objectives": np.array(
                 [name for name in OBJECTIVES if any(key.startswith(f"norm_{name}_") for key in stacked)], dtype=np.str_
@@ -155,88 +160,89 @@ class GradientRecorder:
             np.savez_compressed(temporary, **(about | stacked))
 
     def restore(self, folder: Path, epoch: int, steps: int) -> None:
-        """Take up the records of a run that goes on after `steps` steps of `epoch`; later ones are made anew.
+        """Load the records of a run that resumes after `steps` steps of `epoch`, without those of later steps.
 
-        Where the file is not there, recording begins here; its "step" says so.
+        If the file is missing, recording begins with the next steps.
 
         Raises:
-            InputError: the file is damaged or another run's.
+            InputError: the file is damaged or belongs to another run.
         """
         if self._every is None:
             return
         path = folder / GRADIENTS
         if not path.exists():
-            print(f"{path} is not there: the gradients are recorded from here on", flush=True)
+            print(f"{path} is missing: gradients are recorded from here on", flush=True)
             return
-        found = read_records(path)
-        if list(found["modalities"]) != list(self._layers) or any(
-            list(found[f"layers_{modality}"]) != list(layers) for modality, layers in self._layers.items()
+        records = read_records(path)
+        if list(records["modalities"]) != list(self._layers) or any(
+            list(records[f"layers_{modality}"]) != list(layers) for modality, layers in self._layers.items()
         ):
-            raise InputError(f"{path} is of another network: remove it, and the gradients are recorded from here on.")
-        count = int((found["step"] <= (epoch - 1) * self._steps_an_epoch + steps).sum())
-        figures = {name: values for name, values in found.items() if _is_figure(name)}
-        self._written = [
-            (int(found["step"][row]), int(found["epoch"][row]), {name: v[row] for name, v in figures.items()})
+            raise InputError(f"{path} is of another network: remove it, and gradients are recorded from here on.")
+        count = int((records["step"] <= (epoch - 1) * self._steps_per_epoch + steps).sum())
+        values = {name: array for name, array in records.items() if _is_recorded_value(name)}
+        self._on_host = [
+            (int(records["step"][row]), int(records["epoch"][row]), {name: v[row] for name, v in values.items()})
             for row in range(count)
         ]
 
     def _objectives(self, joint: Tensor, unimodal: Mapping[str, Tensor]) -> Objectives:
-        """What the method descends at this time, an encoder's own losses each."""
-        own = self._method.descends_unimodal
+        """The losses that the method currently descends; for each encoder, the joint and its own unimodal loss."""
+        with_unimodal = self._method.descends_unimodal
         objectives = collect(
             joint if self._method.descends_joint else None,
-            unimodal if own else {},
-            {name: (layers.values(), [name] if own else []) for name, layers in self._layers.items()},
+            unimodal if with_unimodal else {},
+            {name: (layers.values(), [name] if with_unimodal else []) for name, layers in self._layers.items()},
         )
         objectives.interaction = self._network.interaction
         return objectives
 
 
-def layer_figures(modality: str, objectives: list[str], grams: Tensor) -> dict[str, Tensor]:
-    """Norms, and with two objectives cosines, of every layer, (P,) float32 each, by the names of gradients.npz.
+def layer_metrics(modality: str, objectives: list[str], layer_gramians: Tensor) -> dict[str, Tensor]:
+    """Norms, and cosines for two objectives, of every layer: (P,) float32 each, by their names in gradients.npz.
 
     Arguments:
         objectives: the n names of the columns.
-        grams: (P, n, n) inner products of the objectives' gradients.
+        layer_gramians: (P, n, n) inner products of the objectives' gradients.
     """
-    norms = grams.diagonal(dim1=-2, dim2=-1).sqrt()
-    figures = {f"norm_{name}_{modality}": norms[:, place].float() for place, name in enumerate(objectives)}
+    norms = layer_gramians.diagonal(dim1=-2, dim2=-1).sqrt()
+    metrics = {f"norm_{name}_{modality}": norms[:, column].float() for column, name in enumerate(objectives)}
     if len(objectives) == 2:
         product = norms.prod(-1)
-        cosine = torch.where(product == 0, 0.0, grams[:, 0, 1] / product)
-        figures[f"cosine_{modality}"] = cosine.clamp(-1, 1).float()  # rounding may lead beyond
-    return figures
+        cosine = torch.where(product == 0, 0.0, layer_gramians[:, 0, 1] / product)
+        metrics[f"cosine_{modality}"] = cosine.clamp(-1, 1).float()  # rounding may exceed 1
+    return metrics
 
 
 def read_records(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a gradients.npz, by the names of the module's docstring.
+    """The arrays of a gradients.npz, by the names in this module's docstring.
 
     Raises:
-        InputError: it is damaged, or no such file.
+        InputError: the file is missing, damaged, or another kind of file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        needed = ["step", "epoch", "modalities", "objectives", "dataset", "method", "seed", "every", "banner"]
-        needed += [f"layers_{modality}" for modality in found.get("modalities", [])]
-        if missing := [name for name in needed if name not in found]:
+            records = {name: file[name] for name in file.files}
+        required = ["step", "epoch", "modalities", "objectives", "dataset", "method", "seed", "every", "banner"]
+        required += [f"layers_{modality}" for modality in records.get("modalities", [])]
+        if missing := [name for name in required if name not in records]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        if any(len(found[name]) != len(found["step"]) for name in found if name == "epoch" or _is_figure(name)):
+        per_step = [name for name in records if name == "epoch" or _is_recorded_value(name)]
+        if any(len(records[name]) != len(records["step"]) for name in per_step):
             raise ValueError("its arrays are of different lengths")
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged ({reason}): put back a whole copy, or remove it.") from error
-    return found
+    return records
 
 
-def _is_figure(name: str) -> bool:
+def _is_recorded_value(name: str) -> bool:
     return name.partition("_")[0] in ("norm", "cosine", *REPORTED)
 
 
 def _stacked(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Figures by name with the records along the first axis; NaN where a record lacks one."""
-    shapes = {name: values.shape for figures in records for name, values in figures.items()}
+    """Recorded values by name, with the records along the first axis; NaN where a record lacks a value."""
+    shapes = {name: values.shape for record in records for name, values in record.items()}
     return {
-        name: np.stack([figures.get(name, np.full(shape, np.nan, dtype=np.float32)) for figures in records])
+        name: np.stack([record.get(name, np.full(shape, np.nan, dtype=np.float32)) for record in records])
         for name, shape in shapes.items()
     }

@@ -1,4 +1,4 @@
-"""From the settings to a finished run."""
+"""A training run, from its settings to its results."""
 
 import copy
 import sys
@@ -11,30 +11,33 @@ from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
+from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.training import devices
-from mmpareto.training.batch_norm import synchronised
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
-from mmpareto.training.distributed import ALONE, Processes, started_by_torchrun
+from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
 from mmpareto.training.loop import Trainer
+from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
-from mmpareto.training.step import part_count
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
 
 def train(request: Request) -> int:
-    """Do what the command line asks for, alone or as one of the processes that torchrun started; the exit status.
+    """Train as requested, in this process alone or as one of the processes that torchrun started.
+
+    Returns:
+        The exit status: 0; 1 if a loss was not finite; 130 or 143 if a signal stopped the run.
 
     Raises:
-        InputError: the data, a GPU or the folder is not there, or the checkpoint does not fit, and nothing was written;
-            or a file of the data turned out to be damaged on the way.
+        InputError: data, a GPU or a folder is missing, or the checkpoint does not match, and nothing was written; or a
+            data file turned out to be damaged during training.
     """
-    with started_by_torchrun() as processes:
+    with process_group() as processes:
         return _train(request, processes)
 
 
@@ -43,64 +46,70 @@ def _train(request: Request, processes: Processes) -> int:
     banner = DATASETS[settings.dataset].banner
     if banner:
         print(banner, flush=True)
-    processes.devices(settings.gpu_ids)  # refuses a GPU that is not there before anything is made
+    processes.devices(settings.gpu_ids)  # raises for a missing GPU before anything is written
     if request.stand_in:
-        print(f"{request.stand_in} is not there: the synthetic stand-in takes its place", flush=True)
-        processes.of_first(lambda: make_stand_in(settings))
+        print(f"{request.stand_in} does not exist: training on the synthetic stand-in instead", flush=True)
+        processes.run_on_rank0(lambda: make_stand_in(settings))
+
     trainer = make_trainer(settings, request.resume, processes)
-    where = f"{trainer.device}, {processes.share.count} processes" if processes.together else trainer.device
+    where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     print(f"{settings.name}: {trainer.data.record['clips']} on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
-        print(f"stopped by {stop} {where}, and saved; go on with: {_python()} code/train.py --resume {trainer.folder}")
+        resume = f"{_python()} code/train.py --resume {trainer.folder}"
+        print(f"stopped by {stop} {where}, and saved; continue with: {resume}")
         return stop.status
     except NonFiniteError as error:
-        saved = f"{trainer.folder / LAST} is from before" if (trainer.folder / LAST).exists() else "nothing was saved"
-        if processes.first:
+        last = trainer.folder / LAST
+        saved = f"{last} is from before" if last.exists() else "nothing was saved"
+        if processes.is_rank0:
             print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
         return 1
     finally:
         trainer.loaders.stop()
+
     print(summary_text(summary, trainer.network.modalities))
     if banner:
         print(banner)
     print(
         f"results: {trainer.folder / SUMMARY}, metrics.jsonl, best.pt, last.pt; "
         f"curves: tensorboard --logdir {settings.tensorboard_path or trainer.folder}\n"
-        f"more figures: {_python()} code/evaluate.py {trainer.folder / BEST}"
+        f"more metrics: {_python()} code/evaluate.py {trainer.folder / BEST}"
     )
     return 0
 
 
 def make_stand_in(settings: Settings) -> None:
-    """Make and prepare the synthetic stand-in, unless that has been done, or wait until another process has."""
+    """Create and prepare the synthetic stand-in unless it exists, or wait while another process does."""
     folder = Path(settings.data)
     if (folder / "prepared.json").exists():
         return
-    with file_lock(f"{folder}.lock"):  # tables.py takes the same one
+    with file_lock(f"{folder}.lock"):  # the one that tables.py locks
         if not (folder / "prepared.json").exists():
             print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
-def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = ALONE) -> Trainer:
-    """A new run, or one as its last.pt holds it: data opened, network made, and only then the folder.
+def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = SINGLE_PROCESS) -> Trainer:
+    """Return the trainer of a new run, or of the run in `resume` in the state of its last.pt.
+
+    The run's folder is created last, when data, network and checkpoint have been checked.
 
     Raises:
-        InputError: anything is not as it must be; nothing was written then.
+        InputError: the settings, data, checkpoint or folders do not fit together; nothing was written.
     """
     devices.seed_everything(settings.random_seed)
     checkpoint = load_checkpoint(resume / LAST) if resume else None
     device, gpu_ids = processes.devices(settings.gpu_ids)
-    devices.Precision(settings.amp, device)  # refuses what the device cannot do before anything is read
+    devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     method = make_method(settings.method, settings.options)
-    data = processes.after_first(lambda: open_data(settings, method.modalities))  # it may have to write a cache
-    if method.needs_classes and len(data.train.classes) == 1:
-        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
+    _check_data(settings, data, method)
     if resume and checkpoint:
-        check_resumable(settings, data, resume, checkpoint)
+        _check_resumable(settings, data, resume, checkpoint)
+
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
@@ -108,17 +117,17 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "fusion": settings.fusion,
         **method.network,
     }
-    pretrained = None if checkpoint or not settings.pretrained else Path(settings.pretrained)
+    pretrained = Path(settings.pretrained) if settings.pretrained and not checkpoint else None
     network = build_network(**shape, pretrained=pretrained)
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
-    check_fits(network, data, settings)
+    _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
     if settings.channels_last:
-        network.lay_out_channels_last()
-    if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
-        raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
+        network.to_channels_last()
+    network = processes.synchronise(network.to(device), device)
+
     identity = {
         "network": shape,
         "data": data.train.description,
@@ -127,46 +136,50 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "method": settings.method,
         "amp": settings.amp,
     }
-    network = network.to(device)
-    if processes.together:
-        processes.alike(network)
-        network = synchronised(network, device)
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
-        trainer.restore(checkpoint)
+        trainer.load_state_dict(checkpoint)
         trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
     try:
-        method.begin_training(trainer.offered)
+        method.begin_training(trainer.method_context)
     except ValueError as error:
         raise InputError(f"--method {settings.method}: {error}.") from error
-    trainer.folder = resume or processes.of_first(lambda: new_folder(settings.name, settings.ckpt_path))
-    resumed_when_finished = checkpoint and checkpoint["epoch"] > settings.epochs  # changes nothing
-    if processes.first and not resumed_when_finished:
+
+    trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
+    already_finished = checkpoint is not None and checkpoint["epoch"] > settings.epochs
+    if processes.is_rank0 and not already_finished:
         write_config(trainer.folder, to_config(settings), data.record)
-    if processes.first and checkpoint:
-        write_metrics(trainer.folder, trainer.history)  # without what came after last.pt
+    if processes.is_rank0 and checkpoint:
+        write_metrics(trainer.folder, trainer.history)  # drops what was written after last.pt
     return trainer
 
 
-def check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: dict[str, Any]) -> None:
-    """Raise InputError where the data are not those of the run, or the run is in a later epoch than its last."""
+def _check_data(settings: Settings, data: Data, method: Method) -> None:
+    if method.needs_classes and len(data.train.classes) == 1:
+        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
+        raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
+
+
+def _check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Raise InputError if the data are not those of the run, or the run is past its last epoch."""
     reached = checkpoint["epoch"] - (checkpoint["steps"] == 0)
     if settings.epochs < reached:
-        raise InputError(f"--epochs is {settings.epochs}, but the run in {folder} is in epoch {reached} already.")
+        raise InputError(f"--epochs is {settings.epochs}, but the run in {folder} has already reached epoch {reached}.")
     if data.record["fingerprint"] != read_config(folder)["data"]["fingerprint"]:
         raise InputError(
-            f"--data {settings.data} is not what the run in {folder} was trained on; give that, or start anew."
+            f"--data {settings.data} is not what the run in {folder} was trained on; give that, or start a new run."
         )
 
 
-def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> None:
-    """Raise InputError where the network cannot train on the smallest part of a batch, such as a last one of one.
+def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> None:
+    """Raise InputError if the network cannot train on the smallest micro-batch, such as a last batch of one sample.
 
-    BatchNorm needs more than one value a channel, and every convolution a picture that it fits into.
+    BatchNorm needs more than one value per channel, and every convolution an image at least as large as its kernel.
     """
     full, samples = settings.batch_size, len(data.train)
     batches = {min(full, samples), samples % full or full}
-    parts = [size // part_count(size, full, settings.accumulate) for size in batches]
+    parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))
     try:
@@ -181,6 +194,6 @@ def check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> No
 
 
 def _python() -> str:
-    """What to call this Python by in a command that a person types."""
-    here = Path.cwd() / ".venv" / "bin" / "python"
-    return ".venv/bin/python" if Path(sys.executable) == here else "python"
+    """The command that starts this Python, as a person would type it."""
+    venv = Path.cwd() / ".venv" / "bin" / "python"
+    return ".venv/bin/python" if Path(sys.executable) == venv else "python"

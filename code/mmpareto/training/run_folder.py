@@ -1,4 +1,4 @@
-"""One run, one folder: config.json, metrics.jsonl, summary.json, checkpoints."""
+"""Files in a run's folder: config.json, metrics.jsonl, summary.json, checkpoints."""
 
 import importlib.metadata
 import json
@@ -15,10 +15,10 @@ GRADIENTS = "gradients.npz"
 
 
 def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> Path:
-    """Make the folder of a new run: `ckpt_path`, else runs/<name>, with -2, -3 … where that is taken.
+    """Create the folder of a new run: `ckpt_path`, else runs/<name>, or runs/<name>-2, -3 … if that exists.
 
     Raises:
-        InputError: `--ckpt_path` holds a run already, or is no folder.
+        InputError: `--ckpt_path` already holds a run, or cannot be a folder.
     """
     if ckpt_path is not None:
         folder = Path(ckpt_path)
@@ -29,7 +29,9 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--ckpt_path {folder} cannot be made ({error.strerror}); give another folder.") from error
+            raise InputError(
+                f"--ckpt_path {folder} cannot be created ({error.strerror}); give another folder."
+            ) from error
         return folder
     number = 1
     while True:
@@ -42,9 +44,9 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
 
 
 def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) -> None:
-    """Write what is needed to run it again: arguments, versions, git commit, data fingerprint.
+    """Write config.json, which holds all that reproduces the run: arguments, versions, git commit, data fingerprint.
 
-    A resumed run keeps those that it began with, and adds the new ones under "resumed".
+    A resumed run keeps the versions, commit and data that it began with, and appends the new ones to "resumed".
     """
     packages = ("torch", "torchvision", "torchaudio", "numpy", "av")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
@@ -56,7 +58,7 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json.
+    """Return the content of config.json.
 
     Raises:
         InputError: the folder holds no run, or the file is damaged.
@@ -68,12 +70,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["arguments"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); start the run anew.") from error
+        raise InputError(f"{path} is damaged ({error}); start the run again from the beginning.") from error
     return config
 
 
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    """Write metrics.jsonl, a line an epoch."""
+    """Write metrics.jsonl, one line per epoch."""
     write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in history))
 
 
@@ -85,10 +87,18 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code, with "+" behind it where the tree has been changed since; None outside git."""
-    here = Path(__file__).parent
+    """Commit of the code, with "+" appended if the working tree differs from it; None outside git."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
-        call = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

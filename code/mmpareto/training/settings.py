@@ -1,21 +1,24 @@
-"""Everything that a run is told: the command line, the recipe behind it, and config.json."""
+"""The settings of a run: the flags of train.py, the recipe's values, and config.json.
+
+A setting is declared once, as a field of `Settings`: the command line, its help, the checks of values, config.json and
+what may change on resume are derived from it.
+"""
 
 import argparse
 import dataclasses
 import enum
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from mmpareto.cli import at_least, truth
+from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.registry import normalised
-from mmpareto.training.method_options import make_method, method_name, read_options, typed_options
+from mmpareto.training.method_options import make_method, method_name, read_options, typed_options, variant_name
 from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
@@ -30,198 +33,228 @@ class Role(enum.Enum):
     OUTPUT = "says what the run writes, and where"
 
 
-def _setting(role: Role) -> Any:
-    return dataclasses.field(metadata={"role": role})
+class Condition(NamedTuple):
+    """A condition on a value, and its wording after "it must be"."""
+
+    wording: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_0 = Condition("at least 0", lambda value: value >= 0)
+AT_LEAST_1 = Condition("at least 1", lambda value: value >= 1)
+AT_LEAST_1_EACH = Condition("at least 1 each", lambda pair: min(pair) >= 1)
+POSITIVE = Condition("above 0", lambda value: value > 0)
+POSITIVE_FINITE = Condition("above 0, and finite", lambda value: 0 < value < math.inf)
+FRACTION = Condition("between 0 and 1", lambda value: 0 < value < 1)
+CROP = Condition("0 < MIN <= MAX <= 1", lambda pair: 0 < pair[0] <= pair[1] <= 1)
+SEED = Condition("from 0 to 2³² − 1, NumPy's range", lambda value: 0 <= value < 2**32)
+NAME = Condition("a name, not a path", lambda value: Path(value).name == value)
+
+PROTOCOL_HELP = (
+    "validation (default): hold out --val_fraction of the training set and choose the best epoch on it; "
+    "paper: train on everything and choose the best epoch on the test set, as the papers do"
+)
+ACCUMULATE_HELP = (
+    "split each batch into N micro-batches, to save memory: the same step up to rounding, except that BatchNorm and "
+    "the mean gates of MMTM see one micro-batch at a time"
+)
+SAME_RESULT = "the same result up to rounding, reproducible"
+
+
+def _setting(
+    group: str | None,
+    help: str,
+    *,
+    role: Role = Role.IDENTITY,
+    names: Mapping[str, Any] | None = None,
+    canonical: Callable[[str], str] | None = None,
+    check: Condition | None = None,
+    older: Any = dataclasses.MISSING,
+    **flag: Any,
+) -> Any:
+    """Declare a setting, and its flag on the command line.
+
+    Arguments:
+        group: of flags in --help; None where the setting has no flag.
+        names: the known names, which replace {names} in `help`; more may be registered before it is printed.
+        canonical: returns the registered name of a spelling.
+        check: condition on values other than None.
+        older: value of the setting in runs that were recorded before it existed; missing for the first settings.
+        flag: `default`, without which the recipe gives the value, and the options of `add_argument` that do not follow
+            from the field's type.
+    """
+    values = {"group": group, "help": help, "role": role, "names": names, "canonical": canonical, "check": check}
+    return dataclasses.field(default=older, metadata=values | {"flag": flag})
+
+
+RUN, NETWORK, OPTIMISATION, INPUT, MACHINE = "the run", "the network", "optimisation", "the input", "the machine"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments of one run, complete and checked. Fields are named as their flags; `options` are the method's.
+    """The settings of one run, complete and checked."""
 
-    A field with a default came later than the others: the default is what runs did before it was there.
-    """
+    dataset: str = _setting(
+        RUN, "one of: {names}; case, - and _ are ignored", names=DATASETS, canonical=DATASETS.name, default=None
+    )
+    data: str = _setting(
+        RUN, "prepared data set (default: data/<dataset>)", role=Role.MACHINE, metavar="DIR", default=None
+    )
+    method: str = _setting(
+        RUN, "one of: {names}, torchjd:NAME", names=METHODS, canonical=method_name, default="mmpareto"
+    )
+    variant: str | None = _setting(
+        RUN, "named set of the method's options (default: its first; see --list_methods)", metavar="NAME", default=None
+    )
+    options: Mapping[str, Any] = _setting(None, "the method's options, by name", default=None)
+    recipe: str = _setting(RUN, "training hyper-parameters: released, paper or dgl", default="released")
+    protocol: Literal["validation", "paper"] = _setting(RUN, PROTOCOL_HELP, default="validation")
+    val_fraction: float = _setting(
+        RUN, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
+    )
+    random_seed: int = _setting(RUN, "seed of all random numbers", role=Role.SEED, default=0, check=SEED)
+    model: str | None = _setting(
+        RUN, "name of the run, in place of the method's", role=Role.OUTPUT, metavar="NAME", default=None, check=NAME
+    )
+    ckpt_path: str | None = _setting(
+        RUN,
+        "the run's folder (default: runs/<dataset>-<method>-seed<n>)",
+        role=Role.OUTPUT,
+        metavar="DIR",
+        default=None,
+    )
 
-    dataset: str
-    method: str
-    variant: str | None
-    options: dict[str, Any]
-    recipe: str
-    protocol: str
-    val_fraction: float
-    model: str | None = _setting(Role.OUTPUT)
-    data: str = _setting(Role.MACHINE)
-    ckpt_path: str | None = _setting(Role.OUTPUT)
-    random_seed: int = _setting(Role.SEED)
-    n_classes: int | None
-    encoder: str
-    fusion: str
-    pretrained: str | None
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    scheduler: str
-    lr_decay_step: int
-    lr_decay_ratio: float
-    clip_grad: float | None
-    batch_size: int
-    epochs: int = _setting(Role.LENGTH)
-    amp: str | None
-    accumulate: int
-    audio: str
-    frames: int
-    image_size: int
-    crop_scale: tuple[float, float]
-    audio_frames: int
-    audio_pool: tuple[int, int]
-    cache: bool
-    gpu_ids: str = _setting(Role.MACHINE)
-    workers: int | None = _setting(Role.MACHINE)
-    compile: bool
-    channels_last: bool
-    tf32: bool
-    checkpoint_activations: bool
-    use_tensorboard: bool = _setting(Role.OUTPUT)
-    tensorboard_path: str | None = _setting(Role.OUTPUT)
-    record_gradients: int | None = _setting(Role.OUTPUT)
-    fused: bool = False
+    encoder: str = _setting(NETWORK, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
+    fusion: str = _setting(NETWORK, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat")
+    pretrained: str | None = _setting(
+        NETWORK, "ImageNet weights for the encoders; never downloaded", metavar="FILE", default=None
+    )
+    n_classes: int | None = _setting(
+        NETWORK, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression", default=None
+    )
+
+    epochs: int = _setting(OPTIMISATION, "passes over the training set", role=Role.LENGTH, check=AT_LEAST_1)
+    batch_size: int = _setting(OPTIMISATION, "samples per step, over all GPUs and processes", check=AT_LEAST_1)
+    optimizer: Literal["sgd", "adam", "adamw"] = _setting(OPTIMISATION, "SGD with momentum, Adam, or AdamW")
+    learning_rate: float = _setting(OPTIMISATION, "learning rate of the first epoch", check=POSITIVE_FINITE)
+    momentum: float = _setting(OPTIMISATION, "momentum of SGD", check=AT_LEAST_0)
+    weight_decay: float = _setting(OPTIMISATION, "weight decay (with --optimizer adam: 0)", check=AT_LEAST_0)
+    scheduler: Literal["none", "step"] = _setting(
+        OPTIMISATION, "step: multiply the learning rate by --lr_decay_ratio every --lr_decay_step epochs"
+    )
+    lr_decay_step: int = _setting(OPTIMISATION, "see --scheduler", metavar="EPOCHS", check=AT_LEAST_1)
+    lr_decay_ratio: float = _setting(OPTIMISATION, "see --scheduler", check=POSITIVE)
+    clip_grad: float | None = _setting(
+        OPTIMISATION, "clip gradients to NORM (bare: 40)", metavar="NORM", nargs="?", const=40.0, check=POSITIVE
+    )
+    amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
+    accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
+
+    audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
+    frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
+    image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
+    crop_scale: tuple[float, float] = _setting(
+        INPUT, "area of the random crop, as a fraction of the image", metavar=("MIN", "MAX"), check=CROP
+    )
+    audio_frames: int = _setting(INPUT, "time steps of the audio feature to read, from its start", check=AT_LEAST_1)
+    audio_pool: tuple[int, int] = _setting(
+        INPUT, "average-pool the audio feature", metavar=("TIME", "MEL"), check=AT_LEAST_1_EACH
+    )
+    cache: bool = _setting(INPUT, "decode images only once, into a file in the data's folder", default=False)
+
+    gpu_ids: str = _setting(
+        MACHINE, "GPU ids, 0 or 0,1 (DataParallel), or cpu; default: up to two GPUs, else the CPU", role=Role.MACHINE,
+        default="auto",
+    )  # fmt: skip
+    workers: int | None = _setting(
+        MACHINE, "data loader processes (default: one per core, at most 16; none on the CPU)", role=Role.MACHINE,
+        default=None, check=AT_LEAST_0,
+    )  # fmt: skip
+    compile: bool = _setting(MACHINE, f"torch.compile the model: {SAME_RESULT}", default=False)
+    channels_last: bool = _setting(
+        MACHINE, f"store images and convolutions with the channels last: {SAME_RESULT}", default=False
+    )
+    tf32: bool = _setting(
+        MACHINE, "float32 products on a GPU in TF32: inputs rounded to 10 bits, reproducible", default=False
+    )
+    fused: bool = _setting(
+        MACHINE, f"fused optimizer step (always so with --amp fp16): {SAME_RESULT}", default=False, older=False
+    )
+    checkpoint_activations: bool = _setting(
+        MACHINE, f"recompute the encoders' activations in backward passes, to save memory: {SAME_RESULT}", default=False
+    )
+    use_tensorboard: bool = _setting(
+        MACHINE, "write TensorBoard events", role=Role.OUTPUT, metavar="true|false", default=True
+    )
+    tensorboard_path: str | None = _setting(
+        MACHINE, "folder of TensorBoard events (default: the run's)", role=Role.OUTPUT, metavar="DIR", default=None
+    )
+    record_gradients: int | None = _setting(
+        MACHINE, "write the losses' gradients of every Nth step, by layer, to gradients.npz", role=Role.OUTPUT,
+        metavar="N", default=None, check=AT_LEAST_1,
+    )  # fmt: skip
 
     @property
     def name(self) -> str:
-        """The run's name: <dataset>-<method, or --model>-seed<n>."""
+        """Name of the run: <dataset>-<method, or --model>-seed<n>."""
         return f"{self.dataset}-{self.model or self.method.replace(':', '-')}-seed{self.random_seed}"
 
 
 def settings_with(*roles: Role) -> tuple[str, ...]:
-    """Names of the settings of any of these roles, in the order of `Settings`."""
-    return tuple(f.name for f in dataclasses.fields(Settings) if f.metadata.get("role", Role.IDENTITY) in roles)
+    """Names of the settings with any of these roles, in the order of `Settings`."""
+    return tuple(field.name for field in _FIELDS.values() if field.metadata["role"] in roles)
 
 
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 RESUMABLE = settings_with(Role.LENGTH, Role.MACHINE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for: a new run, or to go on with the one in `resume`."""
+    """A new run with these settings, or the continuation of the run in the folder `resume`."""
 
     settings: Settings
     resume: Path | None = None
     stand_in: str | None = None
-    """The folder that is not there, where the synthetic stand-in takes its place."""
+    """Folder of the requested data, which does not exist: the synthetic stand-in is used in its place."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of train.py. Flags without a default take the recipe's value."""
-    made = argparse.ArgumentParser(
+def parser() -> ArgumentParser:
+    """Return the parser of train.py's command line, whose namespace holds only the flags that were typed."""
+    made = ArgumentParser(
         prog="train.py",
-        description="Train a multimodal network by one of the methods, into a folder of its own.",
-        epilog="A flag without a default takes the recipe's value (code/mmpareto/training/recipes.py). The options of "
-        "a method, such as --gamma 2, are flags too: see --list-methods.",
-        allow_abbrev=False,
+        description="Train a multimodal network with one of the methods. Each run is written to its own folder.",
+        epilog="A flag for which no default is given takes the recipe's value (code/mmpareto/training/recipes.py). The "
+        "options of a method, such as --gamma 2, are flags, too: see --list_methods. Words of a flag may be joined by "
+        "dashes as well as by underscores.",
+        argument_default=argparse.SUPPRESS,
     )
-
-    run = made.add_argument_group("the run")
-    run.add_argument("--dataset", help=f"one of: {', '.join(DATASETS)}; case, - and _ do not count")
-    run.add_argument("--data", metavar="DIR", help="prepared data set (default: data/<dataset>)")
+    groups = {name: made.add_argument_group(name) for name in (RUN, NETWORK, OPTIMISATION, INPUT, MACHINE)}
+    for field in _FIELDS.values():
+        if field.metadata["group"] is not None:
+            groups[field.metadata["group"]].add_argument(f"--{field.name}", **_argument_options(field))
+    run = groups[RUN]
+    run.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
     run.add_argument(
-        "--stand_in", action="store_true", help="without --data and data/<dataset>, make and use the synthetic one"
-    )
-    run.add_argument("--method", help=f"one of: {', '.join(METHODS)}, torchjd:NAME (default: mmpareto)")
-    run.add_argument("--variant", help="of the method's options, where its sources differ (see --list-methods)")
-    run.add_argument("--list-methods", action=_ListMethods, nargs=0, help="print every method with its options")
-    run.add_argument("--recipe", default="released", help="training hyper-parameters: released (default), paper, dgl")
-    run.add_argument("--protocol", choices=("validation", "paper"), default="validation", help=PROTOCOL_HELP)
-    run.add_argument("--val_fraction", type=float, default=0.1, help="share held out for validation (default: 0.1)")
-    run.add_argument("--random_seed", type=int, default=0, help="default: 0")
-    run.add_argument("--model", metavar="NAME", help="names the run, in place of the method")
-    run.add_argument("--ckpt_path", metavar="DIR", help="the run's folder (default: runs/<dataset>-<method>-seed<n>)")
-    run.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
-    run.add_argument("--train", action="store_true", help="accepted for the released code's commands; always so")
-
-    network = made.add_argument_group("the network")
-    network.add_argument("--encoder", help=f"one of: {', '.join(ENCODERS)}")
-    network.add_argument("--fusion", default="concat", help=f"one of: {', '.join(FUSIONS)}")
-    network.add_argument("--pretrained", metavar="FILE", help="ImageNet weights for the encoders; never downloaded")
-    network.add_argument(
-        "--n_classes",
-        type=int,
-        help="checked against the data; mosi, mosei and chsims have several to choose from, and 1 for regression",
-    )
-
-    steps = made.add_argument_group("optimisation")
-    steps.add_argument("--epochs", type=int)
-    steps.add_argument("--batch_size", type=int)
-    steps.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
-    steps.add_argument("--learning_rate", type=float)
-    steps.add_argument("--momentum", type=float, help="of SGD")
-    steps.add_argument("--weight_decay", type=float)
-    steps.add_argument("--scheduler", choices=("none", "step"), help="step: times the ratio every lr_decay_step epochs")
-    steps.add_argument("--lr_decay_step", type=int, metavar="EPOCHS")
-    steps.add_argument("--lr_decay_ratio", type=float)
-    steps.add_argument("--clip_grad", type=float, nargs="?", const=40.0, metavar="NORM", help="clip to NORM (bare: 40)")
-    steps.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
-    steps.add_argument(
-        "--accumulate",
-        type=int,
-        default=1,
-        metavar="N",
-        help="go through each batch in N parts, for less memory: the same step to rounding, but for BatchNorm and the "
-        "mean gates of MMTM, which see a part at a time (default: 1)",
-    )
-
-    inputs = made.add_argument_group("the input")
-    inputs.add_argument("--audio", choices=("fbank", "spectrogram"), help="the prepared feature to read")
-    inputs.add_argument("--frames", type=int, help="frames a clip")
-    inputs.add_argument("--image_size", type=int, help="pixels a side")
-    inputs.add_argument("--crop_scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="area of the random crop")
-    inputs.add_argument("--audio_frames", type=int, help="steps of time read of the feature, from its start")
-    inputs.add_argument("--audio_pool", type=int, nargs=2, metavar=("TIME", "MEL"), help="average-pools the feature")
-    inputs.add_argument(
-        "--cache", action="store_true", help="decode pictures once, into a file in the data's folder (README)"
-    )
-
-    machine = made.add_argument_group("the machine")
-    machine.add_argument(
-        "--gpu_ids", help="such as 0 or 0,1 (DataParallel); cpu; default: up to two GPUs, else the CPU"
-    )
-    machine.add_argument(
-        "--workers", type=int, help="loader processes (default: one a core, at most 16; on the CPU none)"
-    )
-    machine.add_argument(
-        "--compile", action="store_true", help="torch.compile the model: the same result to rounding, repeatable"
-    )
-    machine.add_argument(
-        "--channels_last",
+        "--stand_in",
         action="store_true",
-        help="images and convolutions with the channels last in memory: the same result to rounding, repeatable",
+        help="if neither --data nor data/<dataset> exists, create and use the synthetic data set",
     )
-    machine.add_argument(
-        "--tf32",
-        action="store_true",
-        help="GPU products and convolutions of float32 in TF32: inputs rounded to 10 bits, repeatable; none on the CPU",
-    )
-    machine.add_argument(
-        "--fused",
-        action="store_true",
-        help="the optimiser's step in one kernel (always so under --amp fp16): the same result to rounding, repeatable",
-    )
-    machine.add_argument(
-        "--checkpoint_activations",
-        action="store_true",
-        help="compute the encoders' activations again in each backward pass, for less memory: the same result to "
-        "rounding, repeatable",
-    )
-    machine.add_argument("--use_tensorboard", type=truth, default=True, metavar="true|false", help="default: true")
-    machine.add_argument("--tensorboard_path", metavar="DIR", help="default: the run's folder")
-    machine.add_argument(
-        "--record-gradients",
-        "--record_gradients",
-        dest="record_gradients",
-        type=at_least(1),
-        metavar="N",
-        help="write the losses' gradients, layer by layer, to gradients.npz: of every Nth step from the first on",
-    )
+    run.add_argument("--list_methods", action=_ListMethods, nargs=0, help="print every method with its options")
+    run.add_argument("--train", action="store_true", help="ignored; kept for commands of the released code")
     return made
+
+
+def _argument_options(field: "dataclasses.Field[Any]") -> dict[str, Any]:
+    flag, text = dict(field.metadata["flag"]), field.metadata["help"]
+    default = flag.pop("default", None)
+    if field.metadata["names"] is not None:
+        text = text.format(names=", ".join(field.metadata["names"]))
+    if default is False:
+        return {"action": "store_true", "help": text}
+    if "default" not in text and default is not None:
+        text += f" (default: {str(default).lower() if default is True else default})"
+    return argument_options(field.type) | flag | {"help": text}
 
 
 class _ListMethods(argparse.Action):
@@ -232,138 +265,110 @@ class _ListMethods(argparse.Action):
         parser.exit()
 
 
-PROTOCOL_HELP = (
-    "validation (default): hold out --val_fraction of the training set and choose the best epoch on it; "
-    "paper: train on everything and choose the best epoch on the test set, as the papers do"
-)
-
-
 def parse(arguments: Sequence[str] | None = None) -> Request:
-    """Read the command line into a complete request.
+    """Read the command line (default: `sys.argv[1:]`).
 
     Raises:
-        InputError: a value makes no sense, a name is unknown, or a folder is not there.
+        InputError: a value is out of range, a name is unknown, or a folder does not exist.
     """
     made = parser()
-    given, rest = made.parse_known_args(arguments)
+    namespace, rest = made.parse_known_args(arguments)
     flags = [action.dest for action in made._actions]
-    if given.resume is None:
-        return _new(given, rest, flags)
-    folder = Path(given.resume)
-    settings = from_config(read_config(folder))
-    typed = _typed(made, arguments)
-    for name in sorted(typed - {*RESUMABLE, "resume", "train", "stand_in"}):
-        if not _same(name, getattr(given, name), getattr(settings, name)) and not (
-            name == "dataset" and given.stand_in
-        ):
-            raise InputError(
-                f"--resume goes on with {folder} as it was, --{name} {getattr(settings, name)}: leave --{name} out "
-                f"(only {', '.join('--' + name for name in RESUMABLE)} may change)."
-            )
-    for name, value in typed_options(settings.method, rest, flags).items():
-        if value != settings.options.get(name):
-            raise InputError(
-                f"--resume goes on with {folder} as it was, --{name} {settings.options.get(name)}: leave --{name} out."
-            )
-    anew = {name: getattr(given, name) for name in RESUMABLE if name in typed}
-    return Request(_checked(dataclasses.replace(settings, **anew)), folder)
+    typed = _with_tuples(vars(namespace))
+    typed.pop("train", None)
+    resume, stand_in = typed.pop("resume", None), typed.pop("stand_in", False)
+    if resume is None:
+        return _new(typed, rest, flags, stand_in)
+    return _resumed(Path(resume), typed, rest, flags, stand_in)
 
 
-def _new(given: argparse.Namespace, rest: Sequence[str], flags: Sequence[str]) -> Request:
-    if given.dataset is None:
+def _new(typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand_in: bool) -> Request:
+    """The request for a new run: the typed settings over the recipe's and the defaults."""
+    if "dataset" not in typed:
         raise InputError(f"--dataset is missing; it takes one of: {', '.join(DATASETS)}.")
-    values: dict[str, Any] = vars(given) | {
-        "dataset": DATASETS.name(given.dataset),
-        "method": method_name(given.method or "mmpareto"),
-        "fusion": FUSIONS.name(given.fusion),
-    }
-    values["variant"], values["options"] = read_options(values["method"], given.variant, rest, flags)
+    defaults = {name: field.metadata["flag"].get("default") for name, field in _FIELDS.items()}
+    values = defaults | {name: _canonical(name, value) for name, value in typed.items()}
+    values["variant"], values["options"] = read_options(values["method"], values["variant"], rest, flags)
     values["data"] = values["data"] or f"data/{values['dataset']}"
-    stand_in = None
-    if given.stand_in and given.data is None and not Path(values["data"]).exists():  # a wrong DIR is an error
-        stand_in = values["data"]
+    absent = None
+    if stand_in and "data" not in typed and not Path(values["data"]).exists():  # a wrong --data is an error
+        absent = values["data"]
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
-    chosen = recipe(values["dataset"], values["recipe"])
+    hyper_parameters = recipe(values["dataset"], values["recipe"])
     if values["optimizer"] == "adam":
-        chosen = chosen | ADAM
-    for name, (value, _) in chosen.items():
-        if values[name] is None:
-            values[name] = value
-    values["encoder"] = ENCODERS.name(values["encoder"])
-    values["crop_scale"], values["audio_pool"] = tuple(values["crop_scale"]), tuple(values["audio_pool"])
-    values["gpu_ids"] = values["gpu_ids"] or "auto"
-    fields = {field.name: values[field.name] for field in dataclasses.fields(Settings)}
-    return Request(_checked(Settings(**fields)), stand_in=stand_in)
+        hyper_parameters = hyper_parameters | ADAM
+    values |= {name: value for name, (value, _) in hyper_parameters.items() if name not in typed}
+    return Request(_checked(Settings(**values)), stand_in=absent)
 
 
-def _same(name: str, typed: Any, kept: Any) -> bool:
-    if name in ("dataset", "method", "encoder", "fusion"):
-        return normalised(typed) == normalised(kept)
-    return (tuple(typed) if isinstance(typed, list) else typed) == kept
+def _resumed(folder: Path, typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand_in: bool) -> Request:
+    """The request to continue the run in `folder`; of its settings, only those in `RESUMABLE` may differ."""
+    settings = from_config(read_config(folder))
+    changes = {name: typed.pop(name) for name in RESUMABLE if name in typed}
+    if stand_in:
+        typed.pop("dataset", None)  # named by the scripts, also where the run is of the stand-in
+    if "variant" in typed:
+        typed["variant"] = variant_name(settings.method, typed["variant"])
+    recorded = {**dataclasses.asdict(settings), **settings.options}
+    typed |= typed_options(settings.method, rest, flags)
+    for name, value in sorted(typed.items()):
+        if _canonical(name, value) != recorded.get(name):
+            raise InputError(
+                f"--resume continues the run in {folder} with its own --{name} {recorded.get(name)}: leave --{name} "
+                f"out (only {', '.join('--' + name for name in RESUMABLE)} may change)."
+            )
+    return Request(_checked(dataclasses.replace(settings, **changes)), folder)
+
+
+def _canonical(name: str, value: Any) -> Any:
+    """The registered name, where the setting's value is a name."""
+    canonical = _FIELDS[name].metadata["canonical"] if name in _FIELDS else None
+    return canonical(value) if canonical else value
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the lists of argparse and of JSON by the tuples of `Settings`."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def to_config(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON holds them."""
+    """Return the "arguments" of config.json."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def whole_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Those of a config.json, with the settings that came after it was written."""
-    later = {f.name: f.default for f in dataclasses.fields(Settings) if f.default is not dataclasses.MISSING}
-    return later | config["arguments"]
-
-
-def from_config(config: dict[str, Any]) -> Settings:
-    """The settings of config.json's "arguments".
+def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the "arguments" of a config.json of any age, under today's names and with the settings added since.
 
     Raises:
-        InputError: they are not those of this version.
+        InputError: the method or variant no longer exists.
+    """
+    added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
+    arguments = added | config["arguments"]
+    if "method" in arguments and arguments.get("variant") is not None:
+        arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    return arguments
+
+
+def from_config(config: Mapping[str, Any]) -> Settings:
+    """Return the settings that config.json holds.
+
+    Raises:
+        InputError: they are not those of this version of the code.
     """
     arguments = whole_arguments(config)
-    names = {field.name for field in dataclasses.fields(Settings)}
-    if set(arguments) != names:
-        odd = sorted(names ^ set(arguments))
-        raise InputError(f"config.json is of another version of this code: it differs in {', '.join(odd)}.")
-    arguments["crop_scale"], arguments["audio_pool"] = tuple(arguments["crop_scale"]), tuple(arguments["audio_pool"])
+    different = sorted(set(_FIELDS) ^ set(arguments))
+    if different:
+        raise InputError(f"config.json was written by another version of this code: see {', '.join(different)}.")
     make_method(arguments["method"], arguments["options"])
-    return Settings(**arguments)
-
-
-def _typed(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> set[str]:
-    """The names of the flags that were typed, not defaulted."""
-    blank = argparse.Namespace(**{action.dest: _UNTYPED for action in made._actions})
-    return {name for name, value in vars(made.parse_known_args(arguments, blank)[0]).items() if value is not _UNTYPED}
-
-
-_UNTYPED = object()
+    return Settings(**_with_tuples(arguments))
 
 
 def _checked(settings: Settings) -> Settings:
-    low, high = settings.crop_scale
-    for sound, flag, need in (
-        (settings.batch_size >= 1, "batch_size", "at least 1"),
-        (
-            1 <= settings.accumulate <= settings.batch_size,
-            "accumulate",
-            f"from 1 to --batch_size {settings.batch_size}",
-        ),
-        (settings.epochs >= 1, "epochs", "at least 1"),
-        (0 < settings.learning_rate < math.inf, "learning_rate", "above 0, and finite"),
-        (settings.momentum >= 0, "momentum", "at least 0"),
-        (settings.weight_decay >= 0, "weight_decay", "at least 0"),
-        (settings.lr_decay_step >= 1, "lr_decay_step", "at least 1"),
-        (settings.lr_decay_ratio > 0, "lr_decay_ratio", "above 0"),
-        (settings.clip_grad is None or settings.clip_grad > 0, "clip_grad", "above 0"),
-        (settings.frames >= 1, "frames", "at least 1"),
-        (settings.image_size >= 1, "image_size", "at least 1"),
-        (0 < low <= high <= 1, "crop_scale", "0 < MIN <= MAX <= 1"),
-        (settings.audio_frames >= 1, "audio_frames", "at least 1"),
-        (min(settings.audio_pool) >= 1, "audio_pool", "at least 1 each"),
-        (settings.workers is None or settings.workers >= 0, "workers", "at least 0"),
-        (0 <= settings.random_seed < 2**32, "random_seed", "from 0 to 2³² − 1, NumPy's range"),
-        (0 < settings.val_fraction < 1, "val_fraction", "between 0 and 1"),
-        (settings.model is None or Path(settings.model).name == settings.model, "model", "a name, not a path"),
-    ):
-        if not sound:
-            raise InputError(f"--{flag} is {getattr(settings, flag)}; it must be {need}.")
+    for name, field in _FIELDS.items():
+        value, check = getattr(settings, name), field.metadata["check"]
+        if check is not None and value is not None and not check.holds(value):
+            raise InputError(f"--{name} is {value}; it must be {check.wording}.")
+    if not 1 <= settings.accumulate <= settings.batch_size:
+        limit = f"from 1 to --batch_size {settings.batch_size}"
+        raise InputError(f"--accumulate is {settings.accumulate}; it must be {limit}.")
     return settings

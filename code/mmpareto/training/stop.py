@@ -1,4 +1,4 @@
-"""Leaving in good order on SIGINT and SIGTERM."""
+"""Graceful shutdown on SIGINT and SIGTERM."""
 
 import signal
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 
 
 class Stopped(BaseException):
-    """A signal asked to stop, and the run has saved itself; `status` is the exit status."""
+    """A signal has arrived, and the run stops after saving itself; `status` is the exit status."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -14,13 +14,14 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are only noted, for the loop to ask between steps.
+    """Context manager in which SIGINT and SIGTERM are only recorded, for the training loop to `check` between steps.
 
-    A second signal acts at once, as it would have without this. Not so with several processes: there it may be the
-    first one, sent on by torchrun, which itself ends what does not stop.
+    A second signal acts at once, as it would outside. With several processes it does not: it may be torchrun passing on
+    the first one, and torchrun kills whatever does not stop in time.
 
     Arguments:
-        agreed: the signal that any of several processes has had, 0 for none; all ask it at the same steps.
+        agreed: returns the signal that any of the processes has received (0: none), given this one's; a collective
+            call, which all processes make at the same steps. None for a single process.
     """
 
     def __init__(self, agreed: Callable[[int], int] | None = None) -> None:
@@ -30,7 +31,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._note)
+            self._before[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(
@@ -39,12 +40,12 @@ class StopSignals:
         self._restore()
 
     def check(self) -> None:
-        """Raise Stopped when a signal has come."""
+        """Raise Stopped if a signal has arrived."""
         signum = self.signum if self._agreed is None else self._agreed(self.signum or 0)
         if signum:
             raise Stopped(signum)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         if self._agreed is None:
             self._restore()

@@ -1,4 +1,4 @@
-"""What a finished run is judged by."""
+"""The summary of a finished run."""
 
 import json
 from typing import Any
@@ -7,17 +7,17 @@ from torch import Tensor
 
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from mmpareto.training.evaluation import figures
+from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
 from mmpareto.training.probe import linear_probe
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
 
 
 def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
-    """Write summary.json of a finished run (the first of several processes does); its content.
+    """Write summary.json of a finished run, on rank 0, and return its content.
 
     Arguments:
-        warning: what must be said of results on this data, if anything.
+        warning: about results on this data, recorded with them.
     """
     summary = summarise(trainer.history, trainer.settings.protocol)
     if not trainer.heads_trained:
@@ -25,15 +25,15 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
     if warning:
         summary["warning"] = warning
-    if trainer.processes.first:
+    if trainer.processes.is_rank0:
         write_text(trainer.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
 def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
-    """The three epochs that a run is judged by, kept apart: the last, the best on validation, the best on test.
+    """Return the metrics of three epochs: the last, the best on the validation set, and the best on the test set.
 
-    A tie goes to the earlier epoch. What is chosen on the test set is the papers' protocol, and is called so.
+    A tie goes to the earlier epoch. Choosing the epoch on the test set is the papers' protocol, and is labelled so.
     """
     summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
     if protocol == "validation":
@@ -47,10 +47,10 @@ def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
 
 
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
-    """Measure the unimodal accuracy of a model whose unimodal heads are untrained, by a linear probe.
+    """Measure the unimodal metrics of a run that does not train the unimodal heads, by linear probes.
 
-    The heads go into the checkpoint beside its weights ("probe"), the figures into the epochs of the summary of
-    which there is a checkpoint.
+    The probes are added to the checkpoints last.pt and best.pt ("probe"), and their metrics to the checkpoints' epochs
+    in `summary`.
     """
     probed: dict[int, dict[str, dict[str, Tensor]]] = {}
     for name in (LAST, BEST):
@@ -59,18 +59,18 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
         if epoch not in probed:
             load_weights(trainer.network, checkpoint["model"], name)
             heads = probed[epoch] = linear_probe(trainer.predict(trainer.data.train_fixed))
-            found = figures(trainer.predict(trainer.data.test).with_heads(heads))
-            own = {key: value for key, value in found.items() if any(key.endswith(f"_{m}") for m in heads)}
+            metrics = head_metrics(trainer.predict(trainer.data.test).with_heads(heads))
+            unimodal = {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{m}" for m in heads))}
             for kept in ("last", "best_val", "best_test"):
                 if summary[kept] is not None and summary[kept]["epoch"] == epoch:
-                    summary[kept] = summary[kept] | own
-        if trainer.processes.first:
+                    summary[kept] = summary[kept] | unimodal
+        if trainer.processes.is_rank0:
             save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
     summary["unimodal_note"] = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
 
 
 def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
-    """The summary as a table; accuracies on the test set in percent."""
+    """Format the summary as a table of accuracies on the test set, in percent."""
     lines = [f"{summary['name']}: accuracy on the test set, %", f"{'':34}epoch  joint" + _cells(modalities)]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():

@@ -1,4 +1,4 @@
-"""Finished runs that nobody trained: small folders with the files that train.py and evaluate.py write."""
+"""Finished runs without training: small folders with the files that train.py and evaluate.py write."""
 
 import csv
 import json
@@ -46,17 +46,17 @@ def finished(
     note: str | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Outcome:
-    """The outcome of a run that came to these accuracies at every epoch that is kept; `correct` is of the joint head.
+    """The outcome of a run with these accuracies in every epoch; `correct` is that of the joint head.
 
     Arguments:
-        accuracies: "acc" and "acc_<modality>"; or of the joint head alone.
-        history: further keys of metrics.jsonl, an epoch each.
+        accuracies: "acc" and "acc_<modality>"; or that of the joint head alone.
+        history: more keys of metrics.jsonl, one mapping per epoch.
     """
     cell = cell_of(row, column, seed, protocol)
     folder = runs / f"{row.label}-{column.label}-seed{seed}".replace(" ", "-").lower()
-    found = dict(accuracies) if isinstance(accuracies, Mapping) else {"acc": accuracies}
+    values = dict(accuracies) if isinstance(accuracies, Mapping) else {"acc": accuracies}
     lines = [
-        {"epoch": number, "loss": 1.0, "val_acc": 0.5, "train_acc": 0.9, **found, **more}
+        {"epoch": number, "loss": 1.0, "val_acc": 0.5, "train_acc": 0.9, **values, **more}
         for number, more in enumerate(history or [{}, {}], 1)
     ]
     summary: dict[str, Any] = {
@@ -87,7 +87,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_clips(path: Path, correct: Sequence[bool], prefix: str = "clip") -> None:
-    """As evaluate.py does, for the joint head and one of a modality that is always wrong."""
+    """Write evaluate.py's table for the joint head and the head of a modality that is always wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -95,15 +95,15 @@ def write_clips(path: Path, correct: Sequence[bool], prefix: str = "clip") -> No
         writer.writerow(["clip", "class", *(name for h in heads for name in (h, *(f"{h}_{c}" for c in CLASSES)))])
         for number, right in enumerate(correct):
             truth = number % 2
-            said = truth if right else 1 - truth
+            predicted = truth if right else 1 - truth
             row = [f"{prefix}{number}", CLASSES[truth]]
-            for answer in (said, 1 - truth):
-                row += [CLASSES[answer], *(f"{float(answer == place):.9g}" for place in range(2))]
+            for answer in (predicted, 1 - truth):
+                row += [CLASSES[answer], *(f"{float(answer == index):.9g}" for index in range(2))]
             writer.writerow(row)
 
 
 def write_gradients(folder: Path, joint: float, unimodal: float, cosine: float, modality: str = "audio") -> None:
-    """gradients.npz of one encoder of two layers over three steps: every norm and every cosine the same."""
+    """Write gradients.npz of one encoder with two layers and three steps, all norms and cosines equal."""
     layers, steps = ["first", "second"], 3
     full = np.full((steps, 2), 1.0, dtype=np.float32)
     np.savez_compressed(

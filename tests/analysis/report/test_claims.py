@@ -1,3 +1,5 @@
+"""The verdicts on the paper's claims."""
+
 import math
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from fake_runs import (
     write_json,
 )
 from mmpareto.analysis.report.claims import DOES_NOT_HOLD, HOLDS, NOT_MEASURED, UNDECIDED, verdict
-from mmpareto.analysis.report.layout import Claim
-from mmpareto.analysis.report.sheet import make_sheet
+from mmpareto.analysis.report.run_sheet import make_run_sheet
+from mmpareto.analysis.report.sheet import Claim
 from mmpareto.analysis.report.statistics import Comparison
 from mmpareto.analysis.report.writers import markdown, page
 from mmpareto.analysis.tables.cells import Outcome
@@ -39,9 +41,9 @@ def uniform_runs(runs: Path, column: Column = CREMAD, seeds: range = SEEDS) -> l
 
 
 def claims_of(outcomes: list[Outcome], *rows: Row, column: Column = CREMAD) -> dict[str, Claim]:
-    found = make_sheet(table_of(*rows, columns=[column]), outcomes, "validation", draw=False).claims
-    assert len({claim.claim for claim in found}) == len(found)
-    return {claim.claim: claim for claim in found}
+    claims = make_run_sheet(table_of(*rows, columns=[column]), outcomes, "validation", plots=False).claims
+    assert len({claim.claim for claim in claims}) == len(claims)
+    return {claim.claim: claim for claim in claims}
 
 
 @pytest.mark.parametrize(
@@ -67,11 +69,11 @@ def test_gradients_are_compared_where_they_were_recorded(tmp_path: Path, joint: 
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), joint * (1 + WOBBLE[seed]), 2.0, cosine=-0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
-    assert (found.verdict, found.seeds, found.data) == (said, 6, "CREMA-D")
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    assert (found.verdict, found.seeds, found.column) == (said, 6, "CREMA-D")
     logs = np.log([joint * (1 + wobble) / 2 for wobble in WOBBLE])
     assert found.evidence.startswith(f"{math.exp(logs.mean()):.3g} times the unimodal norm")
-    assert "gradients.npz of Uniform" in found.rests_on
+    assert "gradients.npz of Uniform" in found.source
     if said != UNDECIDED:  # the first of four claims, of which three are not measured or have no spread
         ends = stats.ttest_1samp(logs, 0).confidence_interval(1 - 0.05 / 3)
         assert f"[{math.exp(ends.low):.3g}, {math.exp(ends.high):.3g}]" in found.evidence
@@ -81,16 +83,16 @@ def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome in outcomes:
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=-0.5)
-    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
+    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
     assert found.verdict == UNDECIDED  # the same share at every seed has no interval
-    assert found.evidence.startswith("100.0% in conflict; the same at every seed")
+    assert found.evidence.startswith("100.0% of steps in conflict; the same for every seed")
 
 
 def test_gradients_may_be_short(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), 0.01 * (1 + WOBBLE[seed]), 0.02, cosine=0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
     assert (found.verdict, found.seeds) == (HOLDS, 6)
 
 
@@ -98,22 +100,22 @@ def test_gradients_at_a_right_angle_do_not_conflict(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome in outcomes:
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=0.0)
-    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
-    assert found.evidence.startswith("0.0% in conflict")
+    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
+    assert found.evidence.startswith("0.0% of steps in conflict")
 
 
 def test_an_interval_of_a_share_ends_at_none_and_at_all(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome, cosine in zip(outcomes, (-0.5, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True):
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=cosine)
-    found = claims_of(outcomes)["Joint and unimodal gradient conflict at the audio encoder"]
+    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
     assert found.verdict == UNDECIDED
     ends = stats.ttest_1samp([1, 0, 0, 0, 0, 0], 0).confidence_interval(0.95)
-    assert ends.low < 0 and found.evidence.startswith("16.7% in conflict, ")
+    assert ends.low < 0 and found.evidence.startswith("16.7% of steps in conflict, ")
     assert "[0.0%, " in found.evidence
 
 
-def test_without_records_mmparetos_own_epochs_tell(tmp_path: Path) -> None:
+def test_without_records_the_epochs_of_mmpareto_are_used(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed in SEEDS:
         lines = [
@@ -126,11 +128,11 @@ def test_without_records_mmparetos_own_epochs_tell(tmp_path: Path) -> None:
         ]
         outcomes.append(finished(tmp_path, MMPARETO, CREMAD, seed, BOTH, history=lines))
     found = claims_of(outcomes, MMPARETO)
-    norms = found["The joint gradient at the audio encoder is smaller than the unimodal one"]
-    conflicts = found["Joint and unimodal gradient conflict at the audio encoder"]
+    norms = found["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    conflicts = found["The joint and the unimodal gradient conflict at the audio encoder"]
     assert norms.verdict == conflicts.verdict == HOLDS
-    assert norms.evidence.startswith("0.5 times") and conflicts.evidence.startswith("30.1% in conflict")
-    assert "metrics.jsonl of MMPareto" in norms.rests_on
+    assert norms.evidence.startswith("0.5 times") and conflicts.evidence.startswith("30.1% of steps in conflict")
+    assert "metrics.jsonl of MMPareto" in norms.source
 
 
 @pytest.mark.parametrize(("trace", "said"), [(0.5, HOLDS), (2.0, DOES_NOT_HOLD)])
@@ -139,17 +141,19 @@ def test_noise_is_read_from_covariance(tmp_path: Path, trace: float, said: str) 
     for seed, outcome in enumerate(outcomes):
         losses = {"joint": {"trace": trace * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
         write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses}})
-    found = claims_of(outcomes)["The joint loss's gradient noise at the audio encoder is smaller"]
+    found = claims_of(outcomes)[
+        "The noise of the joint gradient at the audio encoder is smaller than that of the unimodal gradient"
+    ]
     assert (found.verdict, found.seeds) == (said, 6)
-    assert "covariance.json" in found.rests_on
+    assert "covariance.json" in found.source
 
 
 @pytest.mark.parametrize(("own", "said"), [(5.0, HOLDS), (20.0, DOES_NOT_HOLD)])
 def test_minima_are_compared_by_sharpness(tmp_path: Path, own: float, said: str) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
-    for place, outcome in enumerate(outcomes):
-        value = (10.0 if place < 6 else own) * (1 + WOBBLE[(place + place // 6) % 6])
+    for number, outcome in enumerate(outcomes):
+        value = (10.0 if number < 6 else own) * (1 + WOBBLE[(number + number // 6) % 6])
         write_json(folder_of(outcome) / "sharpness.json", {"losses": {"joint": {"largest_eigenvalue": value}}})
     found = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
     assert found.verdict == said
@@ -161,10 +165,10 @@ def test_a_claim_on_accuracy_has_the_tables_own_interval(tmp_path: Path) -> None
         for seed in SEEDS:
             accuracy = 0.7 + shift + WOBBLE[seed] + WOBBLE[5 - seed] / 5
             outcomes.append(finished(tmp_path, row, CREMAD, seed, BOTH | {"acc": accuracy}))
-    sheet = make_sheet(table_of(MMPARETO, PARETO), outcomes, "validation", draw=False)
+    sheet = make_run_sheet(table_of(MMPARETO, PARETO), outcomes, "validation", plots=False)
     for label, claim in (
-        ("MMPareto", "MMPareto comes out above Uniform"),
-        ("Conventional Pareto", "Conventional Pareto comes out below Uniform"),
+        ("MMPareto", "MMPareto is more accurate than Uniform"),
+        ("Conventional Pareto", "Conventional Pareto is less accurate than Uniform"),
     ):
         found = next(one for one in sheet.claims if one.claim == claim)
         shown = next(row for row in sheet.rows if row.label == label).cells[1]
@@ -179,9 +183,9 @@ def test_all_but_accuracy_are_one_family(tmp_path: Path) -> None:
         losses = {"joint": {"trace": 0.5 * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
         write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses, "visual": losses}})
     found = claims_of(outcomes)
-    levels = sorted(claim.evidence.split("noise")[-1] for claim in found.values() if "interval" in claim.evidence)
-    assert ["98.8% interval" in text for text in levels].count(True) == 1  # 1 − 0.05 / 4
-    assert ["98.3% interval" in text for text in levels].count(True) == 1  # 1 − 0.05 / 3
+    evidence = [claim.evidence for claim in found.values()]
+    assert ["98.8% interval" in text for text in evidence].count(True) == 1  # 1 − 0.05 / 4
+    assert ["98.3% interval" in text for text in evidence].count(True) == 1  # 1 − 0.05 / 3
 
 
 def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
@@ -189,8 +193,11 @@ def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
     found = claims_of(outcomes, MMPARETO)
     for claim, words in (
-        ("The joint gradient at the audio encoder is smaller than the unimodal one", "--record-gradients"),
-        ("The joint loss's gradient noise at the audio encoder is smaller", "figures.py covariance"),
+        ("The joint gradient at the audio encoder is smaller than the unimodal gradient", "--record_gradients"),
+        (
+            "The noise of the joint gradient at the audio encoder is smaller than that of the unimodal gradient",
+            "figures.py covariance",
+        ),
         ("MMPareto ends in a flatter minimum than Uniform", "figures.py sharpness"),
     ):
         assert (found[claim].verdict, found[claim].seeds) == (NOT_MEASURED, 0)
@@ -201,17 +208,17 @@ def test_below_five_seeds_a_claim_is_undecided(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path, seeds=range(4))
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), 1.0 + WOBBLE[seed], 2.0, cosine=0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal one"]
+    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
     assert (found.verdict, found.seeds) == (UNDECIDED, 4)
-    assert "no interval below 5" in found.evidence
+    assert "no interval with fewer than 5" in found.evidence
 
 
 def test_only_paired_seeds_count(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
-    for place, outcome in enumerate(outcomes):
-        if place != 8:
-            content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + place * (place % 3)}}}
+    for number, outcome in enumerate(outcomes):
+        if number != 8:
+            content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + number * (number % 3)}}}
             write_json(folder_of(outcome) / "sharpness.json", content)
     assert claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"].seeds == 5
 
@@ -219,8 +226,8 @@ def test_only_paired_seeds_count(tmp_path: Path) -> None:
 def test_what_was_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
-    for place, outcome in enumerate(outcomes):
-        content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + place}}, "samples": 64 if place < 9 else 128}
+    for number, outcome in enumerate(outcomes):
+        content = {"losses": {"joint": {"largest_eigenvalue": 10.0 + number}}, "samples": 64 if number < 9 else 128}
         write_json(folder_of(outcome) / "sharpness.json", content)
     assert claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"].seeds == 3
 
@@ -239,21 +246,21 @@ def test_what_has_no_ratio_is_left_out(tmp_path: Path, value: float) -> None:
 def test_a_damaged_measurement_is_an_input_error(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     write_json(folder_of(outcomes[0]) / "covariance.json", {"encoders": {"audio": {"joint": 3, "unimodal": 4}}})
-    with pytest.raises(InputError, match=r"covariance\.json is damaged .* measure anew"):
+    with pytest.raises(InputError, match=r"covariance\.json is damaged .* measure it again"):
         claims_of(outcomes)
 
 
-def test_a_table_without_uniform_speaks_of_no_claim(tmp_path: Path) -> None:
+def test_a_table_without_uniform_has_no_claims(tmp_path: Path) -> None:
     plain = Row("Uniform", "--method joint")
     outcomes = [finished(tmp_path, plain, CREMAD, seed, BOTH) for seed in SEEDS]
-    assert make_sheet(table_of(), outcomes, "validation", draw=False).claims == []
+    assert make_run_sheet(table_of(), outcomes, "validation", plots=False).claims == []
 
 
-def test_on_synthetic_data_the_claims_headline_says_so(tmp_path: Path) -> None:
-    sheet = make_sheet(table_of(columns=[SYNTHETIC]), uniform_runs(tmp_path, SYNTHETIC), "validation", draw=False)
+def test_claims_on_synthetic_data_have_its_warning(tmp_path: Path) -> None:
+    sheet = make_run_sheet(table_of(columns=[SYNTHETIC]), uniform_runs(tmp_path, SYNTHETIC), "validation", plots=False)
     assert sheet.banner is not None and sheet.claims
     html = page(sheet)
     headline = html[html.index('<section id="claims">') :][:600]
-    assert "on data that can say nothing about them" in headline and sheet.banner in headline
+    assert "on data that cannot confirm or refute them" in headline and sheet.banner in headline
     text = markdown(sheet)
     assert sheet.banner in text[text.index("## Claims") :][:400]

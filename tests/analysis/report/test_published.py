@@ -1,3 +1,5 @@
+"""Published accuracies, and the runs that they can be compared with."""
+
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -11,10 +13,10 @@ from mmpareto.training.settings import parse
 
 
 def texts(line: str) -> list[str]:
-    return [figure.text for figure in published_of(parse(["--dataset", *line.split()]).settings)]
+    return [one.text for one in published_of(parse(["--dataset", *line.split()]).settings)]
 
 
-def test_several_sources_of_one_figure_are_all_there() -> None:
+def test_all_sources_of_an_accuracy_are_shown() -> None:
     assert texts("cremad --method mmpareto") == ["75.13", "about 69", "73.08", "69.0 ± 2.5", "65.51 ± 0.87"]
     assert texts("cremad --method uniform") == ["71.10", "70.81", "69.2 ± 1.8"]
     assert texts("CREMAD --method mmpareto --variant released") == texts("cremad --method mmpareto")
@@ -32,40 +34,40 @@ def test_several_sources_of_one_figure_are_all_there() -> None:
         "cremad --method torchjd:UPGrad",
     ],
 )
-def test_what_is_published_of_another_thing_is_not_shown(line: str) -> None:
+def test_accuracies_of_something_else_are_not_shown(line: str) -> None:
     assert texts(line) == []
 
 
-def test_classes_and_modalities_have_to_be_the_same() -> None:
+def test_classes_and_modalities_have_to_agree() -> None:
     assert texts("mosi --method mmpareto --n_classes 7") == ["34.88"]
     assert texts("cgmnist --method unimodal --modality colour") == ["60.4"]
     assert texts("cgmnist --method unimodal --modality gray") == ["99.3"]
     assert texts("cremad --method unimodal --modality visual") == ["55.4 ± 3.0"]
 
 
-def test_modalities_alone_come_with_their_figure() -> None:
-    found = {figure.name: figure for figure in published_of(parse(["--dataset", "ks", "--method", "agm"]).settings)}
+def test_accuracies_of_one_modality_accompany_their_method() -> None:
+    found = {one.name: one for one in published_of(parse(["--dataset", "ks", "--method", "agm"]).settings)}
     assert found["InfoReg, CVPR 2025"].unimodal == {"audio": Decimal("53.12"), "visual": Decimal("37.24")}
 
 
-def test_every_figure_has_its_source_and_names_what_exists() -> None:
+def test_every_accuracy_has_its_source_and_uses_existing_names() -> None:
     assert len(all_published()) == 44
-    for figure in all_published():
-        assert figure.source and figure.protocol and figure.name
-        assert figure.dataset in list(DATASETS) and figure.method in list(METHODS)
-        assert (figure.modality is not None) == (figure.method == "unimodal")
-        assert 0 < figure.accuracy < 100
-        assert figure.footnote.startswith(figure.source) and figure.protocol in figure.footnote
+    for one in all_published():
+        assert one.source and one.protocol and one.name
+        assert one.dataset in list(DATASETS) and one.method in list(METHODS)
+        assert (one.modality is not None) == (one.method == "unimodal")
+        assert 0 < one.accuracy < 100
+        assert one.footnote.startswith(one.source) and one.protocol in one.footnote
 
 
-def test_the_file_is_of_known_keys_and_used_sources() -> None:
+def test_every_source_is_used() -> None:
     content = json.loads((Path(published.__file__).parent / "published.json").read_text(encoding="utf-8"))
-    assert set(content["sources"]) == {figure["source"] for figure in content["figures"]}
+    assert set(content["sources"]) == {one["source"] for one in content["accuracies"]}
 
 
-def test_a_footnote_says_source_protocol_and_what_else_is_known() -> None:
-    figures = [figure for figure in all_published() if figure.note]
-    assert figures and len(figures) < len(all_published())
-    for figure in all_published():
-        end = f"{figure.protocol}." + (f" {figure.note}." if figure.note else "")
-        assert figure.footnote.startswith(f"{figure.source}. Protocol: ") and figure.footnote.endswith(end)
+def test_a_footnote_has_source_protocol_and_note() -> None:
+    accuracies = [one for one in all_published() if one.note]
+    assert accuracies and len(accuracies) < len(all_published())
+    for one in all_published():
+        end = f"{one.protocol}." + (f" {one.note}." if one.note else "")
+        assert one.footnote.startswith(f"{one.source}. Protocol: ") and one.footnote.endswith(end)

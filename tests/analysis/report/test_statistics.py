@@ -1,3 +1,5 @@
+"""Statistics over seeds and over test clips, compared with SciPy and with other definitions."""
+
 import math
 import statistics
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmpareto.analysis.report.statistics import FEWEST_SEEDS, Comparison, clip_noise, compare, signed, spread
+from mmpareto.analysis.report.statistics import MIN_SEEDS, Comparison, clip_noise, compare, signed, spread
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -93,7 +95,7 @@ def test_swapping_the_sides_mirrors_every_interval(families: list[list[float]]) 
             assert one.low == pytest.approx(-back[name].high, abs=1e-9)
 
 
-@pytest.mark.parametrize("n", range(FEWEST_SEEDS))
+@pytest.mark.parametrize("n", range(MIN_SEEDS))
 def test_below_five_seeds_there_is_no_interval(n: int) -> None:
     found = compare({"few": [0.1 + 0.001 * k for k in range(n)], "many": [0.1, 0.2, 0.15, 0.12, 0.11]})
     assert (found["few"].low, found["few"].p, found["few"].excludes_zero) == (None, None, False)
@@ -106,7 +108,7 @@ def test_differences_without_spread_have_no_interval(value: float) -> None:
     base = np.arange(1, 6) / 7
     found = compare({"method": [*(base + value - base)]})["method"]  # rounding makes them differ in the last digits
     assert (found.low, found.high, found.p, found.excludes_zero) == (None, None, None, False)
-    assert "same at every seed" in found.reason and found.mean == pytest.approx(value, abs=1e-12)
+    assert "the same for every seed" in found.reason and found.mean == pytest.approx(value, abs=1e-12)
 
 
 def test_nothing_in_common_is_no_average() -> None:
@@ -174,5 +176,5 @@ def test_the_noise_is_the_same_every_time_and_wants_clips() -> None:
         clip_noise(np.zeros(3))
 
 
-def test_a_figure_bears_its_sign() -> None:
+def test_a_signed_number() -> None:
     assert [signed(value) for value in (1.234, -0.4, 0.0, -0.001)] == ["+1.23", "−0.40", "+0.00", "+0.00"]

@@ -1,3 +1,5 @@
+"""Reports as Markdown, CSV, LaTeX and HTML."""
+
 import csv
 import dataclasses
 import io
@@ -10,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
-from mmpareto.analysis.report.layout import Figure, Interval, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.page import page
-from mmpareto.analysis.report.sheet import make_sheet
+from mmpareto.analysis.report.run_sheet import make_run_sheet
+from mmpareto.analysis.report.sheet import Interval, Plot, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.writers import latex, long_csv, markdown, write_report
 from mmpareto.errors import InputError
 
@@ -33,7 +35,7 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> Sheet:
                 one = finished(runs, row, column, seed, accuracies, correct=[*correct], history=lines)
                 outcomes.append(missing(row, column, seed, "failed: NaN") if (row, seed) == (PARETO, 3) else one)
         outcomes += [missing(JOINT, column, seed, "not run") for seed in range(6)]
-    return make_sheet(table_of(MMPARETO, PARETO, JOINT, columns=[CREMAD, SYNTHETIC]), outcomes, "validation")
+    return make_run_sheet(table_of(MMPARETO, PARETO, JOINT, columns=[CREMAD, SYNTHETIC]), outcomes, "validation")
 
 
 @pytest.fixture
@@ -49,10 +51,10 @@ def plain() -> Sheet:
 @pytest.fixture
 def nasty() -> Sheet:
     """Signs that mean something to every one of the formats, wherever a text may stand."""
-    cells = [SheetCell(NASTY, 1.0, NASTY, bold=True), SheetCell("[x] y", hole=True, note=NASTY)]
+    cells = [SheetCell(NASTY, 1.0, NASTY, bold=True), SheetCell("[x] y", incomplete=True, note=NASTY)]
     rows = [SheetRow(NASTY, cells, baseline=True), SheetRow("[x]", [SheetCell("[1]"), SheetCell("[2]")])]
     columns = [SheetColumn(NASTY, "G & 1", NASTY), SheetColumn("b", "G 2")]
-    many = {"notes": [NASTY], "footnotes": [NASTY], "holes": [NASTY], "commands": [NASTY]}
+    many = {"notes": [NASTY], "footnotes": [NASTY], "missing": [NASTY], "commands": [NASTY]}
     return Sheet(NASTY, NASTY, columns, rows, banner=NASTY, protocol=NASTY, **many)  # type: ignore[arg-type]
 
 
@@ -110,7 +112,7 @@ def test_every_format_says_that_the_data_are_synthetic(sheet: Sheet, write: obje
 
 
 @pytest.mark.parametrize("write", [markdown, long_csv, latex, page])
-def test_every_format_has_figures_holes_and_reasons(sheet: Sheet, write: object) -> None:
+def test_every_format_has_numbers_and_reasons_for_missing_ones(sheet: Sheet, write: object) -> None:
     text = write(sheet)  # type: ignore[operator]
     accuracy = sheet.rows[1].cells[0].text
     for words in (accuracy.split(" ")[0], "no run", "failed: NaN" if write is not long_csv else "5 of 6 seeds"):
@@ -121,9 +123,9 @@ def test_every_format_has_figures_holes_and_reasons(sheet: Sheet, write: object)
 def test_csv_has_every_number_and_every_seed(sheet: Sheet) -> None:
     lines = list(csv.DictReader(io.StringIO(long_csv(sheet))))
     assert {line["warning"] for line in lines} == {sheet.banner}
-    place = {"part": "", "group": "CREMA-D", "column": "accuracy, %", "row": "MMPareto"}
-    own = [line for line in lines if place.items() <= line.items()]
-    seeds = {int(line["seed"]): float(line["value"]) for line in own if line["quantity"] == "figure"}
+    key = {"part": "", "group": "CREMA-D", "column": "accuracy, %", "row": "MMPareto"}
+    own = [line for line in lines if key.items() <= line.items()]
+    seeds = {int(line["seed"]): float(line["value"]) for line in own if line["seed"]}
     assert seeds == pytest.approx(sheet.rows[1].cells[0].seeds)
     numbers = {line["quantity"]: float(line["value"]) for line in own if not line["seed"]}
     assert numbers["mean"] == pytest.approx(np.mean([*seeds.values()]))
@@ -194,12 +196,12 @@ def test_the_page_is_for_phones_and_both_schemes(sheet: Sheet) -> None:
     assert len(boxes) >= len(Page(html).of("table")) and all(own["tabindex"] == "0" for own in boxes)
 
 
-def test_every_link_within_the_page_has_its_place(sheet: Sheet) -> None:
+def test_every_link_within_the_page_has_its_target(sheet: Sheet) -> None:
     found = Page(page(sheet))
-    places = {own["id"] for _, own in found.elements if "id" in own}
+    ids = {own["id"] for _, own in found.elements if "id" in own}
     links = [own["href"] for own in found.of("a")]
-    assert len(links) > 5 and all(link is not None and link[1:] in places for link in links)
-    assert len([own for _, own in found.elements if "id" in own]) == len(places)
+    assert len(links) > 5 and all(link is not None and link[1:] in ids for link in links)
+    assert len([own for _, own in found.elements if "id" in own]) == len(ids)
     assert len(found.of("h1")) == 1
 
 
@@ -217,8 +219,8 @@ def test_tables_can_be_sorted_by_buttons(sheet: Sheet) -> None:
 def test_the_page_has_all_its_sections(sheet: Sheet) -> None:
     ids = [own["id"] for own in Page(page(sheet)).of("section")]
     assert ids == [
-        *("results", "differences", "missing", "noise-of-the-test-set", "published-figures"),
-        *("claims", "curves", "commands"),
+        *("results", "differences", "missing", "noise-of-the-test-set", "published-accuracies"),
+        *("claims", "plots", "commands"),
     ]
     images = Page(page(sheet)).of("img")
     assert len(images) >= 2 and all(str(own["src"]).startswith("data:image/svg+xml;base64,") for own in images)
@@ -260,12 +262,12 @@ def test_intervals_are_drawn_to_scale(plain: Sheet) -> None:
     assert 2 <= len(ticks) <= 6
 
 
-def test_a_figure_that_is_not_drawn_says_why(plain: Sheet) -> None:
-    html = page(dataclasses.replace(plain, figures=[Figure("Weights", "Not drawn: run has none", "")]))
+def test_a_plot_that_is_not_drawn_says_why(plain: Sheet) -> None:
+    html = page(dataclasses.replace(plain, plots=[Plot("Weights", "Not drawn: run has none", "")]))
     assert "Not drawn: run has none" in html and "<img" not in html
 
 
-def test_all_groups_of_columns_stand_over_their_own(sheet: Sheet) -> None:
+def test_a_group_s_heading_spans_its_columns(sheet: Sheet) -> None:
     widths = [int(own["colspan"] or 0) for own in Page(page(sheet)).of("th") if "colspan" in own]
     groups = [column.group for column in sheet.columns]
     assert widths[:2] == [groups.count(group) for group in dict.fromkeys(groups)]

@@ -1,4 +1,4 @@
-"""The released algorithm of the benchmark: its gradients are those of the variant, and its price is that code's."""
+"""The released algorithm in the benchmark: its gradients are those of the variant, its cost that of the code."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ NAMES = ("a", "b", "c")
 
 
 class Sum(nn.Module):
-    """A linear head a modality, added up."""
+    """The sum of one linear head per modality."""
 
     additive = True
 
@@ -32,15 +32,15 @@ class Sum(nn.Module):
         return {name: self.parts[name](feature) for name, feature in features.items()}
 
 
-def network(opposed: tuple[str, ...], names: tuple[str, ...] = NAMES) -> MultimodalNetwork:
-    """Unimodal heads that ask of the feature the reverse of what the fusion asks where they are `opposed`."""
+def network_of(opposed: tuple[str, ...], names: tuple[str, ...] = NAMES) -> MultimodalNetwork:
+    """A network whose unimodal heads are the fusion's, with reversed sign for the `opposed` modalities."""
     torch.manual_seed(len(opposed))
     encoders = {n: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)) for n in names}
-    made = MultimodalNetwork(encoders, Sum(names), {name: nn.Linear(4, 3) for name in names}).double()
+    network = MultimodalNetwork(encoders, Sum(names), {name: nn.Linear(4, 3) for name in names}).double()
     for name in names:
         sign = -1 if name in opposed else 1
-        made.heads[name].load_state_dict({k: sign * v for k, v in made.fusion.parts[name].state_dict().items()})
-    return made
+        network.heads[name].load_state_dict({k: sign * v for k, v in network.fusion.parts[name].state_dict().items()})
+    return network
 
 
 def batch(names: tuple[str, ...] = NAMES) -> tuple[dict[str, Tensor], Tensor]:
@@ -49,21 +49,21 @@ def batch(names: tuple[str, ...] = NAMES) -> tuple[dict[str, Tensor], Tensor]:
     return inputs, torch.randint(3, (7,), generator=generator)
 
 
-def stepped(method: Any, net: MultimodalNetwork, **further: Any) -> dict[str, Tensor]:
-    """The gradients of a step, by parameter."""
+def stepped(method: Any, net: MultimodalNetwork, **more: Any) -> dict[str, Tensor]:
+    """Parameter → gradient of a step."""
     net.zero_grad()
     if isinstance(method, ReleasedStep):
         method.begin_training(SimpleNamespace(network=net))
     inputs, labels = batch(tuple(net.encoders))
     joint, unimodal = losses(net(inputs), labels)
-    method.backward(joint, unimodal, encoders=dict(net.encoders.items()), **further)
+    method.backward(joint, unimodal, encoders=dict(net.encoders.items()), **more)
     return {name: p.grad.clone() for name, p in net.named_parameters()}
 
 
 @pytest.mark.parametrize("gamma", [1.5, 0.7])
 @pytest.mark.parametrize("opposed", [(), ("a",), ("b", "c"), NAMES], ids=str)
 def test_it_gives_the_gradients_of_the_released_variant(opposed: tuple[str, ...], gamma: float) -> None:
-    net = network(opposed)
+    net = network_of(opposed)
     inputs, labels = batch()
     joint, unimodal = losses(net(inputs), labels)
     report = MMPareto.released().backward(joint, unimodal, encoders=dict(net.encoders.items()))
@@ -73,15 +73,15 @@ def test_it_gives_the_gradients_of_the_released_variant(opposed: tuple[str, ...]
         torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-14, msg=name)
 
 
-def test_a_scaler_factor_is_borne_by_every_gradient() -> None:
-    net = network(("a",))
+def test_every_gradient_has_the_scalers_factor() -> None:
+    net = network_of(("a",))
     plain = stepped(ReleasedStep(), net)
     for name, found in stepped(ReleasedStep(), net, scale=torch.tensor(8.0, dtype=torch.float64)).items():
         torch.testing.assert_close(found, 8 * plain[name], rtol=1e-9, atol=1e-14, msg=name)
 
 
 class Transfers(TorchDispatchMode):
-    """Counts numbers that the host reads."""
+    """Counts the numbers that the host reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_it_costs_a_pass_a_loss_and_one_more_and_a_read_a_tensor() -> None:
-    net = network(("a",), ("a", "b"))
+def test_it_takes_one_backward_pass_per_loss_and_one_more_and_reads_every_tensor() -> None:
+    net = network_of(("a",), ("a", "b"))
     passes: Counter[str] = Counter()
     for name, encoder in net.encoders.items():
         encoder[0].weight.register_hook(lambda gradient, name=name: passes.update([name]))
@@ -106,8 +106,8 @@ def test_it_costs_a_pass_a_loss_and_one_more_and_a_read_a_tensor() -> None:
     assert transfers.count == 4 + 2 + tensors + 3
 
 
-def test_a_direction_lost_in_rounding_is_not_caught_as_it_is_by_the_variant() -> None:
-    """What method.md says of the released code: a conflicting one-element tensor has h = 0, and 0·inf is NaN."""
+def test_a_direction_lost_in_rounding_is_nan_unlike_in_the_variant() -> None:
+    """In the released code, a conflicting tensor of one element has h = 0, and 0·inf is NaN."""
     encoder = nn.Linear(1, 1, bias=False).double()
     for method, expected in ((MMPareto.released(), 0.0), (ReleasedStep(), float("nan"))):
         encoder.weight.grad = None
@@ -118,7 +118,7 @@ def test_a_direction_lost_in_rounding_is_not_caught_as_it_is_by_the_variant() ->
         assert encoder.weight.grad.item() == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_loss_that_does_not_reach_the_encoder_is_said() -> None:
+def test_a_loss_that_does_not_reach_the_encoder_is_refused() -> None:
     encoder = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1))
     loss = encoder[0].weight.sum()
     with pytest.raises(ValueError, match=r"does not reach .* shape \(1, 1\)"):

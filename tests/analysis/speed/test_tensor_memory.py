@@ -1,4 +1,4 @@
-"""The peak of memory of a piece of work, against sums done by hand."""
+"""Peak memory, compared with sums done by hand."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 CPU = torch.device("cpu")
 
 
-def test_only_what_lives_at_once_counts() -> None:
+def test_only_tensors_that_live_at_the_same_time_count() -> None:
     def work() -> None:
         first = torch.zeros(1000)
         second = torch.zeros(500)
@@ -19,7 +19,7 @@ def test_only_what_lives_at_once_counts() -> None:
     assert peak_memory(work, CPU) == 4 * 1500
 
 
-def test_views_and_what_was_made_outside_do_not_count() -> None:
+def test_views_and_tensors_from_outside_do_not_count() -> None:
     outside = torch.zeros(1000)
     with TensorMemory() as memory:
         view = outside.view(10, 100).T
@@ -33,7 +33,7 @@ def test_views_and_what_was_made_outside_do_not_count() -> None:
         assert (memory.live, memory.peak) == (0, 4000)
 
 
-def test_what_only_the_graph_holds_counts_until_it_is_freed() -> None:
+def test_tensors_of_the_graph_count_until_it_is_freed() -> None:
     weight = torch.ones(1000, dtype=torch.float64, requires_grad=True)
     with TensorMemory() as memory:
         loss = weight.exp().sum()  # the graph keeps the exponentials
@@ -66,7 +66,7 @@ def test_a_retained_graph_shows_in_the_peak() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_counts_what_its_allocator_hands_out() -> None:
+def test_on_a_gpu_the_allocator_counts() -> None:
     device = torch.device("cuda", 0)
     outside = torch.zeros(1 << 20, device=device)
 

@@ -1,10 +1,9 @@
-"""Stands in for train.py and evaluate.py in tests of the grid: `python fake_programs.py train|evaluate STAGE …`.
+"""Replaces train.py and evaluate.py in tests of the grid: `python fake_programs.py train|evaluate STAGE …`.
 
-STAGE is a folder: `<run's name>.json` holds the run's config.json; what the run is to do stands in `<run's name>.do`, a
-word for each attempt (finish, where there are no more); calls.txt gets a line a call. Imports nothing that takes long.
+STAGE is a folder: `<run's name>.json` is the run's config.json; `<run's name>.do` has one word for each attempt (with
+no words left, the run finishes); each call appends a line to calls.txt. Imports nothing slow.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -16,16 +15,16 @@ WAIT = 60.0  # seconds that a run waits for a signal
 
 
 def main(program: str, stage: Path, words: list[str]) -> int:
-    """Do what is wanted; the exit status."""
-    place = Path(words[0] if program == "evaluate" else words[words.index(_where(words)) + 1])
-    folder = place.parent if program == "evaluate" else place
+    """Run the fake program; return the exit status."""
+    path = Path(words[0] if program == "evaluate" else words[words.index(_flag(words)) + 1])
+    folder = path.parent if program == "evaluate" else path
     gpu, threads = words[words.index("--gpu_ids") + 1], os.environ.get("OMP_NUM_THREADS")
-    _note(stage, f"{program} {place.name} {_where(words)} gpu {gpu} threads {threads} pid {os.getpid()}")
+    _note(stage, f"{program} {path.name} {_flag(words)} gpu {gpu} threads {threads} pid {os.getpid()}")
     if program == "evaluate":
         if (stage / "evaluation fails").exists():
             print("error: no evaluation today")
             return 2
-        out = folder / f"evaluation-test-{place.stem}"
+        out = folder / f"evaluation-test-{path.stem}"
         out.mkdir()
         (out / "per_clip.csv").write_text("clip,class\n")
         return 0
@@ -34,9 +33,9 @@ def main(program: str, stage: Path, words: list[str]) -> int:
 
 def _train(stage: Path, folder: Path) -> int:
     script = stage / f"{folder.name}.do"
-    todo = script.read_text().split() if script.exists() else []
-    script.write_text(" ".join(todo[1:]))
-    what = todo[0] if todo else "finish"
+    actions = script.read_text().split() if script.exists() else []
+    script.write_text(" ".join(actions[1:]))
+    what = actions[0] if actions else "finish"
     if what == "refuse":
         print("train.py: error: data/x is not there; prepare it.", file=sys.stderr)
         return 2
@@ -49,41 +48,44 @@ def _train(stage: Path, folder: Path) -> int:
     if what == "crash":  # before the first checkpoint
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / "last.pt").touch()
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"seconds": 1.0}\n')
+    metrics = folder / "metrics.jsonl"
+    epoch = len(metrics.read_text().splitlines()) + 1 if metrics.exists() else 1
+    with metrics.open("a") as file:
+        file.write(json.dumps({"epoch": epoch, "seconds": 1.0}) + "\n")
     if what == "nan":
         print("error: epoch 2, step 3: the loss is NaN; the run stops here.")
         return 1
     if what == "wait":
         return _wait(stage, folder)
     if what == "slow":
-        time.sleep(0.5)
+        time.sleep(0.3)
     (folder / "best.pt").touch()
     line = {"epoch": config["arguments"]["epochs"], "acc": 0.5}
-    (folder / "summary.json").write_text(json.dumps({"last": line, "best_val": line, "best_test": line}))
+    summary = {"last": line, "best_val": line, "best_test": line}
+    if what == "unvalidated":
+        summary |= {"best_val": None, "best_val_reason": "no validation set"}
+    (folder / "summary.json").write_text(json.dumps(summary))
     _note(stage, f"trained {folder.name}")
     return 0
 
 
 def _wait(stage: Path, folder: Path) -> int:
-    """For a signal, which is noted, and then a little longer, as saving takes; or for a file named "go"."""
-    came: list[int] = []
+    """Wait for a signal and then 0.2 s, as long as saving takes; or for a file named "go"."""
+    received: list[int] = []
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda got, frame: came.append(got))
+        signal.signal(signum, lambda got, frame: received.append(got))
     _note(stage, f"waiting {folder.name} pid {os.getpid()}")
     until = time.monotonic() + WAIT
-    while not came and time.monotonic() < until and not (stage / "go").exists():
+    while not received and time.monotonic() < until and not (stage / "go").exists():
         time.sleep(0.01)
     time.sleep(0.2)
-    for signum in came:
+    for signum in received:
         _note(stage, f"signal {signum} {folder.name}")
-    return 128 + came[0] if came else 3
+    return 128 + received[0] if received else 3
 
 
-def _where(words: list[str]) -> str:
-    with contextlib.suppress(ValueError):
-        return words[words.index("--resume")]
-    return "--ckpt_path"
+def _flag(words: list[str]) -> str:
+    return "--resume" if "--resume" in words else "--ckpt_path"
 
 
 def _note(stage: Path, line: str) -> None:

@@ -1,25 +1,32 @@
-"""A grid as a process of its own: `python grid_process.py HOME`, on what `Stage` in test_grid.py has prepared there."""
+"""A grid in a process of its own, on what a `Stage` of test_grid.py has prepared."""
 
+import os
 import sys
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import test_grid
 from mmpareto.analysis.tables.grid import run_grid
 from mmpareto.cli import run
 from mmpareto.training.stop import StopSignals
+from stage import Stage
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the grid and print an outcome a line; the exit status of tables.py."""
-    stage = test_grid.Stage(Path(sys.argv[1]))
-    print("ready", flush=True)
-    sys.stdin.readline()  # until it is told to begin
-    with StopSignals() as signals:
-        outcomes = run_grid(stage.cells(), stage.runs, ["cpu", "cpu"], signals=signals, programs=stage.programs)
-    for outcome in outcomes:
-        print(f"outcome {outcome.cell.seed} {outcome.folder.name if outcome.folder else outcome.reason}")
-    return 128 + signals.signum if signals.signum else int(any(outcome.reason for outcome in outcomes))
+def grid_process(home: Path, output: Path, start: Barrier) -> None:
+    """Run the grid in a new session; write one line per outcome to `output`, and exit as tables.py does."""
+    os.setsid()
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
+    stage = Stage(home)
+    cells = stage.cells()  # before any grid starts, because it writes the data again
+    start.wait()
 
+    def main(arguments: list[str] | None) -> int:
+        with StopSignals() as signals:
+            outcomes = run_grid(cells, stage.runs, ["cpu", "cpu"], signals=signals, programs=stage.programs)
+        for outcome in outcomes:
+            print(f"outcome {outcome.cell.seed} {outcome.folder.name if outcome.folder else outcome.reason}")
+        return 128 + signals.signum if signals.signum else int(any(outcome.reason for outcome in outcomes))
 
-if __name__ == "__main__":
     run(main)

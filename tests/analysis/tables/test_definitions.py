@@ -1,4 +1,4 @@
-"""What the tables compare: every cell is a command line that train.py takes, and says what its labels say."""
+"""The tables: every cell is a command line that train.py accepts, and does what its labels say."""
 
 import dataclasses
 import shlex
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmpareto.analysis.finished_run import identity
+from mmpareto.analysis.labels import NAMES, label
 from mmpareto.analysis.tables import choices, stand_in
-from mmpareto.analysis.tables.cells import Cell, identity, make_cells
-from mmpareto.analysis.tables.definitions import DERIVED, LABELS, QUICK, TABLES, Column, Row, Table, list_text
-from mmpareto.analysis.tables.plan import RATIOS
+from mmpareto.analysis.tables.cells import Cell, make_cells
+from mmpareto.analysis.tables.definitions import DERIVED, QUICK, TABLES, Column, Row, Table, list_text, method_row
 from mmpareto.data import DATASETS
-from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
-from mmpareto.training.settings import Settings
+from mmpareto.training.settings import Settings, to_config
 
 GRIDS = [name for name, table in TABLES.items() if table.columns]
 every_grid = pytest.mark.parametrize("name", GRIDS)
@@ -35,8 +35,8 @@ def test_every_cell_is_a_command_of_train_py(name: str) -> None:
     assert len(cells) == len(table.rows) * len(table.columns)
     recipes = {cell.settings.recipe for cell in cells}
     assert recipes == ({"released", "paper"} if name == "variants" else {"released"})
-    whole = [identity(cell.settings, cell.settings.data) for cell in cells]
-    assert all(a != b for place, a in enumerate(whole) for b in whole[:place])  # no two cells are the same run
+    whole = [identity(to_config(cell.settings), cell.settings.data) for cell in cells]
+    assert all(a != b for n, a in enumerate(whole) for b in whole[:n])  # no two cells are the same run
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_cell_runs_on_the_stand_in_at_a_small_size(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_says_what_it_is(name: str) -> None:
     table = TABLES[name]
-    assert table.name == name and table.question.endswith("?") and table.baseline
+    assert table.name == name and "?" in table.question and table.baseline
     for lines in (table.rows, table.columns):
         assert len({line.label for line in lines}) == len(lines)
     assert f"{name} " in list_text() and table.question in list_text()
@@ -73,8 +73,19 @@ def test_a_table_without_its_baseline_is_refused() -> None:
         Table("t", "T", "Q?", (Column("C", ""),), (Row("R", ""),), "Uniform")
 
 
-def test_every_method_has_a_label_and_a_ratio() -> None:
-    assert set(LABELS) == set(METHODS) == set(RATIOS)
+def test_a_row_has_the_name_that_its_runs_have_in_plots() -> None:
+    assert set(NAMES) == set(METHODS)
+    seen = set()
+    for name in GRIDS:
+        for cell in make_cells(TABLES[name], [0], "last"):
+            words, settings = shlex.split(cell.row.flags), cell.settings
+            if "--method" in words:
+                assert cell.row.label == label(settings.method, settings.variant, settings.options)
+                seen.add(cell.row.label)
+    assert {"MMPareto", "MMPareto (paper)", "MMPareto (gamma 2)", "MMPareto (paper, refresh 10)"} <= seen
+    for row in TABLES["cost"].rows:
+        assert row.label == label(row.flags.split()[1])
+    assert method_row("torchjd:UPGrad").label == "TorchJD UPGrad"
 
 
 def methods(table: Table) -> list[str]:
@@ -95,6 +106,7 @@ def test_what_the_tables_compare() -> None:
     variants = by_label(make_cells(TABLES["variants"], [0], "last"))
     assert {(s.recipe, s.learning_rate) for s in variants.values()} == {("released", 0.002), ("paper", 0.001)}
     assert {s.variant for s in variants.values()} == {None, "per_tensor", "paper", "released"}
+    assert TABLES["variants"].title == "MMPareto per tensor, as the paper and as the released code"
     kept = by_label(make_cells(TABLES["refresh"], [0], "last"))
     assert [s.options.get("refresh") for s in kept.values()] == [None, 1, 10]
 
@@ -105,7 +117,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "3 frames": {"frames": 3},
     "2 frames at 3 fps": {"data": "data/cremad-fps3"},
     "3 frames at 3 fps": {"data": "data/cremad-fps3", "frames": 3},
-    "Schedule: a tenth after 30 epochs": {"scheduler": "step"},
+    "Schedule: × 0.1 after 30 epochs": {"scheduler": "step"},
     "100 epochs": {"epochs": 100},
     "Learning rate 0.001": {"learning_rate": 0.001},
     "Learning rate 0.01": {"learning_rate": 0.01},
@@ -115,7 +127,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "learning_rate": 0.001,
     },
-    "As DGL: spectrogram, 1 frame, 100 epochs, a tenth after 70, clipping": {
+    "As DGL: spectrogram, 1 frame, 100 epochs, × 0.1 after 70, gradient clipping": {
         "data": "data/cremad-spectrogram",
         "audio": "spectrogram",
         "audio_frames": 188,
@@ -148,51 +160,3 @@ def test_data_of_another_kind_are_made_by_flags_that_prepare_py_has(name: str) -
         DATASETS[name].add_arguments(parser)
         raw = [] if name == "synthetic" else ["--raw", "."]
         assert vars(parser.parse_args([*raw, *shlex.split(flags)])) != vars(parser.parse_args(raw))
-
-
-def test_other_data_sets() -> None:
-    table = choices.with_data_sets(TABLES["main"], ["KS", "ave", "ave"])
-    assert [column.label for column in table.columns] == ["Kinetics-Sounds", "AVE"]
-    fusion = choices.with_data_sets(TABLES["fusion"], ["ave"])
-    assert [column.label for column in fusion.columns] == [column.label for column in TABLES["fusion"].columns]
-    cells = by_label(make_cells(fusion, [0], "last"))
-    assert {s.dataset for s in cells.values()} == {"ave"} and len({s.fusion for s in cells.values()}) == 4
-    both = choices.with_data_sets(TABLES["fusion"], ["ave", "cremad"])
-    assert len(both.columns) == 8 and both.columns[4].label == "CREMA-D: Concatenation"
-    paths = {
-        s.data
-        for s in by_label(make_cells(choices.with_data_sets(TABLES["preprocessing"], ["ave"]), [0], "last")).values()
-    }
-    assert paths == {"data/ave", "data/ave-fps3", "data/ave-spectrogram"}
-    with pytest.raises(InputError, match="Did you mean 'cremad'"):
-        choices.with_data_sets(TABLES["main"], ["crema"])
-
-
-def test_picked_and_added_methods() -> None:
-    def labels(name: str, *given: str) -> list[str]:
-        return [row.label for row in choices.with_methods(TABLES[name], given).rows]
-
-    assert labels("main", "MM-Pareto", "dgl") == ["Uniform", "MMPareto", "DGL"]
-    assert labels("main", "mmpareto:paper", "ogm") == ["Uniform", "MMPareto (paper)", "OGM"]
-    assert labels("variants", "mmpareto:paper") == ["Uniform", "MMPareto (paper)"]
-    assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 7
-    assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
-    with pytest.raises(InputError, match="Did you mean 'mmpareto'"):
-        labels("main", "mpareto")
-    columns = choices.with_methods(TABLES["preprocessing"], ["mmpareto", "dgl"]).columns
-    assert [column.label for column in columns] == ["MMPareto", "DGL"]
-    assert choices.data_sets_of(columns) == ["cremad"]
-
-
-def test_backbones_multiply_the_columns() -> None:
-    table = choices.with_encoders(TABLES["main"], ["resnet18", "CNN"])
-    assert [column.label for column in table.columns][1::2] == ["CREMA-D, cnn", "Kinetics-Sounds, cnn"]
-    assert {s.encoder for (_, c), s in by_label(make_cells(table, [0], "last")).items() if "cnn" in c} == {"cnn"}
-    with pytest.raises(InputError, match="unknown encoder"):
-        choices.with_encoders(TABLES["main"], ["resnet"])
-
-
-def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
-    table = choices.with_methods(TABLES["main"], ["joint:paper"])
-    with pytest.raises(InputError, match=r"table 'main', Joint loss \(paper\), CREMA-D: method 'joint' has no variant"):
-        make_cells(table, [0], "last")

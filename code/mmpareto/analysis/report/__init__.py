@@ -1,1 +1,1 @@
-"""What runs give, as a table with its statistics: Markdown, CSV, LaTeX and a page of HTML."""
+"""Reports of tables: results, statistics and claims, as Markdown, CSV, LaTeX and HTML."""

@@ -1,15 +1,15 @@
-"""A sheet as LaTeX: a table of booktabs to be taken into a paper by \\input."""
+"""A sheet as LaTeX: a booktabs table that a paper can \\input."""
 
 import unicodedata
 from collections.abc import Sequence
 
-from mmpareto.analysis.report.layout import Sheet, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetRow
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
-    **{sign: f"\\{sign}" for sign in "&%$#_"},
+    **{character: f"\\{character}" for character in "&%$#_"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -21,12 +21,12 @@ GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho x sigma tau upsilon phi "
     "chi psi omega"
 )
-SIGNS = {"±": r"\pm", "−": "-", "×": r"\times", "·": r"\cdot", "≥": r"\ge", "≤": r"\le", "≠": r"\ne", "→": r"\to"}
-SIGNS |= {"Δ": r"\Delta", "Σ": r"\Sigma", "∞": r"\infty", "≈": r"\approx", "∂": r"\partial", "∇": r"\nabla"}
-SIGNS |= {chr(0x3B1 + n): f"\\{name}" for n, name in enumerate(GREEK.split()) if name not in ("x", "omicron")}
-SIGNS |= {sign: f"^{n}" for n, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {sign: f"_{n}" for n, sign in enumerate("₀₁₂₃₄₅₆₇₈₉")}
-LONG = 30  # signs from which on a column is broken into lines
-TABLE = SPECIAL | {sign: f"\\ensuremath{{{command}}}" for sign, command in SIGNS.items()}
+SYMBOLS = {"±": r"\pm", "−": "-", "×": r"\times", "·": r"\cdot", "≥": r"\ge", "≤": r"\le", "≠": r"\ne", "→": r"\to"}
+SYMBOLS |= {"Δ": r"\Delta", "Σ": r"\Sigma", "∞": r"\infty", "≈": r"\approx", "∂": r"\partial", "∇": r"\nabla"}
+SYMBOLS |= {chr(0x3B1 + n): f"\\{name}" for n, name in enumerate(GREEK.split()) if name not in ("x", "omicron")}
+SYMBOLS |= {c: f"^{n}" for n, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {c: f"_{n}" for n, c in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+LONG = 30  # characters; columns with longer texts are broken into lines
+TABLE = SPECIAL | {symbol: f"\\ensuremath{{{command}}}" for symbol, command in SYMBOLS.items()}
 TABLE |= {
     "…": r"\ldots{}",
     "–": r"\textendash{}",
@@ -41,13 +41,13 @@ TABLE |= {
 
 
 def latex(sheet: Sheet) -> str:
-    """The sheet's main table, its notes and what is missing; needs the packages booktabs and graphicx, and T1 fonts."""
+    """The main table, its notes and what is missing; needs the packages booktabs and graphicx, and T1 fonts."""
     banner = f"\\textbf{{{escaped(sheet.banner)}}} " if sheet.banner else ""
     protocol = f" {escaped(sheet.protocol)}" if sheet.protocol else ""
-    under = [
+    notes = [
         *sheet.notes,
         *(f"[{n}] {text}" for n, text in enumerate(sheet.footnotes, 1)),
-        *(f"Missing: {hole}" for hole in sheet.holes),
+        *(f"Missing: {sentence}" for sentence in sheet.missing),
     ]
     lines = [
         "% Needs \\usepackage{booktabs,graphicx} and \\usepackage[T1]{fontenc}.",
@@ -57,36 +57,36 @@ def latex(sheet: Sheet) -> str:
         f"\\caption{{{banner}{escaped(sheet.title)}. {escaped(sheet.question)}{protocol}}}",
         f"\\label{{tab:{''.join(c for c in sheet.name if c.isalnum() or c in '-:')}}}",
         "\\medskip",
-        "\n\\par\\bigskip\n".join(_tabular(sheet, group, places) for group, places in _groups(sheet.columns)),
-        *(["\\par\\smallskip\\footnotesize\\raggedright"] if under else []),
-        *(f"{escaped(text)}\\par" for text in under),
+        "\n\\par\\bigskip\n".join(_tabular(sheet, group, indices) for group, indices in _groups(sheet.columns)),
+        *(["\\par\\smallskip\\footnotesize\\raggedright"] if notes else []),
+        *(f"{escaped(text)}\\par" for text in notes),
         "\\end{table*}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _groups(columns: Sequence[SheetColumn]) -> list[tuple[str, list[int]]]:
-    """The places of the columns by group: side by side, the groups would be wider than a page."""
-    found: dict[str, list[int]] = {}
-    for place, column in enumerate(columns):
-        found.setdefault(column.group, []).append(place)
-    return [*found.items()]
+    """Group → indices of its columns. Groups are below each other because side by side they are wider than a page."""
+    groups: dict[str, list[int]] = {}
+    for index, column in enumerate(columns):
+        groups.setdefault(column.group, []).append(index)
+    return [*groups.items()]
 
 
-def _tabular(sheet: Sheet, group: str, places: Sequence[int]) -> str:
-    """One group's columns, no wider than the line."""
-    above = f" & \\multicolumn{{{len(places)}}}{{c}}{{{escaped(group)}}} \\\\"
+def _tabular(sheet: Sheet, group: str, indices: Sequence[int]) -> str:
+    """The columns of a group, at most as wide as the line."""
+    heading = f" & \\multicolumn{{{len(indices)}}}{{c}}{{{escaped(group)}}} \\\\"
     rows = [
-        " & ".join([_label(row), *(_cell(row.cells[place]) for place in places)])
+        " & ".join([_label(row), *(_cell(row.cells[index]) for index in indices)])
         + (" \\\\ \\addlinespace" if row.baseline else " \\\\")
         for row in sheet.rows
     ]
     lines = [
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-        f"\\begin{{tabular}}{{l{''.join(_alignment(sheet, place) for place in places)}}}",
+        f"\\begin{{tabular}}{{l{''.join(_alignment(sheet, index) for index in indices)}}}",
         "\\toprule",
-        *([above, f"\\cmidrule(lr){{2-{len(places) + 1}}}"] if group else []),
-        " & ".join(["", *(escaped(sheet.columns[place].title) for place in places)]) + " \\\\",
+        *([heading, f"\\cmidrule(lr){{2-{len(indices) + 1}}}"] if group else []),
+        " & ".join(["", *(escaped(sheet.columns[index].title) for index in indices)]) + " \\\\",
         "\\midrule",
         *rows,
         "\\bottomrule",
@@ -95,33 +95,33 @@ def _tabular(sheet: Sheet, group: str, places: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _alignment(sheet: Sheet, place: int) -> str:
-    """Figures to the right; long texts in lines."""
-    cells = [row.cells[place] for row in sheet.rows]
+def _alignment(sheet: Sheet, index: int) -> str:
+    """Right for numbers, a paragraph for long texts, left otherwise."""
+    cells = [row.cells[index] for row in sheet.rows]
     if max((len(cell.text) for cell in cells), default=0) > LONG:
         return "p{4cm}"
     return "r" if any(cell.value is not None for cell in cells) else "l"
 
 
 def escaped(text: str) -> str:
-    """The text as LaTeX sets it; a sign that is neither European nor of `TABLE` becomes its nearest letters, or "?"."""
-    found = "".join(TABLE.get(sign) or _plain(sign) for sign in " ".join(text.split()))
-    return found.replace("--", "-{}-")  # of a flag: no dash
+    """The text in LaTeX's syntax; characters that are neither Latin nor in `TABLE` become similar letters, or "?"."""
+    latex_text = "".join(TABLE.get(character) or _plain(character) for character in " ".join(text.split()))
+    return latex_text.replace("--", "-{}-")  # otherwise the dashes of a flag would become one long dash
 
 
-def _plain(sign: str) -> str:
-    if ord(sign) < 0x180:  # Latin, which T1 fonts have
-        return sign
-    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+def _plain(character: str) -> str:
+    if ord(character) < 0x180:  # Latin, which T1 fonts have
+        return character
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
 
 
 def _label(row: SheetRow) -> str:
-    return f"{{{escaped(row.label)}}}"  # in braces: the end of a row would take a bracket after it for its argument
+    return f"{{{escaped(row.label)}}}"  # otherwise \\ of the row above takes a bracket as its argument
 
 
 def _cell(cell: SheetCell) -> str:
-    """Without the notes on usual figures (seeds, p), too much for print, and on holes, which are listed below."""
+    """The cell without notes that are too long for print (seeds, p) or are listed below (missing results)."""
     text = f"\\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text)
-    text = f"\\emph{{{text}}}" if cell.hole else text
-    shown = cell.note and (cell.value is not None if cell.hole else not cell.numbers)
-    return f"{text} {{\\scriptsize {escaped(cell.note)}}}" if shown else text
+    text = f"\\emph{{{text}}}" if cell.incomplete else text
+    show_note = cell.note and (cell.value is not None if cell.incomplete else not cell.numbers)
+    return f"{text} {{\\scriptsize {escaped(cell.note)}}}" if show_note else text

@@ -1,4 +1,4 @@
-"""A sheet as one self-contained page, which opens from a file and fetches nothing."""
+"""A sheet as one self-contained HTML page, which can be opened as a file and loads nothing."""
 
 import base64
 import dataclasses
@@ -11,26 +11,26 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from mmpareto.analysis.report.layout import Claim, Figure, Interval, Sheet, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import Claim, Interval, Plot, Sheet, SheetColumn, SheetRow
 from mmpareto.analysis.report.statistics import signed
 
 TEMPLATE = "page.html.jinja"
 MARK = re.compile(r"\[(\d+)\]")
-LONG = 24  # signs from which on a cell may be broken into lines
+LONG = 24  # characters; cells with longer texts may be broken into lines
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """An interval as it is drawn: places on the axis in percent of its width, from its left."""
+    """An interval with its positions on the axis, in percent of the axis from the left."""
 
     interval: Interval
-    at: float | None
+    estimate: float | None
     low: float | None
     high: float | None
 
     @property
     def text(self) -> str:
-        """The figures beside it."""
+        """The numbers beside the interval."""
         if self.interval.estimate is None:
             return "–"
         if self.interval.low is None or self.interval.high is None:
@@ -41,7 +41,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """The intervals of a group of columns on one axis; ticks are (place in percent, text)."""
+    """The intervals of a group of columns on one axis; ticks are (position in percent, text)."""
 
     group: str
     bars: Sequence[Bar]
@@ -50,7 +50,7 @@ class Panel:
 
 
 def page(sheet: Sheet) -> str:
-    """The page's HTML; styles, script and pictures are in it."""
+    """The HTML of the page, with its styles, script and plots."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,7 +69,7 @@ def page(sheet: Sheet) -> str:
     return environment.get_template(TEMPLATE).render(
         sheet=sheet,
         panels=list(_panels(sheet.intervals)),
-        claims=_by_data(sheet.claims),
+        claims=_by_column(sheet.claims),
         long=LONG,
     )
 
@@ -77,44 +77,44 @@ def page(sheet: Sheet) -> str:
 def _marked(text: str, footnotes: int) -> Markup:
     """The text, escaped, with its marks as links to the footnotes."""
 
-    def link(found: re.Match[str]) -> str:
-        number = int(found[1])
+    def link(mark: re.Match[str]) -> str:
+        number = int(mark[1])
         if not 1 <= number <= footnotes:
-            return found[0]
+            return mark[0]
         return f'<sup><a href="#note-{number}" aria-label="footnote {number}">{number}</a></sup>'
 
-    shown = MARK.sub(link, str(escape(text)))
-    return Markup(shown.replace(" <sup>", "<sup>").replace(" [", "\u00a0["))
+    linked = MARK.sub(link, str(escape(text)))
+    return Markup(linked.replace(" <sup>", "<sup>").replace(" [", "\u00a0["))
 
 
 def _groups(columns: Sequence[SheetColumn]) -> list[tuple[str, int]]:
-    """Neighbouring columns of one group: its name and how many; [] where there are no groups."""
-    found = [(group, len([*own])) for group, own in itertools.groupby(column.group for column in columns)]
-    return found if any(group for group, _ in found) else []
+    """Each group of adjacent columns with its number of columns; [] if there are no groups."""
+    groups = [(group, len([*run])) for group, run in itertools.groupby(column.group for column in columns)]
+    return groups if any(group for group, _ in groups) else []
 
 
 def _numeric(rows: Sequence[SheetRow]) -> list[bool]:
-    """Of every column, whether any of its cells has a value."""
+    """For each column, whether any of its cells has a value."""
     return [any(cell.value is not None for cell in column) for column in zip(*(row.cells for row in rows), strict=True)]
 
 
-def _data_uri(figure: Figure) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(figure.svg.encode()).decode()
+def _data_uri(plot: Plot) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _by_data(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
-    found: dict[str, list[Claim]] = {}
+def _by_column(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    columns: dict[str, list[Claim]] = {}
     for claim in claims:
-        found.setdefault(claim.data, []).append(claim)
-    return found
+        columns.setdefault(claim.column, []).append(claim)
+    return columns
 
 
 def _panels(intervals: Sequence[Interval]) -> Iterator[Panel]:
-    """A panel a group, all on the same scale: a step of the axis is 1, 2 or 5 times a power of ten."""
+    """One panel per group, all with the same scale, whose ticks are multiples of 1, 2 or 5 times a power of ten."""
     ends = [end for one in intervals for end in (one.estimate, one.low, one.high) if end is not None]
     if not ends:
         return
@@ -123,22 +123,25 @@ def _panels(intervals: Sequence[Interval]) -> Iterator[Panel]:
     low, high = low - margin, high + margin
     step = _step(high - low)
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
     steps = range(math.ceil(low / step), math.floor(high / step) + 1)
-    ticks = [(place(n * step), _tick(n * step, step)) for n in steps]
-    for group, own in itertools.groupby(intervals, key=lambda one: one.group):
-        bars = [Bar(one, *(None if v is None else place(v) for v in (one.estimate, one.low, one.high))) for one in own]
-        yield Panel(group, bars, place(0.0), ticks)
+    ticks = [(position(n * step), _tick_text(n * step, step)) for n in steps]
+    for group, members in itertools.groupby(intervals, key=lambda one: one.group):
+        bars = [
+            Bar(one, *(None if value is None else position(value) for value in (one.estimate, one.low, one.high)))
+            for one in members
+        ]
+        yield Panel(group, bars, position(0.0), ticks)
 
 
 def _step(width: float) -> float:
-    """The least of 1, 2, 5 × 10ⁿ of which at most five fit into the width."""
+    """The smallest of 1, 2, 5 × 10ⁿ of which at most five fit into the width."""
     power = 10.0 ** math.floor(math.log10(width / 5))
     return next(factor * power for factor in (1, 2, 5, 10) if width / (factor * power) <= 5)
 
 
-def _tick(value: float, step: float) -> str:
+def _tick_text(value: float, step: float) -> str:
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return "0" if not value else f"{value:+.{digits}f}".replace("-", "−")

@@ -1,139 +1,97 @@
-"""What a run came to: the figures of one of its epochs, and which clips it got right."""
+"""The results of a table's runs, grouped by cell: seed by seed, at the epoch that the protocol chooses."""
 
-import csv
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mmpareto.analysis.tables.cells import PROTOCOLS
-from mmpareto.data import DATASETS
+from mmpareto.analysis.finished_run import ClipResults, FinishedRun
+from mmpareto.analysis.tables.cells import Outcome
 from mmpareto.errors import InputError
-from mmpareto.training.run_folder import SUMMARY, read_config
-
-JOINT_HEAD = "joint"
+from mmpareto.training.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """The figures of a run at the epoch that the protocol chooses.
+    """The result of one run.
 
     Attributes:
-        banner: what must be said of results on the run's data; None where nothing must.
-        commit: of the code, with "+" where it had been changed since; None outside git.
-        fingerprint: of the data.
-        epoch: from 1.
         accuracies: "acc" and "acc_<modality>", fractions of the test set; without those that were not measured.
-        clips: names of the C test clips, () where no evaluation of that epoch is there.
-        correct: head ("joint", or a modality) → (C,) bool; {} likewise.
-        note: what the run says of its unimodal accuracies, if anything.
+        test_clips: which test clips it classified correctly; empty if it has not been evaluated clip by clip.
     """
 
-    folder: Path
-    banner: str | None
-    commit: str | None
-    fingerprint: str
-    epoch: int
+    run: FinishedRun
     accuracies: dict[str, float]
-    clips: tuple[str, ...]
-    correct: dict[str, NDArray[np.bool_]]
-    note: str = ""
+    test_clips: ClipResults
 
 
-def read_result(folder: Path, protocol: str) -> RunResult:
-    """Read a finished run.
+@dataclasses.dataclass(frozen=True)
+class CellResults:
+    """The results of a row and a column.
+
+    Attributes:
+        row, column: their labels.
+        settings: of the first seed.
+        words: the command line of train.py, without the seed.
+        results: by seed, ascending.
+        missing: seed → why there is no result; ascending.
+    """
+
+    row: str
+    column: str
+    settings: Settings
+    words: tuple[str, ...]
+    results: dict[int, RunResult]
+    missing: dict[int, str]
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds that were requested, ascending."""
+        return sorted({*self.results, *self.missing})
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities whose accuracy alone any run measured."""
+        keys = dict.fromkeys(key for result in self.results.values() for key in result.accuracies)
+        return [key.removeprefix("acc_") for key in keys if key != "acc"]
+
+    def accuracies(self, key: str = "acc") -> dict[int, float]:
+        """Seed → accuracy "acc" or "acc_<modality>" of the runs that measured it; ascending."""
+        return {seed: result.accuracies[key] for seed, result in self.results.items() if key in result.accuracies}
+
+
+Results = Mapping[tuple[str, str], CellResults]
+"""(label of the row, label of the column) → the results."""
+
+
+def gather(outcomes: Sequence[Outcome], protocol: str) -> dict[tuple[str, str], CellResults]:
+    """Read the results of all outcomes; a run that cannot be read is missing.
 
     Arguments:
-        protocol: "last" (epoch), "validation" (the best on the validation set) or "paper" (the best on the test set).
-
-    Raises:
-        InputError: it is not finished, a file is damaged, or it has no such epoch.
+        protocol: "last" epoch, "validation" (best on the validation set) or "paper" (best on the test set).
     """
-    config = read_config(folder)
-    path = folder / SUMMARY
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        line = summary[PROTOCOLS[protocol]]
-        if line is None:
-            reason = summary[f"{PROTOCOLS[protocol]}_reason"]
-            raise InputError(f"{folder} has no epoch chosen by {protocol}: {reason}; show it by another protocol.")
-        accuracies = {
-            key: float(value)
-            for key, value in line.items()
-            if (key == "acc" or key.startswith("acc_")) and value is not None
-        }
-        epoch, fingerprint = int(line["epoch"]), str(summary["data"]["fingerprint"])
-        own_protocol = str(summary["protocol"])
-    except FileNotFoundError:
-        raise InputError(f"{folder} is not finished (no {SUMMARY}): train.py --resume {folder}.") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): train the run anew.") from error
-    if "acc" not in accuracies:
-        raise InputError(f"{path} holds no accuracy of epoch {epoch}: train the run anew.")
-    table = _per_clip(folder, protocol, own_protocol)
-    clips, correct = read_correct(table) if table is not None and table.is_file() else ((), {})
-    if correct:
-        _check_same(folder, correct[JOINT_HEAD], accuracies["acc"], epoch)
-    return RunResult(
-        folder=folder,
-        banner=DATASETS[config["arguments"]["dataset"]].banner,
-        commit=config.get("git_commit"),
-        fingerprint=fingerprint,
-        epoch=epoch,
-        accuracies=accuracies,
-        clips=clips,
-        correct=correct,
-        note=str(summary.get("unimodal_note", "")),
-    )
+    cells: dict[tuple[str, str], CellResults] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.cell.seed):
+        cell = outcome.cell
+        key = (cell.row.label, cell.column.label)
+        entry = cells.setdefault(key, CellResults(*key, cell.settings, _without_seed(cell.words), {}, {}))
+        if outcome.folder is None:
+            entry.missing[cell.seed] = outcome.reason or "not run"
+            continue
+        run = FinishedRun(outcome.folder)
+        try:
+            entry.results[cell.seed] = RunResult(run, run.accuracies(protocol), run.clip_results(protocol))
+        except InputError as error:
+            entry.missing[cell.seed] = str(error)
+    return cells
 
 
-def _per_clip(folder: Path, protocol: str, own_protocol: str) -> Path | None:
-    """Where evaluate.py's table of the epoch's weights is; best.pt is what the run's own protocol chose."""
-    if protocol == "last":
-        return folder / "evaluation-test-last" / "per_clip.csv"
-    return folder / "evaluation-test-best" / "per_clip.csv" if protocol == own_protocol else None
+def paired_differences(method: CellResults, baseline: CellResults) -> list[float]:
+    """Accuracy of the method minus that of the baseline, for each seed that both have."""
+    accuracies, base = method.accuracies(), baseline.accuracies()
+    return [accuracies[seed] - base[seed] for seed in accuracies if seed in base]
 
 
-def read_correct(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[np.bool_]]]:
-    """Read evaluate.py's table of clips: their names, and head → (C,) bool whether its prediction is right.
-
-    Of a regression, right is a score of the right sign (0 counts as negative), as in its accuracy.
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        titles, *lines = rows
-        columns = dict(zip(titles, zip(*lines, strict=True), strict=True))
-        clips = columns["clip"]
-        if len(set(clips)) != len(clips):
-            raise ValueError("a clip occurs twice")
-        if "class" in columns:
-            classes = [title.removeprefix(f"{JOINT_HEAD}_") for title in titles if title.startswith(f"{JOINT_HEAD}_")]
-            heads = titles[2 :: len(classes) + 1]
-            correct = {head: np.array(columns[head]) == np.array(columns["class"]) for head in heads}
-        else:
-            truth, *heads = titles[1:]
-            signs = {name: np.array(columns[name], dtype=np.float64) > 0 for name in titles[1:]}
-            correct = {head: signs[head] == signs[truth] for head in heads}
-        if JOINT_HEAD not in correct:
-            raise ValueError("no column of the joint head")
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error}): remove it, and evaluate the run anew.") from error
-    return clips, correct
-
-
-def _check_same(folder: Path, correct: NDArray[np.bool_], accuracy: float, epoch: int) -> None:
-    """Raise InputError where the evaluation is of other weights than the figures: more than rounding apart."""
-    found = float(correct.mean())
-    if abs(found - accuracy) * len(correct) > max(2.0, 0.005 * len(correct)):
-        raise InputError(
-            f"{folder}: its evaluation found an accuracy of {found:.4f}, its training {accuracy:.4f} in epoch {epoch}; "
-            f"remove the evaluation folders and evaluate anew."
-        )
+def _without_seed(words: tuple[str, ...]) -> tuple[str, ...]:
+    if "--random_seed" not in words:
+        return words
+    index = words.index("--random_seed")
+    return words[:index] + words[index + 2 :]

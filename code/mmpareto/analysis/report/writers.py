@@ -1,4 +1,4 @@
-"""A sheet into files: Markdown and CSV here, LaTeX in latex.py, the page in page.py."""
+"""Writes a sheet to files: Markdown and CSV here, LaTeX in latex.py, HTML in page.py."""
 
 import csv
 import io
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmpareto.analysis.report.latex import latex
-from mmpareto.analysis.report.layout import Part, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.page import page
+from mmpareto.analysis.report.sheet import Part, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 
@@ -15,7 +15,7 @@ CSV_TITLES = ("table", "part", "group", "column", "row", "quantity", "seed", "va
 
 
 def write_report(sheet: Sheet, folder: Path) -> list[Path]:
-    """Write table.md, table.csv, table.tex and report.html into the folder; their paths.
+    """Write table.md, table.csv, table.tex and report.html into the folder; return their paths.
 
     Raises:
         InputError: they cannot be written.
@@ -46,20 +46,20 @@ def markdown(sheet: Sheet) -> str:
     blocks += (
         ["\n".join(f"- [{n}] {_safe(text)}" for n, text in enumerate(sheet.footnotes, 1))] if sheet.footnotes else []
     )
-    if sheet.holes:
-        blocks += ["## Missing", "\n".join(f"- {_safe(hole)}" for hole in sheet.holes)]
+    if sheet.missing:
+        blocks += ["## Missing", "\n".join(f"- {_safe(sentence)}" for sentence in sheet.missing)]
     for part in sheet.parts:
         blocks += [f"## {_safe(part.title)}", _safe(part.text), _markdown_table(part.columns, part.rows)]
     if sheet.claims:
         blocks += ["## Claims", *([f"> **{_safe(sheet.banner)}**"] if sheet.banner else []), _safe(sheet.claims_text)]
-        columns = [SheetColumn(title) for title in ("verdict", "evidence", "seeds", "data", "rests on")]
+        columns = [SheetColumn(title) for title in ("verdict", "evidence", "seeds", "data", "source")]
         rows = [
-            SheetRow(c.claim, [SheetCell(t) for t in (c.verdict, c.evidence, str(c.seeds), c.data, c.rests_on)])
+            SheetRow(c.claim, [SheetCell(t) for t in (c.verdict, c.evidence, str(c.seeds), c.column, c.source)])
             for c in sheet.claims
         ]
         blocks += [_markdown_table(columns, rows)]
     if sheet.commands:
-        blocks += ["## How each number was made", "```sh\n" + "\n".join(sheet.commands) + "\n```"]
+        blocks += ["## Commands", "```sh\n" + "\n".join(sheet.commands) + "\n```"]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -77,42 +77,43 @@ def _markdown_cell(cell: SheetCell) -> str:
     return f"{text} ({_safe(cell.note)})" if cell.note else text
 
 
-def _numeric(rows: Sequence[SheetRow], place: int) -> bool:
-    return any(row.cells[place].value is not None for row in rows)
+def _numeric(rows: Sequence[SheetRow], index: int) -> bool:
+    return any(row.cells[index].value is not None for row in rows)
 
 
 def _safe(text: str) -> str:
-    """Without what Markdown would take for its own."""
-    for sign in "\\|*_`<>":
-        text = text.replace(sign, f"\\{sign}")
+    """The text with Markdown's special characters escaped."""
+    for character in "\\|*_`<>":
+        text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 
 
 def long_csv(sheet: Sheet) -> str:
-    """The sheet as CSV, a line a raw number: accuracies and differences as fractions, not percent.
+    """The sheet as CSV, one line per number: accuracies and differences as fractions, not percent.
 
-    Columns: table, part ("" for the main table), group, column, row, quantity ("mean", "low", …; "figure" of one seed;
-    "text" of a cell without numbers, such as a hole), seed, value, text (the cell as it is shown), protocol, warning.
+    Columns: table, part ("" for the main table), group, column, row, quantity ("mean", "low", …; "value" of one seed;
+    "text" of a cell without numbers, such as a missing result), seed, value, text (the cell as it is shown), protocol,
+    warning.
     """
-    into = io.StringIO()
-    writer = csv.writer(into, lineterminator="\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_TITLES)
     main = Part("", "", sheet.columns, sheet.rows)
     for part in (main, *sheet.parts):
         for row in part.rows:
             for column, cell in zip(part.columns, row.cells, strict=True):
-                shown = f"{cell.text} ({cell.note})" if cell.note else cell.text
+                key = (sheet.name, part.title, column.group, column.title, row.label)
+                text = f"{cell.text} ({cell.note})" if cell.note else cell.text
                 for quantity, seed, value in _numbers(cell):
-                    place = (sheet.name, part.title, column.group, column.title, row.label)
-                    writer.writerow([*place, quantity, seed, value, shown, sheet.protocol, sheet.banner or ""])
-    return into.getvalue()
+                    writer.writerow([*key, quantity, seed, value, text, sheet.protocol, sheet.banner or ""])
+    return buffer.getvalue()
 
 
 def _numbers(cell: SheetCell) -> Iterator[tuple[str, str, str]]:
-    """Quantity, seed and value of everything behind a cell; one line at least."""
+    """Quantity, seed and value of each number behind a cell; at least one line."""
     for quantity, value in cell.numbers.items():
         yield quantity, "", f"{value:.10g}"
     for seed, value in cell.seeds.items():
-        yield "figure", str(seed), f"{value:.10g}"
+        yield "value", str(seed), f"{value:.10g}"
     if not cell.numbers and not cell.seeds:
         yield ("text", "", "") if cell.value is None else ("value", "", f"{cell.value:.10g}")

@@ -1,1 +1,1 @@
-"""How long steps, loading and preparation take, and how much memory a step takes."""
+"""Speed of training steps, loading and preparation, and memory of training steps."""

@@ -1,4 +1,4 @@
-"""The gradients of a step as the released MMPareto code takes them, so that its cost can be measured beside ours."""
+"""The gradients of a training step, computed as the released MMPareto code does, to compare its cost with ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,24 +11,25 @@ from mmpareto.integration.hooks import Hooks, TrainingContext
 
 
 class ReleasedStep(Hooks):
-    """What the training step of GeWu-Lab/MMPareto_ICML2024 does between forward pass and optimiser, at its price.
+    """The part of GeWu-Lab/MMPareto_ICML2024's training step between forward pass and optimizer, at the same cost.
 
-    Called as a method is. For n modalities it mimics, in this order:
+    It is called like a method. For n modalities it mimics, in this order:
 
     1. each loss is read on the host;
-    2. a backward pass a loss, all with the graph retained, each into `.grad` of every parameter, which is cleared
-       after it; what an encoder needs of it is copied tensor by tensor, and once more as one vector;
-    3. at every encoder, the cosine of the two vectors is compared with 0 on the host; if it is not above, the inner
-       products are taken tensor by tensor (and of the vectors, which stand among the tensors there: they double all
-       products, and so change no weight), each brought to the host before it is added;
-    4. one more backward pass, of the losses' sum, which frees the graph;
-    5. at every tensor of an encoder, λ = ‖that sum's gradient‖/‖h‖ is compared with 1 on the host, and a new tensor
-       γ·max(1, λ)·h takes the place of `.grad`; everything else keeps the sum's gradient;
+    2. one backward pass per loss, each retaining the graph and writing to `.grad` of every parameter, which is cleared
+       afterwards; an encoder's gradients are copied tensor by tensor, and once more as one vector;
+    3. for each encoder, the cosine of the two vectors is compared with 0 on the host; unless it is positive, the inner
+       products are computed tensor by tensor (and of the vectors, which are among the tensors in that code: this
+       doubles all products and so changes no weight), each copied to the host before it is added;
+    4. one more backward pass, of the sum of the losses, which frees the graph;
+    5. for each tensor of an encoder, λ = ‖gradient of that sum‖/‖h‖ is compared with 1 on the host, and a new tensor
+       γ·max(1, λ)·h replaces `.grad`; all other parameters keep the gradient of the sum;
     6. the sum is read on the host.
 
-    The gradients are those of `MMPareto.released()`. At the edges they are that code's own: a zero gradient gives the
-    weights 0.999 and 0.001, and a direction that is lost in rounding NaN or noise. Left out: parameters are assigned to
-    encoders by the caller, not by their names. `.grad` must be clear before, and every loss reach all of its encoder.
+    The gradients are those of `MMPareto.released()`, except for that code's edge cases: a zero gradient gives the
+    weights 0.999 and 0.001, and a direction that is lost in rounding gives NaN or noise. Unlike in that code, the
+    caller assigns parameters to encoders, and not their names do. `.grad` must be clear before, and every loss must
+    reach all of its encoder.
 
     Arguments:
         gamma: γ, the boost.
@@ -39,7 +40,7 @@ class ReleasedStep(Hooks):
         self._parameters: list[Tensor] = []
 
     def begin_training(self, loop: TrainingContext) -> None:
-        """Note the parameters whose `.grad` is cleared after each pass, as an optimiser does."""
+        """Store the parameters whose `.grad` is cleared after each backward pass."""
         self._parameters = list(loop.network.parameters())
 
     def backward(
@@ -53,27 +54,31 @@ class ReleasedStep(Hooks):
         scale: Tensor | None = None,
         interaction: bool = False,
     ) -> None:
-        """Write the integrated gradient to `.grad` of the encoders, and the plain sum to that of everything else.
+        """Write the integrated gradient to `.grad` of the encoders, and the plain sum to that of all other parameters.
 
-        The arguments are those of `Method.backward`; `outputs`, `labels` and `interaction` are not looked at.
+        The arguments are those of `Method.backward`; `outputs`, `labels` and `interaction` are ignored.
+
+        Raises:
+            ValueError: a loss does not reach a parameter of its encoder.
         """
         for loss in (joint, *unimodal.values()):
             loss.item()
         parameters = {name: [p for p in e.parameters() if p.requires_grad] for name, e in encoders.items()}
-        taken: dict[str, list[list[Tensor]]] = {name: [] for name in encoders}
-        for own, loss in [(None, joint), *unimodal.items()]:
+        gradients: dict[str, list[list[Tensor]]] = {name: [] for name in encoders}
+        for modality, loss in [(None, joint), *unimodal.items()]:
             _scaled(loss, scale).backward(retain_graph=True)
-            for name in encoders if own is None else [own]:
+            for name in encoders if modality is None else [modality]:
                 copies = [_gradient(p).clone() for p in parameters[name]]
-                taken[name].append([*copies, torch.cat([g.flatten() for g in copies])])
+                gradients[name].append([*copies, torch.cat([g.flatten() for g in copies])])
             for parameter in self._parameters:
                 parameter.grad = None
-        weights = {name: _weights(*pair) for name, pair in taken.items()}
+        weights = {name: _weights(*pair) for name, pair in gradients.items()}
 
         total = sum(unimodal.values(), joint)
         _scaled(total, scale).backward()
         for name, (alpha_m, alpha_u) in weights.items():
-            for parameter, g_m, g_u in zip(parameters[name], *(tensors[:-1] for tensors in taken[name]), strict=True):
+            tensors = (copies[:-1] for copies in gradients[name])
+            for parameter, g_m, g_u in zip(parameters[name], *tensors, strict=True):
                 h = 2 * alpha_m * g_m + 2 * alpha_u * g_u
                 rescale = torch.linalg.vector_norm(_gradient(parameter).clone()) / torch.linalg.vector_norm(h)
                 parameter.grad = rescale * h * self.gamma if bool(rescale > 1) else h * self.gamma
@@ -91,7 +96,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _weights(joint: list[Tensor], unimodal: list[Tensor]) -> tuple[float, float]:
-    """α_m and α_u of an encoder, from the copies of its gradients: its tensors, and all of them as one vector."""
+    """α_m and α_u of an encoder, from the copies of its two gradients: tensors, and last all of them as one vector."""
     if bool(F.cosine_similarity(joint[-1], unimodal[-1], dim=0) > 0):
         return 0.5, 0.5
     a, b, c = _on_host(joint, joint), _on_host(unimodal, unimodal), _on_host(joint, unimodal)

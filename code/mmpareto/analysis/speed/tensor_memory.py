@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes beside what lay there before it."""
+"""Peak memory of a piece of work."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that `work` holds at once at most, of what it allocates itself.
+    """Largest number of bytes that `work` has allocated at one time.
 
-    On a GPU, what the caching allocator hands out, temporary buffers inside an operation included. On the CPU, where no
-    allocator counts, what `TensorMemory` does.
+    On a GPU, counted by the caching allocator, including temporary buffers inside operations. On the CPU, where no
+    allocator counts, by `TensorMemory`.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -23,21 +23,21 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with TensorMemory() as counted:
+    with TensorMemory() as memory:
         work()
-    return counted.peak
+    return memory.peak
 
 
 class TensorMemory(TorchDispatchMode):
-    """Inside it, counts the bytes of the tensors that operations make, from then until nothing holds them any more.
+    """Context manager that counts the bytes of tensors that operations return inside it, until they are freed.
 
-    A storage counts once, however many tensors share it, and whoever holds it: Python, the autograd graph, `.grad`.
-    What an operation needs within itself (the reordered copies of a convolution, say) is not seen, nor is what was made
-    outside. Work under it is slow: time it apart.
+    A storage is counted once, however many tensors share it and whoever holds it: Python, the autograd graph, `.grad`.
+    Not counted are temporary buffers inside an operation (for example the reordered copies of a convolution) and
+    tensors that existed before. Operations are slow inside, so measure time separately.
 
     Attributes:
-        live: bytes now.
-        peak: the most that they were.
+        live: bytes at present.
+        peak: largest value of `live` so far.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class TensorMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for storage in _storages((args, kwargs)):
-            self._known.add(storage)  # made outside: a result that shares it is nothing new
+            self._known.add(storage)  # existed before: a result that shares it allocates nothing
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):
             if storage not in self._known:
                 self._known.add(storage)
                 self.live += storage.nbytes()
-                weakref.finalize(storage, self._let_go, storage.nbytes()).atexit = False
+                weakref.finalize(storage, self._free, storage.nbytes()).atexit = False
         self.peak = max(self.peak, self.live)
         return result
 
-    def _let_go(self, nbytes: int) -> None:
+    def _free(self, nbytes: int) -> None:
         self.live -= nbytes
 
 

@@ -1,1 +1,1 @@
-"""The tables of experiments: what each compares, its runs, their statistics, and the reports."""
+"""Tables of experiments: their definitions, and the grid of runs behind them."""

@@ -1,4 +1,4 @@
-"""A cell of a table for a seed: its settings, and by what a run is recognised as its run."""
+"""A table's cells: each is one run of train.py, with the settings and the folder name by which it is recognized."""
 
 import dataclasses
 import hashlib
@@ -6,21 +6,15 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mmpareto.analysis.tables.choices import data_sets_of, flag_of
-from mmpareto.analysis.tables.definitions import RECORDS, Column, Row, Table
+from mmpareto.analysis.finished_run import Identity
+from mmpareto.analysis.tables.choices import data_sets_of
+from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table
+from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
-from mmpareto.training.settings import Settings, parse, parser, to_config, whole_arguments
+from mmpareto.training.settings import Settings, parse, parser
 
-Identity = dict[str, Any]
-
-PROTOCOLS = {"last": "last", "validation": "best_val", "paper": "best_test"}  # → entry of summary.json
-# Settings that say where a run computes or what it writes, not what it computes. Of `data`, the fingerprint counts.
-APART = frozenset(
-    ("model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path", "record_gradients")
-)
-# What the tables say themselves, flag of train.py → what to use instead.
+# Flags of train.py that tables.py sets itself → what to use instead.
 RESERVED = {
     "dataset": "--dataset before the --",
     "method": "--methods",
@@ -29,7 +23,7 @@ RESERVED = {
     "gpu_ids": "--gpu_ids before the --",
     "ckpt_path": "--runs",
     "resume": "the same command again, which resumes what was interrupted",
-    "model": "nothing: runs are recognised by their settings",
+    "model": "nothing: runs are recognized by their settings",
     "stand_in": "--dataset synthetic",
     "train": "nothing",
 }
@@ -37,10 +31,10 @@ RESERVED = {
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row on a column by a seed.
+    """A row and a column with one seed.
 
     Attributes:
-        words: the command line of train.py, without what says where it runs.
+        words: the command line of train.py, without the flags that say where it runs.
     """
 
     row: Row
@@ -51,18 +45,18 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """Row, column and seed, for messages."""
         return f"{self.row.label}, {self.column.label}, seed {self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: exactly one of `folder` and `reason` is there.
+    """The result of a cell: either `folder` or `reason` is None.
 
     Attributes:
         folder: of its finished run.
-        reason: why there is none, as a person says it.
-        log: what its training printed, where the grid ran it.
+        reason: why there is no finished run.
+        log: output of the training, if the grid started it.
     """
 
     cell: Cell
@@ -75,35 +69,35 @@ def make_cells(
     table: Table,
     seeds: Sequence[int],
     protocol: str,
-    further: Sequence[str] = (),
+    extra: Sequence[str] = (),
     *,
     size: Sequence[str] = (),
     data: str | None = None,
 ) -> list[Cell]:
-    """All cells of a table, seed by seed, so that an early end leaves whole comparisons of fewer seeds.
+    """All cells of a table, sorted by seed, so that an interrupted grid has complete comparisons of fewer seeds.
 
     Arguments:
-        protocol: one of `PROTOCOLS`: "last" and "validation" are read from the same runs.
-        further: flags of train.py that go to every cell and override its own; with one data set, --data DIR among
-            them is its folder.
-        size: such flags, which `further` overrides.
-        data: the data's folder, unless `further` says it; data/<data set> where None.
+        protocol: "last", "validation" or "paper"; the first two need the same runs.
+        extra: flags of train.py for every cell, which override the cell's own. If the table has one data set, they may
+            contain --data DIR, its folder.
+        size: more such flags, which `extra` overrides.
+        data: the data's folder, unless `extra` contains --data; data/<data set> if None.
 
     Raises:
-        InputError: train.py would refuse a cell's command line, or a further flag is the tables' own.
+        InputError: train.py would refuse a cell's command line, or an extra flag is one of `RESERVED`.
     """
-    named, further = _further(table, further)
+    named, extra = _without_data(table, with_underscores(extra))
     data = named or data
-    kind = "paper" if protocol == "paper" else "validation"
+    training_protocol = "paper" if protocol == "paper" else "validation"
     cells = []
     for seed in dict.fromkeys(seeds):
         for column in table.columns:
+            folder = data or f"data/{data_sets_of([column])[0]}"
             for row in table.rows:
-                flags = f"{column.flags} {row.flags}"
-                folder = data or f"data/{data_sets_of([column])[0]}"
-                words = [word.replace("{data}", folder) for word in shlex.split(flags)]
+                words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
-                words += [*shlex.split(RECORDS), *size, *further, "--random_seed", str(seed), "--protocol", kind]
+                words += [*shlex.split(RECORD), *size, *extra]
+                words += ["--random_seed", str(seed), "--protocol", training_protocol]
                 try:
                     settings = parse(words).settings
                 except InputError as error:
@@ -112,48 +106,25 @@ def make_cells(
     return cells
 
 
-def _further(table: Table, words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The data's folder, if `words` say it, and the rest of them."""
-    known = {action.dest: action.option_strings for action in parser()._actions}
-    given = {word.partition("=")[0] for word in words}
-    for name, instead in RESERVED.items():
-        if given & set(known[name]):
-            raise InputError(f"--{name} after the -- is the table's own; use {instead}.")
-    text = shlex.join(words).replace("--data=", "--data ")
-    data = flag_of(text, "--data")
-    if data is None:
-        return None, list(words)
-    if len(data_sets_of(table.columns)) > 1:
-        raise InputError(f"--data {data} is one folder, and the table is on several data sets; choose by --dataset.")
-    rest = shlex.split(text)
-    place = rest.index("--data")
-    return data, rest[:place] + rest[place + 2 :]
-
-
-def identity(settings: Settings, fingerprint: str) -> Identity:
-    """All that a run's result depends on, as JSON holds it.
-
-    Arguments:
-        fingerprint: of the prepared data.
-    """
-    return _identity(to_config(settings), fingerprint)
-
-
-def recorded_identity(config: dict[str, Any]) -> Identity:
-    """That of a run, by its config.json.
-
-    Raises:
-        KeyError: a part of it is not there.
-    """
-    return _identity(whole_arguments(config), config["data"]["fingerprint"])
-
-
-def run_name(found: Identity) -> str:
-    """The folder's name of a run: <dataset>-<method>-<8 hex of the identity without its seed>-seed<n>."""
-    text = json.dumps({key: value for key, value in found.items() if key != "random_seed"}, sort_keys=True)
+def run_name(identity: Identity) -> str:
+    """Name of a run's folder: <dataset>-<method>-<8 hex digits of the identity without its seed>-seed<n>."""
+    text = json.dumps({key: value for key, value in identity.items() if key != "random_seed"}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{found['dataset']}-{found['method'].replace(':', '-')}-{digest}-seed{found['random_seed']}"
+    return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
 
 
-def _identity(arguments: dict[str, Any], fingerprint: str) -> Identity:
-    return {key: value for key, value in arguments.items() if key not in APART} | {"fingerprint": fingerprint}
+def _without_data(table: Table, words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of --data in `words`, if they have it, and the other words."""
+    spellings = {action.dest: action.option_strings for action in parser()._actions}
+    flags = {word.partition("=")[0] for word in words}
+    for name, instead in RESERVED.items():
+        if flags & set(spellings[name]):
+            raise InputError(f"--{name} after the -- is set by the table; use {instead}.")
+    reader = ArgumentParser(prog="tables.py", add_help=False)
+    reader.add_argument("--data")
+    given, rest = reader.parse_known_args(words)
+    if given.data is not None and len(data_sets_of(table.columns)) > 1:
+        raise InputError(
+            f"--data {given.data} is one folder, but the table has several data sets; choose one with --dataset."
+        )
+    return given.data, rest

@@ -1,9 +1,11 @@
-"""A table as the command line wants it: other data sets, methods and encoders."""
+"""A table with the data sets, methods and encoders that the command line names."""
 
 import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from mmpareto.analysis.labels import method_class
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row
 from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
@@ -13,7 +15,7 @@ from mmpareto.training.method_options import method_name
 
 
 def table_named(spelling: str) -> Table:
-    """The table of this name.
+    """The table of this name; needs no torch.
 
     Raises:
         InputError: there is none; the message gives the nearest name.
@@ -22,7 +24,7 @@ def table_named(spelling: str) -> Table:
 
 
 def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
-    """On these data sets in place of the table's; columns that are more than a data set are kept for each of them.
+    """The table on these data sets instead of its own. Columns that are more than a data set are repeated for each.
 
     Raises:
         InputError: an unknown data set.
@@ -44,28 +46,28 @@ def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
 
 
 def with_methods(table: Table, spellings: Sequence[str]) -> Table:
-    """With these methods, "name" or "name:variant", and the baseline: those the table has, and others at its end.
+    """The table with the baseline and these methods, "name" or "name:variant"; those that it lacks are appended.
 
-    A name without a variant picks every row (or column, where these are the methods) of that method.
+    A name without a variant selects all rows of that method (or columns, if the columns are the methods).
 
     Raises:
         InputError: an unknown method.
     """
-    names = list(dict.fromkeys(_method_and_variant(spelling) for spelling in spellings))
+    methods = list(dict.fromkeys(_method_and_variant(spelling) for spelling in spellings))
     in_columns = any(flag_of(column.flags, "--method") for column in table.columns)
-    lines: Sequence[Row | Column] = table.columns if in_columns else table.rows
-    added = [method_row(f"{m}:{v}" if v else m) for m, v in names if not any(_is(line.flags, m, v) for line in lines)]
-    picked = [line for line in lines if any(_is(line.flags, m, v) for m, v in names)]
+    present: Sequence[Row | Column] = table.columns if in_columns else table.rows
+    selected = [entry for entry in present if any(_matches(entry.flags, *method) for method in methods)]
+    added = [_row(*method) for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
     if not in_columns:
-        rows = [row for row in table.rows if row in picked or row.label == table.baseline]
+        rows = [row for row in table.rows if row in selected or row.label == table.baseline]
         return dataclasses.replace(table, rows=(*rows, *added))
     data_sets = dict.fromkeys(flag_of(column.flags, "--dataset") for column in table.columns)
-    further = [Column(row.label, f"--dataset {name} {row.flags}") for name in data_sets for row in added]
-    return dataclasses.replace(table, columns=(*(c for c in table.columns if c in picked), *further))
+    columns = [Column(row.label, f"--dataset {name} {row.flags}") for name in data_sets for row in added]
+    return dataclasses.replace(table, columns=(*(c for c in table.columns if c in selected), *columns))
 
 
 def with_encoders(table: Table, spellings: Sequence[str]) -> Table:
-    """With every column once for each of these encoders.
+    """The table with each column repeated for each of these encoders.
 
     Raises:
         InputError: an unknown encoder.
@@ -80,20 +82,19 @@ def with_encoders(table: Table, spellings: Sequence[str]) -> Table:
 
 
 def data_sets_of(columns: Iterable[Column]) -> list[str]:
-    """The registered names of the columns' data sets, each once."""
-    given = (flag_of(column.flags, "--dataset") for column in columns)
-    return list(dict.fromkeys(DATASETS.name(name) for name in given if name))
+    """Registered names of the columns' data sets, each once."""
+    names = (flag_of(column.flags, "--dataset") for column in columns)
+    return list(dict.fromkeys(DATASETS.name(name) for name in names if name))
 
 
 def flag_of(flags: str, name: str) -> str | None:
-    """The value of a flag among `flags`, the last if it is there twice; None if it is not."""
+    """The value of a flag in `flags`: the last if there are several, None if there is none."""
     words = shlex.split(flags)
-    places = [place for place, word in enumerate(words[:-1]) if word == name]
-    return words[places[-1] + 1] if places else None
+    return next((words[n + 1] for n in reversed(range(len(words) - 1)) if words[n] == name), None)
 
 
 def with_flag(flags: str, name: str, value: str) -> str:
-    """The flags with this one changed, or added."""
+    """`flags` with this flag replaced or appended."""
     words = shlex.split(flags)
     if name in words:
         words[words.index(name) + 1] = value
@@ -103,11 +104,24 @@ def with_flag(flags: str, name: str, value: str) -> str:
 
 
 def _method_and_variant(spelling: str) -> tuple[str, str | None]:
+    """Registered name of the method, and present name of the variant, if one is given."""
     if spelling.lower().startswith(TORCHJD):
         return method_name(spelling), None
-    method, _, variant = spelling.partition(":")
-    return method_name(method), variant or None
+    name, _, variant = spelling.partition(":")
+    method = method_name(name)
+    return method, getattr(method_class(method), "variant_aliases", {}).get(variant, variant) or None
 
 
-def _is(flags: str, method: str, variant: str | None) -> bool:
-    return flag_of(flags, "--method") == method and variant in (None, flag_of(flags, "--variant"))
+def _default_variant(method: str) -> Any:
+    return next(iter(method_class(method).variants), None)
+
+
+def _row(method: str, variant: str | None) -> Row:
+    return method_row(method, None if variant is None or variant == _default_variant(method) else variant)
+
+
+def _matches(flags: str, method: str, variant: str | None) -> bool:
+    """Whether flags of train.py are for this method and, if one is given, for this variant."""
+    if flag_of(flags, "--method") != method:
+        return False
+    return variant is None or variant == (flag_of(flags, "--variant") or _default_variant(method))

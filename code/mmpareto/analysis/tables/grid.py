@@ -1,36 +1,27 @@
-"""Runs what a table's cells lack, so many at a time as there are slots."""
+"""The grid: trains the runs that a table's cells lack, as many at a time as there are slots."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mmpareto.analysis.tables import folders
+from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.tables.cells import Cell, Outcome
-from mmpareto.analysis.tables.folders import HELD, IMPOSSIBLE, RESUME, THERE, Place, RunsFolder
-from mmpareto.analysis.tables.jobs import Job, Programs, to_evaluate
+from mmpareto.analysis.tables.job import Job, Programs, to_evaluate
+from mmpareto.analysis.tables.runs_folder import FINISHED, IMPOSSIBLE, RESUME, RunsFolder, RunStatus
 from mmpareto.data.workers import available_cores
+from mmpareto.errors import InputError
 from mmpareto.training.stop import StopSignals
 
-BY_ANOTHER = "being run by another process"
-PATIENCE = 0.05  # seconds between two looks at the running processes
-GRACE = 10.0  # seconds to end in, after a second signal
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 10.0  # before processes are killed after a second signal
 
 
 def find_runs(cells: Sequence[Cell], runs: Path) -> list[Outcome]:
-    """What there is of the cells; runs nothing."""
+    """The cells' outcomes as they are now; nothing is run."""
     return _outcomes(RunsFolder(runs), cells)
-
-
-def placed(there: RunsFolder, cell: Cell) -> Place:
-    """Where the cell's run is, and whether another process is at it."""
-    place = there.place(cell)
-    if place.state in (THERE, IMPOSSIBLE) or not there.is_held(place.name):
-        return place
-    return dataclasses.replace(place, state=HELD, reason=BY_ANOTHER)
 
 
 def run_grid(
@@ -41,162 +32,168 @@ def run_grid(
     *,
     signals: StopSignals | None = None,
     programs: Programs | None = None,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run what is missing, resume what was interrupted, evaluate what is trained; an outcome a cell, in their order.
+    """Train what is missing, resume what was interrupted, evaluate what is trained; return one outcome per cell.
 
-    Cells of one identity share a run. One that another process is at is passed over and looked at again at the end. A
-    failure is its cell's reason, and the rest goes on. SIGINT and SIGTERM are sent on to what runs, which saves and is
-    waited for; the rest is not begun.
+    Cells of the same identity share a run. A run that another process is running is skipped and tried again at the
+    end. The failure of a run is its cells' reason, and the other runs continue. SIGINT and SIGTERM are passed on to the
+    running processes, which save their state and are waited for; no other run is started.
 
     Arguments:
-        runs: the folder of the runs; is made.
-        slots: what to give to --gpu_ids, one for each process that may run at a time: "0", "1", … or "cpu".
-        protocol: whose accuracy the lines that `say` is told have.
-        signals: entered by the caller, who then sees in it whether the grid was stopped.
-        programs: in place of train.py and evaluate.py.
-        say: is told a line when a run begins, and when it ends.
+        runs: the folder of the runs; is created.
+        slots: one value of --gpu_ids for each process that may run at a time: "0", "1", … or "cpu".
+        protocol: of the accuracy that is reported when a run ends.
+        signals: entered by the caller, who can tell from it whether the grid was stopped.
+        programs: instead of train.py and evaluate.py.
+        report: called with one line when a run starts and when it ends.
     """
-    there = RunsFolder(runs)
-    grid = _Grid(there, list(slots), protocol, signals or StopSignals(), programs or Programs(), say)
+    folder = RunsFolder(runs)
+    grid = _Grid(folder, list(slots), protocol, signals or StopSignals(), programs or Programs(), report)
     grid.run(cells)
-    there.read()
-    return _outcomes(there, cells)
+    folder.read()
+    return _outcomes(folder, cells)
 
 
-def incomplete(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a finished run lacks a table of its test clips, as evaluate.py failed."""
+def is_incomplete(outcomes: Sequence[Outcome]) -> bool:
+    """Whether a finished run has not been evaluated clip by clip, because evaluate.py failed."""
     return any(to_evaluate(outcome.folder) for outcome in outcomes if outcome.folder is not None)
 
 
 class _Grid:
-    """The grid at work."""
+    """State of a running grid."""
 
     def __init__(
         self,
-        there: RunsFolder,
+        folder: RunsFolder,
         slots: list[str],
         protocol: str,
         signals: StopSignals,
         programs: Programs,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        self.there, self.slots, self.protocol, self.signals = there, slots, protocol, signals
-        self.programs, self.say = programs, say
+        self.folder, self.slots, self.protocol, self.signals = folder, slots, protocol, signals
+        self.programs, self.report = programs, report
         self.threads = max(1, available_cores() // len(slots))
-        self.running: list[Job] = []
-        self.number: dict[str, str] = {}  # name of a run → "[3/20]"
+        self.jobs: list[Job] = []
+        self.numbers: dict[str, str] = {}  # name of a run → "[3/20]"
 
     def run(self, cells: Sequence[Cell]) -> None:
-        """Until there is nothing left to do, or a signal came."""
-        queue = self._to_do(cells)
-        with self._none_left_behind():
-            for last_look in (False, True):
-                held: list[Cell] = []
-                while (queue or self.running) and not self.signals.signum:
-                    while queue and len(self.running) < len(self.slots):
+        """Return when nothing is left to do, or after a signal."""
+        queue = self._queue(cells)
+        with self._no_orphans():
+            for is_retry in (False, True):
+                locked: list[Cell] = []
+                while (queue or self.jobs) and not self.signals.signum:
+                    while queue and len(self.jobs) < len(self.slots):
                         cell = queue.pop(0)
-                        if not self._begin(cell):
-                            held.append(cell)
-                    self._look()
-                queue = held if not last_look else []
+                        if not self._start(cell):
+                            locked.append(cell)
+                    self._poll()
+                queue = [] if is_retry else locked
             if self.signals.signum:
                 self._pass_on(self.signals.signum)
 
-    def _to_do(self, cells: Sequence[Cell]) -> list[Cell]:
-        """One cell a run, of those where something is to be done and can be; numbers them."""
+    def _queue(self, cells: Sequence[Cell]) -> list[Cell]:
+        """One cell for each run that is possible and incomplete; numbers these runs."""
         first: dict[str, Cell] = {}
         for cell in cells:
-            place = self.there.place(cell)
-            if place.state != IMPOSSIBLE and _unfinished(place):
-                first.setdefault(place.name, cell)
-        self.number = {name: f"[{number}/{len(first)}]" for number, name in enumerate(first, start=1)}
+            status = self.folder.unlocked_status(cell)
+            if status.state != IMPOSSIBLE and _has_work(status):
+                first.setdefault(status.name, cell)
+        self.numbers = {name: f"[{number}/{len(first)}]" for number, name in enumerate(first, start=1)}
         return list(first.values())
 
-    def _begin(self, cell: Cell) -> bool:
-        """Begin the cell's run, unless it has been done meanwhile; False where another process is at it."""
-        lock = self.there.lock(self.there.place(cell).name)
+    def _start(self, cell: Cell) -> bool:
+        """Start the cell's run, unless it has been completed meanwhile; return False if another process runs it."""
+        lock = self.folder.lock(self.folder.unlocked_status(cell).name)
         if lock is None:
             return False
         try:
-            self.there.read()  # another process may have let it go just now
-            place = self.there.place(cell)
-            if not _unfinished(place):
+            self.folder.read()  # another process may have worked on the run until just now
+            status = self.folder.unlocked_status(cell)
+            if not _has_work(status):
                 os.close(lock)
                 return True
-            free = next(slot for slot in self.slots if self.slots.count(slot) > self._busy(slot))
-            log = self.there.logs / f"{place.name}.txt"
-            job = Job(cell, place, lock, free, log, self.threads, self.programs)
+            busy = [job.slot for job in self.jobs]
+            slot = next(slot for slot in self.slots if self.slots.count(slot) > busy.count(slot))
+            job = Job(cell, status, lock, slot, self.folder.log_of(status.name), self.threads, self.programs)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(lock)
             raise
-        self.running.append(job)
-        does = "evaluates" if place.state == THERE else "resumes" if place.state == RESUME else "begins in"
-        self._tell(job, f"{does} {place.folder}")
+        self.jobs.append(job)
+        action = {FINISHED: "evaluates", RESUME: "resumes"}.get(status.state, "starts in")
+        self._report(job, f"{action} {status.folder}")
         return True
 
-    def _busy(self, slot: str) -> int:
-        return sum(job.slot == slot for job in self.running)
+    def _report(self, job: Job, text: str) -> None:
+        self.report(f"{self.numbers.get(job.status.name, '')} {job.cell.label}: {text}".lstrip())
 
-    def _tell(self, job: Job, what: str) -> None:
-        self.say(f"{self.number.get(job.place.name, '')} {job.cell.label}: {what}".lstrip())
-
-    def _look(self) -> None:
-        """See, after a moment, which processes have ended, and begin what follows."""
-        time.sleep(PATIENCE)
-        for job in list(self.running):
-            if job.process.poll() is not None and not (self._ended(job) and not self.signals.signum and job.go_on()):
-                self.running.remove(job)
+    def _poll(self) -> None:
+        """Wait a moment, then let each job whose process has ended start its next one, or close the job."""
+        time.sleep(POLL_SECONDS)
+        for job in list(self.jobs):
+            if job.process.poll() is None:
+                continue
+            if not (self._succeeded(job) and not self.signals.signum and job.start_next()):
+                self.jobs.remove(job)
                 job.close()
 
-    def _ended(self, job: Job) -> bool:
-        """Say what came of a process; whether the job can go on."""
-        status = job.process.returncode
-        if not job.training:
-            if status and not self.signals.signum:
-                self._tell(job, f"evaluate.py failed, see {job.log}")
-            return not status
-        if job.finished:
-            accuracy = folders.accuracy_text(job.folder, self.protocol)
-            self._tell(job, f"{accuracy} after {job.seconds:.0f} s")
+    def _succeeded(self, job: Job) -> bool:
+        """Report how a job's process ended; return whether the job can continue."""
+        exit_status = job.process.returncode
+        if not job.is_training:
+            if exit_status and not self.signals.signum:
+                self._report(job, f"evaluate.py failed, see {job.log}")
+            return not exit_status
+        if job.is_finished:
+            self._report(job, f"{_accuracy_text(job.folder, self.protocol)} after {job.seconds:.0f} s")
             return True
-        if not self.signals.signum and status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            job.explain()
-        self.there.read()
-        self._tell(job, f"{self.there.place(job.cell).reason} after {job.seconds:.0f} s, see {job.log}")
+        if not self.signals.signum and exit_status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            job.log_cause()
+        self.folder.read()
+        reason = self.folder.unlocked_status(job.cell).reason
+        self._report(job, f"{reason} after {job.seconds:.0f} s, see {job.log}")
         return False
 
     def _pass_on(self, signum: int) -> None:
-        """Send the signal on, and wait for what runs: it saves itself."""
-        if self.running:
-            self.say(f"{signal.Signals(signum).name}: waiting for {len(self.running)} to save themselves")
-        for job in self.running:
+        """Send the signal to the running processes and wait until they have saved their state."""
+        if self.jobs:
+            self.report(f"{signal.Signals(signum).name}: waiting for {len(self.jobs)} to save their state")
+        for job in self.jobs:
             job.process.send_signal(signum)
-        while self.running:
-            self._look()
+        while self.jobs:
+            self._poll()
 
     @contextlib.contextmanager
-    def _none_left_behind(self) -> Iterator[None]:
-        """Whatever is raised inside (by a second signal, say), every process is ended."""
+    def _no_orphans(self) -> Iterator[None]:
+        """End all processes if anything is raised inside, for example because of a second signal."""
         try:
             yield
         except BaseException:
-            for job in self.running:
+            for job in self.jobs:
                 job.process.terminate()
-            until = time.monotonic() + GRACE
-            while any(job.process.poll() is None for job in self.running) and time.monotonic() < until:
-                time.sleep(PATIENCE)
-            for job in self.running:
+            deadline = time.monotonic() + GRACE_SECONDS
+            while any(job.process.poll() is None for job in self.jobs) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+            for job in self.jobs:
                 job.process.kill()
                 job.process.wait()
             raise
 
 
-def _outcomes(there: RunsFolder, cells: Sequence[Cell]) -> list[Outcome]:
-    found = [(cell, placed(there, cell)) for cell in cells]
-    return [Outcome(c, p.folder if p.state == THERE else None, p.reason, p.log) for c, p in found]
+def _accuracy_text(folder: Path, protocol: str) -> str:
+    try:
+        return f"{100 * FinishedRun(folder).accuracies(protocol)['acc']:.2f}%"
+    except InputError:
+        return f"no accuracy by protocol {protocol}"
 
 
-def _unfinished(place: Place) -> bool:
-    return place.state != THERE or (place.folder is not None and bool(to_evaluate(place.folder)))
+def _outcomes(folder: RunsFolder, cells: Sequence[Cell]) -> list[Outcome]:
+    statuses = [(cell, folder.status(cell)) for cell in cells]
+    return [Outcome(c, s.folder if s.state == FINISHED else None, s.reason, s.log) for c, s in statuses]
+
+
+def _has_work(status: RunStatus) -> bool:
+    return status.state != FINISHED or (status.folder is not None and bool(to_evaluate(status.folder)))

@@ -1,130 +1,113 @@
-"""What a table would run, and how long that would take: `--dry-run`."""
+"""The runs that a table would start, and how long they would take: `--dry_run`."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpareto.analysis.tables.cells import Cell, Identity, identity
-from mmpareto.analysis.tables.folders import HELD, IMPOSSIBLE, RESUME, RUN, THERE, Place, RunsFolder
-from mmpareto.analysis.tables.grid import placed
-from mmpareto.training.run_folder import METRICS
+from mmpareto.analysis.finished_run import Identity, identity
+from mmpareto.analysis.tables.cells import Cell
+from mmpareto.analysis.tables.runs_folder import (
+    FINISHED,
+    IMPOSSIBLE,
+    LOCKED,
+    RESUME,
+    RUN,
+    RunsFolder,
+    RunStatus,
+    history_of,
+)
+from mmpareto.training.settings import to_config
 
-# A step's seconds, in those of `uniform`: the README's table. G-Blending's measuring trains a copy on each loss alone,
-# so that a run is about three trainings' work with any number of modalities: itself, the joint loss, all the others.
-RATIOS = {
-    "uniform": 1.00,
-    "joint": 0.97,
-    "pareto": 1.66,
-    "mmpareto": 1.64,
-    "dgl": 0.96,
-    "ogm": 0.96,
-    "ogm_ge": 1.08,
-    "gblending": 3.00,
-    "greedy": 1.02,
-    "pmr": 2.29,
-    "agm": 1.88,
-    "unimodal": 0.59,
-    "pretrain_finetune": 0.96,
-    "gradnorm": 1.71,
-    "pcgrad": 1.60,
-    "metabalance": 1.67,
-}
-# What of a run's identity says nothing of an epoch's seconds, or is known to change them by a ratio.
-_METHOD = ("method", "variant", "options")
-_OF_THE_LENGTH = ("random_seed", "epochs", "protocol", "val_fraction", "fingerprint")
-_OF_THE_STEP = ("learning_rate", "momentum", "weight_decay", "scheduler", "lr_decay_step", "lr_decay_ratio", "recipe")
+# The part of an identity that an epoch's duration does not depend on.
+IRRELEVANT = (
+    *("random_seed", "epochs", "protocol", "val_fraction", "fingerprint", "recipe"),
+    *("learning_rate", "momentum", "weight_decay", "scheduler", "lr_decay_step", "lr_decay_ratio"),
+)
+UNKNOWN = "unknown until a first run is finished"
 
 
 class Estimates:
-    """Seconds that runs take here, by those that are in the folder."""
+    """Duration of runs, estimated from the finished runs in the folder."""
 
-    def __init__(self, there: RunsFolder) -> None:
-        self._measured = [(run.identity, seconds) for run in there.recorded if (seconds := _epoch(run.folder))]
+    def __init__(self, folder: RunsFolder) -> None:
+        self._measured = [
+            (_conditions(known), statistics.median(seconds))
+            for run, known in folder.runs
+            if run.is_finished
+            and (seconds := [line["seconds"] for line in history_of(run.folder) if "seconds" in line])
+        ]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Of the whole training; None where no run here is like it."""
-        wanted = identity(cell.settings, "")
-        like = [(own, taken) for own, taken in self._measured if _conditions(own) == _conditions(wanted)]
-        same = [taken for own, taken in like if all(own[key] == wanted[key] for key in _METHOD)]
-        others = [
-            taken * RATIOS[wanted["method"]] / RATIOS[own["method"]]
-            for own, taken in like
-            if own["method"] in RATIOS and wanted["method"] in RATIOS
-        ]
-        found = same or others
-        return statistics.median(found) * cell.settings.epochs if found else None
+        """Seconds of all training epochs; None if no finished run has the same method, data set and size."""
+        wanted = _conditions(identity(to_config(cell.settings), ""))
+        same = [seconds for conditions, seconds in self._measured if conditions == wanted]
+        return statistics.median(same) * cell.settings.epochs if same else None
 
 
-def plan_text(cells: Sequence[Cell], runs: Path, slots: int, to_make: Sequence[str] = ()) -> str:
-    """A line a run: what would be done, and for how long; and the time for all, by so many at once.
+def plan_text(cells: Sequence[Cell], runs: Path, slots: int, to_prepare: Sequence[str] = ()) -> str:
+    """What would be done for each run, one per line, and the total time with this many slots.
 
-    Times are those of training epochs alone, without start-up and evaluation.
+    Times are those of the training epochs, without start-up and evaluation.
 
     Arguments:
-        to_make: stand-ins that would be made first, and whose runs are therefore to be run.
+        to_prepare: folders of the stand-in that would be prepared first; all runs on them are still to run.
     """
-    there = RunsFolder(runs)
-    estimates = Estimates(there)
-    lines, left, unknown, seen = [], 0.0, 0, set()
-    counts = dict.fromkeys((THERE, RESUME, RUN, HELD, IMPOSSIBLE), 0)
+    folder = RunsFolder(runs)
+    estimates = Estimates(folder)
+    lines, total, unknown, names = [], 0.0, 0, set()
+    counts = dict.fromkeys((FINISHED, RESUME, RUN, LOCKED, IMPOSSIBLE), 0)
     for cell in cells:
-        made = cell.settings.data in to_make
-        place = Place(RUN, cell.label, None, "its data are made first") if made else placed(there, cell)
-        if not made and place.state != IMPOSSIBLE and place.name in seen:
-            lines.append(f"{'shared':14} {cell.label}: the run of another cell")
-            continue
-        seen.add(place.name)
-        counts[place.state] += 1
-        seconds = _left(estimates.seconds(cell), cell, place) if place.state in (RUN, RESUME) else None
-        if place.state in (RUN, RESUME):
-            left, unknown = left + (seconds or 0.0), unknown + (seconds is None)
-        lines.append(_line(cell, place, seconds))
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    total = f"about {duration(left / slots)} of training epochs in {slots} slot{'s' * (slots > 1)}"
-    if unknown:
-        total = f"{total}, and {unknown} of unknown length" if left else "time unknown: no run here is like these"
-    return "\n".join([*lines, told + (f"; {total}" if counts[RUN] + counts[RESUME] else "")])
+        if cell.settings.data in to_prepare:
+            status = RunStatus(RUN, cell.label, None, "its data is prepared first")
+        else:
+            status = folder.status(cell)
+            if status.state != IMPOSSIBLE and status.name in names:
+                lines.append(f"{'shared':14} {cell.label}: has the run of another cell")
+                continue
+            names.add(status.name)
+        counts[status.state] += 1
+        seconds = None
+        if status.state in (RUN, RESUME):
+            seconds = _remaining(estimates.seconds(cell), cell, status)
+            total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+        lines.append(_line(cell, status, seconds))
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if counts[RUN] + counts[RESUME]:
+        summary += f"; {_total_text(total, unknown, slots)}"
+    return "\n".join([*lines, summary])
 
 
 def duration(seconds: float) -> str:
-    """For people: "40 s", "12 min", "3.5 h", "2.1 days"."""
+    """A duration such as "40 s", "12 min", "3.5 h" or "2.1 days"."""
     for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
         if seconds < most * size:
             return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
     return f"{seconds / 86400:.1f} days"
 
 
-def _line(cell: Cell, place: Place, seconds: float | None) -> str:
-    line = f"{place.state:14} {cell.label}"
-    if place.state == THERE:
-        return f"{line}: {place.folder}"
-    if place.state in (RUN, RESUME):
-        line += f" ({duration(seconds)})" if seconds is not None else " (time unknown)"
-    return line if place.reason in (None, "not run") else f"{line}: {place.reason}"
+def _total_text(seconds: float, unknown: int, slots: int) -> str:
+    if unknown and not seconds:
+        return f"time {UNKNOWN}"
+    text = f"about {duration(seconds / slots)} of training epochs in {slots} slot{'s' * (slots > 1)}"
+    return f"{text}, and {unknown} of unknown duration" if unknown else text
 
 
-def _left(seconds: float | None, cell: Cell, place: Place) -> float | None:
-    """What is left of it."""
-    if seconds is None or place.state != RESUME or place.folder is None:
+def _line(cell: Cell, status: RunStatus, seconds: float | None) -> str:
+    line = f"{status.state:14} {cell.label}"
+    if status.state == FINISHED:
+        return f"{line}: {status.folder}"
+    if status.state in (RUN, RESUME):
+        line += f" ({'time unknown' if seconds is None else duration(seconds)})"
+    return line if status.reason in (None, "not run") else f"{line}: {status.reason}"
+
+
+def _remaining(seconds: float | None, cell: Cell, status: RunStatus) -> float | None:
+    """The part of a run's seconds that is left."""
+    if seconds is None or status.state != RESUME or status.folder is None:
         return seconds
-    return seconds * (1 - min(len(_lines(place.folder)) / cell.settings.epochs, 1))
+    return seconds * (1 - min(len(history_of(status.folder)) / cell.settings.epochs, 1))
 
 
-def _conditions(found: Identity) -> dict[str, Any]:
-    apart = (*_METHOD, *_OF_THE_LENGTH, *_OF_THE_STEP)
-    return {key: value for key, value in found.items() if key not in apart}
-
-
-def _epoch(folder: Path) -> float | None:
-    """Seconds of an epoch of a run, the median; None where it has not ended one."""
-    seconds = [line["seconds"] for line in _lines(folder) if "seconds" in line]
-    return statistics.median(seconds) if seconds else None
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
+def _conditions(known: Identity) -> dict[str, Any]:
+    return {key: value for key, value in known.items() if key not in IRRELEVANT}

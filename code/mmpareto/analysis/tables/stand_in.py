@@ -1,6 +1,5 @@
-"""Data that a table wants: the synthetic stand-in, which is made where it is missing, and how to prepare any other."""
+"""How a table's data is prepared: the synthetic stand-in by the table itself, other data sets by a command."""
 
-import argparse
 import json
 import shlex
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.analysis.tables.definitions import DERIVED, QUICK_STAND_IN
+from mmpareto.cli import ArgumentParser
 from mmpareto.data import DATASETS
 from mmpareto.files import file_lock
 
@@ -16,48 +16,46 @@ FOLDER, QUICK_FOLDER = f"data/{NAME}", f"data/{NAME}-quick"
 
 
 def how_to_prepare(dataset: str, data: str) -> str:
-    """The command that makes a prepared folder."""
-    suffix = _suffix(data)
+    """The command that creates a prepared folder."""
     words = ["python", "code/prepare.py", dataset, *([] if dataset == NAME else ["--raw", "DIR"])]
-    words += shlex.split(DERIVED.get(suffix, ""))
+    words += shlex.split(DERIVED.get(_suffix(data), ""))
     return shlex.join([*words, *([] if data == f"data/{dataset}" else ["--out", data])])
 
 
 def missing(folders: Iterable[str]) -> list[str]:
-    """Those of the stand-in's folders that are not prepared and can be made, each once.
+    """Which folders of the stand-in `prepare` has to create, each once.
 
-    One that a person named and that is not there cannot; one derived of it can, if it is there.
+    They are the two above and folders derived from a stand-in that exists; a folder that the user named is not created.
     """
     absent = [data for data in dict.fromkeys(folders) if not _is_prepared(data)]
     return [data for data in absent if _base(data) in (FOLDER, QUICK_FOLDER) or _is_prepared(_base(data))]
 
 
-def make(data: str) -> None:
-    """Make a stand-in, or wait until another process has made it.
+def prepare(data: str) -> None:
+    """Prepare a folder of the stand-in, or wait until another process has prepared it.
 
     Raises:
-        InputError: the folder holds something else, or cannot be written.
+        InputError: the folder has other content, or cannot be written.
     """
-    base, options = _base(data), _options(data)
     with file_lock(f"{data}.lock"):
         if not _is_prepared(data):
-            print(f"making the synthetic stand-in {data}", flush=True)
-            if _is_prepared(base):  # the same clips, prepared otherwise
-                origin = json.loads((Path(base) / "prepared.json").read_text(encoding="utf-8"))["origin"]
-                options |= {name: origin[name] for name in ("clips", "actors", "seed")}
-            elif base == QUICK_FOLDER:
-                options |= QUICK_STAND_IN
-            DATASETS[NAME].prepare(**options)
+            print(f"preparing the synthetic stand-in in {data}", flush=True)
+            DATASETS[NAME].prepare(**_options(data))
+
+
+def _options(data: str) -> dict[str, Any]:
+    parser = ArgumentParser()
+    DATASETS[NAME].add_arguments(parser)
+    options = vars(parser.parse_args([*shlex.split(DERIVED.get(_suffix(data), "")), "--out", data]))
+    base = _base(data)
+    if _is_prepared(base):  # the same clips, prepared with other flags
+        origin = json.loads((Path(base) / "prepared.json").read_text(encoding="utf-8"))["origin"]
+        return options | {name: origin[name] for name in ("clips", "actors", "seed")}
+    return options | (QUICK_STAND_IN if base == QUICK_FOLDER else {})
 
 
 def _is_prepared(data: str) -> bool:
     return (Path(data) / "prepared.json").is_file()
-
-
-def _options(data: str) -> dict[str, Any]:
-    parser = argparse.ArgumentParser()
-    DATASETS[NAME].add_arguments(parser)
-    return vars(parser.parse_args([*shlex.split(DERIVED.get(_suffix(data), "")), "--out", data]))
 
 
 def _suffix(data: str) -> str:

@@ -1,1 +1,1 @@
-"""The methods, one per file: how an encoder's gradients become one."""
+"""The methods, one per file: each combines the gradients of several losses in its own way."""

@@ -1,6 +1,5 @@
 """Greedy: balance the speeds at which modalities learn to be used (Wu et al., ICML 2022)."""
 
-import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -8,64 +7,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
+from mmpareto.integration.methods.plain_sum import JointLoss
+from mmpareto.integration.objectives import Encoders, Objectives
+from mmpareto.integration.options import check_at_least, check_positive
 
 
-class Greedy(PlainSum):
-    """Hold the gates of the modality that lags, so that for some steps only its own encoder learns.
+class Greedy(JointLoss):
+    """Greedy: hold the gates of the modality that lags for a few steps, so that it learns by its own encoder alone.
 
-    The encoders exchange information through MMTM blocks. With g and w all of a modality's gradients and weights,
+    The encoders exchange information through MMTM blocks. With g and w all gradients and weights of a part of the
+    network, each modality k has
 
-        M_k += ‖g‖²/‖w‖² of its encoder (main), and of what its gates depend on (bypass)
+        M_k += ‖g‖²/‖w‖² per step, for its encoder (main) and for the parameters its gates depend on (bypass)
         r_k = log10(M_bypass,k / M_main,k)
 
-    so that a modality of large r_k is learnt by way of the others. Where the largest r_k is more than `threshold` above
-    the mean of the others' (for two modalities: their difference), a window of `window` steps begins in which that
-    modality's gates are replaced by their running mean; M stands still meanwhile, and one step without a window
-    follows, as in the released code (nyukat/greedy_multimodal_learning). Only the joint loss is descended, in one
-    backward pass. The choice is made on the host: one number a modality is read after each step outside a window.
+    A modality with a large r_k is learned mainly through the other modalities. When the largest r_k exceeds the mean of
+    the others (for two modalities, the other one) by more than `threshold`, a window of `window` steps begins, in which
+    that modality's gates are replaced by their running mean. M does not change during a window, and one step without a
+    window follows, as in the released code (nyukat/greedy_multimodal_learning). Only the joint loss is descended, in
+    one backward pass. The decision is made on the host: one number per modality is read after each step outside a
+    window. One modality alone is never held. A step that is not finite does not change M.
 
-    In a loop of your own, `watch` the blocks' parameters once, and give the model `hold=method.hold()` at every forward
-    pass. One modality alone is never held.
+    In your own loop, call `watch` once with the parameters behind the gates, and pass `hold=method.hold()` to the model
+    at every forward pass.
 
     Arguments:
         threshold: ε > 0 [0.01].
         window: Q ≥ 1 steps [5].
-        start_epoch: the first epoch with windows [2].
+        start_epoch: the first epoch with windows, from 1 [2].
 
     Raises:
-        ValueError: an option is out of range; `backward`: there is no joint loss, or nothing is watched.
+        ValueError: an option is out of range; `backward`: there is no joint loss, or `watch` was not called for a
+            modality.
     """
 
     source = "Wu et al., Characterizing and overcoming the greedy nature of learning, ICML 2022 (arXiv 2202.05306)"
+    title = "Greedy"
     network = MappingProxyType({"blocks": "mmtm"})
     memory = ("main", "bypass", "held", "left", "undecided", "active")
-    descends_unimodal = False
 
     def __init__(self, threshold: float = 0.01, window: int = 5, start_epoch: int = 2) -> None:
         super().__init__()
-        if not (math.isfinite(threshold) and threshold > 0):
-            raise ValueError(f"threshold must be a positive number, not {threshold}")
-        if window < 1:
-            raise ValueError(f"window must be at least 1 step, not {window}")
+        check_positive("threshold", threshold)
+        check_at_least("window", window, 1)
         self.threshold, self.window, self.start_epoch = threshold, window, start_epoch
         self.main: dict[str, Tensor] = {}
         self.bypass: dict[str, Tensor] = {}
         self.held: str | None = None
-        self.left = 0
-        self.undecided = False
+        self.left = 0  # steps of the current window
+        self.undecided = False  # whether M has changed since the last decision
         self.active = True
         self._watched: dict[str, list[Tensor]] = {}
 
     def watch(self, bypass: Mapping[str, Iterable[Tensor]]) -> None:
-        """Say which parameters each modality's gates depend on: modality → those, its own and shared ones."""
+        """Set the parameters that each modality's gates depend on, its own and shared ones: modality → parameters."""
         self._watched = {name: list(parameters) for name, parameters in bypass.items()}
 
     def hold(self) -> str | None:
-        """The modality whose gates the next step is to hold; None for none."""
+        """Return the modality whose gates must be held in the next step, or None."""
         if self.undecided and self.active and len(self.main) > 1:
             ratios = {name: value.item() for name, value in self._ratios().items()}
             first = max(ratios, key=lambda name: ratios[name])
@@ -75,42 +76,40 @@ class Greedy(PlainSum):
         self.undecided = False
         return self.held
 
-    def begin_training(self, loop: TrainingContext) -> None:
-        """Watch the network's blocks."""
-        self.watch(loop.network.bypass())
+    def begin_training(self, context: TrainingContext) -> None:
+        """Watch the parameters of the network's blocks."""
+        self.watch(context.network.bypass())
 
-    def begin_epoch(self, loop: TrainingContext) -> None:
-        """No windows before `start_epoch`."""
-        self.active = loop.epoch >= self.start_epoch
+    def begin_epoch(self, context: TrainingContext) -> None:
+        """Allow windows from `start_epoch` on."""
+        self.active = context.epoch >= self.start_epoch
 
-    def before_forward(self, loop: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
-        """Tell the model whose gates to hold."""
+    def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
+        """Return the modality to hold as an argument of the model's forward pass."""
         return {"hold": self.hold()}
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """The joint loss."""
+        """Return the joint loss, after checking that every modality is watched."""
         missing = [name for name in encoders if name not in self._watched]
         if missing:
-            raise ValueError(
-                f"Greedy does not know the parameters behind the gates of {missing[0]!r}: call watch() with them"
-            )
-        return collect_joint(joint, encoders, "Greedy")
+            raise ValueError(f"Greedy needs the parameters behind the gates of {missing[0]!r}: call watch() with them")
+        return super().objectives(joint, unimodal, encoders, outputs, labels)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Outside a window, add this step to M; inside, count it."""
+        """Add the step to M if no window is open, else count it; return r_k as metrics."""
         if self.held is None:
-            found: dict[Tensor, Tensor | None] = {**gradients.others}
+            gradient_of: dict[Tensor, Tensor | None] = {**gradients.others}
             for name, encoder in objectives.encoders.items():
-                found |= zip(encoder.parameters, gradients.encoders[name][0], strict=True)
-            gates = {p for parameters in self._watched.values() for p in parameters}  # may lie inside the encoders
-            sound, scale = gradients.finite.all(), gradients.scale
+                gradient_of |= zip(encoder.parameters, gradients.encoders[name][0], strict=True)
+            gates = {p for parameters in self._watched.values() for p in parameters}  # possibly inside the encoders
+            finite, scale = gradients.finite.all(), gradients.scale
             for name, encoder in objectives.encoders.items():
-                main = {p: found.get(p) for p in encoder.parameters if p not in gates}
-                bypass = {p: found.get(p) for p in self._watched[name]}
-                self.main = self.main | {name: _added(self.main.get(name), main, scale, sound)}
-                self.bypass = self.bypass | {name: _added(self.bypass.get(name), bypass, scale, sound)}
+                main = {p: gradient_of.get(p) for p in encoder.parameters if p not in gates}
+                bypass = {p: gradient_of.get(p) for p in self._watched[name]}
+                self.main = self.main | {name: _accumulated(self.main.get(name), main, scale, finite)}
+                self.bypass = self.bypass | {name: _accumulated(self.bypass.get(name), bypass, scale, finite)}
             self.undecided = True
         else:
             self.left -= 1
@@ -121,11 +120,13 @@ class Greedy(PlainSum):
         return {name: torch.log10(self.bypass[name] / self.main[name]) for name in self.main}
 
 
-def _added(total: Tensor | None, gradients: Mapping[Tensor, Tensor | None], scale: Tensor, sound: Tensor) -> Tensor:
-    """M with this step's ‖g‖²/‖w‖² added, () float64; as it was where that, or the step (`sound`), is not finite."""
+def _accumulated(
+    total: Tensor | None, gradients: Mapping[Tensor, Tensor | None], scale: Tensor, finite: Tensor
+) -> Tensor:
+    """Return M plus this step's ‖g‖²/‖w‖², () float64; M alone if that number or the step is not finite."""
     zero = torch.zeros((), dtype=torch.float64, device=scale.device)
     total = zero if total is None else total.to(zero)
     g = sum((x.double().square().sum() for x in gradients.values() if x is not None), zero) / scale.double().square()
     w = sum((x.detach().double().square().sum() for x in gradients), zero)
     step = g / w
-    return torch.where(step.isfinite() & sound.to(step.device), total + step, total)
+    return torch.where(step.isfinite() & finite.to(step.device), total + step, total)

@@ -1,40 +1,41 @@
 """OGM and OGM-GE, on-the-fly gradient modulation (Peng et al., CVPR 2022, arXiv 2203.15332)."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.modulation import Modulation, check_epochs, true_class_scores
+from mmpareto.integration.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.options import check_epoch_range, check_positive
 
 # κ = 1 − tanh(43) ≈ 9e-38 is still a normal float32 number: a coefficient never vanishes.
 LARGEST_ARGUMENT = 43.0
 NOT_ADDITIVE = (
-    "compares what the modalities contribute to the joint logits, and this fusion's are no sum over modalities: use "
-    "one whose are (--fusion concat or sum)"
+    "compares what each modality contributes to the joint logits, but this fusion computes no sum over modalities: use "
+    "one that does (--fusion concat or sum)"
 )
 
 
 class OGM(Modulation):
-    """Slow down the encoder whose part of the joint logits is the more confident in the true class.
+    """OGM, on-the-fly gradient modulation: slow down the encoder that is more confident in the true class.
 
-    With z_k (B, C) the part of the joint logits that modality k contributes (W_k x_k + b/n), y the labels:
+    With z_k (B, C) the part of the joint logits that modality k contributes (W_k x_k + b/n), and y the labels:
 
         s_k = Σᵢ softmax(z_k)[i, yᵢ]        ρ_k = s_k / (mean of the other modalities' s)
         κ_k = 1 − tanh(α·ρ_k) if ρ_k > 1, else 1
 
     κ_k multiplies the joint loss's gradients of encoder k's 4-D weights (convolutions), as in the released code
-    (GeWu-Lab/OGM-GE_CVPR2022); paper and code have two modalities. That code slows the second of two equally confident
-    modalities, the paper neither; so do we. It modulates in the epochs `modulation_starts` to `modulation_ends`, both
-    included; in a loop of your own, say `set_epoch(…)`, or it always does. One modality: κ = 1. One backward pass.
+    (GeWu-Lab/OGM-GE_CVPR2022). Paper and code have two modalities; if both are equally confident, the code slows down
+    the first one and the paper neither, as we do. Modulation is active from epoch `modulation_starts` to epoch
+    `modulation_ends`, both included. With one modality, κ = 1. One backward pass.
 
-    `backward` needs the labels and `outputs` with the attribute `contributions`, modality → z_k. For outputs without it
-    `unimodal` stands in, the logits of unimodal heads, which you then have to train yourself.
+    In your own loop, call `set_epoch(…)` when an epoch begins; otherwise modulation is always active. `backward` needs
+    the labels, and `outputs` with the attribute `contributions`, modality → z_k. If `outputs` has no such attribute,
+    its `unimodal` logits are used instead; you then have to train the unimodal heads yourself.
 
     Arguments:
         alpha: α > 0 [0.8 on CREMA-D, 0.1 on VGGSound].
@@ -42,8 +43,8 @@ class OGM(Modulation):
         modulation_ends: the last epoch with modulation [50].
 
     Raises:
-        ValueError: an option is out of range; `backward`: joint loss, labels or a modality's logits are missing, or
-            `contributions` is empty, as it is where the joint logits are no sum over modalities.
+        ValueError: an option is out of range; `backward`: the joint loss, the labels or a modality's logits are
+            missing, or `contributions` is empty because the joint logits are not a sum over modalities.
     """
 
     source = "Peng et al., OGM-GE, CVPR 2022 (arXiv 2203.15332)"
@@ -53,37 +54,36 @@ class OGM(Modulation):
 
     def __init__(self, alpha: float = 0.8, modulation_starts: int = 0, modulation_ends: int = 50) -> None:
         super().__init__()
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha must be a positive number, not {alpha}")
-        check_epochs(modulation_starts, modulation_ends)
+        check_positive("alpha", alpha)
+        check_epoch_range(modulation_starts, modulation_ends)
         self.alpha, self.modulation_starts, self.modulation_ends = alpha, modulation_starts, modulation_ends
         self.active = True
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 0."""
+        """Set the current epoch, from 0."""
         self.active = self.modulation_starts <= epoch <= self.modulation_ends
 
-    def begin_training(self, loop: TrainingContext) -> None:
-        """Refuse a network that says that its joint logits are no sum over modalities."""
-        if not getattr(loop.network, "additive", True):
+    def begin_training(self, context: TrainingContext) -> None:
+        """Reject a network whose joint logits are declared not to be a sum over modalities."""
+        if not getattr(context.network, "additive", True):
             raise ValueError(f"{self.title} {NOT_ADDITIVE}")
 
-    def begin_epoch(self, loop: TrainingContext) -> None:
-        """Modulate in the epochs chosen."""
-        self.set_epoch(loop.epoch - 1)  # the loop counts from 1
+    def begin_epoch(self, context: TrainingContext) -> None:
+        """Switch modulation on or off for the epoch."""
+        self.set_epoch(context.epoch - 1)  # the context counts from 1
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
-        """Modality → s_k, () float64."""
+        """Return modality → s_k, () float64."""
         if labels is None:
             raise ValueError(f"{self.title} needs the labels: pass labels=…, the class indices (B,)")
         logits = self._logits(outputs)
         for name in objectives.encoders:
             if name not in logits:
-                raise ValueError(f"{self.title} finds no logits of {name!r} in the model's outputs, only {[*logits]}")
-        return {name: true_class_scores(z, labels) for name, z in logits.items()}
+                raise ValueError(f"{self.title} needs logits of {name!r}, but outputs has only those of {[*logits]}")
+        return {name: _true_class_score(z, labels) for name, z in logits.items()}
 
     def coefficients(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """κ of every modality; 1 outside the epochs chosen."""
+        """Return κ of every modality; 1 in epochs without modulation."""
         s = torch.stack([*gradients.statistics.values()])
         others = (s.sum() - s) / max(len(s) - 1, 1)
         rho = s / others
@@ -94,11 +94,11 @@ class OGM(Modulation):
         return dict(zip(gradients.statistics, kappa, strict=True))
 
     def modulate(self, gradient: Tensor, coefficient: Tensor) -> Tensor:
-        """κ times the gradient of a 4-D weight; any other as it is."""
+        """Return κ times the gradient of a 4-D weight, and a copy of any other gradient."""
         return gradient * coefficient if gradient.ndim == 4 else gradient.clone()
 
     def _logits(self, outputs: Any) -> Mapping[str, Tensor]:
-        """Modality → (B, C): contributions, or unimodal logits for outputs that know no contributions."""
+        """Return modality → (B, C): the contributions, or the unimodal logits of outputs without contributions."""
         contributions = getattr(outputs, "contributions", None)
         if contributions:
             return contributions
@@ -107,28 +107,34 @@ class OGM(Modulation):
         unimodal = getattr(outputs, "unimodal", None)
         if not unimodal:
             raise ValueError(
-                f"{self.title} needs the model's outputs: pass outputs=… with `contributions`, or else `unimodal`,"
-                " logits (B, C) by modality"
+                f"{self.title} needs the model's outputs: pass outputs=… with `contributions` or `unimodal`, modality →"
+                " logits (B, C)"
             )
         return unimodal
 
 
 class OGMGE(OGM):
-    """OGM, and Gaussian noise of each gradient's own strength on the convolutions' weights.
+    """OGM-GE: OGM plus Gaussian noise on the gradients of convolution weights, each with its gradient's own spread.
 
-    To each gradient g of a 4-D weight, after OGM multiplied it, N(0, std(g)²) is added, element by element; std is that
-    of g before it was multiplied. The released code adds 1e-8 to it, which would make the noise depend on the scale of
-    the loss; we do not. Drawn once a step from torch's generator of the device, in the epochs with modulation, and also
-    for one modality alone. Everything else is OGM's.
+    N(0, std(g)²) is added to each element of the gradient g of a 4-D weight after OGM has multiplied it; std is that of
+    g before the multiplication. The released code adds 1e-8 to std, which would make the noise depend on the scale of
+    the loss; we do not. The noise is drawn once per step from PyTorch's generator of the device, in epochs with
+    modulation, and with one modality as well. Everything else is as in OGM.
     """
 
     title = "OGM-GE"
 
     def modulate(self, gradient: Tensor, coefficient: Tensor) -> Tensor:
-        """κ·g + N(0, std(g)²) for a 4-D weight; any other as it is."""
+        """Return κ·g + N(0, std(g)²) for a 4-D weight, and a copy of any other gradient."""
         modulated = super().modulate(gradient, coefficient)
         if gradient.ndim != 4 or not self.active:
             return modulated
         working = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-        std = working.std(correction=min(1, gradient.numel() - 1))  # a single element has no spread
+        std = working.std(correction=min(1, gradient.numel() - 1))  # 0 for a single element
         return modulated + torch.randn_like(working) * std
+
+
+def _true_class_score(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return Σᵢ softmax(logits)[i, yᵢ], () float64 without a graph, for logits (B, C) and labels (B,)."""
+    probabilities = logits.detach().double().softmax(1)
+    return probabilities.gather(1, labels.to(logits.device).unsqueeze(1)).sum()

@@ -1,49 +1,54 @@
-"""The two baselines: one joint loss, and the plain sum of all losses."""
+"""Joint training and the uniform baseline, the two methods that descend a plain sum of losses."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmpareto.integration.gradients import Pass
+from mmpareto.integration.differentiation import Pass
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
 from mmpareto.integration.report import EncoderReport
 
 
 class PlainSum(Method):
-    """Base of the methods that choose what is descended, and then descend its sum: one backward pass."""
+    """Base class of methods that choose their losses and descend the sum of them, in one backward pass."""
 
     def passes(self, objectives: Objectives) -> list[Pass]:
-        """One pass over the sum."""
+        """Return one pass over the sum."""
         return [Pass(list(objectives.losses), [name for name, e in objectives.encoders.items() if e.objectives])]
 
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
-        """The gradient of the sum as it is."""
+        """Return a copy of the sum's gradient."""
         return [None if g is None else g.clone() for g in gradients[0]], None
 
 
 class JointLoss(PlainSum):
-    """Descend L_m, the loss of the fused prediction, alone.
+    """Joint training: descend L_m, the loss of the fused prediction, alone.
 
-    The unimodal losses are not looked at: the unimodal heads get no gradient, so that their accuracy means
-    nothing until they are fitted afterwards (a linear probe). One backward pass.
+    Unimodal losses are ignored, so the unimodal heads receive no gradient and their accuracy is meaningless until they
+    are fitted afterwards (by a linear probe). One backward pass.
+
+    Raises:
+        ValueError: `backward`: there is no joint loss.
     """
 
-    source = "the baseline of all"
+    source = "the common baseline"
     descends_unimodal = False
+    title: ClassVar[str] = "joint training"
+    """The method's name in error messages."""
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """The joint loss, for everything that it reaches."""
-        return collect_joint(joint, encoders, "joint training")
+        """Return the joint loss, as the only objective of every encoder."""
+        return collect_joint(joint, encoders, self.title)
 
 
 class UniformSum(PlainSum):
-    """Descend L_m + Σₖ L_uᵏ, the plain sum of the joint loss and every unimodal loss.
+    """Uniform baseline: descend L_m + Σₖ L_uᵏ, the plain sum of the joint loss and every unimodal loss.
 
     One backward pass over the sum (MMPareto paper, section 3.1).
     """

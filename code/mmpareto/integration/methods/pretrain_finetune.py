@@ -1,4 +1,4 @@
-"""Unimodal pre-training, then joint fine-tuning."""
+"""Unimodal pre-training, followed by joint fine-tuning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,47 +8,49 @@ from torch import Tensor
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, collect, collect_joint
+from mmpareto.integration.options import check_at_least
 
 
 class PretrainFinetune(PlainSum):
-    """Train every encoder on its own unimodal loss first, then everything on the joint loss.
+    """Pre-train + fine-tune: train every encoder on its own unimodal loss, then everything on the joint loss.
 
-    At first Σₖ L_uᵏ is descended: encoders share nothing, so that each is trained as if alone, and fusion and joint
-    head wait. From epoch `pretrain_epochs` + 1 on it is L_m, and the unimodal heads stay as they are. The optimiser
-    goes on with its state. One backward pass. In a loop of your own, call `finetune()` when the second part begins.
+    During pre-training Σₖ L_uᵏ is descended. Encoders share no parameters, so each is trained as if alone, while fusion
+    and joint head do not change. From epoch `pretrain_epochs` + 1 on, L_m is descended and the unimodal heads do not
+    change. The optimizer keeps its state. One backward pass. In your own loop, call `finetune()` when fine-tuning
+    begins.
 
     Arguments:
-        pretrain_epochs: epochs of the first part, ≥ 0; None: half of the run's.
+        pretrain_epochs: number of epochs of pre-training, ≥ 0; None for half of the run's.
 
     Raises:
-        ValueError: a negative number of epochs.
+        ValueError: the number of epochs is negative; `backward`: the losses of the current stage are missing.
     """
 
-    source = "the baseline of two stages; rerun under one protocol in the MCR paper, table 1"
+    source = "the two-stage baseline; rerun under one protocol in the MCR paper, table 1"
     memory = ("descends_joint", "descends_unimodal", "pretrain_epochs")
     descends_joint = False
 
     def __init__(self, pretrain_epochs: int | None = None) -> None:
         super().__init__()
-        if pretrain_epochs is not None and pretrain_epochs < 0:
-            raise ValueError(f"pretrain_epochs must be at least 0, not {pretrain_epochs}")
+        if pretrain_epochs is not None:
+            check_at_least("pretrain_epochs", pretrain_epochs, 0)
         self.pretrain_epochs = pretrain_epochs
 
-    def begin_epoch(self, loop: TrainingContext) -> None:
-        """Change to the second part when it is time."""
+    def begin_epoch(self, context: TrainingContext) -> None:
+        """Begin fine-tuning when pre-training is over."""
         if self.pretrain_epochs is None:
-            self.pretrain_epochs = loop.epochs // 2
-        if loop.epoch > self.pretrain_epochs:
+            self.pretrain_epochs = context.epochs // 2
+        if context.epoch > self.pretrain_epochs:
             self.finetune()
 
     def finetune(self) -> None:
-        """From now on, descend the joint loss."""
+        """Descend the joint loss from now on."""
         self.descends_joint, self.descends_unimodal = True, False
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """The unimodal losses, or the joint loss."""
+        """Return the unimodal losses or the joint loss, depending on the stage."""
         if self.descends_joint:
             return collect_joint(joint, encoders, "joint fine-tuning")
         return collect(None, unimodal, encoders)

@@ -1,4 +1,4 @@
-"""Past two backward passes, as an approximation: what was decided at one step is used at the steps after it."""
+"""Approximation of MMPareto with one backward pass at most steps: decisions are refreshed every K-th step."""
 
 import math
 from typing import Any
@@ -6,97 +6,112 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.by_encoder import NotSeparableError, differentiate_by_encoder, features_of
-from mmpareto.integration.gradients import Gradients
-from mmpareto.integration.linear_algebra import combine
+from mmpareto.integration.differentiation import Gradients, PassHook, differentiate_per_encoder, find_cut
+from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
+from mmpareto.integration.methods.mmpareto import MMPareto
 from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.options import check_at_least
 from mmpareto.integration.report import EncoderReport
 
 
-class Refreshed(Method):
-    """Base of a method whose step is h = β Σ 2αᵢ gᵢ, where α and the magnitude β are those of the whole encoder.
+class Refresh(Method):
+    """MMPareto whose conflicts, weights and magnitudes are decided every K-th step: `Refresh(MMPareto.paper(), 10)`.
 
-    They are decided at every K-th step, from the gradients gᵢ at the encoder's parameters θ, and are used at the K − 1
-    steps after it, too. There, with x the encoder's output, gᵢ = (∂x/∂θ)ᵀ ∂Lᵢ/∂x, so that
+    With the factors of a whole encoder, its step is h = β Σ 2αᵢ gᵢ, where β is the magnitude. α and β are decided at
+    every K-th step, from the gradients gᵢ at the encoder's parameters θ, and reused at the K − 1 steps after it. There,
+    with x the encoder's output, gᵢ = (∂x/∂θ)ᵀ ∂Lᵢ/∂x, so that
 
         h = β (∂x/∂θ)ᵀ (2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x)
 
-    takes one backward pass through the encoders, of cotangents that are mixed at their outputs; ∂Lᵢ/∂x needs fusion and
-    heads alone. What lies outside the encoders takes the plain sum at every step. A backward pass being two forward
-    passes, K steps take 3K + 2 where the plain sum takes 3K: 1 + 0.67/K times as much.
+    takes one backward pass through the encoders, of gradients that are mixed at their outputs; ∂Lᵢ/∂x needs fusion and
+    heads alone. Parameters outside the encoders receive the plain sum at every step. Since a backward pass costs about
+    two forward passes, K steps cost 3K + 2 where the plain sum costs 3K: 1 + 0.67/K times as much.
 
-    A step that is not finite decides nothing: the last decision stays, or the plain sum where there is none. In the
-    report of a step between, weights, conflict and rescaling are those in use; cosine and norms, which are not known,
-    are NaN.
+    A non-finite step decides nothing: the last decision stays, or the plain sum if there is none. The report of a step
+    between two decisions has the weights, conflict and rescaling in use; cosine and norms, which are unknown, are NaN.
 
-    With K > 1, `backward` needs `outputs` with `features`: modality → the encoder's output, through which alone the
-    losses reach the encoder, and which depends on no other trainable tensor. Each encoder has two objectives.
+    `backward` needs `outputs` with `features`: modality → the encoder's output, through which alone the losses reach
+    the encoder, and which depends on no other trainable tensor. Each encoder has two objectives.
 
     Arguments:
-        refresh: K ≥ 1; with 1, every step decides, and nothing is asked or kept.
+        method: the method that decides, with weights and λ per encoder.
+        every: K ≥ 1.
 
     Raises:
-        ValueError: K is below 1; `backward`: the outputs or the model are not as they must be.
+        ValueError: `every` is below 1, or the method's factors are per tensor, which cannot be applied at an encoder's
+            output; `backward`: the outputs or the model do not fulfil the above.
     """
 
-    def __init__(self, refresh: int) -> None:
-        super().__init__()
-        if refresh < 1:
-            raise ValueError(f"refresh must be at least 1, not {refresh}")
-        self.refresh = refresh
-        self.memory = ("age", "decided") if refresh > 1 else ()
-        self.age = 0  # steps taken with what is decided
-        self.decided: dict[str, dict[str, Tensor]] = {}
-        self.between = False
-        self._finite = torch.tensor(True)
+    source = MMPareto.source
+    memory = ("age", "decided")
 
-    def differentiate(self, objectives: Objectives, outputs: Any, scale: float | Tensor | None) -> Gradients:
-        """Both gradients of every encoder, or, between two decisions, the mixed one alone."""
-        if self.refresh == 1:
-            return super().differentiate(objectives, outputs, scale)
+    def __init__(self, method: MMPareto, every: int) -> None:
+        super().__init__()
+        check_at_least("refresh", every, 1)
+        if (method.weights, method.rescale) != ("encoder", "encoder"):
+            raise ValueError(
+                f"refresh={every} goes with weights='encoder' and rescale='encoder' (the variant 'paper'), not with "
+                f"{method.weights!r} and {method.rescale!r}: an encoder's output has no factors per tensor"
+            )
+        self.method, self.every = method, every
+        self.age = 0  # number of steps since and including the last one that decided
+        self.decided: dict[str, dict[str, Tensor]] = {}
+        self._reuses = False
+        self._is_finite = torch.tensor(True)
+
+    def differentiate(
+        self, objectives: Objectives, outputs: Any, scale: float | Tensor | None, after_pass: PassHook | None = None
+    ) -> Gradients:
+        """Both gradients of every encoder at a step that decides; at the others, the gradient of the mixture alone."""
         for modality, encoder in objectives.encoders.items():
             if len(encoder.objectives) != 2:
-                raise ValueError(f"refresh needs two objectives an encoder; {modality!r} has {len(encoder.objectives)}")
-        try:
-            features = features_of(outputs, objectives)
-        except NotSeparableError as reason:
-            raise ValueError(f"refresh needs {reason}") from None
-        self.between = 0 < self.age < self.refresh and set(objectives.encoders) <= set(self.decided)
-        if not self.between:
-            return super().differentiate(objectives, outputs, scale)
-        return differentiate_by_encoder(objectives, features, self.passes(objectives), scale, self._mixed)
+                raise ValueError(
+                    f"refresh needs two objectives per encoder; {modality!r} has {len(encoder.objectives)}"
+                )
+        cut = find_cut(objectives, outputs)
+        if cut.features is None:
+            raise ValueError(f"refresh needs {cut.needed}")
+        self._reuses = 0 < self.age < self.every and set(objectives.encoders) <= set(self.decided)
+        if not self._reuses:
+            return super().differentiate(objectives, outputs, scale, after_pass)
+        return differentiate_per_encoder(objectives, cut.features, self.passes(objectives), scale, self._mix)
 
-    def _mixed(self, modality: str, cotangents: list[Tensor | None]) -> list[Tensor | None]:
-        """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the one cotangent of the encoder's output x."""
-        return combine([[cotangent] for cotangent in cotangents], self.decided[modality]["weights"])
+    def _mix(self, modality: str, at_output: list[Tensor | None]) -> list[Tensor | None]:
+        """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x."""
+        return combine_and_release([[gradient] for gradient in at_output], self.decided[modality]["weights"])
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Count the step: once for all its micro-batches."""
-        self.age = self.age + 1 if self.between else 1
-        self._finite = gradients.finite.all()
+        """Count the step, once for all of its micro-batches."""
+        self.age = self.age + 1 if self._reuses else 1
+        self._is_finite = gradients.finite.all()
         return {}
 
-    def decide(self, modality: str, **factors: Tensor) -> None:
-        """Keep what was decided for an encoder, unless the step is not finite.
-
-        Arguments:
-            factors: weights (1, 2), conflict (1,) bool, rescale (1,), magnitude (1,).
-        """
-        if self.refresh == 1:
-            return
-        plain = {"weights": 0.5, "conflict": False, "rescale": 1.0, "magnitude": 1.0}
-        before = self.decided.get(modality) or {n: torch.full_like(t, plain[n]) for n, t in factors.items()}
-        finite = torch.stack([factor.isfinite().all() for factor in factors.values()]).all()
-        finite = finite & self._finite.to(finite.device)
-        kept = {name: torch.where(finite, new, before[name].to(new.device)) for name, new in factors.items()}
-        self.decided = self.decided | {modality: kept}
-
-    def as_decided(
+    def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
-    ) -> tuple[list[Tensor | None], EncoderReport]:
-        """What `integrate` returns between two decisions, from the mixed gradient."""
-        factors = {name: factor.to(scale.device) for name, factor in self.decided[modality].items()}
-        combined = combine(gradients, factors["magnitude"].expand(len(gradients[0]), 1))
-        norms = torch.full_like(factors["weights"][0], math.nan)
-        return combined, EncoderReport(norms[0], norms, factors["weights"], factors["conflict"], factors["rescale"])
+    ) -> tuple[list[Tensor | None], EncoderReport | None]:
+        """Decide by the method and keep its decision, or apply the kept magnitude to the mixture's gradient."""
+        if not self._reuses:
+            combined, report = self.method.integrate(modality, gradients, scale)
+            assert report is not None
+            self._keep(modality, report)
+            return combined, report
+        kept = {name: factor.to(scale.device) for name, factor in self.decided[modality].items()}
+        combined = combine_and_release(gradients, kept["magnitude"].expand(len(gradients[0]), 1))
+        unknown = torch.full_like(kept["weights"][0], math.nan)
+        return combined, EncoderReport(unknown[0], unknown, kept["weights"], kept["conflict"], kept["rescale"])
+
+    def _keep(self, modality: str, report: EncoderReport) -> None:
+        """Keep the decision of a step, unless the step is non-finite."""
+        new = {
+            "weights": report.weights,  # (1, 2)
+            "conflict": report.conflict,  # (1,) bool
+            "rescale": report.rescale,  # (1,)
+            "magnitude": self.method.magnitude(report.conflict, report.rescale),  # (1,)
+        }
+        plain_sum = {"weights": 0.5, "conflict": False, "rescale": 1.0, "magnitude": 1.0}
+        before = self.decided.get(modality) or {name: torch.full_like(t, plain_sum[name]) for name, t in new.items()}
+        is_finite = torch.stack([factor.isfinite().all() for factor in new.values()]).all()
+        is_finite = is_finite & self._is_finite.to(is_finite.device)
+        kept = {name: torch.where(is_finite, new[name], before[name].to(is_finite.device)) for name in new}
+        self.decided = self.decided | {modality: kept}

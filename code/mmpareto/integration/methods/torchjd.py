@@ -2,40 +2,41 @@
 
 import difflib
 import functools
+import importlib
 import inspect
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmpareto.integration.gradients import Gradients
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import as_tensors, gramians, jacobian_of, nearest_coefficients
 from mmpareto.integration.method import Method
-from mmpareto.integration.methods.torchjd_library import aggregators, as_vector, described, numbers_kept, restore
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
 from mmpareto.integration.weighted import in_conflict
 
 
 class TorchJD(Method):
-    """Aggregate the Jacobian of an encoder's objectives by an aggregator of TorchJD: `TorchJD.of("UPGrad")()`.
+    """TorchJD: aggregate the Jacobian of an encoder's objectives by an aggregator, such as `TorchJD.of("UPGrad")()`.
 
-        h = A(J),  J of shape (objectives, all of the encoder's elements)
+        h = A(J),  J of shape (number of objectives, number of the encoder's elements)
 
-    just as the aggregator returns it: of one that averages, such as MGDA, h is 1/n of what Pareto here descends. A
-    single objective is left as it is. J bears no factor of a gradient scaler. One backward pass an objective of an
-    encoder. The device is waited for: an aggregator is not shown what is not finite, and many have their programme
-    solved on the CPU. Every encoder has an aggregator of its own; what that keeps between steps is in the state. The
+    h is exactly what the aggregator returns: for one that averages, such as MGDA, it is 1/n of the h of Pareto here.
+    The gradient of a single objective is not changed. J does not contain the loss scale. Every encoder has its own
+    aggregator, whose state is part of the method's state. One backward pass per objective of an encoder. Steps wait for
+    the device: an aggregator is never given a Jacobian that is not finite, and many solve a programme on the CPU. The
     reported weights are 1/n of the coefficients with which the gradients come closest to h.
 
-    Arguments: those of the aggregator. A vector is a tensor, a sequence of numbers, or text ("0.3,0.7").
+    Arguments: those of the aggregator. A vector can be a tensor, a sequence of numbers, or text ("0.3,0.7").
 
     Raises:
-        ValueError: TorchJD, or what it needs for this aggregator, is not installed; an argument is missing or wrong;
-            `backward`: the aggregator does not take this number of objectives.
+        ValueError: TorchJD, or a library that it needs for this aggregator, is not installed; an argument is missing or
+            wrong; `backward`: the aggregator does not accept this number of objectives.
     """
 
     source = "TorchJD (arXiv 2406.16232)"
@@ -45,18 +46,18 @@ class TorchJD(Method):
 
     @staticmethod
     def known() -> list[str]:
-        """The names of all aggregators; none without the library."""
-        return list(aggregators())
+        """Return the names of all aggregators; an empty list if the library is not installed."""
+        return list(_aggregators())
 
     @staticmethod
     @functools.cache
     def of(name: str) -> "type[TorchJD]":
-        """The method that applies the aggregator of this name, with the aggregator's own arguments.
+        """Return the method that applies the aggregator of this name, with the aggregator's own arguments.
 
         Raises:
-            ValueError: there is none, or no library.
+            ValueError: there is no such aggregator, or the library is not installed.
         """
-        known = aggregators()
+        known = _aggregators()
         if not known:
             raise ValueError(f"torchjd:{name} needs the TorchJD library: pip install torchjd")
         if name not in known:
@@ -64,7 +65,7 @@ class TorchJD(Method):
             near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=1)]
             hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(f"TorchJD has no aggregator {name!r}: {hint} {', '.join(known)}")
-        sentence, source = described(known[name])
+        sentence, source = _description(known[name])
 
         def __init__(self: TorchJD, *args: Any, **options: Any) -> None:  # noqa: N807
             TorchJD.__init__(self, *args, **options)
@@ -79,8 +80,8 @@ class TorchJD(Method):
             raise ValueError("TorchJD has many aggregators: choose one, such as TorchJD.of('UPGrad')")
         hints = typing.get_type_hints(self.aggregator.__init__)
         try:
-            given = inspect.signature(self.aggregator).bind(*args, **options).arguments
-            self.options = {name: as_vector(value, hints[name]) for name, value in given.items()}
+            arguments = inspect.signature(self.aggregator).bind(*args, **options).arguments
+            self.options = {name: _as_vector(value, hints[name]) for name, value in arguments.items()}
             self.aggregator(**self.options)
         except ImportError as error:
             raise ValueError(f"torchjd:{type(self).__name__} lacks a library: {error}") from error
@@ -91,63 +92,148 @@ class TorchJD(Method):
         self._loaded: dict[str, dict[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by the aggregator's name: the class is made anew."""
-        return _rebuilt, (type(self).__name__, self.options, self.state_dict())
+        """Pickle the aggregator's name, from which the class is created again."""
+        return _rebuild, (type(self).__name__, self.options, self.state_dict())
 
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Modality → what its aggregator keeps between steps, for those that keep anything (they can be reset)."""
-        live = {name: dict(numbers_kept(a)) for name, a in self._live.items() if hasattr(a, "reset")}
+        """Modality → state of its aggregator between steps, for stateful aggregators (those that can be reset)."""
+        live = {name: _aggregator_state(a) for name, a in self._live.items() if hasattr(a, "reset")}
         return self._loaded | live
 
     @kept.setter
     def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
         self._live, self._loaded = {}, dict(value)
 
-    def begin_training(self, loop: TrainingContext) -> None:
-        """Refuse an aggregator that does not take two objectives, joint and unimodal; without drawing a number."""
+    def begin_training(self, context: TrainingContext) -> None:
+        """Reject an aggregator that does not accept two objectives, joint and unimodal; draws no random number."""
         jacobian = torch.eye(2)
         with torch.random.fork_rng(devices=[]):
             try:
-                self._made_for(jacobian)(jacobian)
+                self._new_aggregator(jacobian)(jacobian)
             except ValueError as error:
                 raise ValueError(f"it does not take two objectives, joint and unimodal ({error})") from error
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Note whether the step is one."""
+        """Record whether the step is finite."""
         self._finite = bool(gradients.finite.all())
         return {}
 
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
-        """The Jacobian, what the aggregator makes of it, and that in the parameters' shapes."""
+        """Return the aggregated Jacobian in the shapes of the parameters; the plain sum if it is not finite."""
         gramian, jacobian = gramians(gradients, scale).sum(0), jacobian_of(gradients, scale)
         h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
         if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
-            h = self._aggregated(modality, jacobian)
+            h = self._aggregate(modality, jacobian)
             weights = nearest_coefficients(gramian, jacobian @ h) / len(gradients)
         conflict = in_conflict(gramian.unsqueeze(0))
         report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))
         return as_tensors(h * scale.to(h), gradients), report
 
-    def _made_for(self, jacobian: Tensor) -> nn.Module:
+    def _new_aggregator(self, jacobian: Tensor) -> nn.Module:
         options = {k: v.to(jacobian) if isinstance(v, Tensor) else v for k, v in self.options.items()}
         return self.aggregator(**options)
 
-    def _aggregated(self, modality: str, jacobian: Tensor) -> Tensor:
+    def _aggregate(self, modality: str, jacobian: Tensor) -> Tensor:
         try:
             if modality not in self._live:
-                aggregator = self._made_for(jacobian)
+                aggregator = self._new_aggregator(jacobian)
                 if modality in self._loaded:
-                    restore(aggregator, self._loaded[modality], jacobian)
+                    _load_aggregator_state(aggregator, self._loaded[modality], jacobian)
                 self._live[modality] = aggregator
             return self._live[modality](jacobian)
         except ValueError as error:
             raise ValueError(f"torchjd:{type(self).__name__} at encoder {modality!r}: {error}") from error
 
 
-def _rebuilt(name: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> TorchJD:
+def _rebuild(name: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> TorchJD:
     method = TorchJD.of(name)(**options)
     method.load_state_dict(state)
     return method
+
+
+# --- the library's aggregators: names, arguments, state ---
+
+
+def _aggregators() -> dict[str, Any]:
+    """Return name → class of the aggregators that TorchJD exports, without the base classes of others."""
+    try:
+        library = importlib.import_module("torchjd.aggregation")
+    except ImportError:
+        return {}
+    exported = {name: getattr(library, name) for name in library.__all__}
+    classes = {name: cls for name, cls in exported.items() if issubclass(cls, library.Aggregator)}
+    bases = {base for cls in classes.values() for base in cls.__mro__[1:]}
+    return {name: cls for name, cls in classes.items() if cls not in bases}
+
+
+def _description(aggregator: Any) -> tuple[str, str]:
+    """Return the first sentence of an aggregator's docstring in plain text, and its source with the paper's address."""
+    text = " ".join((inspect.getdoc(aggregator) or "").split())
+    address = re.search(r"<(https?://[^>]+)>`_", text)
+    text = text.replace(":class:`~torchjd.Stateful` ", "")
+    text = re.sub(r":class:`~?(?:\w+\.)*(\w+)`", r"\1", text)
+    text = re.sub(r"`([^`<]+) <[^>]+>`_", r"\1", text)
+    source = f"{aggregator.__name__} of TorchJD" + (f", {address[1]}" if address else "")
+    return re.split(r"(?<=\.) ", text)[0], source
+
+
+def _as_vector(value: Any, hint: Any) -> Any:
+    """Convert text or a sequence to a tensor if the argument's type hint allows one; return other values unchanged."""
+    types = typing.get_args(hint) or (hint,)
+    if Tensor not in types or not isinstance(value, str | list | tuple):
+        return value
+    if isinstance(value, str):
+        try:
+            value = [float(part) for part in value.split(",")]
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is not a number or a list of numbers separated by commas, such as 0.3,0.7"
+            ) from None
+        if len(value) == 1 and float in types:
+            return value[0]
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _state_attributes(aggregator: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (name, submodule, attribute) of all attributes of an aggregator and its submodules that are not options."""
+    options = inspect.signature(type(aggregator)).parameters
+    for path, module in aggregator.named_modules():
+        for attribute in sorted((vars(module).keys() | module._buffers.keys()) - vars(nn.Module()).keys()):
+            if attribute.removeprefix("_") not in options:
+                yield f"{path}.{attribute}", module, attribute
+
+
+def _aggregator_state(aggregator: nn.Module) -> dict[str, Any]:
+    """Return name → value of the attributes that are tensors, arrays (as tensors) or builtins."""
+    state: dict[str, Any] = {}
+    for name, module, attribute in _state_attributes(aggregator):
+        value = getattr(module, attribute)
+        if hasattr(value, "__array__"):
+            state[name] = torch.as_tensor(value).detach().clone()
+        elif isinstance(value, bool | int | float | str):
+            state[name] = value
+    return state
+
+
+def _load_aggregator_state(aggregator: nn.Module, state: Mapping[str, Any], jacobian: Tensor) -> None:
+    """Restore the state that `_aggregator_state` returned.
+
+    A first call lets the aggregator build what cannot be stored, and determines each value's type and device.
+    """
+    with torch.random.fork_rng([jacobian.device] if jacobian.is_cuda else []):
+        aggregator(jacobian)
+    for name, module, attribute in list(_state_attributes(aggregator)):
+        if name in state:
+            setattr(module, attribute, _converted(state[name], getattr(module, attribute), jacobian))
+
+
+def _converted(value: Any, like: Any, jacobian: Tensor) -> Any:
+    """Convert a stored value to the array type and device of the attribute that it replaces."""
+    if not isinstance(value, Tensor):
+        return value
+    if isinstance(like, Tensor):
+        return value.to(like.device)
+    return value.numpy().copy() if hasattr(like, "__array__") else value.to(jacobian)

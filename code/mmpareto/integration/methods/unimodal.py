@@ -1,4 +1,4 @@
-"""One modality alone: what its encoder reaches without the others."""
+"""Unimodal training: one modality without the others."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,20 +12,20 @@ from mmpareto.integration.objectives import Encoders, Objectives, collect
 
 
 class Unimodal(PlainSum):
-    """Descend one modality's unimodal loss alone; the other modalities are not looked at.
+    """Unimodal training: descend one modality's unimodal loss alone, ignoring the other modalities.
 
-    In train.py nothing else is read or built: the network has one encoder, and its one head is the joint head. In a
-    model of your own, what the modality's loss does not reach stays as it is, with `.grad` None. One forward and one
-    backward pass over one encoder.
+    train.py reads and builds nothing else: the network has one encoder, and its only head is the joint head. In your
+    own model, parameters that the modality's loss does not reach keep `.grad` None. One forward and one backward pass
+    over one encoder.
 
     Arguments:
-        modality: the modality's name; may be left out where there is only one.
+        modality: name of the modality; may be omitted if there is only one.
 
     Raises:
-        ValueError: `backward`: there are several modalities and none is chosen, or the one chosen has no loss.
+        ValueError: `backward`: there are several modalities and none is chosen, or the chosen one has no loss.
     """
 
-    source = "the unimodal baseline of all"
+    source = "the common unimodal baseline"
     network = MappingProxyType({"heads": "shared"})
     descends_joint = False
 
@@ -34,14 +34,14 @@ class Unimodal(PlainSum):
         self.modality = modality
         self.modalities = None if modality is None else (modality,)
 
-    def begin_training(self, loop: TrainingContext) -> None:
-        """Refuse a network of several modalities."""
-        self._choose(loop.network.modalities)
+    def begin_training(self, context: TrainingContext) -> None:
+        """Reject a network with several modalities if none is chosen, or without the chosen one."""
+        self._choose(context.network.modalities)
 
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """The modality's own loss and its own encoder."""
+        """Return the modality's own loss and its own encoder."""
         chosen = self._choose(unimodal)
         if chosen not in encoders:
             raise ValueError(f"modality {chosen!r} has no encoder: add encoders[{chosen!r}]")
@@ -52,7 +52,7 @@ class Unimodal(PlainSum):
             return str(self.modality)
         if self.modality is None and len(names) == 1:
             return str(next(iter(names)))
-        found = ", ".join(names) or "none"
+        known = ", ".join(names) or "none"
         if self.modality is None:
-            raise ValueError(f"unimodal training is of one of the modalities, {found}: choose it by `modality`")
-        raise ValueError(f"modality {self.modality!r} is not among the unimodal losses, {found}: choose one that is")
+            raise ValueError(f"unimodal training uses one of the modalities, {known}: choose it by `modality`")
+        raise ValueError(f"modality {self.modality!r} is not among the unimodal losses, {known}: choose one of these")

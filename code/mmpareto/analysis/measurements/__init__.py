@@ -1,1 +1,0 @@
-"""What the paper measures at a trained network: gradient noise, curvature, the loss around the minimum."""

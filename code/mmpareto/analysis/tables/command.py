@@ -1,0 +1,155 @@
+"""The commands of tables.py: run a table and report it, or measure the table of costs."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpareto.analysis.tables import choices, stand_in
+from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells
+from mmpareto.analysis.tables.definitions import QUICK, QUICK_SEEDS, Table
+from mmpareto.analysis.tables.grid import find_runs, is_incomplete, run_grid
+from mmpareto.analysis.tables.plan import plan_text
+from mmpareto.data import DATASETS
+from mmpareto.data.workers import available_cores
+from mmpareto.errors import InputError
+from mmpareto.training.devices import choose_devices
+from mmpareto.training.stop import StopSignals
+
+SEEDS = (0, 1, 2, 3, 4)
+MAX_SLOTS = 2  # without --slots, because each run needs memory, too
+
+
+def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Run what a table lacks and write its report; return the exit status.
+
+    Raises:
+        InputError: something on the command line is wrong; nothing was run.
+    """
+    table = chosen_table(table, arguments)
+    cells = cells_of(table, arguments, extra)
+    slots = [] if arguments.report_only else slots_of(arguments)
+    for banner in dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in cells):
+        if banner:
+            print(banner, flush=True)
+    synthetic = [cell.settings.data for cell in cells if cell.settings.dataset == stand_in.NAME]
+    to_prepare = [] if arguments.report_only else stand_in.missing(synthetic)
+    if arguments.dry_run:
+        print(plan_text(cells, arguments.runs, max(len(slots), 1), to_prepare))
+        return 0
+    status = 0
+    if arguments.report_only:
+        outcomes = find_runs(cells, arguments.runs)
+    else:
+        for data in to_prepare:
+            stand_in.prepare(data)
+        with StopSignals() as signals:
+            outcomes = run_grid(
+                cells,
+                arguments.runs,
+                slots,
+                arguments.protocol,
+                signals=signals,
+                report=lambda line: print(line, flush=True),
+            )
+        status = 128 + signals.signum if signals.signum else int(is_incomplete(outcomes))
+
+    from mmpareto.analysis.report.run_sheet import make_run_sheet
+    from mmpareto.analysis.report.writers import write_report
+
+    missing = [outcome for outcome in outcomes if outcome.reason is not None]
+    print(*_missing_lines(missing), sep="\n", end="\n" if missing else "")
+    print(*write_report(make_run_sheet(table, outcomes, arguments.protocol), out_of(table, arguments)), sep="\n")
+    return status or int(bool(missing))
+
+
+def report_costs(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Measure the table of costs, which has no runs, and write its report; return the exit status.
+
+    Raises:
+        InputError: a flag does not apply to this table.
+    """
+    names = [DATASETS.name(name) for name in arguments.dataset or ()]
+    if extra or arguments.encoders or arguments.seeds or set(names) - {"cremad", stand_in.NAME}:
+        raise InputError(
+            "table 'cost' measures training steps on random inputs of CREMA-D's shape: it accepts --methods, --quick, "
+            "--gpu_ids, --report_only, --runs and --out."
+        )
+    _check_quick(arguments)
+    table = choices.with_methods(table, arguments.methods) if arguments.methods else table
+    out = out_of(table, arguments)
+    if arguments.dry_run:
+        print(f"would measure {', '.join(row.label for row in table.rows)} into {out}; minutes on a CPU")
+        return 0
+    from mmpareto.analysis.report import cost_sheet
+    from mmpareto.analysis.report.writers import write_report
+
+    if not arguments.report_only:
+        gpu_ids = arguments.gpu_ids or ("cpu" if arguments.slots else "auto")
+        cost_sheet.write_costs(out, cost_sheet.measure_costs(table, gpu_ids, arguments.quick))
+    sheet = cost_sheet.make_cost_sheet(table, cost_sheet.read_costs(out))
+    print(*write_report(sheet, out), sep="\n")
+    return int(bool(sheet.missing))
+
+
+def chosen_table(table: Table, arguments: argparse.Namespace) -> Table:
+    """The table with the data sets, methods and encoders of the command line.
+
+    Raises:
+        InputError: a name is unknown, or --quick is used without the stand-in.
+    """
+    _check_quick(arguments)
+    table = choices.with_data_sets(table, arguments.dataset) if arguments.dataset else table
+    table = choices.with_methods(table, arguments.methods) if arguments.methods else table
+    return choices.with_encoders(table, arguments.encoders) if arguments.encoders else table
+
+
+def cells_of(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> list[Cell]:
+    """The table's cells with the seeds and the size of the command line."""
+    if not arguments.quick:
+        return make_cells(table, arguments.seeds or SEEDS, arguments.protocol, extra)
+    seeds, size = arguments.seeds or QUICK_SEEDS, shlex.split(QUICK)
+    return make_cells(table, seeds, arguments.protocol, extra, size=size, data=stand_in.QUICK_FOLDER)
+
+
+def slots_of(arguments: argparse.Namespace) -> list[str]:
+    """The values of --gpu_ids of the runs that run at a time.
+
+    Raises:
+        InputError: a GPU does not exist.
+    """
+    if arguments.slots is None:
+        ids = range(_gpu_count()) if arguments.gpu_ids is None else choose_devices(arguments.gpu_ids)[1]
+        if ids:
+            return [str(number) for number in ids]
+    return ["cpu"] * (arguments.slots or min(MAX_SLOTS, available_cores()))
+
+
+def out_of(table: Table, arguments: argparse.Namespace) -> Path:
+    """Folder of the report."""
+    names = [DATASETS.name(name) for name in arguments.dataset or ()]
+    name = "-".join([table.name, *names, *(["quick"] if arguments.quick else [])])
+    return arguments.out or arguments.runs / "tables" / name
+
+
+def _missing_lines(missing: Sequence[Outcome]) -> list[str]:
+    """One line per reason."""
+    labels: dict[str, list[str]] = {}
+    for outcome in missing:
+        labels.setdefault(str(outcome.reason), []).append(outcome.cell.label)
+    return [
+        f"no result: {first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for reason, (first, *others) in labels.items()
+    ]
+
+
+def _gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _check_quick(arguments: argparse.Namespace) -> None:
+    names = {DATASETS.name(name) for name in arguments.dataset or ()}
+    if arguments.quick and names != {stand_in.NAME}:
+        raise InputError("--quick is a size for trying the software: use it with --dataset synthetic.")

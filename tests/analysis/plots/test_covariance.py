@@ -1,0 +1,184 @@
+"""Gradient noise against dense covariances, and against gradients that are written down by hand."""
+
+import numpy as np
+import pytest
+import torch
+from mmpareto.analysis.plots import covariance
+from mmpareto.analysis.plots.covariance import Spread
+from mmpareto.analysis.plots.measured import Subject, flat
+from mmpareto.errors import InputError
+from mmpareto.models import ENCODERS
+from mmpareto.models.network import build_network
+from small_subject import FEATURE, curved_network, inputs_of, linear_network, subject_of
+
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
+
+
+def spread_of(vectors: np.ndarray) -> Spread:
+    spread = Spread()
+    for vector in vectors:
+        spread.add(torch.from_numpy(vector))
+    return spread
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 7), (9, 7), (6, 40), (64, 1), (4, 9000)])
+@pytest.mark.parametrize("columns", [1 << 20, 3])
+def test_trace_and_largest_eigenvalue_are_those_of_the_dense_covariance(
+    count: int, size: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(covariance, "COLUMNS", columns)
+    random = np.random.default_rng(size)
+    vectors = random.standard_normal((count, size)) * random.uniform(0.1, 5, size) + 3
+    spread = spread_of(vectors)
+    if size <= 40:
+        dense = np.atleast_2d(np.cov(vectors.T))
+        largest = np.linalg.eigvalsh(dense)[-1]
+    else:
+        largest = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)[0] ** 2 / (count - 1)
+    assert spread.metrics() == {
+        "trace": pytest.approx(vectors.var(0, ddof=1).sum(), rel=1e-12),
+        "largest_eigenvalue": pytest.approx(largest, rel=1e-12),
+        "mean_norm": pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-12),
+    }
+
+
+def test_float32_vectors_far_from_zero_keep_their_digits() -> None:
+    vectors = np.random.default_rng(0).standard_normal((20, 3000)).astype(np.float32) + np.float32(30)
+    dense = vectors.astype(np.float64)
+    centred = dense - dense.mean(0)
+    metrics = spread_of(vectors).metrics()
+    assert metrics["trace"] == pytest.approx((centred**2).sum() / 19, rel=1e-5)
+    assert metrics["largest_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(centred @ centred.T)[-1] / 19, rel=1e-5)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    assert all(np.isnan(value) for value in spread_of(np.array([[1.0, 2.0], [np.nan, 1.0]])).metrics().values())
+
+
+def test_equal_vectors_have_no_spread() -> None:
+    assert spread_of(np.ones((5, 4))).metrics() == {"trace": 0, "largest_eigenvalue": 0, "mean_norm": 2}
+
+
+def test_what_a_loss_does_not_reach_counts_as_zero() -> None:
+    like = [torch.ones(2, 3), torch.ones(4)]
+    assert flat([None, torch.arange(4.0)], like).tolist() == [0] * 6 + [0, 1, 2, 3]
+
+
+def by_hand(subject: Subject, indices: list[int], modality: str) -> dict[str, np.ndarray]:
+    """The gradients at a linear encoder W over a batch: mean of Aᵀ (softmax(A W x + …) − onehot(y)) xᵀ."""
+    network = subject.network
+    inputs, labels = inputs_of(subject, indices)
+    with torch.no_grad():
+        outputs = network(inputs)
+    columns = slice(0, FEATURE) if modality == "sound" else slice(FEATURE, 2 * FEATURE)
+    heads = {
+        "joint": (network.fusion.fc_out.weight[:, columns], outputs.joint),
+        "unimodal": (network.heads[modality].weight, outputs.unimodal[modality]),
+    }
+    found = {}
+    for name, (head, logits) in heads.items():
+        residual = logits.softmax(1) - torch.eye(logits.shape[1], dtype=logits.dtype)[labels]
+        gradient = (residual @ head).T @ inputs[modality] / len(indices)
+        found[name] = gradient.detach().numpy().reshape(-1)
+    return found
+
+
+def test_a_linear_classifiers_covariance_is_that_of_its_gradients_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(linear_network())
+    drawn: list[list[int]] = []
+    gradients_of = covariance.gradients_of
+
+    def noting(subject: Subject, batch: covariance.Batch) -> dict[str, list[torch.Tensor]]:
+        drawn.append(batch.indices.tolist())
+        return gradients_of(subject, batch)
+
+    monkeypatch.setattr(covariance, "gradients_of", noting)
+    found = covariance.measure(subject, batches=7)["encoders"]
+    assert [len(indices) for indices in drawn] == [4] * 7 and all(len(set(indices)) == 4 for indices in drawn)
+    for modality in ("sound", "touch"):
+        gradients = [by_hand(subject, indices, modality) for indices in drawn]
+        for name in ("joint", "unimodal"):
+            vectors = np.stack([one[name] for one in gradients])
+            dense = np.cov(vectors.T)
+            assert found[modality][name] == {
+                "trace": pytest.approx(np.trace(dense), rel=1e-10),
+                "largest_eigenvalue": pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-10),
+                "mean_norm": pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-10),
+            }
+
+
+def test_many_batches_come_near_the_covariance_of_draws_without_replacement() -> None:
+    """(1 − B / M) S² / B, with S² the samples' own: batches are independent, and the N − 1 is right."""
+    subject = subject_of(linear_network(), count=12)
+    every = np.stack([by_hand(subject, [index], "sound")["joint"] for index in range(12)])
+    truth = np.trace(np.cov(every.T)) / 4 * (1 - 4 / 12)
+    found = covariance.measure(subject, batches=300, batch_size=4)
+    assert found["encoders"]["sound"]["joint"]["trace"] == pytest.approx(truth, rel=0.1)
+
+
+def test_batch_norm_stays_and_every_sample_counts_alone() -> None:
+    """A batch's gradient is the mean of its samples', as no sample sees the others; the statistics do not move."""
+    subject = subject_of(curved_network(batch_norm=True))
+    before = {name: buffer.clone() for name, buffer in subject.network.named_buffers()}
+    (whole,) = subject.batches(range(6), 6)
+    singles = subject.batches(range(6), 1)
+    together = covariance.gradients_of(subject, whole)
+    alone = [covariance.gradients_of(subject, one) for one in singles]
+    for modality, gradients in together.items():
+        for index, gradient in enumerate(gradients):
+            mean = torch.stack([one[modality][index] for one in alone]).mean(0)
+            torch.testing.assert_close(gradient, mean, rtol=1e-10, atol=1e-12)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in subject.network.named_buffers())
+
+
+def test_gradients_are_those_of_autograd() -> None:
+    subject = subject_of(curved_network())
+    (batch,) = subject.batches([3, 1, 2], 3)
+    found = covariance.gradients_of(subject, batch)
+    network = subject.network
+    for modality, encoder in network.encoders.items():
+        outputs = network(batch.inputs)
+        for index, logits in enumerate((outputs.joint, outputs.unimodal[modality])):
+            loss = torch.nn.functional.cross_entropy(logits, batch.labels)
+            truth = torch.autograd.grad(loss, list(encoder.parameters()), retain_graph=True)
+            torch.testing.assert_close(found[modality][index], torch.cat([g.reshape(-1) for g in truth]))
+
+
+def test_it_is_repeatable_and_leaves_no_gradient_behind() -> None:
+    subject = subject_of(curved_network())
+    assert covariance.measure(subject, batches=5) == covariance.measure(subject, batches=5)
+    assert all(parameter.grad is None for parameter in subject.network.parameters())
+
+
+def test_untrained_heads_have_no_unimodal_gradient() -> None:
+    found = covariance.measure(subject_of(curved_network(), heads=False), batches=3)
+    assert [list(names) for names in found["encoders"].values()] == [["joint"], ["joint"]]
+
+
+def test_a_batch_of_the_whole_training_set_is_refused() -> None:
+    with pytest.raises(InputError, match="no noise: give a smaller --batch_size"):
+        covariance.measure(subject_of(linear_network(), count=8), batches=3, batch_size=8)
+
+
+def test_a_full_disk_is_an_input_error() -> None:
+    class Full:
+        def write(self, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    spread = Spread()
+    spread._file = Full()  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
+        spread.add(torch.ones(3))
+
+
+def test_encoders_that_exchange_information_are_measured_each_by_its_own_losses() -> None:
+    """As in training: an encoder's unimodal gradient is that of its own loss, though others reach it."""
+    network = build_network({"sound": 3, "touch": 1}, 2, encoder="tiny", blocks="mmtm")
+    subject = subject_of(network)
+    inputs = {"sound": torch.randn(4, 3, 24, 24), "touch": torch.randn(4, 1, 24, 24)}
+    labels = torch.tensor([0, 1, 0, 1])
+    found = covariance.gradients_of(subject, covariance.Batch(inputs, labels, labels))
+    for name, encoder in network.encoders.items():
+        loss = torch.nn.functional.cross_entropy(network(inputs).unimodal[name], labels)
+        truth = torch.autograd.grad(loss, list(encoder.parameters()))
+        torch.testing.assert_close(found[name][1], torch.cat([g.reshape(-1) for g in truth]))

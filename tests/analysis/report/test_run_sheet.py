@@ -1,0 +1,297 @@
+"""The sheet of a table of runs: accuracies, differences, what is bold, what is missing, and the text around it."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
+from mmpareto.analysis.report.run_sheet import make_run_sheet
+from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.tables.cells import Outcome
+from mmpareto.analysis.tables.definitions import Column, Row
+from mmpareto.data import DATASETS
+from scipy import stats
+
+BASE = [0.70, 0.72, 0.69, 0.71, 0.70, 0.73]
+BETTER = [0.75, 0.76, 0.75, 0.76, 0.74, 0.79]
+ABOUT_AS_GOOD = [0.74, 0.69, 0.72, 0.69, 0.74, 0.71]
+
+
+def runs_of(runs: Path, row: Row, values: list[float], column: Column = CREMAD, **given: object) -> list[Outcome]:
+    return [finished(runs, row, column, seed, value, **given) for seed, value in enumerate(values)]  # type: ignore[arg-type]
+
+
+def sheet_of(table: object, outcomes: list[Outcome], protocol: str = "validation") -> Sheet:
+    return make_run_sheet(table, outcomes, protocol, plots=False)  # type: ignore[arg-type]
+
+
+def cell(sheet: Sheet, row: str, title: str, group: str | None = None) -> SheetCell:
+    index = next(n for n, column in enumerate(sheet.columns) if title in column.title and group in (None, column.group))
+    return next(one for one in sheet.rows if one.label == row).cells[index]
+
+
+def test_mean_deviation_and_seeds(tmp_path: Path) -> None:
+    sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
+    found = cell(sheet, "Uniform", "accuracy")
+    assert found.text == f"{100 * np.mean(BASE):.2f} ± {100 * np.std(BASE, ddof=1):.2f}"
+    assert found.note == "6 seeds" and not found.incomplete
+    assert found.numbers["standard deviation"] == pytest.approx(np.std(BASE, ddof=1))
+    assert found.seeds == dict(enumerate(BASE))
+    assert "Seeds: 0–5" in " ".join(sheet.notes)
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    sheet = sheet_of(table_of(MMPARETO), [*runs_of(tmp_path, UNIFORM, [0.7]), *runs_of(tmp_path, MMPARETO, [0.75])])
+    assert cell(sheet, "MMPareto", "accuracy").text == "75.00"
+    found = cell(sheet, "MMPareto", "difference")
+    assert found.text == "+5.00" and "no interval with fewer than 5" in found.note
+
+
+def test_the_best_is_bold_where_its_interval_excludes_zero(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    outcomes += runs_of(tmp_path, PARETO, ABOUT_AS_GOOD)
+    sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
+    assert [row.label for row in sheet.rows if row.cells[0].bold] == ["MMPareto"]
+    found = cell(sheet, "MMPareto", "difference")
+    low, high = stats.ttest_rel(BETTER, BASE).confidence_interval(1 - 0.05 / 2)  # the smaller p of two
+    assert found.text == f"+{100 * np.mean(np.subtract(BETTER, BASE)):.2f} [+{100 * low:.2f}, +{100 * high:.2f}]"
+    assert (found.numbers["low"], found.numbers["level"]) == (pytest.approx(low), pytest.approx(0.975))
+    assert cell(sheet, "Uniform", "difference").text == "baseline"
+    drawn = {one.label: one for one in sheet.intervals}
+    assert drawn["MMPareto"].low == pytest.approx(100 * low) and drawn["MMPareto"].excludes_zero
+    assert not drawn["Conventional Pareto"].excludes_zero
+
+
+def test_nothing_is_bold_where_the_best_may_be_chance(tmp_path: Path) -> None:
+    better_by_luck = [value + 0.05 for value in ABOUT_AS_GOOD[:4]]  # four seeds
+    outcomes = runs_of(tmp_path, UNIFORM, BASE[:4]) + runs_of(tmp_path, MMPARETO, better_by_luck)
+    sheet = sheet_of(table_of(MMPARETO), outcomes)
+    assert not any(one.bold for row in sheet.rows for one in row.cells)
+    outcomes = runs_of(tmp_path / "b", UNIFORM, BASE) + runs_of(tmp_path / "b", PARETO, ABOUT_AS_GOOD)
+    assert not any(one.bold for row in sheet_of(table_of(PARETO), outcomes).rows for one in row.cells)
+
+
+def test_the_baseline_is_never_bold_and_worse_is_not_best(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BETTER) + runs_of(tmp_path, MMPARETO, BASE)
+    sheet = sheet_of(table_of(MMPARETO), outcomes)
+    assert next(one for one in sheet.intervals if one.label == "MMPareto").excludes_zero
+    assert not any(one.bold for row in sheet.rows for one in row.cells)
+
+
+def test_a_row_that_is_worse_seed_by_seed_is_not_best(tmp_path: Path) -> None:
+    base = [0.70, 0.72, 0.69, 0.71, 0.70, 0.10]  # its last seed failed in all but name
+    worse = [value - 0.02 - seed / 1000 for seed, value in enumerate(base[:5])]
+    outcomes = runs_of(tmp_path, UNIFORM, base) + runs_of(tmp_path, MMPARETO, worse) + [missing(MMPARETO, CREMAD, 5)]
+    sheet = sheet_of(table_of(MMPARETO), outcomes)
+    assert sheet.intervals[0].excludes_zero and not any(one.bold for row in sheet.rows for one in row.cells)
+
+
+def test_a_better_row_of_too_few_seeds_takes_the_bold_from_the_next(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    outcomes += runs_of(tmp_path, PARETO, [0.99]) + [missing(PARETO, CREMAD, seed) for seed in range(1, 6)]
+    sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
+    assert not any(one.bold for row in sheet.rows for one in row.cells)
+
+
+def test_a_missing_run_is_a_visible_hole_with_its_reason(tmp_path: Path) -> None:
+    reason = "failed: the joint loss is NaN"
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    outcomes[8] = missing(MMPARETO, CREMAD, 2, reason)
+    outcomes += [missing(JOINT, CREMAD, seed, "not run") for seed in range(6)]
+    sheet = sheet_of(table_of(MMPARETO, JOINT), outcomes)
+    there = [0, 1, 3, 4, 5]
+    found = cell(sheet, "MMPareto", "accuracy")
+    assert found.incomplete and found.note == "5 of 6 seeds" and sorted(found.seeds) == there
+    difference = cell(sheet, "MMPareto", "difference")
+    truth = stats.ttest_rel([BETTER[n] for n in there], [BASE[n] for n in there])
+    assert difference.numbers["p"] == pytest.approx(truth.pvalue)  # paired by seed, not by place
+    assert cell(sheet, "Joint loss", "accuracy") == SheetCell("no run", note="not run", incomplete=True)
+    assert cell(sheet, "Joint loss", "difference").incomplete
+    assert list(sheet.missing) == [f"MMPareto, CREMA-D, seed 2: {reason}", "Joint loss, CREMA-D, seeds 0–5: not run"]
+
+
+def test_four_of_six_seeds_have_neither_interval_nor_bold(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    outcomes[8:10] = [missing(MMPARETO, CREMAD, 2), missing(MMPARETO, CREMAD, 3)]
+    sheet = sheet_of(table_of(MMPARETO), outcomes)
+    assert not cell(sheet, "MMPareto", "accuracy").bold
+    assert "[" not in cell(sheet, "MMPareto", "difference").text
+    assert cell(sheet, "MMPareto", "difference").note.startswith("4 seeds: ")
+
+
+def test_a_run_that_cannot_be_read_is_a_hole(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE)
+    assert outcomes[0].folder is not None
+    (outcomes[0].folder / "summary.json").write_text("{")
+    sheet = sheet_of(table_of(), outcomes)
+    assert cell(sheet, "Uniform", "accuracy").incomplete and "damaged" in sheet.missing[0]
+
+
+def test_without_the_baseline_there_are_no_differences(tmp_path: Path) -> None:
+    outcomes = [missing(UNIFORM, CREMAD, seed) for seed in range(6)] + runs_of(tmp_path, MMPARETO, BETTER)
+    found = cell(sheet_of(table_of(MMPARETO), outcomes), "MMPareto", "difference")
+    assert (found.text, found.incomplete, found.note) == ("–", True, "no seed that both have")
+
+
+def test_every_modality_has_a_column_and_only_what_was_measured(tmp_path: Path) -> None:
+    both = {"acc": 0.7, "acc_audio": 0.6, "acc_visual": 0.5}
+    outcomes = [finished(tmp_path, UNIFORM, CREMAD, seed, both) for seed in (0, 1)]
+    alone = Row("Audio alone", "--method unimodal --modality audio")
+    outcomes += [finished(tmp_path, alone, CREMAD, seed, {"acc": 0.6, "acc_audio": 0.6}) for seed in (0, 1)]
+    probed = {"acc": 0.65, "acc_audio": 0.5, "acc_visual": None}
+    note = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
+    outcomes += [finished(tmp_path, JOINT, CREMAD, seed, probed, note=note) for seed in (0, 1)]
+    sheet = sheet_of(table_of(alone, JOINT), outcomes)
+    assert [c.title for c in sheet.columns if "alone" in c.title] == ["audio alone, %", "visual alone, %"]
+    assert cell(sheet, "Uniform", "audio").text == "60.00 ± 0.00"
+    assert cell(sheet, "Audio alone", "visual") == SheetCell("–", note="not measured")
+    assert any(text.startswith("Joint loss: ") and "linear probe" in text for text in sheet.notes)
+
+
+def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
+    shown = cell(sheet, "MMPareto", "published").text
+    marks = [int(mark) for mark in re.findall(r"\[(\d+)\]", shown)]
+    assert shown.startswith("75.13 [") and "69.0 ± 2.5 [" in shown and len(marks) == len(set(marks)) == 5
+    assert (
+        "MMPareto paper" in sheet.footnotes[marks[0] - 1] and "best epoch on the test" in sheet.footnotes[marks[0] - 1]
+    )
+    assert cell(sheet, "Conventional Pareto", "published").text == "–"
+    part = next(one for one in sheet.parts if one.title == "Published accuracies")
+    ours = {row.cells[1].text: row.cells[2].text for row in part.rows}
+    shares = {row.cells[1].text: row.cells[1].value for row in part.rows}
+    assert shares["75.13"] == pytest.approx(0.7513)  # what the page sorts by, as ours is a share
+    numbers = next(row.cells[1].numbers for row in part.rows if row.cells[1].text == "69.0 ± 2.5")
+    assert numbers == pytest.approx({"published": 0.69, "standard deviation": 0.025})
+    alone = {row.cells[1].text: row.cells[3].text for row in part.rows}
+    assert alone["73.08"] == "audio 60.83, visual 58.92" and alone["75.13"] == "–"
+    assert "over the 2 other rows of each column" in " ".join(sheet.notes)
+    assert ours["75.13"] == f"{100 * np.mean(BETTER):.2f}" and ours["71.10"] == f"{100 * np.mean(BASE):.2f}"
+
+
+def test_what_is_published_of_several_rows_is_told_once(tmp_path: Path) -> None:
+    paper = Row("MMPareto (paper)", "--method mmpareto --variant paper")
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER) + runs_of(tmp_path, paper, BASE)
+    sheet = sheet_of(table_of(MMPARETO, paper), outcomes)
+    assert cell(sheet, "MMPareto (paper)", "published").text == "as MMPareto"
+    part = next(one for one in sheet.parts if one.title == "Published accuracies")
+    ours = [row.cells[2].text for row in part.rows if row.cells[1].text == "75.13"]
+    assert len(ours) == 1 and "MMPareto 75.83; MMPareto (paper) 70.83" in ours[0]
+
+
+def test_nothing_published_is_no_column(tmp_path: Path) -> None:
+    sheet = sheet_of(table_of(columns=[SYNTHETIC]), runs_of(tmp_path, UNIFORM, BASE, SYNTHETIC))
+    assert not [column for column in sheet.columns if "published" in column.title]
+
+
+def test_synthetic_data_are_in_the_headline(tmp_path: Path) -> None:
+    both = table_of(columns=[CREMAD, SYNTHETIC])
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, UNIFORM, BASE, SYNTHETIC)
+    assert sheet_of(both, outcomes).banner == DATASETS["synthetic"].banner
+    assert sheet_of(table_of(), outcomes[:6]).banner is None
+    nothing_ran = [missing(UNIFORM, SYNTHETIC, 0)]
+    assert sheet_of(table_of(columns=[SYNTHETIC]), nothing_ran).banner == DATASETS["synthetic"].banner
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [("last", "last epoch"), ("validation", "10% of the training set held out"), ("paper", "OPTIMISTIC")],
+)
+def test_the_protocol_is_said(tmp_path: Path, protocol: str, words: str) -> None:
+    made = "paper" if protocol == "paper" else "validation"
+    sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE, protocol=made), protocol)
+    assert words in sheet.protocol and sheet.optimistic == (protocol == "paper")
+
+
+def test_several_commits_and_other_data_are_said(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE)
+    assert f"Code of all runs: commit {'c' * 10}." in sheet_of(table_of(), outcomes).notes
+    other = finished(tmp_path / "other", MMPARETO, CREMAD, 0, 0.7, commit="d" * 40 + "+", fingerprint="e" * 64)
+    notes = " ".join(sheet_of(table_of(MMPARETO), [*outcomes, other]).notes)
+    assert "cccccccccc (6 runs), commit dddddddddd with later changes (1 run)" in notes
+    assert "ffffffffff…, but eeeeeeeeee…: MMPareto seed 0" in notes
+
+
+def test_rows_that_are_the_same_runs_are_said_and_drawn_once(tmp_path: Path) -> None:
+    """Such as a variant that is the method's default, or a schedule that a quick run is too short for."""
+    again = Row("Uniform for longer", UNIFORM.flags)
+    history = [{"acc_audio": 0.4, "train_acc_audio": 0.5}] * 2
+    outcomes = runs_of(tmp_path, UNIFORM, BASE, history=history)
+    outcomes += runs_of(tmp_path, MMPARETO, BETTER, history=history)
+    outcomes += [dataclasses.replace(o, cell=dataclasses.replace(o.cell, row=again)) for o in outcomes[: len(BASE)]]
+    sheet = make_run_sheet(table_of(again, MMPARETO), outcomes, "validation")
+    assert cell(sheet, again.label, "difference").text.startswith("+0.00")
+    assert [note for note in sheet.notes if "same runs" in note.lower()] == [
+        "The same runs, because their settings are the same here: Uniform = Uniform for longer."
+    ]
+    drawn = next(plot for plot in sheet.plots if plot.title == "Accuracy over training")
+    assert drawn.svg
+
+
+def test_columns_are_families_of_their_own(tmp_path: Path) -> None:
+    ks = Column("Kinetics-Sounds", "--dataset kinetics_sounds")
+    outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
+    outcomes += runs_of(tmp_path, UNIFORM, BASE, ks) + runs_of(tmp_path, MMPARETO, ABOUT_AS_GOOD, ks)
+    sheet = sheet_of(table_of(MMPARETO, columns=[CREMAD, ks]), outcomes)
+    assert cell(sheet, "MMPareto", "difference", "CREMA-D").numbers["level"] == 0.95
+    assert cell(sheet, "MMPareto", "difference", "Kinetics-Sounds").numbers["level"] == 0.95
+    assert cell(sheet, "MMPareto", "accuracy", "CREMA-D").bold
+    assert not cell(sheet, "MMPareto", "accuracy", "Kinetics-Sounds").bold
+
+
+def test_the_noise_of_the_test_set_stands_apart(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    outcomes = []
+    for row, share in ((UNIFORM, 0.6), (MMPARETO, 0.7)):
+        for seed in range(2):
+            correct = random.random(80) < share
+            outcomes.append(finished(tmp_path, row, CREMAD, seed, float(correct.mean()), correct=[*correct]))
+    sheet = sheet_of(table_of(MMPARETO), outcomes)
+    part = sheet.parts[0]
+    assert part.title == "Noise of the test set" and "not a test of a method" in part.text
+    accuracy, difference = part.rows[1].cells
+    assert accuracy.numbers["low"] < accuracy.numbers["mean"] < accuracy.numbers["high"]
+    assert accuracy.note == "80 clips, 2 seeds"
+    mean, low, high = (f"{100 * accuracy.numbers[name]:.2f}" for name in ("mean", "low", "high"))
+    assert accuracy.text == f"{mean} [{low}, {high}]"
+    assert accuracy.value == pytest.approx(cell(sheet, "MMPareto", "accuracy").value)
+    assert difference.value == pytest.approx(cell(sheet, "MMPareto", "difference").value)
+    assert part.rows[0].cells[1].text == "baseline"
+
+
+def test_other_clips_are_not_compared(tmp_path: Path) -> None:
+    outcomes = [
+        finished(tmp_path, UNIFORM, CREMAD, 0, 0.5, correct=[True, False] * 10),
+        finished(tmp_path, MMPARETO, CREMAD, 0, 0.5, correct=[True, False] * 11),
+    ]
+    part = sheet_of(table_of(MMPARETO), outcomes).parts[0]
+    assert part.rows[1].cells[1].incomplete and "different clips" in part.rows[1].cells[1].note
+
+
+def test_no_evaluation_is_said(tmp_path: Path) -> None:
+    sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
+    assert "evaluate.py" in sheet.notes[-1]
+    assert [part.title for part in sheet.parts] == ["Published accuracies"]
+
+
+def test_every_cell_has_the_command_that_makes_it(tmp_path: Path) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, BASE[:2]) + [missing(MMPARETO, CREMAD, seed) for seed in (0, 1)]
+    made = list(sheet_of(table_of(MMPARETO), outcomes).commands)
+    assert made[1] == (
+        "for seed in 0 1; do python code/train.py --dataset cremad --method mmpareto --protocol validation "
+        "--random_seed $seed; done"
+    )
+    assert len(made) == 2
+
+
+def test_no_outcome_at_all_is_a_table_of_holes() -> None:
+    sheet = sheet_of(table_of(MMPARETO), [])
+    assert [row.cells[0].text for row in sheet.rows] == ["–", "–"]
+
+
+def test_cells_and_columns_have_to_fit() -> None:
+    with pytest.raises(ValueError, match="1 cells for 2 columns"):
+        Sheet("t", "q", [SheetColumn("a"), SheetColumn("b")], [SheetRow("r", [SheetCell("1")])])

@@ -1,0 +1,64 @@
+"""A table with other data sets, methods and encoders."""
+
+import pytest
+from mmpareto import MMPareto
+from mmpareto.analysis.tables import choices
+from mmpareto.analysis.tables.cells import make_cells
+from mmpareto.analysis.tables.definitions import TABLES, Table
+from mmpareto.errors import InputError
+from mmpareto.training.settings import Settings
+
+
+def by_label(table: Table) -> dict[tuple[str, str], Settings]:
+    return {(cell.row.label, cell.column.label): cell.settings for cell in make_cells(table, [0], "last")}
+
+
+def test_other_data_sets() -> None:
+    table = choices.with_data_sets(TABLES["main"], ["KS", "ave", "ave"])
+    assert [column.label for column in table.columns] == ["Kinetics-Sounds", "AVE"]
+    fusion = choices.with_data_sets(TABLES["fusion"], ["ave"])
+    assert [column.label for column in fusion.columns] == [column.label for column in TABLES["fusion"].columns]
+    cells = by_label(fusion)
+    assert {s.dataset for s in cells.values()} == {"ave"} and len({s.fusion for s in cells.values()}) == 4
+    both = choices.with_data_sets(TABLES["fusion"], ["ave", "cremad"])
+    assert len(both.columns) == 8 and both.columns[4].label == "CREMA-D: Concatenation"
+    paths = {s.data for s in by_label(choices.with_data_sets(TABLES["preprocessing"], ["ave"])).values()}
+    assert paths == {"data/ave", "data/ave-fps3", "data/ave-spectrogram"}
+    with pytest.raises(InputError, match="Did you mean 'cremad'"):
+        choices.with_data_sets(TABLES["main"], ["crema"])
+
+
+def test_selected_and_added_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MMPareto, "variant_aliases", {"brief": "per_tensor"}, raising=False)
+
+    def labels(name: str, *given: str) -> list[str]:
+        return [row.label for row in choices.with_methods(TABLES[name], given).rows]
+
+    assert labels("main", "MM-Pareto", "dgl") == ["Uniform", "MMPareto", "DGL"]
+    assert labels("main", "mmpareto:paper", "ogm") == ["Uniform", "MMPareto (paper)", "OGM"]
+    assert labels("variants", "mmpareto:paper") == ["Uniform", "MMPareto (paper)"]
+    for default in ("mmpareto:per_tensor", "MM-Pareto:brief"):  # under its present and its old name
+        assert labels("main", default) == labels("variants", default) == ["Uniform", "MMPareto"]
+        assert labels("multitask", default, "ogm") == ["Uniform", "MMPareto", "OGM"]
+        assert labels("cgmnist", "dgl", default) == ["Uniform", "MMPareto", "DGL"]
+    assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 7
+    assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
+    with pytest.raises(InputError, match="Did you mean 'mmpareto'"):
+        labels("main", "mpareto")
+    columns = choices.with_methods(TABLES["preprocessing"], ["mmpareto", "dgl"]).columns
+    assert [column.label for column in columns] == ["MMPareto", "DGL"]
+    assert choices.data_sets_of(columns) == ["cremad"]
+
+
+def test_backbones_multiply_the_columns() -> None:
+    table = choices.with_encoders(TABLES["main"], ["resnet18", "CNN"])
+    assert [column.label for column in table.columns][1::2] == ["CREMA-D, cnn", "Kinetics-Sounds, cnn"]
+    assert {s.encoder for (_, c), s in by_label(table).items() if "cnn" in c} == {"cnn"}
+    with pytest.raises(InputError, match="unknown encoder"):
+        choices.with_encoders(TABLES["main"], ["resnet"])
+
+
+def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
+    table = choices.with_methods(TABLES["main"], ["joint:paper"])
+    with pytest.raises(InputError, match=r"method 'joint' has no variant 'paper'"):
+        make_cells(table, [0], "last")
