@@ -37,7 +37,7 @@ TEST_FRACTION = 0.2  # CREMA-D's tenth would leave 7 clips per class, too few to
 FRAME_RATE = Fraction(30_000, 1001)
 UNINFORMATIVE = 0.15  # share of all clips whose voice shows NEU, and of as many others whose face does
 # Intensity of the emotion in the voice and in the face, for each of CREMA-D's levels.
-LEVELS = {"LO": (0.6, 0.55), "MD": (0.75, 0.75), "HI": (0.95, 0.95), "XX": (0.85, 0.8)}
+LEVELS = {"LO": (0.6, 0.65), "MD": (0.75, 0.8), "HI": (0.95, 1.0), "XX": (0.85, 0.85)}
 VERSION = 2  # of the drawings and voices: increased whenever a seed gives other clips than before
 SETTINGS = "settings.json"
 
