@@ -78,7 +78,8 @@ def test_a_switch_changes_nothing_but_rounding(switch: str, data: Path, tmp_path
     ("switch", "method"),
     [
         *(("--checkpoint_activations", method) for method in ("dgl", "greedy --start_epoch 1", "agm")),
-        *(("--compile", method) for method in ("dgl", "greedy --start_epoch 1", "agm")),
+        ("--compile", "dgl"),
+        *(pytest.param("--compile", m, marks=pytest.mark.slow) for m in ("greedy --start_epoch 1", "agm")),
     ],
 )
 def test_methods_that_ask_more_of_the_model(switch: str, method: str, data: Path, tmp_path: Path) -> None:
