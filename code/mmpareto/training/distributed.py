@@ -125,7 +125,6 @@ class Processes:
                 module.batch_means = self.batch_means
         return convert_sync_batchnorm(network, device)
 
-    @torch.compiler.disable
     def batch_means(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean of each (B, C) tensor over the rows of all processes, (C,) float64; a process may have no row."""
         means = {name: rows.double().sum(0) for name, rows in values.items()}
