@@ -177,5 +177,5 @@ def test_a_clip_is_classified_by_networks_of_clips_only(tmp_path: Path) -> None:
     sentiment(MOSI)(raw)
     prepare.main(["mosi", "--raw", str(raw), "--out", str(out)])
     assert train.main(["--dataset", "mosi", "--data", str(out), "--ckpt_path", str(run), *SMALL]) == 0
-    with pytest.raises(InputError, match="is of mosi; --clip is for data sets of sound and pictures"):
+    with pytest.raises(InputError, match="was trained on mosi; --clip is for data sets of sound and pictures"):
         evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])
