@@ -181,5 +181,5 @@ def test_every_data_set_has_recipes_with_sources() -> None:
 def test_a_clip_is_classified_by_networks_of_clips_only(mosi: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train.main(["--dataset", "mosi", "--data", str(mosi), "--ckpt_path", str(run), *SMALL]) == 0
-    with pytest.raises(InputError, match="is of mosi; --clip is for data sets of sound and pictures"):
+    with pytest.raises(InputError, match="was trained on mosi; --clip is for data sets of sound and pictures"):
         evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])

@@ -25,7 +25,7 @@ from mmpareto.data.generated.synthetic_faces import HEIGHT, WIDTH, film
 from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, STEP, speak
 from mmpareto.data.preparation import clip_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split, stratified
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
@@ -186,7 +186,9 @@ class Synthetic(ClipDatasetBuilder):
         clip_preparation.add_arguments(parser)
 
     @classmethod
-    def prepare(cls, *, out: Path, clips: int = CLIPS, actors: int = ACTORS, seed: int = 0, **options: Any) -> Report:
+    def prepare(
+        cls, *, out: Path, clips: int = CLIPS, actors: int = ACTORS, seed: int = 0, **options: Any
+    ) -> PreparationReport:
         """Write a stand-in to `out`/raw and prepare it in `out` as CREMA-D is prepared.
 
         A stratified random split puts four fifths of the clips into training; both parts have the same actors.
