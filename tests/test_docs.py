@@ -112,7 +112,7 @@ def subcommands(entry: str) -> list[str]:
 
     if entry == "prepare":
         return list(DATASETS)
-    return list(importlib.import_module("figures").FIGURES) if entry == "figures" else []
+    return list(importlib.import_module("figures").PLOTS) if entry == "figures" else []
 
 
 @functools.cache

@@ -52,7 +52,7 @@ class Processes:
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """True if this is the process that writes files and prints."""
         return self.share.rank == 0
 
     def devices(self, gpu_ids: str) -> tuple[torch.device, list[int]]:
