@@ -1,1 +1,1 @@
-"""What a trained network does, and pictures of it."""
+"""Everything that reads finished runs: tables, reports, plots, measurements."""

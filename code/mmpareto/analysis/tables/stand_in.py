@@ -1,4 +1,4 @@
-"""Preparation of a table's data: of the synthetic stand-in, and the command that prepares another data set."""
+"""Preparation of a table's data: the synthetic stand-in by the table itself, other data sets by a command."""
 
 import json
 import shlex
