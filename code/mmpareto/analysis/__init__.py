@@ -1,1 +1,1 @@
-"""What a trained network does, and pictures of it."""
+"""Analysis of finished runs and checkpoints: tables, reports, plots, measurements, evaluation, speed."""
