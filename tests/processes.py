@@ -36,7 +36,7 @@ def in_processes(
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     context = multiprocessing.get_context("forkserver")  # imports everything once
-    context.set_forkserver_preload(["torch", function.__module__])
+    context.set_forkserver_preload(["torch", "sklearn.metrics", function.__module__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()

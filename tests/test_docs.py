@@ -22,11 +22,6 @@ PAGES = [
     *(REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")),
 ]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-# Files that other parts of issue 13 bring: to be deleted from here, with their last use, once they exist.
-AWAITED = {
-    CODE / "mmpareto/analysis/finished_run.py",
-    CODE / "mmpareto/data/dataset_builder.py",
-}
 EXTERNAL_FLAGS = {"--nproc-per-node", "--nodes", "--hook-type"}  # of torchrun, sbatch and pre-commit
 
 
@@ -75,7 +70,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        assert target.exists() or target in AWAITED, link
+        assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 
@@ -85,7 +80,7 @@ def test_named_files_exist(page: Path) -> None:
     paths = {REPOSITORY / name for name in named}
     inside = re.findall(r"(?<![\w./-])((?:integration|models|training|analysis|data)/[\w/]+\.py)", text(page))
     paths |= {CODE / "mmpareto" / name for name in inside}
-    assert not [path for path in sorted(paths) if not path.exists() and path not in AWAITED]
+    assert not [path for path in sorted(paths) if not path.exists()]
 
 
 def test_every_script_is_named() -> None:
@@ -117,7 +112,7 @@ def subcommands(entry: str) -> list[str]:
 
     if entry == "prepare":
         return list(DATASETS)
-    return list(importlib.import_module("figures").FIGURES) if entry == "figures" else []
+    return list(importlib.import_module("figures").PLOTS) if entry == "figures" else []
 
 
 @functools.cache

@@ -113,7 +113,6 @@ def test_code_is_not_a_package() -> None:
     assert (CODE / "script").resolve() == REPOSITORY / "script"
 
 
-@pytest.mark.xfail(reason="until all files of issue 13 are rewritten", strict=False)
 def test_no_two_classes_share_a_name() -> None:
     classes: dict[str, list[str]] = {}
     for name in modules():
@@ -202,7 +201,6 @@ def docstrings(name: str) -> list[tuple[int, str]]:
     return [(getattr(node, "lineno", 1), text) for node in nodes if (text := ast.get_docstring(node))]
 
 
-@pytest.mark.xfail(reason="until all files of issue 13 are rewritten", strict=False)
 def test_docstrings_open_with_a_noun_or_a_verb() -> None:
     odd = [
         f"{name}:{line}: {text.splitlines()[0]}"
@@ -213,7 +211,6 @@ def test_docstrings_open_with_a_noun_or_a_verb() -> None:
     assert not odd, "\n".join(odd)
 
 
-@pytest.mark.xfail(reason="until all files of issue 13 are rewritten", strict=False)
 def test_rates_are_written_with_per() -> None:
     odd = [
         f"{path.relative_to(REPOSITORY)}:{number}: {match[0]}"

@@ -14,7 +14,6 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 NEEDED = 77  # the version of setuptools that pyproject.toml requires
-AWAITED = {"filelock", "trimesh"}  # other parts of issue 13 pin these in requirements.txt; then delete this
 
 
 def setuptools_version() -> int:
@@ -117,7 +116,7 @@ def test_the_groups_are_what_the_scripts_install() -> None:
     ]
     pins = requirements("requirements.txt") | requirements("tests/requirements.txt")
     assert len({bound.name for bound in bounds}) == len(bounds)
-    assert {bound.name for bound in bounds} - AWAITED == set(pins) - AWAITED
+    assert {bound.name for bound in bounds} == set(pins)
     assert not [str(bound) for bound in bounds if bound.name in pins and pins[bound.name] not in bound.specifier]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmpareto.data.preparation.archives import MARKER, unpacked
 from mmpareto.errors import InputError
@@ -254,6 +254,7 @@ def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz"])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_archive_is_unpacked_or_told(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject

@@ -369,7 +369,7 @@ class Malicious:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"extra": Malicious()}, "posix.system"),
+        ({"extra": Malicious()}, "requests posix.system"),
         ({"train_image": np.zeros((60, 28, 28, 3))}, "train: the images are not uint8"),
         ({"train_image": np.zeros((60, 28, 28), np.uint8)}, "train: the images are not uint8"),
         ({"test_image": np.zeros((0, 28, 28, 3), np.uint8)}, "test: the images are not uint8"),

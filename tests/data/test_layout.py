@@ -75,7 +75,7 @@ def test_a_feature_that_was_not_prepared(tmp_path: Path) -> None:
         ("visual/clip_000/frame_00001.jpg", None, r"clip_000 has no frame"),
     ],
 )
-def test_damaged_files_are_named_alike_by_workers(tmp_path: Path, name: str, content: object, message: str) -> None:
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: object, message: str) -> None:
     path = write_prepared(tmp_path, train=1, test=1, frames=1) / name
     if content is None:
         path.unlink()
@@ -86,14 +86,21 @@ def test_damaged_files_are_named_alike_by_workers(tmp_path: Path, name: str, con
     else:
         torch.save(content, path)
     dataset = open_clips(tmp_path, "train", training=False)
-    with pytest.raises(InputError, match=message) as direct:
+    with pytest.raises(InputError, match=message) as caught:
+        dataset[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_raises_the_same_sentence(tmp_path: Path) -> None:
+    (write_prepared(tmp_path, train=1, test=1, frames=1) / "audio/clip_000.pt").write_bytes(b"PK\x03\x04 cut")
+    dataset = open_clips(tmp_path, "train", training=False)
+    with pytest.raises(InputError) as direct:
         dataset[0]
     loader = make_loader(dataset, batch_size=1, workers=1)
     with pytest.raises(InputError) as in_worker:
         next(iter(loader))
     stop_workers(loader)
     assert str(in_worker.value) == str(direct.value)
-    assert "\n" not in str(direct.value)
 
 
 def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 2])
 def test_a_stem_of_other_channels_answers_constant_grey_as_the_original(imagenet: Path, channels: int) -> None:
     original, encoder = ResNet18(3).eval(), ResNet18(channels).eval()
     load_pretrained(original, imagenet)

@@ -1,14 +1,16 @@
 import copy
 import os
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import Outputs
-from mmpareto.training.devices import Precision, choose_devices, loader_workers
+from mmpareto.training.devices import Precision, choose_devices, loader_workers, seed_everything
 from mmpareto.training.loop import Trainer
 from prepared_clips import write_prepared
 from tiny_runs import metrics, read, run, trainer_of
@@ -76,6 +78,19 @@ def test_loader_processes(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     assert loader_workers(given, torch.device(device)) == workers
+
+
+def test_seeding_repeats_all_random_numbers_and_makes_cudnn_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CPU run shows the flags of cuDNN."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    drawn = []
+    for _ in range(2):
+        seed_everything(3)
+        drawn.append((random.random(), np.random.random(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
+    assert cudnn.deterministic and not cudnn.benchmark
 
 
 def test_fp16_needs_a_gpu_and_bf16_does_not(data: Path, tmp_path: Path) -> None:

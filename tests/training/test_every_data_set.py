@@ -147,14 +147,20 @@ def test_from_raw_files_to_a_trained_run(
     assert bool(literature) == (name in ("mosi", "mosei", "chsims"))
 
 
-def test_a_regression_reports_its_error(tmp_path: Path) -> None:
-    raw, out, run = tmp_path / "raw", tmp_path / "mosi", tmp_path / "run"
-    sentiment(MOSI)(raw)
-    assert prepare.main(["mosi", "--raw", str(raw), "--out", str(out)]) == 0
-    words = ["--dataset", "mosi", "--data", str(out), "--n_classes", "1", "--ckpt_path", str(run), *SMALL]
+@pytest.fixture(scope="module")
+def mosi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    sentiment(MOSI)(folder / "raw")
+    assert prepare.main(["mosi", "--raw", str(folder / "raw"), "--out", str(folder / "mosi")]) == 0
+    return folder / "mosi"
+
+
+def test_a_regression_reports_its_error(mosi: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--dataset", "mosi", "--data", str(mosi), "--n_classes", "1", "--ckpt_path", str(run), *SMALL]
     assert train.main([*words, "--method", "joint"]) == 0
     (line,) = metrics(run)
-    dataset = DATASETS["mosi"].open(out, "test", training=False)
+    dataset = DATASETS["mosi"].open(mosi, "test", training=False)
     network = torch.load(run / "last.pt", weights_only=True)["network"]
     assert network["n_classes"] == 1 and len(dataset.scores) == 4
     assert line["mae"] == pytest.approx(line["loss"], rel=1e-5) == pytest.approx(line["sentiment_mae"], rel=1e-5)
@@ -172,10 +178,8 @@ def test_every_data_set_has_recipes_with_sources() -> None:
         assert options.image_size >= 28 and options.frames >= 1
 
 
-def test_a_clip_is_classified_by_networks_of_clips_only(tmp_path: Path) -> None:
-    raw, out, run = tmp_path / "raw", tmp_path / "mosi", tmp_path / "run"
-    sentiment(MOSI)(raw)
-    prepare.main(["mosi", "--raw", str(raw), "--out", str(out)])
-    assert train.main(["--dataset", "mosi", "--data", str(out), "--ckpt_path", str(run), *SMALL]) == 0
-    with pytest.raises(InputError, match="is of mosi; --clip is for data sets of sound and pictures"):
+def test_a_clip_is_classified_by_networks_of_clips_only(mosi: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train.main(["--dataset", "mosi", "--data", str(mosi), "--ckpt_path", str(run), *SMALL]) == 0
+    with pytest.raises(InputError, match="was trained on mosi; --clip is for data sets of sound and pictures"):
         evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])

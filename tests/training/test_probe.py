@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.models.network import build_network
-from mmpareto.training.probe import fit_logistic_regression, fit_ridge_regression
+from mmpareto.training.probe import DECAY, fit_logistic_regression, fit_ridge_regression
 from prepared_clips import open_clips, write_prepared
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from tiny_runs import metrics, read, run
 from torch import Tensor
-
-DECAY = 1e-3
 
 
 def samples(count: int, size: int, classes: int, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -141,7 +141,7 @@ def test_the_file_says_whose_it_is(data: Path, whole: Callable[..., Path]) -> No
     assert said == {"dataset": "cremad", "method": "mmpareto", "seed": 0, "every": 3, "banner": ""}
 
 
-@pytest.mark.parametrize("name", METHODS_TRIED)
+@pytest.mark.parametrize("name", ["joint", "mmpareto"])
 def test_training_goes_on_bit_by_bit_as_without_it(name: str, whole: Callable[..., Path]) -> None:
     more = ("--epochs", "2", *METHODS_TRIED[name])
     without, recorded = whole(*more), whole(*more, "--record-gradients", "1")
@@ -150,7 +150,7 @@ def test_training_goes_on_bit_by_bit_as_without_it(name: str, whole: Callable[..
     assert_same(untimed(read(recorded / "last.pt")), untimed(read(without / "last.pt")))
 
 
-@pytest.mark.parametrize("call", [1, 4, 6, 8])  # at a record, after the one that ends an epoch, and between two
+@pytest.mark.parametrize("call", [4, 6])  # at a record that ends an epoch, and between two
 def test_interrupted_and_resumed_the_records_are_those_of_the_run_never_stopped(
     call: int, data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:

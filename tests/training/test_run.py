@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.layout import fingerprint
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
@@ -259,7 +259,7 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--audio spectrogram", "without the feature 'spectrogram'"),
         ("--weights parameter --rescale encoder", "has no meaning"),
         ("--variant paper --weights parameter", "has no meaning"),
-        ("--val_fraction 0.0001 --data single", "leaves nothing"),
+        ("--val_fraction 0.0001 --data single", "--val_fraction 0.0001 "),
         ("--audio_pool 65 1", "--audio_pool"),
         ("--audio_pool 1 129", "--audio_pool"),
         ("--image_size 3", "cannot take a batch of 2 at --image_size 3"),
@@ -303,11 +303,13 @@ def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> Non
 def test_two_runs_that_lack_the_stand_in_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
 
-    def prepare(out: Path) -> Report:
+    def prepare(out: Path) -> PreparationReport:
         made.append(out)
         time.sleep(0.3)
         write_prepared(out)
-        return Report("synthetic", out, 9, Split([], [], "made up"), {}, [], 0, counts={"train": {}, "test": {}})
+        return PreparationReport(
+            "synthetic", out, 9, Split([], [], "made up"), {}, [], 0, counts={"train": {}, "test": {}}
+        )
 
     monkeypatch.setattr(DATASETS["synthetic"], "prepare", prepare)
     settings = parse(["--dataset", "synthetic", "--data", str(tmp_path / "stand-in")]).settings

@@ -1,1 +1,1 @@
-"""Analysis of finished runs and checkpoints: tables, reports, plots, measurements, evaluation, speed."""
+"""Everything that reads finished runs: tables, reports, plots, measurements."""

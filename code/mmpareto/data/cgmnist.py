@@ -29,14 +29,14 @@ from mmpareto.data.preparation.prepared_folder import (
     write_lists,
     write_record,
 )
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.idx import read_idx
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 
 if TYPE_CHECKING:
-    from mmpareto.data.loading.sources import ArraySource, Source
+    from mmpareto.data.loading.sources import ArraySource, ModalitySource
 
 COLOURED_PAGE = "https://github.com/feidfoe/learning-not-to-learn"
 MNIST_PAGE = "https://ossci-datasets.s3.amazonaws.com/mnist"  # the mirror that torchvision uses
@@ -99,7 +99,7 @@ class CGMNIST(DatasetBuilder):
         )
 
     @classmethod
-    def prepare(cls, *, raw: Path, out: Path, seed: int = 0) -> Report:
+    def prepare(cls, *, raw: Path, out: Path, seed: int = 0) -> PreparationReport:
         """Prepare the digits.
 
         The gray digits are MNIST's, as in PMR's code, and the coloured ones those of the published file. If that file
@@ -137,7 +137,7 @@ class CGMNIST(DatasetBuilder):
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return the sources of gray and colour, images of 28×28 without augmentation."""
         return {name: _array(folder, split, name, len(names)) for name in CHANNELS}
 
@@ -262,7 +262,7 @@ def _checked(images: Any, labels: Any, shape: tuple[int, ...], where: str) -> tu
 # --- the prepared files ---
 
 
-def _report(title: str, out: Path, labels: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> Report:
+def _report(title: str, out: Path, labels: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> PreparationReport:
     counts = {part: np.bincount(values, minlength=len(CLASSES)).tolist() for part, values in labels.items()}
     official = all(tuple(counts[part]) == MNIST_COUNTS[part] for part in counts)
     split = Split(
@@ -271,12 +271,12 @@ def _report(title: str, out: Path, labels: Mapping[str, np.ndarray], origin: Map
         official=official,
         checks=[f"gray: {origin['gray']}", f"colour: {origin['colour']}"],
     )
-    report = Report(title, out, sum(map(len, labels.values())), split, skipped={}, missing=[], outside=0)
+    report = PreparationReport(title, out, sum(map(len, labels.values())), split, skipped={}, missing=[], outside=0)
     report.counts = {part: dict(zip(CLASSES, values, strict=True)) for part, values in counts.items()}
     return report
 
 
-def _lists(report: Report, parts: Mapping[Part, Digits]) -> dict[str, list[tuple[str, str]]]:
+def _lists(report: PreparationReport, parts: Mapping[Part, Digits]) -> dict[str, list[tuple[str, str]]]:
     """Return part → (name, class) of every digit."""
     names = report.split.parts
     return {part: [*zip(names[part], map(str, digits.labels), strict=True)] for part, digits in parts.items()}

@@ -11,11 +11,11 @@ from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import clip_preparation
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 
 if TYPE_CHECKING:
-    from mmpareto.data.loading.sources import Source
+    from mmpareto.data.loading.sources import ModalitySource
 
 
 class RawContents(NamedTuple):
@@ -42,7 +42,7 @@ class ClipDatasetBuilder(DatasetBuilder):
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return the sources of the audio feature and of the frames."""
         from mmpareto.data.loading import layout
         from mmpareto.data.loading.sources import AudioSource, FramesSource
@@ -84,7 +84,7 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
         seed: int = 0,
         workers: int | None = None,
         **own_options: Any,
-    ) -> Report:
+    ) -> PreparationReport:
         """Prepare the raw clips.
 
         Arguments:

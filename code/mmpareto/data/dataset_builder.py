@@ -11,12 +11,12 @@ from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
     from mmpareto.data.loading.samples import PreparedDataset
-    from mmpareto.data.loading.sources import Source
+    from mmpareto.data.loading.sources import ModalitySource
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadInfo:
-    """How to get a data set.
+    """Size, terms and origin of a data set.
 
     Attributes:
         size: number of samples, classes, and bytes.
@@ -39,8 +39,8 @@ class DatasetBuilder:
         title: the name used in papers.
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
-        prepare: class method that prepares the raw files and returns a `report.Report`; its arguments are the options
-            of `add_arguments`.
+        prepare: class method that prepares the raw files and returns a `PreparationReport`; its arguments are the
+            options of `add_arguments`.
     """
 
     name: ClassVar[str]
@@ -87,7 +87,7 @@ class DatasetBuilder:
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return modality → source of its inputs, in the order of the modalities.
 
         Arguments:

@@ -23,7 +23,7 @@ import numpy as np
 
 from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions, SampleList
-from mmpareto.data.mmsa_files import MODALITIES, Part, UnfitError, read_part, write_arrays
+from mmpareto.data.mmsa_files import MODALITIES, FilePart, UnfitError, read_part, write_arrays
 from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
     DatasetInfo,
@@ -33,7 +33,7 @@ from mmpareto.data.preparation.prepared_folder import (
     write_lists,
     write_record,
 )
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.sentiment import SCALES, class_metrics, kept, regression_metrics
 from mmpareto.errors import InputError
@@ -42,7 +42,7 @@ from mmpareto.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmpareto.data.loading.sources import Normalisation, Source
+    from mmpareto.data.loading.sources import ModalitySource, Normalisation
 
 PAGE = "https://github.com/thuiar/MMSA"
 PARTS = ("train", "valid", "test")
@@ -91,7 +91,7 @@ class MMSADatasetBuilder(DatasetBuilder):
             )
 
     @classmethod
-    def prepare(cls, *, raw: Path, out: Path, features: str | None = None) -> Report:
+    def prepare(cls, *, raw: Path, out: Path, features: str | None = None) -> PreparationReport:
         """Prepare a feature file, which is read into memory as a whole.
 
         Arguments:
@@ -155,7 +155,7 @@ class MMSADatasetBuilder(DatasetBuilder):
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return the sources of text, audio and vision sequences."""
         return {name: SequenceSource(folder, split, name, len(names)) for name in MODALITIES}
 
@@ -174,7 +174,7 @@ class MMSADatasetBuilder(DatasetBuilder):
         raise InputError(f"{raw} {problem}; get the feature files of {cls.title} from {PAGE}.")
 
     @classmethod
-    def _read(cls, path: Path) -> dict[str, Part]:
+    def _read(cls, path: Path) -> dict[str, FilePart]:
         """Read and check the parts of a file."""
         from mmpareto.data.raw.unpickling import load_pickle
 
@@ -208,14 +208,14 @@ class MMSADatasetBuilder(DatasetBuilder):
     @classmethod
     def _report(
         cls, out: Path, scores: Mapping[str, tuple[Sequence[str], np.ndarray]], checks: Sequence[str], digest: str
-    ) -> Report:
+    ) -> PreparationReport:
         official = cls._is_official(digest)
         sentence = "official split" if official else "the file's own parts; its checksum is not the published one"
         split = Split(
             **{part: names for part, (names, _) in scores.items()}, sentence=sentence, official=official, checks=checks
         )
         found = sum(len(names) for names, _ in scores.values())
-        report = Report(cls.title, out, found, split, skipped={}, missing=[], outside=0)
+        report = PreparationReport(cls.title, out, found, split, skipped={}, missing=[], outside=0)
         signs = SCALES[cls.name].binning(3)
         for part, (_, values) in scores.items():
             counts = Counter(signs.labels(values).tolist())

@@ -20,7 +20,7 @@ class UnfitError(Exception):
     """A part of a file is not as expected; the message says how."""
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """N samples. The valid steps of a sequence of T steps are the `lengths` steps from `starts` on."""
 
     names: list[str]
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     remarks: list[str]
 
 
-def read_part(part: Mapping[str, Any], sizes: Mapping[str, int], limit: float) -> Part:
+def read_part(part: Mapping[str, Any], sizes: Mapping[str, int], limit: float) -> FilePart:
     """Check one part of a file.
 
     Arguments:
@@ -58,7 +58,7 @@ def read_part(part: Mapping[str, Any], sizes: Mapping[str, int], limit: float) -
     scores = _numbers(part, "regression_labels", samples)
     if not (np.abs(scores) <= limit).all():  # false for NaN, too
         raise UnfitError(f"a score in 'regression_labels' is not between {-limit:g} and {limit:g}")
-    return Part([_name(entry) for entry in part["id"]], scores, arrays, *_spans(part, arrays))
+    return FilePart([_name(entry) for entry in part["id"]], scores, arrays, *_spans(part, arrays))
 
 
 def _spans(
@@ -119,7 +119,7 @@ def _name(entry: Any) -> str:
     return name
 
 
-def write_arrays(folder: Path, parts: Mapping[str, Part]) -> list[str]:
+def write_arrays(folder: Path, parts: Mapping[str, FilePart]) -> list[str]:
     """Write {part}_{modality}.npy and {part}_lengths.npy; return remarks.
 
     The remarks are recorded in prepared.json, so their wording is part of that format.

@@ -17,7 +17,7 @@ from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import PARTS, Split
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
@@ -25,7 +25,7 @@ from mmpareto.files import atomic_path
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmpareto.data.loading.sources import Source
+    from mmpareto.data.loading.sources import ModalitySource
 
 # Class → shapes for training and for testing, as distributed: 9,843 and 2,468 in all.
 SHAPES = {
@@ -99,7 +99,7 @@ class ModelNet40(DatasetBuilder):
         image_size: int = 224,
         seed: int = 0,
         workers: int | None = None,
-    ) -> Report:
+    ) -> PreparationReport:
         """Write front/<shape>.jpg and rear/<shape>.jpg; the split is that of the folders train and test.
 
         Arguments:
@@ -137,7 +137,7 @@ class ModelNet40(DatasetBuilder):
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return the sources of the front and the rear view."""
         from mmpareto.data.loading.sources import ImageSource
 

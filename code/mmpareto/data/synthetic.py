@@ -25,7 +25,7 @@ from mmpareto.data.generated.synthetic_faces import HEIGHT, WIDTH, film
 from mmpareto.data.generated.synthetic_voices import RATE, SENTENCES, STEP, speak
 from mmpareto.data.preparation import clip_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split, stratified
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
@@ -37,7 +37,7 @@ TEST_FRACTION = 0.2  # CREMA-D's tenth would leave 7 clips per class, too few to
 FRAME_RATE = Fraction(30_000, 1001)
 UNINFORMATIVE = 0.15  # share of all clips whose voice shows NEU, and of as many others whose face does
 # Intensity of the emotion in the voice and in the face, for each of CREMA-D's levels.
-LEVELS = {"LO": (0.6, 0.55), "MD": (0.75, 0.75), "HI": (0.95, 0.95), "XX": (0.85, 0.8)}
+LEVELS = {"LO": (0.6, 0.65), "MD": (0.75, 0.8), "HI": (0.95, 1.0), "XX": (0.85, 0.85)}
 VERSION = 2  # of the drawings and voices: increased whenever a seed gives other clips than before
 SETTINGS = "settings.json"
 
@@ -186,7 +186,9 @@ class Synthetic(ClipDatasetBuilder):
         clip_preparation.add_arguments(parser)
 
     @classmethod
-    def prepare(cls, *, out: Path, clips: int = CLIPS, actors: int = ACTORS, seed: int = 0, **options: Any) -> Report:
+    def prepare(
+        cls, *, out: Path, clips: int = CLIPS, actors: int = ACTORS, seed: int = 0, **options: Any
+    ) -> PreparationReport:
         """Write a stand-in to `out`/raw and prepare it in `out` as CREMA-D is prepared.
 
         A stratified random split puts four fifths of the clips into training; both parts have the same actors.

@@ -13,14 +13,14 @@ from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.clip_preparation import FRAMES, write_frames
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.data.raw.raw_files import check_listed, find_files, first_folder_with, read_lines
 from mmpareto.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpareto.data.loading.sources import Source
+    from mmpareto.data.loading.sources import ModalitySource
 
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 FLOW_PAGE = "https://github.com/feichtenhofer/twostreamfusion"
@@ -98,7 +98,7 @@ class UCF101(DatasetBuilder):
         split_files: Path | None = None,
         seed: int = 0,
         workers: int | None = None,
-    ) -> Report:
+    ) -> PreparationReport:
         """Prepare the raw videos.
 
         Arguments:
@@ -145,7 +145,7 @@ class UCF101(DatasetBuilder):
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
-    ) -> "dict[str, Source]":
+    ) -> "dict[str, ModalitySource]":
         """Return the sources of the frames and of the flow."""
         from mmpareto.data.loading.sources import FlowSource, FramesSource
 

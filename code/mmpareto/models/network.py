@@ -84,7 +84,7 @@ class MultimodalNetwork(nn.Module):
 
     @property
     def additive(self) -> bool:
-        """Whether the joint logits are a sum of one contribution per modality."""
+        """True if the joint logits are a sum of one contribution per modality."""
         return self.fusion.additive
 
     def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:

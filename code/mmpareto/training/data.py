@@ -78,8 +78,8 @@ def hold_out(labels: Sequence[int], settings: Settings) -> tuple[list[int], list
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if not len(held_out) or not len(kept):
         raise InputError(
-            f"--val_fraction {settings.val_fraction:g} splits the {len(labels)} training clips into all and none; use "
-            "another fraction or --protocol paper."
+            f"--val_fraction {settings.val_fraction:g} leaves nothing to train on or nothing to hold out, of "
+            f"{len(labels)} training clips; use another fraction or --protocol paper."
         )
     return kept.tolist(), held_out.tolist()
 

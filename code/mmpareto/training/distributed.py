@@ -52,7 +52,7 @@ class Processes:
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """True if this is the process that writes files and prints."""
         return self.share.rank == 0
 
     def devices(self, gpu_ids: str) -> tuple[torch.device, list[int]]:
@@ -125,7 +125,6 @@ class Processes:
                 module.batch_means = self.batch_means
         return convert_sync_batchnorm(network, device)
 
-    @torch.compiler.disable
     def batch_means(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean of each (B, C) tensor over the rows of all processes, (C,) float64; a process may have no row."""
         means = {name: rows.double().sum(0) for name, rows in values.items()}

@@ -154,7 +154,7 @@ class Trainer:
 
     @property
     def heads_trained(self) -> bool:
-        """Whether the method trains what makes the unimodal predictions: the unimodal heads, or the fusion."""
+        """True if the method trains what makes the unimodal predictions: the unimodal heads, or the fusion."""
         return self.method.descends_unimodal or not self.network.heads
 
     def fit(self) -> list[dict[str, Any]]:

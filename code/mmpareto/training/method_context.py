@@ -1,4 +1,4 @@
-"""What the training loop offers to methods that need more than losses and outputs (`integration.hooks`)."""
+"""Training context for methods that need more than losses and outputs (`integration.hooks`)."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping

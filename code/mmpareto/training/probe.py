@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmpareto.training.evaluation import Predictions
 
+DECAY = 1e-3  # factor of ½‖W‖²; without it, separable classes have no minimum
 Head = dict[str, Tensor]
 
 
@@ -28,13 +29,14 @@ def linear_probe(training: Predictions) -> dict[str, Head]:
     return {name: fit_logistic_regression(values, labels, n_classes) for name, values in features.items()}
 
 
-def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int, decay: float = 1e-3) -> Head:
+def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) -> Head:
     """Multinomial logistic regression on standardised features, by L-BFGS in float64 until convergence.
+
+    Minimises the mean cross-entropy plus ½·DECAY·‖W‖².
 
     Arguments:
         features: (N, F).
         labels: (N,) class indices.
-        decay: factor of ½‖W‖², which is added to the mean cross-entropy; without it, separable classes have no minimum.
 
     Returns:
         Weight (C, F) and bias (C,) for features that are not standardised, float32.
@@ -48,7 +50,7 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int, de
 
     def objective() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + decay / 2 * weight.square().sum()
+        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + DECAY / 2 * weight.square().sum()
         loss.backward()
         return loss
 
@@ -57,20 +59,21 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int, de
     return {"weight": scaled.float(), "bias": (bias.detach() - scaled @ mean).float()}
 
 
-def fit_ridge_regression(features: Tensor, scores: Tensor, decay: float = 1e-3) -> Head:
+def fit_ridge_regression(features: Tensor, scores: Tensor) -> Head:
     """Ridge regression on standardised features, by the normal equations in float64.
+
+    Minimises half the mean squared error plus ½·DECAY·‖w‖².
 
     Arguments:
         features: (N, F).
         scores: (N,).
-        decay: factor of ½‖w‖², which is added to half the mean squared error.
 
     Returns:
         Weight (1, F) and bias (1,) for features that are not standardised, float32.
     """
     x, mean, std = _standardised(features)
     y = scores.double()
-    gramian = x.T @ x / len(x) + decay * torch.eye(x.shape[1], dtype=x.dtype)
+    gramian = x.T @ x / len(x) + DECAY * torch.eye(x.shape[1], dtype=x.dtype)
     weight = torch.linalg.solve(gramian, x.T @ (y - y.mean()) / len(x)) / std
     return {"weight": weight.float().unsqueeze(0), "bias": (y.mean() - weight @ mean).float().unsqueeze(0)}
 

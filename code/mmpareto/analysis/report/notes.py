@@ -35,7 +35,7 @@ def _runs(results: Results) -> list[RunResult]:
 
 
 def _unimodal(results: Results) -> list[str]:
-    """What runs note about their unimodal accuracies."""
+    """Notes of the runs on their unimodal accuracies."""
     rows: dict[str, list[str]] = {}
     for cell in results.values():
         for result in cell.results.values():

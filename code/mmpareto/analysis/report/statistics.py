@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval and it excludes 0, which is exactly where Holm's procedure rejects."""
+        """True if there is an interval and it excludes 0, which is exactly where Holm's procedure rejects."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 

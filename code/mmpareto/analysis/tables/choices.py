@@ -121,7 +121,7 @@ def _row(method: str, variant: str | None) -> Row:
 
 
 def _matches(flags: str, method: str, variant: str | None) -> bool:
-    """Whether flags of train.py are for this method and, if one is given, for this variant."""
+    """Return whether flags of train.py are for this method and, if one is given, for this variant."""
     if flag_of(flags, "--method") != method:
         return False
     return variant is None or variant == (flag_of(flags, "--variant") or _default_variant(method))

@@ -56,7 +56,7 @@ def run_grid(
 
 
 def is_incomplete(outcomes: Sequence[Outcome]) -> bool:
-    """Whether a finished run has not been evaluated clip by clip, because evaluate.py failed."""
+    """Return whether a finished run has not been evaluated clip by clip, because evaluate.py failed."""
     return any(to_evaluate(outcome.folder) for outcome in outcomes if outcome.folder is not None)
 
 

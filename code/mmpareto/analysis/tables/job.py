@@ -59,7 +59,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training is finished."""
+        """True if the training is finished."""
         return FinishedRun(self.folder).is_finished
 
     def start_next(self) -> bool:

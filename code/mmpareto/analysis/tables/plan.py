@@ -46,7 +46,7 @@ class Estimates:
 
 
 def plan_text(cells: Sequence[Cell], runs: Path, slots: int, to_prepare: Sequence[str] = ()) -> str:
-    """What would be done for each run, one per line, and the total time with this many slots.
+    """Text of what would be done for each run, one per line, and the total time with this many slots.
 
     Times are those of the training epochs, without start-up and evaluation.
 

@@ -121,7 +121,7 @@ class RunsFolder:
             raise InputError(f"cannot lock {path} ({error.strerror}); give another --runs.") from error
 
     def is_locked(self, name: str) -> bool:
-        """Whether another process is running the run."""
+        """Return whether another process is running the run."""
         if not (self.logs / f"{name}.lock").exists():
             return False
         descriptor = self.lock(name)

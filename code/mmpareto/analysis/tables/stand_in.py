@@ -1,4 +1,4 @@
-"""How a table's data is prepared: the synthetic stand-in by the table itself, other data sets by a command."""
+"""Preparation of a table's data: the synthetic stand-in by the table itself, other data sets by a command."""
 
 import json
 import shlex

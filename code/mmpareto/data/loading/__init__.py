@@ -1,1 +1,1 @@
-"""A prepared folder → samples → batches."""
+"""Loading: a prepared folder → samples → batches on the device."""

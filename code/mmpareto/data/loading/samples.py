@@ -11,7 +11,7 @@ from torch import Tensor
 from mmpareto.data.loading import layout
 from mmpareto.data.loading.options import InputOptions, SampleList, options_of
 from mmpareto.data.loading.sampling import fixed_frames, sample_generator
-from mmpareto.data.loading.sources import Normalisation, Source, audio_input, resized
+from mmpareto.data.loading.sources import ModalitySource, Normalisation, audio_input, resized
 from mmpareto.errors import InputError
 
 
@@ -57,7 +57,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         self,
         folder: Path,
         samples: SampleList,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, ModalitySource],
         prepared: dict[str, Any],
         options: InputOptions,
         *,

@@ -30,7 +30,7 @@ class Normalisation(NamedTuple):
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class Source(Protocol):
+class ModalitySource(Protocol):
     """Reads the inputs of one modality for the samples of a split.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""Raw files → a prepared folder: in parallel, restartable, with a report; and whether it is whole."""
+"""Preparation: raw files → a prepared folder, in parallel and resumable; its report, check and contact sheet."""

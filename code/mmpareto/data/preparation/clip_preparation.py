@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmpareto.data.loading.options import FEATURE_FILES
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
-from mmpareto.data.preparation.report import Report
+from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
@@ -57,7 +57,7 @@ def prepare_clips(
     fps: int = 1,
     audio: Sequence[str] = ("fbank",),
     **options: Any,
-) -> Report:
+) -> PreparationReport:
     """Prepare clips with audio and video.
 
     Arguments:

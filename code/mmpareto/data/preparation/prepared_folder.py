@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpareto.data.preparation.report import RECORD, Report
+from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock, write_text
@@ -107,7 +107,9 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def write_record(report: Report, info: DatasetInfo, entries: Mapping[str, Any], folders: Sequence[str]) -> None:
+def write_record(
+    report: PreparationReport, info: DatasetInfo, entries: Mapping[str, Any], folders: Sequence[str]
+) -> None:
     """Write checksums.sha256 (in the format of sha256sum) of all files in `folders`, and last prepared.json."""
     files = sorted(path for folder in folders for path in (report.out / folder).rglob("*") if path.is_file())
     with ThreadPoolExecutor(available_cores()) as pool:

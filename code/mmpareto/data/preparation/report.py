@@ -11,7 +11,7 @@ ALL_IN_RECORD = f" (all in {RECORD})"
 
 
 @dataclass
-class Report:
+class PreparationReport:
     """Result for every clip.
 
     Attributes:
@@ -40,7 +40,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every clip of the raw files and of the split could be prepared."""
+        """True if every clip of the raw files and of the split could be prepared."""
         return not self.skipped and not self.missing
 
     def text(self) -> str:

@@ -21,7 +21,7 @@ from mmpareto.data.preparation.prepared_folder import (
     write_lists,
     write_record,
 )
-from mmpareto.data.preparation.report import RECORD, Report
+from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
@@ -86,7 +86,7 @@ def prepare_samples(
     skipped: Mapping[str, Mapping[str, str]] | None = None,
     origin: Mapping[str, Any] | None = None,
     entries: Mapping[str, Any] | None = None,
-) -> Report:
+) -> PreparationReport:
     """Prepare those of `samples` that `split` contains, and write the lists of them.
 
     A second call prepares only what is missing. A sample that cannot be prepared is reported and left out of the lists.
@@ -113,7 +113,7 @@ def prepare_samples(
         raise InputError(f"--workers must be at least 1, not {workers}.")
     by_name = {sample.name: sample for sample in samples}
     listed = [name for names in split.parts.values() for name in names]
-    report = Report(
+    report = PreparationReport(
         title=info.title,
         out=out,
         found=len(samples) if found is None else found,
@@ -151,7 +151,7 @@ class _Outcome(NamedTuple):
 
 
 def _prepare_missing(
-    samples: Sequence[RawSample], report: Report, builder: SampleBuilder, workers: int
+    samples: Sequence[RawSample], report: PreparationReport, builder: SampleBuilder, workers: int
 ) -> dict[str, str]:
     """Prepare what is missing, update `report`, and return name → label of all prepared samples."""
     started = time.monotonic()
@@ -192,7 +192,7 @@ def _crashed(job: _Job) -> _Outcome:
     return _Outcome(name, "unreadable file", f"{name}: it crashes the process that decodes it.")
 
 
-def _nothing_prepared(report: Report) -> str:
+def _nothing_prepared(report: PreparationReport) -> str:
     reasons = ", ".join(f"{reason}: {len(names)}" for reason, names in report.skipped.items())
     first = next((sentence for names in report.skipped.values() for sentence in names.values()), "")
     details = f" Skipped: {reasons}; the first: {first}" if reasons else ""

@@ -1,1 +1,1 @@
-"""What owners distribute, read: videos, sounds, meshes, images, pickles; and what features are of a sound."""
+"""Readers of the files that owners distribute: audio, video, meshes, images, pickles; and the features of audio."""

@@ -45,10 +45,10 @@ def load_object_array(path: Path) -> Any:
         except (ValueError, KeyError, EOFError) as error:
             raise InputError(f"{path} is not a readable .npy file ({error}); download it again.") from None
         if dtype != np.dtype(object) or math.prod(shape) != 1:
-            raise InputError(f"{path} holds {dtype} {shape} instead of one pickled object; download the right file.")
+            raise InputError(f"{path} contains {dtype} {shape} instead of one pickled object; download the right file.")
         content = _load(file, path)
     if not isinstance(content, np.ndarray) or content.dtype != np.dtype(object) or content.size != 1:
-        raise InputError(f"{path} does not hold the one object that its header announces; download it again.")
+        raise InputError(f"{path} does not contain the object that its header announces; download it again.")
     return content.item()
 
 

@@ -288,7 +288,7 @@ def _restart_test(context: Any) -> Callable[[Packet], bool] | None:
 
 
 def _is_refresh(packet: bytes, length: int) -> bool:
-    """Whether the first slice of an H.264 packet belongs to an IDR picture; each NAL unit follows its size."""
+    """Return whether the first slice of an H.264 packet belongs to an IDR picture; each NAL unit follows its size."""
     offset = 0
     while offset + length < len(packet):
         kind = packet[offset + length] & 31

@@ -1,0 +1,13 @@
+from mmpareto.data.prepared.batches import EpochOrder
+from mmpareto.data.prepared.sampling import sample_generator
+
+
+def test_the_order_is_drawn_from_other_numbers_than_any_sample() -> None:
+    """A SeedSequence pads (seed, epoch) with zeros: without a spawn key the order would be drawn like sample 0."""
+    for seed in range(3):
+        for epoch in range(3):
+            order = EpochOrder(50, seed)
+            order.set_epoch(epoch)
+            indices = [index for _, index in order]
+            for sample in range(3):
+                assert indices != sample_generator(seed, epoch, sample).permutation(50).tolist()
