@@ -257,7 +257,7 @@ class FinishedRun:
         """
         _ = self.config
         if self.gradients is None:
-            raise InputError(f"{self.folder} has no {GRADIENTS}: train with --record-gradients N.")
+            raise InputError(f"{self.folder} has no {GRADIENTS}: train with --record_gradients N.")
         return self.gradients
 
     # <name>.json, evaluation-test-…/per_clip.csv
