@@ -135,7 +135,7 @@ def test_a_short_run_has_no_steps_between(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"method": "uniform", "options": {}},
+        {"method": "uniform", "variant": None, "options": {}},
         {"options": PAPER | {"weights": "parameter", "rescale": "parameter"}},
         {"options": PAPER | {"rescale": "parameter"}},
         {"options": PAPER | {"refresh": 10}},
