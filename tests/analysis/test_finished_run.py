@@ -162,7 +162,7 @@ def test_a_damaged_summary_is_refused(tmp_path: Path, text: str) -> None:
 def test_gradients_are_there_where_they_were_recorded(tmp_path: Path) -> None:
     run = FinishedRun(write_run(tmp_path / "a", accuracies(0)))
     assert run.gradients is None
-    with refused("train with --record-gradients N", run.folder):
+    with refused("train with --record_gradients N", run.folder):
         run.recorded_gradients()
     truth = write_gradients(run.folder, 0)["audio"]
     records = FinishedRun(run.folder).recorded_gradients()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,19 @@ def comparable(value: Any, name: str) -> Any:
     if isinstance(value, dict) and "--encoder" not in RUNS[name]:
         return {key: comparable(inner, name) for key, inner in value.items() if not key.startswith(NOISY)}
     return [comparable(inner, name) for inner in value] if isinstance(value, list) else value
+
+
+def compiled_run(data: Path, folder: Path) -> int:
+    with exact(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # no code generator: it is slow
+        return train(parse(arguments(data, folder, *RUNS["joint"], "--compile")))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_in_processes_is_the_run_in_one(data: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "processes").mkdir()
+    assert in_processes(2, compiled_run, tmp_path / "processes", data, tmp_path / "run") == [0, 0]
+    assert_close(read(tmp_path / "run" / "last.pt")["model"], read(whole / "joint" / "last.pt")["model"])
 
 
 def stop_and_resume(data: Path, folder: Path) -> list[tuple[int, int, int]]:

@@ -198,7 +198,7 @@ class FinishedRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the summary is that of the last epoch asked for: after --resume --epochs 100, it is not for a while.
+        """True if the summary is that of the last epoch asked for: after --resume --epochs 100, it is not for a while.
 
         Raises nothing: a damaged run is not finished.
         """
@@ -257,13 +257,13 @@ class FinishedRun:
         """
         _ = self.config
         if self.gradients is None:
-            raise InputError(f"{self.folder} has no {GRADIENTS}: train with --record-gradients N.")
+            raise InputError(f"{self.folder} has no {GRADIENTS}: train with --record_gradients N.")
         return self.gradients
 
     # <name>.json, evaluation-test-…/per_clip.csv
 
     def measurement(self, name: str) -> dict[str, Any] | None:
-        """What `figures.py <name>` (covariance, sharpness or landscape) measured; None where it has not."""
+        """Result of `figures.py <name>` (covariance, sharpness or landscape); None where it has not been measured."""
         path = self.folder / f"{name}.json"
         advice = f"measure it again with `python code/figures.py {name} --run {self.folder} --anew`"
         return _read_json(path, advice) if path.is_file() else None

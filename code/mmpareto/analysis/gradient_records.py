@@ -1,4 +1,4 @@
-"""The gradients that a run recorded with --record-gradients, as arrays."""
+"""The gradients that a run recorded with --record_gradients, as arrays."""
 
 import dataclasses
 from pathlib import Path

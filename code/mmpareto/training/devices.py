@@ -1,6 +1,7 @@
 """Devices, precision and random number generators of a run."""
 
 import contextlib
+import functools
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
+from mmpareto.training.batch_norm import CPUSyncBatchNorm
 
 
 def choose_devices(gpu_ids: str, local_rank: int | None = None) -> tuple[torch.device, list[int]]:
@@ -70,11 +72,18 @@ def wrap_model(network: nn.Module, gpu_ids: list[int], *, compiled: bool = False
         return nn.DataParallel(network, device_ids=gpu_ids) if len(gpu_ids) > 1 else network
     if len(gpu_ids) > 1:
         raise InputError("--compile goes with one GPU per process: add --gpu_ids 0, or leave --compile out.")
+    _keep_collectives_out_of_compiled_code()
     torch._functorch.config.donated_buffer = False  # graphs are kept for a second backward pass
     # One compiled program for each of training and evaluation, full and last batches, and what a method freezes.
     torch._dynamo.config.recompile_limit = 64
     # A program for any batch size would be slower, and once compiled it would replace the others.
     return torch.compile(network, dynamic=False)
+
+
+@functools.cache
+def _keep_collectives_out_of_compiled_code() -> None:
+    """Compiled, the backward pass of CPUSyncBatchNorm would not sum over the processes."""
+    CPUSyncBatchNorm.forward = torch.compiler.disable(CPUSyncBatchNorm.forward)  # type: ignore[method-assign]
 
 
 class Precision:

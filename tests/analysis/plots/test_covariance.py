@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.analysis.plots import covariance
-from mmpareto.analysis.plots.covariance import Spread
+from mmpareto.analysis.plots.covariance import VectorCovariance
 from mmpareto.analysis.plots.measured import Subject, flat
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
@@ -14,8 +14,8 @@ from small_subject import FEATURE, curved_network, inputs_of, linear_network, su
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 
 
-def spread_of(vectors: np.ndarray) -> Spread:
-    spread = Spread()
+def spread_of(vectors: np.ndarray) -> VectorCovariance:
+    spread = VectorCovariance()
     for vector in vectors:
         spread.add(torch.from_numpy(vector))
     return spread
@@ -165,7 +165,7 @@ def test_a_full_disk_is_an_input_error() -> None:
         def write(self, content: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-    spread = Spread()
+    spread = VectorCovariance()
     spread._file = Full()  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
         spread.add(torch.ones(3))

@@ -140,5 +140,5 @@ def test_the_command_line(tmp_path: Path, unsaved: list[Figure], capsys: pytest.
     assert capsys.readouterr().out.split() == [str(folder / "gradients.png"), str(folder / "gradients.pdf")]
     assert len(unsaved) == 1
     (folder / "gradients.npz").unlink()
-    with pytest.raises(InputError, match="--record-gradients N"):
+    with pytest.raises(InputError, match="--record_gradients N"):
         figures.main(["gradients", "--run", str(folder)])

@@ -136,7 +136,7 @@ def test_runs_that_were_measured_differently_are_not_drawn_together(
     [
         ("no run", "no run"),
         ("no checkpoint", r"no checkpoint last.pt \(it has: best.pt\); .*--checkpoint"),
-        ("data gone", "there is no folder"),
+        ("data gone", "nowhere"),
         ("other data", "is not what .* was trained on.*--data"),
         ("not finite", "NaN or infinite"),
         ("not measured", r"covariance.json: run `python code/figures.py covariance --run"),

@@ -139,7 +139,7 @@ def measure(subject: Subject, batches: int = 64, batch_size: int | None = None) 
             "a smaller --batch_size."
         )
     names = [JOINT, UNIMODAL] if len(subject.losses) > 1 else [JOINT]
-    spreads = {modality: {name: Spread() for name in names} for modality in subject.network.modalities}
+    spreads = {modality: {name: VectorCovariance() for name in names} for modality in subject.network.modalities}
     try:
         generator = np.random.default_rng(SEED)
         indices = [generator.choice(samples, size, replace=False).tolist() for _ in range(batches)]
@@ -174,7 +174,7 @@ def gradients_of(subject: Subject, batch: Batch) -> dict[str, list[Tensor]]:
     }
 
 
-class Spread:
+class VectorCovariance:
     """Sample covariance C = Σᵢ (gᵢ − ḡ)(gᵢ − ḡ)ᵀ / (N − 1) of N vectors of P numbers, without its P × P entries.
 
     Its trace is computed from the stream of vectors, by Welford's update (Technometrics 1962) of the mean and of

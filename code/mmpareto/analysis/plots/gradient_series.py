@@ -47,7 +47,7 @@ WEIGHTS = GradientMetric("not in metrics.jsonl", lambda r: r.weights)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class GradientSource:
     """Origin of the values of a plot, the same for all of its runs.
 
     Attributes:
@@ -71,7 +71,7 @@ class Source:
         return "A point is a recorded step." if self.bundle == 1 else f"A point is {self.bundle} recorded steps."
 
 
-def select(groups: Sequence[SeedGroup], metric: GradientMetric) -> tuple[list[SeedGroup], Source, list[str]]:
+def select(groups: Sequence[SeedGroup], metric: GradientMetric) -> tuple[list[SeedGroup], GradientSource, list[str]]:
     """The groups that recorded the metric, the source that all of their runs have, and a note on the other groups.
 
     Raises:
@@ -92,16 +92,16 @@ def select(groups: Sequence[SeedGroup], metric: GradientMetric) -> tuple[list[Se
                 f"{run.folder} has no record of its gradients: train with --record_gradients N, or leave it out."
             )
     if not all(_has_records(run, metric) for run in runs):
-        return kept, Source(records=False), notes
+        return kept, GradientSource(records=False), notes
     longest = max(len(run.recorded_gradients().steps) for run in runs)
-    return kept, Source(records=True, bundle=math.ceil(longest / MAX_POINTS)), notes
+    return kept, GradientSource(records=True, bundle=math.ceil(longest / MAX_POINTS)), notes
 
 
 def series_of(
     group: SeedGroup,
     metric: GradientMetric,
     modality: str,
-    source: Source,
+    source: GradientSource,
     transform: Callable[[Array], Array] = lambda values: values,
 ) -> tuple[Array, Array] | None:
     """The metric over training: x (P,), and (S, P), one row per seed; None where a run lacks the encoder or the metric.
@@ -125,7 +125,7 @@ def series_of(
     return _bundle_means(steps.astype(np.float64), source.bundle), np.stack(rows)
 
 
-def weights_of(group: SeedGroup, modality: str, source: Source) -> tuple[Array, list[Array]] | None:
+def weights_of(group: SeedGroup, modality: str, source: GradientSource) -> tuple[Array, list[Array]] | None:
     """The weights α over training: x (P,), and P arrays (…, n) over all steps of a point, seeds and parameter groups.
 
     None where a run lacks the encoder.
@@ -157,7 +157,7 @@ def common_steps(group: SeedGroup) -> NDArray[np.int64]:
 
 
 def _has(run: FinishedRun, metric: GradientMetric) -> bool:
-    """Whether the run has the metric for every encoder, from records or as means over epochs."""
+    """True if the run has the metric for every encoder, from records or as means over epochs."""
     series = [run.series(f"{metric.key}_{modality}") for modality in run.modalities]
     return _has_records(run, metric) or not any(np.isnan(values).all() for values in series)
 

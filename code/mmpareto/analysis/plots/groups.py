@@ -140,7 +140,7 @@ def notes_on(groups: Sequence[SeedGroup]) -> list[str]:
 def deviation_note(
     groups: Sequence[SeedGroup], middle: str = "mean", deviation: str = "± one sample standard deviation"
 ) -> str:
-    """What line and band show."""
+    """Meaning of line and band."""
     if all(len(group.runs) == 1 for group in groups):
         return "One seed: no band."
     return f"Line: {middle} over seeds; band: {deviation}."

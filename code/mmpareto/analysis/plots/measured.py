@@ -178,7 +178,7 @@ def _digest(path: Path) -> str:
 
 
 def _has(run: FinishedRun, name: str, asked: dict[str, Any]) -> bool:
-    """Whether the run has been measured with these options; a damaged file is measured again."""
+    """True if the run has been measured with these options; a damaged file is measured again."""
     try:
         known = run.measurement(name)
     except InputError:

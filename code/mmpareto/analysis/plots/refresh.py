@@ -1,4 +1,4 @@
-"""How close `--refresh K` would have come to the exact method in a run, from the gradients that the run recorded.
+"""Agreement of `--refresh K` with the exact method in a run, from the gradients that the run recorded.
 
 With G the Gramian of g_m and g_u at a step, f the factors of the two that the exact method decides on, and f' those
 that it decided on at the last refresh, the updates are h = Σ fᵢ gᵢ and h' = Σ f'ᵢ gᵢ. So norms, weights and rescaling
@@ -39,13 +39,13 @@ Agreements = Mapping[str, Mapping[int, "Agreement"]]  # modality → K → agree
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """What --refresh K would have done in the B steps between two refreshes.
+    """Updates under --refresh K compared with exact ones, in the B steps between two refreshes.
 
     Attributes:
         indices: (B,) of the steps among the records.
         cosine: (B,) between the exact update of the encoder and that with the factors of the last refresh.
         ratio: (B,) of their norms, the latter over the former.
-        same: (B,) bool: whether both decide alike that there is a conflict.
+        same: (B,) bool: whether both make the same decision on a conflict.
     """
 
     indices: NDArray[np.int64]

@@ -21,7 +21,7 @@ from mmpareto.analysis.plots.gradient_series import (
     COSINE,
     NORMS,
     WEIGHTS,
-    Source,
+    GradientSource,
     select,
     series_of,
     weights_of,
@@ -249,7 +249,9 @@ def _untrained_note(
 # Gradients
 
 
-def _row_per_group(groups: Sequence[SeedGroup], source: Source) -> tuple[Figure, list[tuple[SeedGroup, str, Axes]]]:
+def _row_per_group(
+    groups: Sequence[SeedGroup], source: GradientSource
+) -> tuple[Figure, list[tuple[SeedGroup, str, Axes]]]:
     """A figure with one row per group and one column per modality, and its panels."""
     modalities = _modalities(groups)
     figure = style.new_figure(style.WIDTH, ROW * len(groups) + 0.4)
@@ -273,7 +275,7 @@ def _label_rows(figure: Figure, groups: Sequence[SeedGroup], ylabel: str) -> Non
     style.legend(figure.axes[columns - 1], figure.axes)
 
 
-def _label_steps(axes: Axes, source: Source) -> None:
+def _label_steps(axes: Axes, source: GradientSource) -> None:
     axes.set_xlabel(source.xlabel)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
