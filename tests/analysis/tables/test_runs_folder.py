@@ -165,3 +165,9 @@ def test_clearing_never_touches_a_checkpoint_or_a_file_of_others(tmp_path: Path)
     (tmp_path / "last.pt").touch()
     with pytest.raises(ValueError, match="can be resumed"):
         clear(tmp_path)
+
+
+def test_a_lock_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "tables").write_text("")
+    with pytest.raises(InputError, match="give another --runs"):
+        RunsFolder(tmp_path).lock("run")

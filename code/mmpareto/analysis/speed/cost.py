@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.analysis.speed.released_step import ReleasedStep
-from mmpareto.analysis.speed.rounds import summarize, summary_text
+from mmpareto.analysis.speed.rounds import summarise, summary_text
 from mmpareto.analysis.speed.tensor_memory import peak_memory
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
@@ -252,13 +252,13 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
     for name in names:
         seconds, shares = zip(*steps[name], strict=True)
         measured[name] = {
-            "seconds": summarize(seconds),
-            "ratio": summarize([own / base for own, (base, _) in zip(seconds, steps[BASELINE], strict=True)]),
+            "seconds": summarise(seconds),
+            "ratio": summarise([own / base for own, (base, _) in zip(seconds, steps[BASELINE], strict=True)]),
             "peak_bytes": peaks[name],
             "extra_copies": (peaks[name] - peaks[BASELINE]) / copy,
         }
         if integration:
-            measured[name]["arithmetic"] = None if shares[0] is None else summarize(shares)
+            measured[name]["arithmetic"] = None if shares[0] is None else summarise(shares)
     return {
         "machine": machine(device),
         "conditions": dataclasses.asdict(conditions),

@@ -25,7 +25,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from mmpareto.analysis.speed.rounds import summarize, summary_text
+from mmpareto.analysis.speed.rounds import summarise, summary_text
 from mmpareto.data.preparation.clip_preparation import ClipSampleBuilder, RawClip
 from mmpareto.data.raw.features import resample
 from mmpareto.data.raw.media import read_audio
@@ -67,11 +67,11 @@ def compare(clips: int) -> dict[str, Any]:
                 for number in range(ROUNDS)
             ]
             measured[kind] = {
-                "script": summarize([script.rate for script, _ in rounds]),
-                "mmpareto": summarize([ours.rate for _, ours in rounds]),
-                "ratio": summarize([ours.rate / script.rate for script, ours in rounds]),
-                "script_cpu": summarize([script.cpu for script, _ in rounds]),
-                "mmpareto_cpu": summarize([ours.cpu for _, ours in rounds]),
+                "script": summarise([script.rate for script, _ in rounds]),
+                "mmpareto": summarise([ours.rate for _, ours in rounds]),
+                "ratio": summarise([ours.rate / script.rate for script, ours in rounds]),
+                "script_cpu": summarise([script.cpu for script, _ in rounds]),
+                "mmpareto_cpu": summarise([ours.cpu for _, ours in rounds]),
             }
     return {"cores": cores, "clips": clips, "kinds": measured}
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 
-def summarize(values: Sequence[float]) -> dict[str, float]:
+def summarise(values: Sequence[float]) -> dict[str, float]:
     """Median, minimum and maximum, by the keys "median", "min" and "max"."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 

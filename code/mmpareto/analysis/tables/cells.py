@@ -1,4 +1,4 @@
-"""A table's cells: each is one run of train.py, with the settings and the folder name by which it is recognized."""
+"""A table's cells: each is one run of train.py, with the settings and the folder name by which it is recognised."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ RESERVED = {
     "gpu_ids": "--gpu_ids before the --",
     "ckpt_path": "--runs",
     "resume": "the same command again, which resumes what was interrupted",
-    "model": "nothing: runs are recognized by their settings",
+    "model": "nothing: runs are recognised by their settings",
     "stand_in": "--dataset synthetic",
     "train": "nothing",
 }

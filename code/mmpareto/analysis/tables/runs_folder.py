@@ -1,6 +1,6 @@
 """The folder under which a grid's runs are: which of them is a cell's run, its state, and its lock.
 
-A run is recognized by its identity, whatever its folder is called. The grid calls its own folders as `run_name` does,
+A run is recognised by its identity, whatever its folder is called. The grid calls its own folders as `run_name` does,
 and resumes unfinished runs only in these; their logs and locks are in runs/tables/logs.
 """
 
