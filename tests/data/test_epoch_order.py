@@ -1,5 +1,5 @@
-from mmpareto.data.prepared.batches import EpochOrder
-from mmpareto.data.prepared.sampling import sample_generator
+from mmpareto.data.loading.batches import EpochOrder
+from mmpareto.data.loading.sampling import sample_generator
 
 
 def test_the_order_is_drawn_from_other_numbers_than_any_sample() -> None:

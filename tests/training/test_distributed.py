@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmpareto.data.loading.batches import EpochOrder, Shard, SharedBatches
+from mmpareto.data.loading.batches import EpochOrder, Shard, ShardedBatches
 from mmpareto.errors import InputError
 from mmpareto.models.mmtm import MMTM
 from mmpareto.models.network import MultimodalNetwork
@@ -256,7 +256,7 @@ def test_collective_operations(tmp_path: Path) -> None:
 def test_the_shares_of_a_batch_are_all_of_it() -> None:
     order = EpochOrder(15, seed=3)
     order.set_epoch(2, start=7)
-    parts = [list(SharedBatches(order, 7, Shard(rank, 3))) for rank in range(3)]
+    parts = [list(ShardedBatches(order, 7, Shard(rank, 3))) for rank in range(3)]
     whole = [key for _, key in list(order)]
     assert [sorted(key for part in parts for _, key in part[0]), len(parts[0])] == [sorted(whole[:7]), 2]
     assert [[key for _, key in part[1]] for part in parts] == [whole[7:]] * 3  # one sample: the others cut it off
