@@ -12,6 +12,7 @@ from mmpareto.analysis.tables.definitions import TABLES
 from mmpareto.analysis.tables.grid import find_runs
 from mmpareto.analysis.tables.runs_folder import FINISHED, IMPOSSIBLE, RESUME, RUN, RunsFolder, clear
 from mmpareto.data.loading.layout import fingerprint
+from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, to_config
 from stage import TABLE
 

@@ -14,7 +14,7 @@ from mmpareto.analysis.tables.definitions import Table
 TEXT = (
     f"Percentile bootstrap over test clips ({RESAMPLES:,} resamples, 95%, not corrected): an estimate of what other "
     "test sets of this size would give for the same trained networks, averaged over their seeds. It is not a test of a "
-    "method, because training again gives other networks. Differences are taken clip by clip, over seeds that both have."
+    "method, because training again gives other networks. Differences are clip by clip, over seeds that both have."
 )
 ABSENT = (
     "Noise of the test set is not shown, because no run has been evaluated clip by clip (python code/evaluate.py "
