@@ -209,7 +209,7 @@ def go_on(folder: Path) -> int:
 
 
 def rows(samples: int, rank: int, count: int) -> Tensor:
-    return torch.arange(2.0 * samples).view(samples, 2)[list(Shard(rank, count).of(samples))]
+    return torch.arange(2.0 * samples).view(samples, 2)[list(Shard(rank, count).indices(samples))]
 
 
 def group_of_three() -> Processes:
