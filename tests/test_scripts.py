@@ -287,7 +287,7 @@ def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
         "venv -m ruff check .",
         "venv -m ruff format --check .",
         "venv -m mypy",
-        "venv -m pytest -n auto --dist worksteal -k two words",
+        "venv -m pytest -n auto --dist worksteal -m not slow -k two words",
     ]
 
 
