@@ -154,7 +154,7 @@ def count_sums() -> list[str]:
 
 def at_once() -> list[str]:
     model, method = Model(), MMPareto()
-    method.reduce = SumReducer()
+    method.over = reduction.SumOver()  # the former names of `reduce` and `SumReducer`
     begun = count_sums()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     return begun

@@ -179,6 +179,15 @@ class Method(Hooks, abc.ABC):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return Report(reports, gradients.finite, list(objectives.losses), metrics)
 
+    @property
+    def over(self) -> SumReducer | None:
+        """Former name of `reduce`."""
+        return self.reduce
+
+    @over.setter
+    def over(self, reducer: SumReducer | None) -> None:
+        self.reduce = reducer
+
     def accumulate(self) -> contextlib.AbstractContextManager[None]:
         """Context in which `backward` only stores gradients; the next call outside integrates the sum of all.
 

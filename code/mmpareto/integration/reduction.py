@@ -104,3 +104,6 @@ class Reduction:
             for index, view in zip(indices, views, strict=True):
                 sums[index] = view
         return sums
+
+
+SumOver = SumReducer  # its former name
