@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.modulation import Modulation
+from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_choice, check_positive
 

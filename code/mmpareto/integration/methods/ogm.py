@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.modulation import Modulation
+from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_epoch_range, check_positive
 
