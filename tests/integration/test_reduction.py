@@ -89,7 +89,7 @@ def every_method(count: int) -> dict[tuple[str, bool], Any]:
     return {(name, mixed): trained(name, SHARES[count], mixed) for name, mixed in RUNS}
 
 
-@pytest.fixture(scope="module", params=SHARES)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return in_processes(request.param, every_method, tmp_path_factory.mktemp("processes"), request.param)
 

@@ -86,15 +86,21 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Every run in two processes, and some in four."""
-    folders = {}
-    for count, names in ((2, list(RUNS)), (4, list(WITH_FOUR))):
-        folders[count] = tmp_path_factory.mktemp("shared")
-        results = tmp_path_factory.mktemp("processes")
-        statuses = in_processes(count, run_all, results, data, folders[count], names)
-        assert statuses == [[0] * len(names)] * count
-    return folders
+def with_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every run in two processes."""
+    return run_in_processes(2, list(RUNS), data, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def with_four(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some runs in four processes."""
+    return run_in_processes(4, list(WITH_FOUR), data, tmp_path_factory)
+
+
+def run_in_processes(count: int, names: list[str], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, results = tmp_path_factory.mktemp("shared"), tmp_path_factory.mktemp("processes")
+    assert in_processes(count, run_all, results, data, folder, names) == [[0] * len(names)] * count
+    return folder
 
 
 def assert_close(a: Any, b: Any, where: str = "", tolerance: float = EXACT) -> None:
@@ -114,9 +120,18 @@ def assert_close(a: Any, b: Any, where: str = "", tolerance: float = EXACT) -> N
         assert a == b, where
 
 
-@pytest.mark.parametrize(("count", "name"), [(2, name) for name in RUNS] + [(4, name) for name in WITH_FOUR])
-def test_a_run_in_processes_is_the_run_in_one(count: int, name: str, shared: dict[int, Path], whole: Path) -> None:
-    ours, theirs = shared[count] / name, whole / name
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_in_two_processes_is_the_run_in_one(name: str, with_two: Path, whole: Path) -> None:
+    assert_same_but_for_rounding(with_two / name, whole / name, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_FOUR)
+def test_a_run_in_four_processes_is_the_run_in_one(name: str, with_four: Path, whole: Path) -> None:
+    assert_same_but_for_rounding(with_four / name, whole / name, name)
+
+
+def assert_same_but_for_rounding(ours: Path, theirs: Path, name: str) -> None:
     assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
     for checkpoint in ("last.pt", "best.pt"):
         assert_close(read(ours / checkpoint)["model"], read(theirs / checkpoint)["model"], name)
@@ -167,12 +182,12 @@ def stop_and_resume(data: Path, folder: Path) -> list[tuple[int, int, int]]:
 
 
 def test_one_process_told_to_stop_stops_all_and_they_go_on_as_if_never_stopped(
-    data: Path, shared: dict[int, Path], tmp_path: Path
+    data: Path, with_two: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "processes").mkdir()
     found = in_processes(2, stop_and_resume, tmp_path / "processes", data, tmp_path / "run")
     assert found == [[(143, 2, 1), (143, 2, 3), (0, 3, 0)]] * 2  # three steps are an epoch
-    assert_same_run(tmp_path / "run", shared[2] / "plain")
+    assert_same_run(tmp_path / "run", with_two / "plain")
 
 
 def stop(data: Path, folder: Path) -> int:
@@ -184,6 +199,7 @@ def stop(data: Path, folder: Path) -> int:
         return train(parse(arguments(data, folder, *RUNS["plain"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_in_another_number_of_processes(
     before: int, after: int, data: Path, whole: Path, tmp_path: Path
