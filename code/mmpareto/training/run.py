@@ -53,7 +53,8 @@ def _train(request: Request, processes: Processes) -> int:
 
     trainer = make_trainer(settings, request.resume, processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    print(f"{settings.name}: {trainer.data.record['clips']} on {where}, into {trainer.folder}", flush=True)
+    sizes = ", ".join(f"{count} {part}" for part, count in trainer.data.record["clips"].items() if count)
+    print(f"{settings.name}: {sizes} samples on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)

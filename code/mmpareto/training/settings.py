@@ -29,8 +29,8 @@ class Role(enum.Enum):
     IDENTITY = "decides what the run computes: two runs that differ in it are different runs"
     LENGTH = "decides how long the run computes: distinguishes two runs, and may change on resume"
     SEED = "distinguishes the repetitions that are averaged in a table or a plot"
-    MACHINE = "says where the run computes and where its data is: may change on resume"
-    OUTPUT = "says what the run writes, and where"
+    MACHINE = "names the device, the loader processes or the data's folder: may change on resume"
+    OUTPUT = "controls what the run writes, and where"
 
 
 class Condition(NamedTuple):
