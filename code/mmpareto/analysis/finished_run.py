@@ -118,11 +118,6 @@ class FinishedRun:
         return str(self._data("fingerprint"))
 
     @property
-    def data_folder(self) -> str:
-        """Folder of the prepared data when the run was trained."""
-        return str(self._data("folder"))
-
-    @property
     def identity(self) -> Identity:
         """All that the result depends on; see `identity`."""
         return identity(self.arguments, self.fingerprint)
