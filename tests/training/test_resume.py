@@ -58,7 +58,7 @@ def test_resume_continues_bit_identically(point: str, data: Path, whole: Callabl
 
 
 def test_resume_with_adam_after_two_stops(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
-    """Methods with SGD are tested in test_method_runs.py."""
+    """Every method is tested with SGD in test_method_runs.py."""
     more = (*EPOCHS, "--optimizer", "adam", "--learning_rate", "0.01")
     interrupted(data, tmp_path / "run", "in the middle of an epoch", *more)
     with acting(loop.Trainer, "step", 5, send_signal):  # epoch 2 has two steps left, so this is in epoch 3
@@ -87,9 +87,8 @@ def test_a_run_stopped_with_loader_processes_resumes_without(
 def test_a_run_resumed_for_more_epochs_equals_a_longer_run(
     data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
-    assert (
-        run(data, tmp_path / "run", "--epochs", "1", "--method", "joint") == 0
-    )  # so that the probe is fitted again, too
+    # With the joint loss alone, the linear probe is fitted again, too.
+    assert run(data, tmp_path / "run", "--epochs", "1", "--method", "joint") == 0
     assert resume(tmp_path / "run", *EPOCHS) == 0
     assert_same_run(tmp_path / "run", whole(*EPOCHS, "--method", "joint"))
 
