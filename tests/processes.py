@@ -1,4 +1,4 @@
-"""Runs a function in several processes, as torchrun would start them (torch.distributed, gloo)."""
+"""Run a function in several processes, started as torchrun would start them (torch.distributed, gloo)."""
 
 import datetime
 import multiprocessing
@@ -22,20 +22,20 @@ TIMEOUT = 90.0
 def in_processes(
     count: int, function: Callable[..., Any], folder: Path, *arguments: Any, grouped: bool = True
 ) -> list[Any]:
-    """The results of `function(*arguments)` in each of `count` processes, by rank.
+    """Run `function(*arguments)` in each of `count` processes and return the results in order of rank.
 
     The processes have torchrun's environment variables.
 
     Arguments:
-        function: of a module that a new process can import.
-        folder: an empty one, for the results.
+        function: defined in a module that a new process can import.
+        folder: an empty folder for the results.
         grouped: whether the processes form a process group before `function` is called.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    context = multiprocessing.get_context("forkserver")  # imports everything once
+    context = multiprocessing.get_context("forkserver")  # modules are imported only once
     context.set_forkserver_preload(["torch", "sklearn.metrics", function.__module__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -52,7 +52,7 @@ def in_processes(
     for process in started:
         process.join(TIMEOUT)
         process.kill()
-    assert all((folder / f"{rank}.pkl").exists() for rank in range(count)), "the processes are not done yet"
+    assert all((folder / f"{rank}.pkl").exists() for rank in range(count)), "the processes did not finish in time"
     results = [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(count)]
     errors = [text for kind, text in results if kind == "error"]
     assert not errors, "\n".join(errors)

@@ -11,16 +11,16 @@ def parser() -> ArgumentParser:
 
 
 @pytest.mark.parametrize("words", [["--batch-size", "a-b"], ["--batch_size", "a-b"], ["--batch-size=a-b"]])
-def test_dashes_and_underscores_are_one_flag(words: list[str]) -> None:
+def test_dashes_and_underscores_name_the_same_flag(words: list[str]) -> None:
     assert parser().parse_args(words).batch_size == "a-b"
 
 
-def test_values_are_kept_as_they_are() -> None:
+def test_values_are_not_rewritten() -> None:
     given = parser().parse_args(["--several-names", "a-b", "-1", "--batch-size=--c-d", "--", "--e-f", "g-h"])
     assert given.several_names == ["a-b", "-1"] and given.batch_size == "--c-d" and given.rest == ["--e-f", "g-h"]
 
 
-def test_unknown_flags_come_back_with_underscores() -> None:
+def test_unknown_flags_are_returned_with_underscores() -> None:
     assert parser().parse_known_args(["--un-known=a-b", "--other-one"])[1] == ["--un_known=a-b", "--other_one"]
 
 
@@ -30,6 +30,6 @@ def test_subparsers_follow_the_same_rules(capsys: pytest.CaptureFixture[str]) ->
     below.add_argument("--batch_size")
     assert made.parse_args(["name", "--batch-size", "a-b"]).batch_size == "a-b"
     for words in (["name", "--batch", "3"], ["--na"]):
-        with pytest.raises(SystemExit) as leave:
+        with pytest.raises(SystemExit) as error:
             made.parse_args(words)
-        assert leave.value.code == 2 and words[-2 if len(words) > 1 else 0] in capsys.readouterr().err
+        assert error.value.code == 2 and words[-2 if len(words) > 1 else 0] in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from mmpareto.files import acquire_lock, atomic_path, file_lock, write_text
 
 
-def test_an_atomic_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+def test_an_interrupted_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "made" / "file.json"
     write_text(path, "old")
     with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
@@ -20,14 +20,14 @@ def test_an_atomic_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "neu: ü" and list(path.parent.iterdir()) == [path]
 
 
-def test_an_atomic_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
+def test_an_atomic_file_has_the_usual_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "atomic", "")
     (tmp_path / "ordinary").write_text("")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_lock_is_held_once_and_released(kind: str, tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_released(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "below" / "lock" if kind == "file" else tmp_path
     with file_lock(path):
         assert acquire_lock(path, wait=False) is None
@@ -39,7 +39,7 @@ def test_a_lock_is_held_once_and_released(kind: str, tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_a_waiting_lock_waits(tmp_path: Path) -> None:
+def test_a_second_lock_waits_for_the_first(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:

@@ -1,4 +1,4 @@
-"""An encoder that costs next to nothing, for tests of what is around it."""
+"""A very cheap encoder, for tests of the code around encoders."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class TinyEncoder(nn.Module):
-    """Two strided convolutions with BatchNorm; maps (B, C, H, W) or (B, T, C, H, W). In stages, like ResNet18.
+    """Two strided convolutions with BatchNorm; maps (B, C, H, W) or (B, T, C, H, W). Has stages, like ResNet18.
 
-    Casts its input to its weights' type, so that a test can train in float64.
+    Casts its input to the dtype of its weights, so that a test can train in float64.
     """
 
     feature_size = 8

@@ -1,4 +1,4 @@
-"""Fusions against their formulas, written out in float64."""
+"""Fusions compared with their formulas, written out in float64."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ from mmpareto.models.fusion import Fusion
 from torch import Tensor
 
 B, SIZE, CLASSES = 4, 5, 3
-NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in the alphabet's order
+NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
 ADDITIVE = ["concat", "sum"]
 PAIRS = [name for name in FUSIONS if name not in ADDITIVE]
 
@@ -54,7 +54,7 @@ JOINT: dict[str, Formula] = {"concat": concat, "sum": added, "film": film, "bili
 
 
 def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
-    """method.md on DGL; FiLM, of which it does not speak, modulates itself."""
+    """Unimodal logits as in method.md on DGL; FiLM, which it does not cover, modulates itself."""
     zeros = torch.zeros_like(x)
     if fusion == "concat":
         return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
@@ -94,7 +94,7 @@ def test_joint_logits_are_those_of_the_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(FUSIONS))
-def test_the_order_of_modalities_is_that_of_the_sizes_not_of_the_features(name: str) -> None:
+def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
@@ -106,14 +106,14 @@ def test_the_order_of_modalities_is_that_of_the_sizes_not_of_the_features(name: 
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])
 @pytest.mark.parametrize("name", list(FUSIONS))
-def test_logits_of_a_modality_alone_are_dgls(name: str, modality: str) -> None:
+def test_unimodal_logits_are_those_of_dgl(name: str, modality: str) -> None:
     fusion = pair(name)
     x, _ = two_features()
     torch.testing.assert_close(fusion.alone(modality, x), alone(name, fusion.state_dict(), modality, x))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
-def test_alone_in_a_concatenation_is_the_joint_head_on_zeros_for_the_others(n: int) -> None:
+def test_unimodal_logits_of_concat_set_the_other_features_to_zero(n: int) -> None:
     sizes = sizes_of(n)
     fusion, given = FUSIONS["concat"](sizes, CLASSES).double(), features(sizes)
     for name, x in given.items():
@@ -123,8 +123,8 @@ def test_alone_in_a_concatenation_is_the_joint_head_on_zeros_for_the_others(n: i
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])
 @pytest.mark.parametrize("name", list(FUSIONS))
-def test_alone_teaches_every_element_of_every_feature(name: str, modality: str) -> None:
-    """Zeros for the other modality would teach nothing where features are multiplied."""
+def test_unimodal_logits_give_every_feature_a_gradient(name: str, modality: str) -> None:
+    """With zeros for the other modality, multiplied features would have no gradient."""
     x, _ = two_features()
     x.requires_grad_()
     torch.nn.functional.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
@@ -134,7 +134,7 @@ def test_alone_teaches_every_element_of_every_feature(name: str, modality: str) 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
 @pytest.mark.parametrize("name", ADDITIVE)
-def test_contributions_add_up_to_the_joint_logits(name: str, n: int) -> None:
+def test_contributions_sum_to_the_joint_logits(name: str, n: int) -> None:
     sizes = sizes_of(n)
     fusion, given = FUSIONS[name](sizes, CLASSES).double(), features(sizes)
     parts = fusion.contributions(given)
@@ -156,7 +156,7 @@ def test_contributions_to_a_concatenation_share_the_bias_equally(n: int) -> None
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
-def test_contributions_to_a_sum_are_the_layers_own_logits(n: int) -> None:
+def test_contributions_to_a_sum_are_the_logits_of_its_layers(n: int) -> None:
     sizes = sizes_of(n)
     fusion, given = FUSIONS["sum"](sizes, CLASSES).double(), features(sizes)
     for name, part in fusion.contributions(given).items():
@@ -164,7 +164,7 @@ def test_contributions_to_a_sum_are_the_layers_own_logits(n: int) -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_is_no_sum_has_no_contributions(name: str) -> None:
+def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     assert fusion.contributions({"visual": x, "audio": y}) == {}

@@ -1,4 +1,4 @@
-"""MMTM blocks against a second derivation in float64."""
+"""MMTM blocks compared with an independent implementation in float64."""
 
 import copy
 from collections.abc import Mapping
@@ -22,17 +22,17 @@ def seed() -> None:
 
 
 def block(widths: Mapping[str, int]) -> MMTM:
-    """In float64, with weights that make gates differ."""
+    """A block in float64, with weights that make its gates differ."""
     made = MMTM(widths).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()
-        made.squeeze.bias.copy_(torch.linspace(-1, 1, len(made.squeeze.bias)))  # the ReLU cuts off some, never all
+        made.squeeze.bias.copy_(torch.linspace(-1, 1, len(made.squeeze.bias)))  # the ReLU zeroes some units, never all
     return made
 
 
 def maps_for(widths: Mapping[str, int], batch: int = BATCH) -> dict[str, Tensor]:
-    """Maps of several sizes and numbers of frames, (B·T, C, H, W)."""
+    """Feature maps of several sizes and numbers of frames, (B·T, C, H, W)."""
     return {
         name: torch.randn(batch * FRAMES[name], width, 2 + number, 3, dtype=torch.float64)
         for number, (name, width) in enumerate(widths.items())
@@ -40,15 +40,15 @@ def maps_for(widths: Mapping[str, int], batch: int = BATCH) -> dict[str, Tensor]
 
 
 def gates_of(made: MMTM, maps: Mapping[str, Tensor], batch: int = BATCH) -> dict[str, np.ndarray]:
-    """Modality → (B, C), sample by sample from the equations of the papers."""
+    """Gates of each modality, (B, C), computed sample by sample from the papers' equations."""
     w = {name: tensor.detach().numpy() for name, tensor in made.state_dict().items()}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in maps}
     for sample in range(batch):
         squeezed = []
         for x in maps.values():
             frames = len(x) // batch
-            own = x.detach().numpy()[sample * frames : (sample + 1) * frames]
-            squeezed.append([own[:, channel].mean() for channel in range(own.shape[1])])
+            frame_maps = x.detach().numpy()[sample * frames : (sample + 1) * frames]
+            squeezed.append([frame_maps[:, channel].mean() for channel in range(frame_maps.shape[1])])
         common = np.maximum(w["squeeze.weight"] @ np.concatenate(squeezed) + w["squeeze.bias"], 0)
         for name in maps:
             logits = w[f"excite.{name}.weight"] @ common + w[f"excite.{name}.bias"]
@@ -74,14 +74,12 @@ def test_each_channel_is_multiplied_by_its_gate(widths: dict[str, int], training
     assert list(gated) == list(maps)
     for name, x in maps.items():
         assert gated[name].shape == x.shape
-        assert np.ptp(gates[name], axis=0).min() > 1e-4  # each sample has gates of its own
+        assert np.ptp(gates[name], axis=0).min() > 1e-4  # the gates differ between samples
         agree(gated[name], multiplied(x, gates[name]))
 
 
 @pytest.mark.parametrize(("widths", "common"), [(WIDTHS, 5), (THREE, 6), ({"a": 512, "v": 512}, 512)])
-def test_the_common_layers_width_is_twice_the_channels_over_the_ratio_of_four(
-    widths: dict[str, int], common: int
-) -> None:
+def test_the_squeeze_width_is_half_the_sum_of_channels(widths: dict[str, int], common: int) -> None:
     made = MMTM(widths)
     assert made.squeeze.weight.shape == (common, sum(widths.values()))
     assert {name: layer.weight.shape for name, layer in made.excite.items()} == {
@@ -89,15 +87,15 @@ def test_the_common_layers_width_is_twice_the_channels_over_the_ratio_of_four(
     }
 
 
-def test_the_order_in_which_maps_are_given_does_not_count() -> None:
+def test_the_order_of_the_maps_does_not_matter() -> None:
     made = block(THREE).eval()
     maps = maps_for(THREE)
     gated, other = made(maps, BATCH), made(dict(reversed(maps.items())), BATCH)
     assert all(torch.equal(gated[name], other[name]) for name in THREE)
 
 
-def test_one_image_a_sample_is_one_frame() -> None:
-    """Two equal frames are gated as one of them."""
+def test_one_image_per_sample_is_one_frame() -> None:
+    """Two equal frames have the gates of one."""
     made, maps = block(WIDTHS).eval(), maps_for(WIDTHS)
     images = maps | {"visual": maps["visual"][::3]}
     doubled = images | {"visual": images["visual"].repeat_interleave(2, dim=0)}
@@ -107,10 +105,10 @@ def test_one_image_a_sample_is_one_frame() -> None:
 
 
 @pytest.mark.parametrize("hold", [None, "audio"])
-def test_the_running_mean_is_that_of_the_batches_of_training(hold: str | None) -> None:
-    """The plain mean of batch means, whatever the batches' sizes; also in steps that hold, and not in evaluation."""
+def test_the_running_mean_averages_the_training_batches(hold: str | None) -> None:
+    """The plain mean of batch means, for any batch sizes; updated also in steps that hold, but not in evaluation."""
     made = block(WIDTHS)
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in WIDTHS}
+    batch_means: dict[str, list[np.ndarray]] = {name: [] for name in WIDTHS}
     for batch in (4, 1, 3, 4, 2):
         made.eval()
         before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
@@ -119,8 +117,8 @@ def test_the_running_mean_is_that_of_the_batches_of_training(hold: str | None) -
         maps = maps_for(WIDTHS, batch)
         made.train()(maps, batch, hold)
         for name, gates in gates_of(made, maps, batch).items():
-            seen[name].append(gates.mean(axis=0))
-            agree(made.get_buffer(f"mean_{name}"), np.mean(seen[name], axis=0))
+            batch_means[name].append(gates.mean(axis=0))
+            agree(made.get_buffer(f"mean_{name}"), np.mean(batch_means[name], axis=0))
     assert made.steps == 5
 
 
@@ -157,8 +155,8 @@ def test_a_held_modality_learns_through_its_own_map_alone(widths: dict[str, int]
     assert all(parameter.grad is None for parameter in made.parameters())
 
 
-def test_beside_a_held_modality_the_other_learns_as_without() -> None:
-    """Its gates still see the held modality's map."""
+def test_holding_a_modality_leaves_the_others_gradients_unchanged() -> None:
+    """Its gates still depend on the held modality's map."""
     made, maps = trained(WIDTHS), maps_for(WIDTHS)
     for x in maps.values():
         x.requires_grad_()
@@ -187,7 +185,7 @@ def test_the_state_dict_holds_the_running_means() -> None:
     loaded = MMTM(THREE).double()
     loaded.load_state_dict(state)
     maps = maps_for(THREE)
-    for training in (False, True):  # goes on from there, too
+    for training in (False, True):  # training continues from the loaded means, too
         ours, theirs = made.train(training)(maps, BATCH, "flow"), loaded.train(training)(maps, BATCH, "flow")
         assert all(torch.equal(ours[name], theirs[name]) for name in THREE)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in made.state_dict().items())
@@ -195,7 +193,7 @@ def test_the_state_dict_holds_the_running_means() -> None:
 
 
 @pytest.mark.parametrize("hold", [None, "audio"])
-def test_under_autocast_maps_keep_their_type_and_means_theirs(hold: str | None) -> None:
+def test_autocast_keeps_the_dtypes_of_maps_and_means(hold: str | None) -> None:
     made = MMTM(WIDTHS)
     maps = {name: x.bfloat16() for name, x in maps_for(WIDTHS).items()}
     exact = copy.deepcopy(made).double()

@@ -8,7 +8,7 @@ from torch.nn.parallel import scatter_gather
 
 
 def small_network(**sizes: int) -> MultimodalNetwork:
-    """Linear encoders of 5 inputs a modality; three classes."""
+    """Linear encoders with 5 inputs per modality; three classes."""
     encoders = {name: nn.Linear(5, size) for name, size in sizes.items()}
     heads = {name: nn.Linear(size, 3) for name, size in sizes.items()}
     return MultimodalNetwork(encoders, ConcatFusion(sizes, 3), heads)
@@ -85,6 +85,6 @@ def test_build_network_makes_the_papers_network() -> None:
     assert network.fusion.fc_out.weight.shape == (6, 1024)
 
 
-def test_build_network_names_the_nearest_encoder() -> None:
+def test_build_network_suggests_the_closest_encoder() -> None:
     with pytest.raises(InputError, match="resnet18"):
         build_network({"audio": 1}, 6, encoder="resnet-81")

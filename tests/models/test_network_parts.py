@@ -22,7 +22,7 @@ def seed() -> None:
 
 
 def batch_for(channels: Mapping[str, int], side: int = 32) -> dict[str, Tensor]:
-    """Three samples; two frames each of what is visual, one image of the rest."""
+    """Three samples, each with two visual frames and one image for every other modality."""
     return {
         name: torch.randn(3, 2, count, side, side) if name == "visual" else torch.randn(3, count, side, side)
         for name, count in channels.items()
@@ -34,7 +34,7 @@ def tiny(channels: Mapping[str, int] = TWO, **options: str) -> MultimodalNetwork
 
 
 def reached(network: MultimodalNetwork, *losses: Tensor) -> set[str]:
-    """The names of the parameters that the losses have a gradient for."""
+    """Names of the parameters that receive a gradient from the losses."""
     parameters = dict(network.named_parameters())
     loss = torch.stack([loss.square().sum() for loss in losses]).sum()
     gradients = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True, retain_graph=True)
@@ -74,7 +74,7 @@ def test_own_heads_do_not_touch_the_fusion(fusion: str) -> None:
 
 @pytest.mark.parametrize("heads", ["own", "shared"])
 @pytest.mark.parametrize(("fusion", "channels"), [("concat", TWO), ("concat", THREE), ("sum", THREE), ("gated", TWO)])
-def test_contributions_add_up_to_the_joint_logits_where_the_network_says_so(
+def test_contributions_of_additive_networks_sum_to_the_joint_logits(
     fusion: str, channels: dict[str, int], heads: str
 ) -> None:
     network = tiny(channels, fusion=fusion, heads=heads)
@@ -92,7 +92,7 @@ def channel_means(x: Tensor, batch: int) -> Tensor:
     return x.reshape(batch, -1, *x.shape[1:]).mean(dim=(1, 3, 4))
 
 
-def test_blocks_lie_after_the_last_three_stages_of_resnet18() -> None:
+def test_blocks_follow_the_last_three_stages_of_resnet18() -> None:
     network = build_network(TWO, 4, blocks="mmtm").eval()
     for block in network.blocks:
         block.mean_audio.uniform_()
@@ -112,8 +112,8 @@ def test_blocks_lie_after_the_last_three_stages_of_resnet18() -> None:
     assert [block.squeeze.in_features for block in network.blocks] == [256, 512, 1024]
 
 
-def test_blocks_that_let_everything_pass_leave_resnet18_as_it_is() -> None:
-    """Open gates: each encoder gives what it gives by itself; half open: each map half."""
+def test_blocks_with_open_gates_leave_resnet18_unchanged() -> None:
+    """Open gates leave each encoder's features unchanged; half-open gates halve them."""
     network = build_network(TWO, 4, blocks="mmtm").eval()
     inputs = batch_for(TWO, side=64)
     for block in network.blocks:
@@ -138,11 +138,12 @@ def test_through_blocks_a_unimodal_loss_reaches_the_other_encoder() -> None:
     outputs.unimodal[name].square().sum().backward()
     for modality in (name, other):
         assert torch.count_nonzero(network.encoders[modality].conv1.weight.grad)
-    assert network.blocks[2].excite[other].weight.grad is None  # gates that come after its last influence
+    # The other modality's last gates do not affect this loss.
+    assert network.blocks[2].excite[other].weight.grad is None
     assert torch.count_nonzero(network.blocks[1].excite[other].weight.grad)
 
 
-def test_a_modality_that_is_held_learns_through_its_own_encoder_alone() -> None:
+def test_a_held_modality_learns_through_its_own_encoder_alone() -> None:
     network = tiny(THREE, blocks="mmtm")
     inputs = batch_for(THREE)
     network(inputs)
@@ -165,18 +166,18 @@ def test_without_blocks_the_encoders_are_called_directly() -> None:
 
 
 @pytest.mark.parametrize("channels", [TWO, THREE])
-def test_bypass_is_what_a_modalitys_gates_depend_on(channels: dict[str, int]) -> None:
-    """Its own layers and those that all share, of every block; nothing of the encoders, each once."""
+def test_bypass_holds_the_parameters_of_a_modalitys_gates(channels: dict[str, int]) -> None:
+    """Its own and the shared layers of every block, each once; no parameters of the encoders."""
     network = tiny(channels, blocks="mmtm")
     names = {parameter: name for name, parameter in network.named_parameters()}
     bypass = network.bypass()
     assert list(bypass) == list(channels)
     for modality, parameters in bypass.items():
-        found = [names[parameter] for parameter in parameters]
+        result = [names[parameter] for parameter in parameters]
         layers = ["squeeze", f"excite.{modality}"]
         kinds = ["weight", "bias"]
         expected = [f"blocks.{i}.{layer}.{kind}" for i in range(3) for layer in layers for kind in kinds]
-        assert sorted(found) == sorted(expected)
+        assert sorted(result) == sorted(expected)
     in_all = set.union(*({names[p] for p in parameters} for parameters in bypass.values()))
     assert in_all == {name for name in names.values() if name.startswith("blocks.")}
 
@@ -186,7 +187,7 @@ def test_without_blocks_there_is_no_bypass() -> None:
 
 
 def test_a_network_with_blocks_compiles_as_one_graph() -> None:
-    """In training; evaluation runs part of the same graph."""
+    """Tested in training; evaluation runs part of the same graph."""
     network = tiny(blocks="mmtm", heads="shared")
     inputs = batch_for(TWO)
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -198,7 +199,7 @@ def test_a_network_with_blocks_compiles_as_one_graph() -> None:
     torch.testing.assert_close(dict(network.state_dict()), after)
 
 
-# What is trained
+# Trained parts
 
 
 @pytest.mark.parametrize("blocks", [None, "mmtm"])
@@ -206,7 +207,7 @@ def test_a_network_with_blocks_compiles_as_one_graph() -> None:
 @pytest.mark.parametrize("unimodal", [True, False])
 @pytest.mark.parametrize("heads", ["own", "shared"])
 @pytest.mark.parametrize("fusion", list(FUSIONS))
-def test_what_is_trained_is_what_the_losses_reach(
+def test_the_trained_parameters_are_those_with_a_gradient(
     fusion: str, heads: str, unimodal: bool, joint: bool, blocks: str | None
 ) -> None:
     network = tiny(fusion=fusion, heads=heads, **({"blocks": blocks} if blocks else {}))
@@ -223,7 +224,7 @@ def test_what_is_trained_is_what_the_losses_reach(
 
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("unimodal", [True, False])
-def test_encoders_stay_as_they_are(unimodal: bool, joint: bool) -> None:
+def test_frozen_encoders_stay_frozen(unimodal: bool, joint: bool) -> None:
     network = tiny(blocks="mmtm")
     network.encoders["audio"].requires_grad_(False)
     network.train_parts(joint=joint, unimodal=unimodal)
@@ -231,8 +232,8 @@ def test_encoders_stay_as_they_are(unimodal: bool, joint: bool) -> None:
     assert all(parameter.requires_grad for parameter in network.encoders["visual"].parameters())
 
 
-def test_what_was_left_out_can_be_trained_again() -> None:
-    """Pre-training trains one part, and then the other."""
+def test_parts_left_untrained_can_be_trained_later() -> None:
+    """Pre-training trains first one part, then the other."""
     network = tiny()
     network.train_parts(joint=False, unimodal=True)
     network.train_parts(joint=True, unimodal=False)
@@ -243,7 +244,7 @@ def test_what_was_left_out_can_be_trained_again() -> None:
 
 
 class GatherOnCpu:
-    """What DataParallel gathers tensors with; the real one refuses those on the CPU."""
+    """Stand-in for DataParallel's Gather, which refuses tensors on the CPU."""
 
     @staticmethod
     def apply(target: object, dim: int, *tensors: Tensor) -> Tensor:
@@ -252,9 +253,7 @@ class GatherOnCpu:
 
 @pytest.mark.parametrize("heads", ["own", "shared"])
 @pytest.mark.parametrize("fusion", list(FUSIONS))
-def test_outputs_are_gathered_also_where_a_dict_is_empty(
-    fusion: str, heads: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_are_gathered_even_if_a_dict_is_empty(fusion: str, heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scatter_gather, "Gather", GatherOnCpu)
     network = tiny(fusion=fusion, heads=heads).eval()
     inputs = batch_for(TWO)
@@ -265,7 +264,7 @@ def test_outputs_are_gathered_also_where_a_dict_is_empty(
     assert bool(gathered.contributions) == network.additive
 
 
-# What does not go together
+# Invalid combinations
 
 
 @pytest.mark.parametrize(
@@ -295,7 +294,7 @@ def test_blocks_need_an_encoder_with_stages(monkeypatch: pytest.MonkeyPatch) -> 
         tiny(blocks="mmtm")
 
 
-def test_the_tiny_encoder_is_its_stages_and_pool() -> None:
+def test_the_tiny_encoder_equals_its_stages_and_pool() -> None:
     encoder = TinyEncoder(3)
     for x in (torch.randn(3, 3, 32, 24), torch.randn(3, 2, 3, 32, 24)):
         features, maps = encoder(x), x

@@ -24,7 +24,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_stem_of_other_channels_answers_constant_grey_as_the_original(imagenet: Path, channels: int) -> None:
+def test_a_stem_with_fewer_channels_equals_the_original_on_constant_grey(imagenet: Path, channels: int) -> None:
     original, encoder = ResNet18(3).eval(), ResNet18(channels).eval()
     load_pretrained(original, imagenet)
     load_pretrained(encoder, imagenet)
@@ -60,7 +60,7 @@ def test_old_files_without_batch_counters_load(imagenet: Path, tmp_path: Path) -
         ({"bn1.weight": torch.zeros(3)}, "of another shape: bn1.weight"),
     ],
 )
-def test_weights_that_do_not_fit_are_named_and_nothing_is_changed(
+def test_mismatched_weights_are_named_and_nothing_is_changed(
     imagenet: Path, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     state = {**torch.load(imagenet, weights_only=True), **change}
@@ -80,7 +80,7 @@ class _Trap:
         return os.mkdir, (str(self.marker),)
 
 
-def test_bad_files_are_input_errors_and_run_nothing(tmp_path: Path) -> None:
+def test_bad_files_are_input_errors_and_execute_no_code(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "empty.pth").touch()
     (tmp_path / "trap.pth").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung"), protocol=2))
@@ -96,7 +96,7 @@ def test_bad_files_are_input_errors_and_run_nothing(tmp_path: Path) -> None:
 
 
 class ReleasedLayout(nn.Module):
-    """Modules under the names of the released code's classifier."""
+    """Modules with the names of the released code's classifier."""
 
     def __init__(self, first: str, channels: int, head: str) -> None:
         super().__init__()

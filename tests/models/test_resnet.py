@@ -28,7 +28,7 @@ def test_number_of_trainable_parameters(channels: int, count: int) -> None:
     assert trainable == parameters_by_formula(channels) == count
 
 
-def test_agrees_with_torchvisions_resnet18_on_one_image_each() -> None:
+def test_agrees_with_torchvision_on_single_images() -> None:
     reference = torchvision.models.resnet18(weights=None).eval()
     encoder = ResNet18(3).eval()
     state = {name: tensor for name, tensor in reference.state_dict().items() if not name.startswith("fc.")}

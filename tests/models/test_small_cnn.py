@@ -6,7 +6,7 @@ from mmpareto.models.small_cnn import SmallCNN
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_number_of_parameters(channels: int) -> None:
-    """Counted from the layers of the published encoder, one line each."""
+    """The count follows from the published encoder's layers, one line per layer."""
     expected = (
         2 * channels  # BatchNorm
         + (5 * 5 * channels + 1) * 32
@@ -21,7 +21,7 @@ def test_number_of_parameters(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_is_the_published_sequence_of_layers(channels: int) -> None:
+def test_equals_the_published_sequence_of_layers(channels: int) -> None:
     torch.manual_seed(0)
     encoder = SmallCNN(channels).double()
     state = encoder.state_dict()

@@ -25,14 +25,14 @@ def encoder():
     torch.manual_seed(1)
     made = SequenceTransformer(CHANNELS).double()
     released_initialisation(made)
-    for parameter in made.parameters():  # norms and biases, too, so that leaving one out would be seen
+    for parameter in made.parameters():  # including norms and biases, so that a missing one would be noticed
         with torch.no_grad():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return made.eval()
 
 
 def reference(encoder, sequence):
-    """One sequence without padding, by PyTorch's own layers and positions from their formula."""
+    """Features of one sequence without padding, from PyTorch's layers and the formula of the positions."""
     layers = nn.ModuleList(
         [
             nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, DROPOUT, batch_first=True, norm_first=True)
@@ -52,18 +52,18 @@ def reference(encoder, sequence):
     )
     x = encoder.embed_norm(sequence[:, :-1] @ encoder.embed.weight.T + encoder.embed.bias) + positions
     x = x.unsqueeze(0)
-    for layer in layers.train():  # in training they have no path of their own for evaluation; without dropout:
+    for layer in layers.train():  # train mode avoids PyTorch's fast path; dropout is turned off:
         layer.dropout.p = layer.dropout1.p = layer.dropout2.p = layer.self_attn.dropout = 0.0
         x = layer(x)
     return encoder.norm(x)[0].mean(dim=0)
 
 
-def test_agrees_with_pytorchs_layers_on_every_sequence_alone(encoder):
+def test_agrees_with_pytorchs_layers_on_each_sequence(encoder):
     lengths = [4, 9, 1]
     x = sequences(lengths, 9)
-    found = encoder(x)
-    assert found.shape == (3, encoder.feature_size)
-    for row, length, feature in zip(x, lengths, found, strict=True):
+    result = encoder(x)
+    assert result.shape == (3, encoder.feature_size)
+    for row, length, feature in zip(x, lengths, result, strict=True):
         # The constants of the positions are float32.
         torch.testing.assert_close(feature, reference(encoder, row[:length]), rtol=1e-5, atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_padding_changes_nothing(encoder):
     torch.testing.assert_close(encoder(short), alone, rtol=1e-12, atol=1e-12)
 
 
-def test_what_lies_in_the_padding_and_its_gradient_do_not_matter(encoder):
+def test_padded_values_have_no_effect_and_no_gradient(encoder):
     x = sequences([3, 6, 0], 6)
     garbage = x + (1 - x[:, :, -1:]) * torch.cat(
         [1e4 * torch.randn(3, 6, CHANNELS).double(), torch.zeros(3, 6, 1)], dim=2
@@ -89,7 +89,7 @@ def test_what_lies_in_the_padding_and_its_gradient_do_not_matter(encoder):
     assert torch.equal(reached, x[:, :, -1] > 0)
 
 
-def test_order_matters_and_a_gap_is_no_step(encoder):
+def test_order_matters_and_gaps_are_masked(encoder):
     x = sequences([5], 5)
     assert not torch.allclose(encoder(x), encoder(x.flip(1)))
     gap = x.clone()
@@ -98,32 +98,32 @@ def test_order_matters_and_a_gap_is_no_step(encoder):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_modality_taken_away_gives_zeros_and_finite_gradients(encoder, training):
-    """AGM puts zeros in place of a modality, the mask among them."""
+def test_a_removed_modality_gives_zeros_and_finite_gradients(encoder, training):
+    """AGM replaces a modality, including its mask, by zeros."""
     encoder.train(training)
     x = torch.zeros(4, 7, CHANNELS + 1, dtype=torch.float64)
-    found = encoder(x)
-    assert torch.count_nonzero(found) == 0
+    result = encoder(x)
+    assert torch.count_nonzero(result) == 0
     mixed = torch.cat([x, sequences([7, 2], 7)])
     encoder(mixed).square().sum().backward()
     for parameter in encoder.parameters():
         assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0
 
 
-def test_no_softmax_is_over_nothing(encoder):
-    """It is NaN in some kernels and zero in others."""
-    seen = []
-    encoder.layers[0].register_forward_pre_hook(lambda layer, given: seen.append(given[1]))
+def test_no_softmax_is_over_an_empty_sequence(encoder):
+    """Such a softmax is NaN in some kernels and zero in others."""
+    masks = []
+    encoder.layers[0].register_forward_pre_hook(lambda layer, given: masks.append(given[1]))
     encoder(sequences([3, 6, 0], 6))
-    assert seen[0].shape == (3, 1, 1, 6) and seen[0].sum(dim=3).flatten().tolist() == [3, 6, 6]
+    assert masks[0].shape == (3, 1, 1, 6) and masks[0].sum(dim=3).flatten().tolist() == [3, 6, 6]
 
 
-def test_a_second_backward_pass_over_one_graph(encoder):
-    found = encoder(sequences([3, 6], 6))
+def test_a_second_backward_pass_gives_the_same_gradients(encoder):
+    result = encoder(sequences([3, 6], 6))
     gradients = []
     for _ in range(2):
         encoder.zero_grad()
-        found.square().sum().backward(retain_graph=True)
+        result.square().sum().backward(retain_graph=True)
         gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first, second)
@@ -145,13 +145,13 @@ def test_long_sequences_in_float32_with_large_features():
     encoder = SequenceTransformer(CHANNELS)
     x = sequences([500, 1, 0], 500, dtype=torch.float32)
     x[:, :, :-1] *= 1e4
-    found = encoder(x)
-    found.sum().backward()
-    assert torch.isfinite(found).all() and all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+    result = encoder(x)
+    result.sum().backward()
+    assert torch.isfinite(result).all() and all(torch.isfinite(p.grad).all() for p in encoder.parameters())
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_compiled(encoder, training, monkeypatch):
+def test_the_compiled_encoder_equals_the_eager_one(encoder, training, monkeypatch):
     for part in encoder.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -159,18 +159,18 @@ def test_compiled(encoder, training, monkeypatch):
     encoder.train(training)
     compiled = torch.compile(copy.deepcopy(encoder), backend="aot_eager", fullgraph=True)
     x = sequences([3, 6, 0], 6)
-    with torch._functorch.config.patch(donated_buffer=False):  # as the README says: for retain_graph
-        found, expected = compiled(x), encoder(x)
-        torch.testing.assert_close(found, expected)
-        for output in (found, expected):
+    with torch._functorch.config.patch(donated_buffer=False):  # as in the README, for retain_graph
+        result, expected = compiled(x), encoder(x)
+        torch.testing.assert_close(result, expected)
+        for output in (result, expected):
             output.square().sum().backward(retain_graph=True)
             output.square().sum().backward()
     for ours, theirs in zip(compiled.parameters(), encoder.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_forward_never_asks_for_a_value(encoder):
-    """On the meta device there is none to be had: a branch on the content would raise."""
+def test_forward_does_not_depend_on_tensor_values(encoder):
+    """Tensors on the meta device have no values: a branch on one would raise."""
     assert encoder.to("meta").train()(torch.empty(2, 6, CHANNELS + 1, device="meta").double()).shape == (2, WIDTH)
 
 
@@ -178,29 +178,29 @@ def test_bf16_autocast_stays_close(encoder):
     encoder.float()
     x = sequences([3, 6, 0], 6, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = encoder(x)
-    torch.testing.assert_close(found.float(), encoder(x), rtol=0.05, atol=0.1)
+        result = encoder(x)
+    torch.testing.assert_close(result.float(), encoder(x), rtol=0.05, atol=0.1)
 
 
-def test_what_is_learned_is_what_is_saved():
+def test_the_state_dict_holds_exactly_the_parameters():
     state = SequenceTransformer(CHANNELS).state_dict()
     assert set(state) == {name for name, _ in SequenceTransformer(CHANNELS).named_parameters()}
 
 
 @pytest.mark.parametrize("shape", [(2, 6, CHANNELS), (2, CHANNELS + 1), (2, 1, 6, CHANNELS + 1)])
-def test_another_shape_is_told(encoder, shape):
+def test_other_shapes_are_refused(encoder, shape):
     with pytest.raises(ValueError, match=r"\(B, T, 6\) expected"):
         encoder(torch.zeros(shape, dtype=torch.float64))
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_without_waiting_for_it():
+def test_runs_on_a_gpu_without_synchronising():
     encoder = SequenceTransformer(CHANNELS).cuda()
     x = sequences([3, 6, 0], 6, dtype=torch.float32).cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = encoder(x)
-        found.sum().backward()
+        result = encoder(x)
+        result.sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     on_cpu = copy.deepcopy(encoder).cpu().eval()(x.cpu())

@@ -33,25 +33,25 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "gpu_ids", "device", "ids"),
+    ("available", "gpu_ids", "device", "ids"),
     [
         (0, "auto", "cpu", []),
         (0, "cpu", "cpu", []),
         (4, "cpu", "cpu", []),
         (1, "auto", "cuda:0", [0]),
-        (4, "auto", "cuda:0", [0, 1]),  # the paper's number
+        (4, "auto", "cuda:0", [0, 1]),  # as many as the paper uses
         (4, "3", "cuda:3", [3]),
         (4, "2,0", "cuda:2", [2, 0]),
         (4, "0, 1", "cuda:0", [0, 1]),
     ],
 )
-def test_devices(there: int, gpu_ids: str, device: str, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, there)
+def test_devices(available: int, gpu_ids: str, device: str, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, available)
     assert choose_devices(gpu_ids) == (torch.device(device), ids)
 
 
 @pytest.mark.parametrize(
-    ("there", "gpu_ids", "message"),
+    ("available", "gpu_ids", "message"),
     [
         (0, "0", r"GPU 0.*no GPU that PyTorch can use.*--gpu_ids cpu"),
         (1, "1", r"GPU 1, but this machine has 1 GPU \(ids from 0\)"),
@@ -63,8 +63,10 @@ def test_devices(there: int, gpu_ids: str, device: str, ids: list[int], monkeypa
         (2, "0,", "give ids"),
     ],
 )
-def test_devices_that_are_not_there(there: int, gpu_ids: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, there)
+def test_missing_devices_are_refused(
+    available: int, gpu_ids: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch, available)
     with pytest.raises(InputError, match=message):
         choose_devices(gpu_ids)
 
@@ -73,15 +75,15 @@ def test_devices_that_are_not_there(there: int, gpu_ids: str, message: str, monk
     ("given", "device", "cores", "workers"),
     [(None, "cpu", 8, 0), (None, "cuda", 2, 2), (None, "cuda", 64, 16), (0, "cuda", 8, 0), (3, "cpu", 1, 3)],
 )
-def test_loader_processes(
+def test_number_of_loader_processes(
     given: int | None, device: str, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     assert loader_workers(given, torch.device(device)) == workers
 
 
-def test_seeding_repeats_all_random_numbers_and_makes_cudnn_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No CPU run shows the flags of cuDNN."""
+def test_seeding_repeats_random_numbers_and_makes_cudnn_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks cuDNN's flags, too, which have no effect on a CPU run."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "deterministic", False)
     monkeypatch.setattr(cudnn, "benchmark", True)
@@ -105,16 +107,14 @@ def test_fp16_needs_a_gpu_and_bf16_does_not(data: Path, tmp_path: Path) -> None:
 
 
 def scaled(trainer: Trainer, scale: float) -> Trainer:
-    """With the gradient scaler of fp16, which works on the CPU, too, around float32."""
+    """Give the trainer the gradient scaler of fp16, which also works on the CPU in float32."""
     trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return trainer
 
 
 @pytest.mark.parametrize("clip", [[], ["--clip_grad", "0.3"]])
 @pytest.mark.parametrize("line", METHODS)
-def test_loss_scaling_changes_nothing_but_the_arithmetic(
-    line: str, clip: list[str], data: Path, tmp_path: Path
-) -> None:
+def test_loss_scaling_does_not_change_the_results(line: str, clip: list[str], data: Path, tmp_path: Path) -> None:
     more = ("--encoder", "plain", "--protocol", "paper", *line.split(), *clip)
     plain = trainer_of(data, tmp_path / "plain", *more)
     with_scaler = scaled(trainer_of(data, tmp_path / "scaled", *more), 2.0**12)
@@ -149,7 +149,7 @@ def test_steps_that_overflow_are_skipped_until_the_scale_fits(line: str, data: P
 
 
 class Copies(torch.autograd.Function):
-    """Two copies of every parameter, as DataParallel's Broadcast makes them: what is unreached gets zero, not None."""
+    """Two copies of every parameter, as from DataParallel's Broadcast: unreached parameters get zeros, not None."""
 
     @staticmethod
     def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -164,7 +164,7 @@ class Copies(torch.autograd.Function):
 
 
 class Replicas(nn.Module):
-    """DataParallel over two devices, on the CPU: replicas on the halves of a batch, gathered again."""
+    """DataParallel over two devices, on the CPU: replicas run on the halves of a batch; outputs are gathered."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def batches(trainer: Trainer) -> list[Batch]:
 
 
 @pytest.mark.parametrize("line", METHODS)
-def test_replicas_on_halves_of_a_batch_train_as_one_device_does(line: str, data: Path, tmp_path: Path) -> None:
+def test_replicas_on_halves_of_a_batch_train_like_one_device(line: str, data: Path, tmp_path: Path) -> None:
     more = ("--encoder", "plain", "--weight_decay", "0.3", "--protocol", "paper", *line.split())
     single = trainer_of(data, tmp_path / "single", *more)
     double = trainer_of(data, tmp_path / "double", *more)
@@ -208,7 +208,7 @@ def test_replicas_on_halves_of_a_batch_train_as_one_device_does(line: str, data:
     torch.testing.assert_close(
         dict(double.network.state_dict()), dict(single.network.state_dict()), rtol=1e-4, atol=1e-6
     )
-    if line == "--method joint":  # zero gradients and weight decay would shrink heads that nobody trains
+    if line == "--method joint":  # with zero gradients, weight decay would shrink untrained heads
         assert all(torch.equal(t, heads[name]) for name, t in double.network.heads.state_dict().items())
 
 
@@ -228,16 +228,16 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(line: str, data: Path, tmp_path: 
         gpu.step(batches(gpu)[0])
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
-    found = {name: tensor.cpu() for name, tensor in gpu.network.state_dict().items()}
-    torch.testing.assert_close(found, dict(cpu.network.state_dict()), rtol=1e-4, atol=1e-4)
+    result = {name: tensor.cpu() for name, tensor in gpu.network.state_dict().items()}
+    torch.testing.assert_close(result, dict(cpu.network.state_dict()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("line", [*METHODS, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
-def test_a_step_never_waits_for_the_gpu(line: str, data: Path, tmp_path: Path) -> None:
+def test_a_step_never_synchronises_with_the_gpu(line: str, data: Path, tmp_path: Path) -> None:
     trainer = on_gpu(data, tmp_path / "run", *line.split())
     first, *rest = batches(trainer)
-    trainer.meter.add(trainer.step(first), weight=4)  # the optimiser's state and cuDNN's plans are made here
+    trainer.meter.add(trainer.step(first), weight=4)  # creates the optimiser's state and cuDNN's plans
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,4 +1,4 @@
-"""Training in several processes against one process; on the CPU, by gloo."""
+"""Training in several processes compared with training in one, on the CPU with gloo."""
 
 import contextlib
 import io
@@ -29,8 +29,8 @@ from processes import in_processes
 from tiny_runs import acting, arguments, assert_same_run, metrics, read, send_signal, untimed
 from torch import Tensor, distributed, nn
 
-# 15 clips in batches of 7: in the last batch, of one clip, all processes but the first have none. Of the 3 validation
-# clips, one of four processes has none.
+# 15 clips in batches of 7: only the first process has a clip of the last batch. Of four processes, one has no
+# validation clip.
 BATCH = ("--batch_size", "7", "--epochs", "1")
 PLAIN = ("--encoder", "plain", *BATCH, "--epochs", "2")
 # Methods that use more of the training loop than losses and outputs, or another network; the steps of all methods are
@@ -46,8 +46,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 NOISY = ("conflict_rate_", "rescale_", "weight_")
 WITH_FOUR = ("parts", "greedy")
 # Networks are in float64, where runs in several processes and in one differ by 1e-15 per step: anything above 1e-9 is
-# an error. (In float32, rounding hid that held gates used the mean over one process's samples only.) Logits are kept
-# in float32, so that metrics of evaluation agree to 1e-5.
+# an error. (In float32, rounding hid that held gates used the mean over one process's samples only.) Logits are
+# float32, so evaluation metrics agree to 1e-5 only.
 EXACT, METRIC = 1e-9, 1e-5
 
 
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Networks are made in float64, and an existing process group serves several runs."""
+    """Create networks in float64, and share an existing process group between several runs."""
     original = MultimodalNetwork.__init__
 
     def init(network: MultimodalNetwork, *given: Any) -> None:
@@ -121,13 +121,13 @@ def assert_close(a: Any, b: Any, where: str = "", tolerance: float = EXACT) -> N
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_in_two_processes_is_the_run_in_one(name: str, with_two: Path, whole: Path) -> None:
+def test_a_run_in_two_processes_equals_the_run_in_one(name: str, with_two: Path, whole: Path) -> None:
     assert_same_but_for_rounding(with_two / name, whole / name, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_FOUR)
-def test_a_run_in_four_processes_is_the_run_in_one(name: str, with_four: Path, whole: Path) -> None:
+def test_a_run_in_four_processes_equals_the_run_in_one(name: str, with_four: Path, whole: Path) -> None:
     assert_same_but_for_rounding(with_four / name, whole / name, name)
 
 
@@ -144,7 +144,7 @@ def assert_same_but_for_rounding(ours: Path, theirs: Path, name: str) -> None:
 
 
 def comparable(value: Any, name: str) -> Any:
-    """Without times and, with BatchNorm, conflicts and λ: the bias before it has no gradient but rounding."""
+    """Drop times and, with BatchNorm, conflicts and λ: the gradient of a bias before it is rounding only."""
     value = untimed(value)
     if isinstance(value, dict) and "--encoder" not in RUNS[name]:
         return {key: comparable(inner, name) for key, inner in value.items() if not key.startswith(NOISY)}
@@ -153,21 +153,21 @@ def comparable(value: Any, name: str) -> Any:
 
 def compiled_run(data: Path, folder: Path) -> int:
     with exact(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # no code generator: it is slow
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # code generation is slow
         return train(parse(arguments(data, folder, *RUNS["joint"], "--compile")))
 
 
 @pytest.mark.slow
-def test_a_compiled_run_in_processes_is_the_run_in_one(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_compiled_run_in_two_processes_equals_the_run_in_one(data: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "processes").mkdir()
     assert in_processes(2, compiled_run, tmp_path / "processes", data, tmp_path / "run") == [0, 0]
     assert_close(read(tmp_path / "run" / "last.pt")["model"], read(whole / "joint" / "last.pt")["model"])
 
 
 def stop_and_resume(data: Path, folder: Path) -> list[tuple[int, int, int]]:
-    """A run that one process alone is told to stop, in the second epoch; then, in its evaluation; then it goes on."""
+    """Stop a run by a signal to process 1 only, in epoch 2 and then in its evaluation; then resume it to its end."""
     more = arguments(data, folder, *RUNS["plain"])
-    found = []
+    results = []
     for name, call in (("step", 4), ("predict", 1), ("", 0)):
         stopping: Any = contextlib.nullcontext()
         if name and os.environ["RANK"] == "1":
@@ -176,22 +176,22 @@ def stop_and_resume(data: Path, folder: Path) -> list[tuple[int, int, int]]:
         with exact(), stopping:
             status = train(parse(more))
         content = read(folder / "last.pt")
-        found.append((status, content["epoch"], content["steps"]))
+        results.append((status, content["epoch"], content["steps"]))
         more = ["--resume", str(folder)]
-    return found
+    return results
 
 
-def test_one_process_told_to_stop_stops_all_and_they_go_on_as_if_never_stopped(
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes_bit_identically(
     data: Path, with_two: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "processes").mkdir()
-    found = in_processes(2, stop_and_resume, tmp_path / "processes", data, tmp_path / "run")
-    assert found == [[(143, 2, 1), (143, 2, 3), (0, 3, 0)]] * 2  # three steps are an epoch
+    results = in_processes(2, stop_and_resume, tmp_path / "processes", data, tmp_path / "run")
+    assert results == [[(143, 2, 1), (143, 2, 3), (0, 3, 0)]] * 2  # three steps per epoch
     assert_same_run(tmp_path / "run", with_two / "plain")
 
 
 def stop(data: Path, folder: Path) -> int:
-    """A run that is told to stop after the fourth of six steps."""
+    """Stop a run by a signal after the fourth of six steps."""
     with (
         exact(),
         acting(loop.Trainer, "step", 4, send_signal),
@@ -201,7 +201,7 @@ def stop(data: Path, folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_in_another_number_of_processes(
+def test_a_run_resumes_in_another_number_of_processes(
     before: int, after: int, data: Path, whole: Path, tmp_path: Path
 ) -> None:
     def work(count: int, task: Any, *given: Any) -> Any:
@@ -211,12 +211,12 @@ def test_a_run_goes_on_in_another_number_of_processes(
 
     run = tmp_path / "run"
     assert work(before, stop, data, run) == [143] * before
-    assert work(after, go_on, run) == [0] * after
+    assert work(after, resume_exact, run) == [0] * after
     assert_close(read(run / "last.pt")["model"], read(whole / "plain" / "last.pt")["model"])
     assert_close(untimed(metrics(run)), untimed(metrics(whole / "plain")), tolerance=METRIC)
 
 
-def go_on(folder: Path) -> int:
+def resume_exact(folder: Path) -> int:
     with exact():
         return train(parse(["--resume", str(folder)]))
 
@@ -269,13 +269,14 @@ def test_collective_operations(tmp_path: Path) -> None:
     assert len(set(drawn)) == 3
 
 
-def test_the_shares_of_a_batch_are_all_of_it() -> None:
+def test_the_shards_of_a_batch_cover_it() -> None:
     order = EpochOrder(15, seed=3)
     order.set_epoch(2, start=7)
     parts = [list(ShardedBatches(order, 7, Shard(rank, 3))) for rank in range(3)]
     whole = [key for _, key in list(order)]
     assert [sorted(key for part in parts for _, key in part[0]), len(parts[0])] == [sorted(whole[:7]), 2]
-    assert [[key for _, key in part[1]] for part in parts] == [whole[7:]] * 3  # one sample: the others cut it off
+    # The last batch has one sample: every rank loads it, and all but the first drop it.
+    assert [[key for _, key in part[1]] for part in parts] == [whole[7:]] * 3
 
 
 SHARES = [slice(0, 4), slice(4, 6), slice(6, 6)]
@@ -284,7 +285,7 @@ KINDS = [(kind, momentum) for kind in SHAPES for momentum in (0.1, None)]
 
 
 def normed(kind: type[nn.Module], share: slice, network: nn.Module) -> dict[str, list[Tensor]]:
-    """Two training steps, then an output in evaluation: tensors by sample, gradients of parameters, and buffers."""
+    """Two training steps, then an evaluation output: tensors per sample, gradients of parameters, and buffers."""
     by_sample, gradients = [], []
     for number in range(2):
         generator = torch.Generator().manual_seed(number)
@@ -299,7 +300,7 @@ def normed(kind: type[nn.Module], share: slice, network: nn.Module) -> dict[str,
 
 
 def gated(share: slice, block: MMTM) -> dict[str, list[Tensor]]:
-    """Three training steps, of which the last holds a modality."""
+    """Three training steps, the last of which holds a modality."""
     by_sample = []
     for hold in (None, None, "a"):
         generator = torch.Generator().manual_seed(len(by_sample))
@@ -316,7 +317,7 @@ def network_of(kind: type[nn.Module], momentum: float | None) -> nn.Module:
 
 
 def block() -> MMTM:
-    torch.manual_seed(distributed.get_rank() if distributed.is_initialized() else 0)  # rank 0's weights count
+    torch.manual_seed(distributed.get_rank() if distributed.is_initialized() else 0)  # rank 0's weights are used
     return MMTM(WIDTHS).double()
 
 
@@ -327,7 +328,7 @@ def batch_statistics() -> list[dict[str, list[Tensor]]]:
 
 
 def test_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    """BatchNorm's, and the mean gates of MMTM also where they are used in the same forward pass."""
+    """Statistics of BatchNorm and mean gates of MMTM, including those used in the same forward pass."""
     results = in_processes(3, batch_statistics, tmp_path)
     everything = slice(0, 6)
     expected = [*(normed(one[0], everything, network_of(*one)) for one in KINDS), gated(everything, block())]
@@ -346,7 +347,7 @@ def test_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
 
 
 def own_group(data: Path, folder: Path, fails: bool) -> tuple[Any, str]:
-    """A run that makes its own group: exit status, or the type of what it raises; and what it prints."""
+    """A run that creates its process group: its exit status, or the type of its exception, and its printed text."""
 
     def failing() -> None:
         raise ZeroDivisionError("process 1 fails")
@@ -365,8 +366,8 @@ def own_group(data: Path, folder: Path, fails: bool) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_run_makes_and_leaves_its_group(fails: bool, data: Path, tmp_path: Path) -> None:
-    """Rank 0 alone prints; a process that fails leaves without waiting, and takes the others with it."""
+def test_a_run_creates_and_destroys_its_process_group(fails: bool, data: Path, tmp_path: Path) -> None:
+    """Only rank 0 prints; a process that fails exits without waiting, and the others fail with it."""
     (tmp_path / "processes").mkdir()
     folder = tmp_path / "run"
     (first, text), (second, nothing) = in_processes(
@@ -393,7 +394,7 @@ run(main)
 
 
 @pytest.mark.slow
-def test_torchrun_told_to_stop_saves_first(data: Path, tmp_path: Path) -> None:
+def test_torchrun_saves_a_checkpoint_when_terminated(data: Path, tmp_path: Path) -> None:
     folder, driver, tests = tmp_path / "run", tmp_path / "driver.py", Path(__file__).resolve().parents[1]
     driver.write_text(DRIVER.format(path=[str(tests.parent / "code"), str(tests), str(tests / "training")]))
     line = arguments(data, folder, *RUNS["plain"], "--epochs", "100000")

@@ -56,7 +56,7 @@ def events(raw: Path) -> tuple[str, ...]:
 
 
 def digits(raw: Path) -> tuple[str, ...]:
-    """MNIST's four files, of 40 and 20 squares."""
+    """MNIST's four files, with 40 and 20 images of squares."""
     random = np.random.default_rng(0)
     for part, count in (("train", 40), ("t10k", 20)):
         images = np.zeros((count, 28, 28), np.uint8)
@@ -109,7 +109,7 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
 }
 
 
-def test_all_are_here() -> None:
+def test_every_data_set_has_a_case() -> None:
     assert {name for name, *_ in SETS.values()} | {"synthetic"} == set(DATASETS)
 
 
@@ -140,10 +140,10 @@ def test_from_raw_files_to_a_trained_run(
     assert kept in capsys.readouterr().out
 
     assert evaluate.main([str(run / "last.pt"), "--out", str(tmp_path / "results"), "--gpu_ids", "cpu"]) == 0
-    found = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert found["acc"] == pytest.approx(line["acc"]) and found["loss"] == pytest.approx(line["loss"], rel=1e-4)
+    evaluated = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert evaluated["acc"] == pytest.approx(line["acc"]) and evaluated["loss"] == pytest.approx(line["loss"], rel=1e-4)
     literature = {key for key in line if key.startswith("sentiment_")}
-    assert literature == {key for key in found if key.startswith("sentiment_")}
+    assert literature == {key for key in evaluated if key.startswith("sentiment_")}
     assert bool(literature) == (name in ("mosi", "mosei", "chsims"))
 
 
@@ -164,9 +164,9 @@ def test_a_regression_reports_its_error(mosi: Path, tmp_path: Path) -> None:
     network = torch.load(run / "last.pt", weights_only=True)["network"]
     assert network["n_classes"] == 1 and len(dataset.scores) == 4
     assert line["mae"] == pytest.approx(line["loss"], rel=1e-5) == pytest.approx(line["sentiment_mae"], rel=1e-5)
-    assert line["val_mae"] > 0  # of MMSA's own validation set
+    assert line["val_mae"] > 0  # on MMSA's own validation set
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["last"]["mae_text"] > 0  # a linear probe's
+    assert summary["last"]["mae_text"] > 0  # from a linear probe
 
 
 def test_every_data_set_has_recipes_with_sources() -> None:
@@ -178,7 +178,7 @@ def test_every_data_set_has_recipes_with_sources() -> None:
         assert options.image_size >= 28 and options.frames >= 1
 
 
-def test_a_clip_is_classified_by_networks_of_clips_only(mosi: Path, tmp_path: Path) -> None:
+def test_clips_are_refused_by_networks_for_other_inputs(mosi: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train.main(["--dataset", "mosi", "--data", str(mosi), "--ckpt_path", str(run), *SMALL]) == 0
     with pytest.raises(InputError, match="was trained on mosi; --clip is for data sets of sound and pictures"):

@@ -1,4 +1,4 @@
-"""The loop against a second one, written by hand: autograd, momentum, weight decay, schedule, clipping."""
+"""The training loop compared with one written by hand: autograd, momentum, weight decay, schedule, clipping."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batches(data: Path, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """The batches of an epoch, put together clip by clip; the last one holds two clips."""
+    """Batches of an epoch, assembled clip by clip; the last one has two clips."""
     clips = open_clips(
         data, "train", training=True, seed=3, frames=1, image_size=24, audio_frames=64, crop_scale=(0.08, 1)
     )
@@ -42,7 +42,7 @@ def batches(data: Path, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """By the definition: the mean of −log softmax at the label."""
+    """The mean of −log softmax at the label, by definition."""
     return -torch.stack([row[label] - row.exp().sum().log() for row, label in zip(logits, labels, strict=True)]).mean()
 
 
@@ -54,7 +54,7 @@ def initial(encoder: str = "tiny") -> MultimodalNetwork:
 def by_hand(
     data: Path, method: str, *, decay_every: int | None = None, clip: float | None = None
 ) -> tuple[MultimodalNetwork, list[float]]:
-    """Two epochs; the network, and the mean joint loss of each epoch over its samples."""
+    """Train for two epochs; return the network and each epoch's mean joint loss per sample."""
     network = initial()
     trained = [(n, p) for n, p in network.named_parameters() if method == "uniform" or not n.startswith("heads.")]
     velocity: dict[str, Tensor] = {}
@@ -98,12 +98,12 @@ def test_two_epochs_equal_a_loop_written_by_hand(
     line = f"--protocol paper --random_seed 3 --weight_decay {DECAY} --method {method} {more}"
     assert run(data, tmp_path, *line.split()) == 0
     expected, means = by_hand(data, method, **options)  # type: ignore[arg-type]
-    found = read(tmp_path / "last.pt")["model"]
+    result = read(tmp_path / "last.pt")["model"]
     untouched = initial().state_dict()
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result[name], tensor, rtol=1e-4, atol=1e-5)
         trained = method == "uniform" or not name.startswith("heads.")
-        assert torch.equal(found[name], untouched[name]) is not trained, name
+        assert torch.equal(result[name], untouched[name]) is not trained, name
     assert [line["train_loss"] for line in metrics(tmp_path)] == pytest.approx(means, abs=1e-5)
     rates = [RATE, RATE * (0.1 if "decay_every" in options else 1)]
     assert [line["learning_rate"] for line in metrics(tmp_path)] == pytest.approx(rates)
@@ -111,7 +111,7 @@ def test_two_epochs_equal_a_loop_written_by_hand(
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer], data: Path, tmp_path: Path) -> None:
-    # An encoder without BatchNorm: of a bias before one the gradient is rounding, which Adam makes a whole step of.
+    # No BatchNorm: the gradient of a bias before it is rounding only, which Adam would scale to a full step.
     line = f"--protocol paper --random_seed 3 --weight_decay {DECAY} --method uniform --optimizer {name} --epochs 1"
     trainer = trainer_of(data, tmp_path, *line.split(), "--encoder", "plain")
     trainer.fit()
@@ -126,17 +126,17 @@ def test_adam_and_adamw_are_pytorchs(name: str, kind: type[torch.optim.Optimizer
     torch.testing.assert_close(dict(trainer.network.state_dict()), dict(network.state_dict()), rtol=1e-3, atol=1e-4)
 
 
-def test_losses_are_cross_entropies_by_modality() -> None:
+def test_losses_are_cross_entropies_per_modality() -> None:
     labels = torch.tensor([0, 2, 1, 1])
     logits = {name: torch.randn(4, 3, dtype=torch.float64) for name in ("joint", "text", "flow", "touch")}
-    found = losses(Outputs(logits["joint"], {n: z for n, z in logits.items() if n != "joint"}, {}, {}), labels)
-    torch.testing.assert_close(found.joint, cross_entropy(logits["joint"], labels))
-    assert list(found.unimodal) == ["text", "flow", "touch"]
-    for name, loss in found.unimodal.items():
+    result = losses(Outputs(logits["joint"], {n: z for n, z in logits.items() if n != "joint"}, {}, {}), labels)
+    torch.testing.assert_close(result.joint, cross_entropy(logits["joint"], labels))
+    assert list(result.unimodal) == ["text", "flow", "touch"]
+    for name, loss in result.unimodal.items():
         torch.testing.assert_close(loss, cross_entropy(logits[name], labels))
 
 
-def test_means_of_an_epoch_weigh_samples_not_steps() -> None:
+def test_epoch_means_are_weighted_by_samples() -> None:
     meter = Meter()
     meter.add({"a": torch.tensor(1.0), "b": torch.tensor(0.1)}, weight=4)
     meter.add({"a": torch.tensor(4.0), "b": torch.tensor(0.4)}, weight=2)
@@ -147,16 +147,16 @@ def test_means_of_an_epoch_weigh_samples_not_steps() -> None:
     assert Meter().means() == {}
 
 
-def test_steps_that_a_scaler_skips_are_left_out_of_the_means() -> None:
+def test_skipped_steps_are_left_out_of_the_means() -> None:
     meter = Meter()
     for cosine, norm in ((float("nan"), float("inf")), (0.5, float("inf")), (-1.0, float("inf"))):
         meter.add({"loss": torch.tensor(1.0), "cosine": torch.tensor(cosine), "norm": torch.tensor(norm)}, weight=4)
     means = meter.means()
     assert (means["loss"], means["cosine"], meter.weight) == (1.0, -0.25, 12)
-    assert means["norm"] != means["norm"]  # NaN: no step gave one
+    assert means["norm"] != means["norm"]  # NaN: it was finite at no step
 
 
-def test_gradients_are_let_go_after_every_step_and_modes_are_right(data: Path, tmp_path: Path) -> None:
+def test_gradients_are_freed_and_modes_are_set(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path, "--epochs", 1)
     modes = []
     trainer.network.register_forward_hook(lambda module, inputs, outputs: modes.append(module.training))

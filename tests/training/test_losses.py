@@ -1,4 +1,4 @@
-"""--accumulate N: a batch in parts makes the step of the whole batch."""
+"""--accumulate N: the micro-batches of a batch give the step of the whole batch."""
 
 import copy
 import itertools
@@ -65,29 +65,29 @@ def batches(trainer: Trainer) -> list[Batch]:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_parts_of_a_batch_make_the_step_of_the_whole(name: str, data: Path, tmp_path: Path) -> None:
-    """Batches of 5, 5 and 2, in parts of 2, 2 and 1, and of 1 and 1; without BatchNorm. float32, to 1e-4 relative."""
+def test_micro_batches_give_the_step_of_the_whole_batch(name: str, data: Path, tmp_path: Path) -> None:
+    """Batches of 5, 5 and 2 in micro-batches of 2, 2 and 1, or 1 and 1; no BatchNorm; float32, to 1e-4 relative."""
     more = ("--encoder", "plain", "--method", name, *OPTIONS.get(name, ()))
     whole, parted = ready(data, tmp_path / "a", *more), ready(data, tmp_path / "b", *more, "--accumulate", "3")
-    begun = copy.deepcopy(dict(whole.network.named_parameters()))
+    initial = copy.deepcopy(dict(whole.network.named_parameters()))
     for batch in batches(whole):
         one, two = (_seeded_step(trainer, batch) for trainer in (whole, parted))
         assert list(one) == list(two)
-        for figure in one:
-            torch.testing.assert_close(two[figure], one[figure], rtol=1e-4, atol=1e-6, msg=figure)
-    found, expected = dict(parted.network.named_parameters()), dict(whole.network.named_parameters())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert any(not torch.equal(parameter, begun[key]) for key, parameter in found.items())
+        for metric in one:
+            torch.testing.assert_close(two[metric], one[metric], rtol=1e-4, atol=1e-6, msg=metric)
+    result, expected = dict(parted.network.named_parameters()), dict(whole.network.named_parameters())
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(parameter, initial[key]) for key, parameter in result.items())
     whole.finite_monitor.check()
     parted.finite_monitor.check()
 
 
 def _seeded_step(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
-    torch.manual_seed(5)  # PCGrad's order
+    torch.manual_seed(5)  # for PCGrad's random order
     return trainer.step(batch)
 
 
-def test_loss_scaling_is_one_factor_for_all_parts(data: Path, tmp_path: Path) -> None:
+def test_all_micro_batches_have_the_same_loss_scale(data: Path, tmp_path: Path) -> None:
     more = ("--encoder", "plain")
     whole, parted = ready(data, tmp_path / "a", *more), ready(data, tmp_path / "b", *more, "--accumulate", "2")
     parted.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
@@ -99,25 +99,25 @@ def test_loss_scaling_is_one_factor_for_all_parts(data: Path, tmp_path: Path) ->
     )
 
 
-def test_hooks_see_every_part_and_the_optimiser_steps_once(
+def test_hooks_see_every_micro_batch_and_the_optimiser_steps_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = ready(data, tmp_path, "--method", "agm", "--encoder", "plain", "--accumulate", "2")
-    seen: list[Any] = []
+    calls: list[Any] = []
     before, step = trainer.method.before_forward, trainer.optimizer.step
 
-    def noted(loop: Any, inputs: Any, labels: Tensor) -> dict[str, Any]:
-        seen.append(labels.tolist())
+    def recorded(loop: Any, inputs: Any, labels: Tensor) -> dict[str, Any]:
+        calls.append(labels.tolist())
         return before(loop, inputs, labels)
 
-    monkeypatch.setattr(trainer.method, "before_forward", noted)
-    monkeypatch.setattr(trainer.optimizer, "step", lambda *_: (seen.append("step"), step())[1])
+    monkeypatch.setattr(trainer.method, "before_forward", recorded)
+    monkeypatch.setattr(trainer.optimizer, "step", lambda *_: (calls.append("step"), step())[1])
     first = batches(trainer)[0]
     trainer.step(first)
-    assert seen == [first.labels[:3].tolist(), first.labels[3:].tolist(), "step"]
+    assert calls == [first.labels[:3].tolist(), first.labels[3:].tolist(), "step"]
 
 
-def test_batchnorm_sees_a_part_at_a_time(data: Path, tmp_path: Path) -> None:
+def test_batchnorm_sees_one_micro_batch_at_a_time(data: Path, tmp_path: Path) -> None:
     trainer = ready(data, tmp_path, "--encoder", "tiny", "--accumulate", "2")
     alone = copy.deepcopy(trainer.network)
     first = batches(trainer)[0]
@@ -129,7 +129,7 @@ def test_batchnorm_sees_a_part_at_a_time(data: Path, tmp_path: Path) -> None:
         assert not name.endswith("num_batches_tracked") or buffer == 2
 
 
-def test_a_loss_that_is_not_finite_in_one_part_is_the_steps(data: Path, tmp_path: Path) -> None:
+def test_a_nonfinite_loss_in_one_micro_batch_counts_for_the_step(data: Path, tmp_path: Path) -> None:
     trainer = ready(data, tmp_path, "--encoder", "plain", "--accumulate", "5")
     first = batches(trainer)[0]
     first.inputs["audio"][0] = float("nan")
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_in_one_part_is_the_steps(data: Path, tmp_path
         trainer.finite_monitor.check()
 
 
-def test_no_part_is_larger_than_those_of_a_full_batch() -> None:
+def test_no_micro_batch_is_larger_than_those_of_a_full_batch() -> None:
     for batch_size, accumulate in itertools.product(range(1, 13), range(1, 13)):
         if accumulate > batch_size:
             continue
@@ -150,12 +150,12 @@ def test_no_part_is_larger_than_those_of_a_full_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_parts_hold_every_sample_once_in_order(count: int) -> None:
+def test_micro_batches_hold_every_sample_once_in_order(count: int) -> None:
     batch = Batch({"a": torch.arange(10).view(5, 2)}, torch.arange(5), torch.arange(5) + 7)
     parts = split_batch(batch, count)
-    for place in (0, 1, 2):
-        whole, pieces = batch[place], [part[place] for part in parts]
-        if place == 0:
+    for index in (0, 1, 2):
+        whole, pieces = batch[index], [part[index] for part in parts]
+        if index == 0:
             whole, pieces = batch.inputs["a"], [part.inputs["a"] for part in parts]
         assert torch.equal(torch.cat(pieces), whole)
         sizes = [len(piece) for piece in pieces]
@@ -163,12 +163,12 @@ def test_parts_hold_every_sample_once_in_order(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 5])
-def test_more_parts_than_samples_are_refused(count: int, data: Path, tmp_path: Path) -> None:
+def test_more_micro_batches_than_samples_are_refused(count: int, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"--accumulate is {count}; it must be from 1 to --batch_size 4"):
         run(data, tmp_path / "run", "--accumulate", str(count))
 
 
-def test_parts_that_are_too_small_for_the_network_are_told_at_once(data: Path, tmp_path: Path) -> None:
+def test_micro_batches_too_small_for_the_network_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"batch of 1 .*--accumulate"):
         run(data, tmp_path / "run", "--protocol", "paper", "--encoder", "normed", "--accumulate", "4")
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ def settings(line: str) -> Settings:
         ("--method gblending --mode online --every 4", {"mode": "online", "every": 4, "trial_epochs": 0}),
     ],
 )
-def test_options_are_those_of_the_class_over_the_variants(line: str, expected: dict[str, Any]) -> None:
+def test_options_override_the_variant_and_the_class_defaults(line: str, expected: dict[str, Any]) -> None:
     parsed = settings(line)
     assert {name: parsed.options[name] for name in expected} == expected
     method = make_method(parsed.method, parsed.options)
@@ -71,20 +71,20 @@ def test_the_first_variant_is_the_default() -> None:
         ("--method torchjd:Constant --weights 0.3,x", "'0.3,x' is not a number"),
     ],
 )
-def test_bad_options_are_told_in_one_sentence(line: str, match: str) -> None:
+def test_bad_options_give_a_one_line_error(line: str, match: str) -> None:
     with pytest.raises(InputError, match=match) as error:
         settings(line)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("line", ["--gamma much", "--gamma", "--zero_is_conflict perhaps", "--method ogm --alpha x"])
-def test_values_of_another_type_leave_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leave:
+def test_values_of_the_wrong_type_exit_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
         settings(line)
-    assert leave.value.code == 2 and "argument --" in capsys.readouterr().err
+    assert error.value.code == 2 and "argument --" in capsys.readouterr().err
 
 
-def test_aggregators_of_torchjd_take_their_own_options() -> None:
+def test_aggregators_of_torchjd_have_their_own_options() -> None:
     pytest.importorskip("torchjd")
     parsed = settings("--method TorchJD:AlignedMTL --scale_mode median --pref_vector 1,2")
     assert parsed.method == "torchjd:AlignedMTL" and parsed.name == "cremad-torchjd-AlignedMTL-seed0"
@@ -96,7 +96,7 @@ def test_aggregators_of_torchjd_take_their_own_options() -> None:
         settings("--method torchjd:AlignedMTL --scale_mode mode")
 
 
-def test_without_torchjd_a_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchjd_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.import_module
 
     def absent(name: str, *rest: Any) -> Any:
@@ -122,17 +122,17 @@ def test_no_option_has_the_name_of_another_flag() -> None:
         assert not options_of(name) & flags, name
 
 
-def test_the_list_says_everything_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leave:
+def test_list_methods_describes_every_method_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
         parse(["--list_methods"])
-    assert leave.value.code == 0
+    assert error.value.code == 0
     text = capsys.readouterr().out
     paragraphs = dict(re.findall(r"^(\S+)\n((?:    .*\n?)+)", text, flags=re.MULTILINE))
     assert set(paragraphs) == {*METHODS, "torchjd:NAME"}
     for name, kind in METHODS.items():
-        said = " ".join(paragraphs[name].split())
-        assert kind.__doc__.splitlines()[0] in said and kind.source in said
+        paragraph = " ".join(paragraphs[name].split())
+        assert kind.__doc__.splitlines()[0] in paragraph and kind.source in paragraph
         for option in options_of(name):
-            assert f"--{option} " in said
+            assert f"--{option} " in paragraph
         for variant in kind.variants:
-            assert variant in said
+            assert variant in paragraph

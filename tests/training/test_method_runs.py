@@ -1,4 +1,4 @@
-"""Every method in the training loop: whole runs, stopped and resumed, and what each leaves untrained."""
+"""Every method in the training loop: complete and resumed runs, and the parts that each leaves untrained."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from mmpareto.errors import InputError
 from prepared_clips import write_prepared
 from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
 
-OPTIONS = {  # so that two short epochs see what a method does over time
+OPTIONS = {  # so that two short epochs cover what a method changes over time
     "unimodal": ("--modality", "visual"),
     "pretrain_finetune": ("--pretrain_epochs", "1"),
     "gblending": ("--trial_epochs", "1"),
@@ -33,10 +33,10 @@ def flags(name: str) -> tuple[str, ...]:
     ("name", "protocol"),
     [*((name, "validation") for name in METHODS), ("gblending", "paper"), ("mmpareto", "paper")],  # the methods that
 )  # train alike with and without a validation set need no second run
-def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
+def test_resume_continues_bit_identically(
     name: str, protocol: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """11 or 14 clips in batches of 4: stopped within epoch 2, and in its evaluation."""
+    """With 11 or 14 clips in batches of 4: stopped within epoch 2, and in its evaluation."""
     more = (*flags(name), "--protocol", protocol)
     assert run(data, tmp_path / "whole", *more) == 0
     assert name in capsys.readouterr().out
@@ -50,12 +50,12 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
 
 
 def assert_complete(folder: Path, modalities: list[str]) -> None:
-    """Every epoch's line has its accuracies, and the summary those of every modality."""
+    """Check that every epoch has its accuracies, and the summary those of every modality."""
     for line in metrics(folder):
         assert all(0 <= line[key] <= 1 for key in line if key in ("acc", "train_acc", "val_acc"))
         assert {key for key in line if key.startswith("acc_")} == {f"acc_{m}" for m in modalities}
     summary = json.loads((folder / "summary.json").read_text())
-    for modality in modalities:  # of trained heads, of the shared fusion, or of a linear probe
+    for modality in modalities:  # from trained heads, the shared fusion, or a linear probe
         assert 0 <= summary["last"][f"acc_{modality}"] <= 1
 
 
@@ -68,15 +68,15 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
     # Compiled: the method that leaves most untrained. Others: test_switches.py.
     [*((name, False) for name in METHODS), ("joint", True)],
 )
-def test_what_a_method_leaves_untrained_does_not_shrink(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
-    """In a compiled model what a loss does not reach is zero, not None, and weight decay would act on it."""
+def test_untrained_parameters_do_not_decay(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
+    """A compiled model gives unreached parameters zero gradients, not None: weight decay would act on them."""
     trainer = trainer_of(data, tmp_path / "run", *flags(name), "--weight_decay", "0.5", "--protocol", "paper")
     if compiled:
         torch._dynamo.reset()
         trainer.model = torch.compile(trainer.network, backend="aot_eager")
     parameters = dict(trainer.network.named_parameters())
     before = {key: p.detach().clone() for key, p in parameters.items()}
-    with torch._functorch.config.patch(donated_buffer=False):  # as the README says
+    with torch._functorch.config.patch(donated_buffer=False):  # as in the README
         trainer._train_epoch()
     parts = {"encoders", "fusion"} | ({"blocks"} if name == "greedy" else set())
     if not trainer.network.heads:
@@ -87,7 +87,7 @@ def test_what_a_method_leaves_untrained_does_not_shrink(name: str, compiled: boo
     assert moved(before, {key: p.detach() for key, p in parameters.items()}) == expected
 
 
-def test_pretraining_goes_over_to_the_joint_loss(data: Path, tmp_path: Path) -> None:
+def test_pretraining_switches_to_the_joint_loss(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path / "run", *flags("pretrain_finetune"))
     snapshots = []
     evaluate: Callable[..., dict[str, object]] = trainer._evaluate_epoch
@@ -123,7 +123,7 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
         ("--method torchjd:Constant --weights 1,2,3", "two objectives"),
     ],
 )
-def test_what_does_not_go_together_is_told_before_anything_is_made(
+def test_incompatible_options_are_refused_before_anything_is_written(
     line: str, match: str, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=match) as error:
@@ -143,12 +143,10 @@ def test_aggregators_of_torchjd_train_and_resume(name: str, data: Path, tmp_path
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_refreshed_run_stopped_between_two_refreshes_goes_on_as_if_it_had_not_been(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_run_stopped_between_two_refreshes_resumes_bit_identically(data: Path, tmp_path: Path) -> None:
     more = ("--method", "mmpareto", "--variant", "paper", "--refresh", "4", "--protocol", "paper")
     assert run(data, tmp_path / "whole", *more) == 0
-    with acting(loop.Trainer, "step", 6, send_signal):  # of 4 steps per epoch; refreshes are steps 1 and 5
+    with acting(loop.Trainer, "step", 6, send_signal):  # 4 steps per epoch; refreshes at steps 1 and 5
         assert run(data, tmp_path / "run", *more) == 143
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -13,10 +13,10 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
     """Σ (Rₙ − Rₙ₋₁)·Pₙ over the distinct scores as thresholds, from the highest down."""
     total, recall = 0.0, 0.0
     for threshold in sorted(set(scores.tolist()), reverse=True):
-        taken = scores >= threshold
-        found = (taken & positive).sum()
-        total += (found / positive.sum() - recall) * found / taken.sum()
-        recall = found / positive.sum()
+        selected = scores >= threshold
+        hits = (selected & positive).sum()
+        total += (hits / positive.sum() - recall) * hits / selected.sum()
+        recall = hits / positive.sum()
     return total
 
 
@@ -84,23 +84,23 @@ def test_a_small_case_by_hand() -> None:
         (torch.zeros(2, 3), torch.tensor([-1, 0])),
     ],
 )
-def test_what_does_not_fit_is_refused(logits: torch.Tensor, labels: torch.Tensor) -> None:
+def test_mismatched_shapes_and_labels_are_refused(logits: torch.Tensor, labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
         classification_metrics(logits, labels)
 
 
-def test_the_figures_of_a_regression() -> None:
+def test_regression_metrics() -> None:
     outputs, scores = torch.tensor([[0.5], [-1.0], [2.0], [-0.1]]), torch.tensor([1.0, -2.0, -0.5, 0.0])
-    found = regression_metrics(outputs, scores)
-    assert found["accuracy"] == 0.75  # 0 counts as negative
-    assert found["mae"] == pytest.approx((0.5 + 1.0 + 2.5 + 0.1) / 4)
-    assert found["correlation"] == pytest.approx(np.corrcoef(outputs[:, 0].numpy(), scores.numpy())[0, 1])
+    metrics = regression_metrics(outputs, scores)
+    assert metrics["accuracy"] == 0.75  # 0 counts as negative
+    assert metrics["mae"] == pytest.approx((0.5 + 1.0 + 2.5 + 0.1) / 4)
+    assert metrics["correlation"] == pytest.approx(np.corrcoef(outputs[:, 0].numpy(), scores.numpy())[0, 1])
     assert regression_metrics(torch.zeros(3, 1), torch.arange(3.0))["correlation"] is None
     with pytest.raises(ValueError, match="N ≥ 1"):
         regression_metrics(torch.zeros(3, 2), torch.arange(3.0))
 
 
-def test_scores_are_told_from_classes_by_their_type() -> None:
+def test_float_labels_are_scores_and_integer_labels_are_classes() -> None:
     outputs, scores = torch.tensor([[0.5], [-1.0]]), torch.tensor([1.0, 1.0], dtype=torch.float64)
     assert loss_of(outputs, scores).item() == pytest.approx((0.5 + 2.0) / 2)
     assert is_correct(outputs, scores).tolist() == [True, False]

@@ -30,7 +30,7 @@ def spoil(data: Path, clip: str, value: float = math.nan) -> None:
 
 
 def step_of(data: Path, clip: str, epoch: int) -> int:
-    """The step of an epoch whose batch of 4 holds the clip."""
+    """Number, from 1, of the step in an epoch whose batch of 4 contains the clip."""
     clips = open_data(parse(arguments(data, None)).settings).train.names
     order = EpochOrder(len(clips), seed=0)
     order.set_epoch(epoch)
@@ -58,7 +58,7 @@ def a_training_clip(data: Path) -> str:
 @pytest.mark.parametrize(
     ("method", "named"), [("mmpareto", "joint and audio"), ("uniform", "joint and audio"), ("joint", "joint")]
 )
-def test_the_run_stops_and_says_where(
+def test_the_run_stops_and_names_the_nonfinite_step(
     method: str, named: str, value: float, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -77,14 +77,14 @@ def test_the_run_stops_and_says_where(
     assert len(metrics(folder)) == 1
 
 
-def test_in_the_first_epoch_nothing_is_saved(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_nonfinite_first_epoch_saves_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil(data, a_training_clip(data))
     assert run(data, tmp_path / "run") == 1
     assert "nothing was saved" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_a_signal_at_the_very_step_saves_nothing_that_is_not_finite(data: Path, tmp_path: Path) -> None:
+def test_a_signal_at_a_nonfinite_step_saves_only_finite_values(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(data, folder, "--epochs", 1) == 0
     clip = a_training_clip(data)
@@ -94,7 +94,7 @@ def test_a_signal_at_the_very_step_saves_nothing_that_is_not_finite(data: Path, 
     assert_finite(read(folder / "last.pt"), "last.pt")
 
 
-def test_a_loss_that_is_not_finite_in_evaluation_stops_the_run_too(
+def test_a_nonfinite_loss_in_evaluation_stops_the_run(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -112,7 +112,7 @@ def test_weights_that_overflow_are_never_saved(data: Path, tmp_path: Path) -> No
 
 
 class Flags:
-    """Counts how often the watch reads."""
+    """Counts how often the monitor reads its flags."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reads = 0
@@ -140,16 +140,16 @@ def test_flags_are_read_at_most_twenty_steps_late(monkeypatch: pytest.MonkeyPatc
     assert flags.reads == 20 * 1 + 20 * 2  # and not at every step
 
 
-def test_the_first_of_several_bad_steps_is_named_and_all_its_losses() -> None:
+def test_the_first_bad_step_is_named_with_all_its_losses() -> None:
     monitor = FiniteMonitor(smallest_scale=1.0)
     for step, finite in ((1, OK), (2, BAD_JOINT & BAD_AUDIO), (3, BAD_JOINT)):
         monitor.add(1, step, report(finite), None)
     with pytest.raises(NonFiniteError, match="step 2: the joint and audio loss"):
         monitor.check()
-    monitor.check()  # told once
+    monitor.check()  # raised only once
 
 
-def test_under_loss_scaling_only_what_persists_at_the_smallest_scale_is_an_error() -> None:
+def test_overflow_is_an_error_only_at_the_smallest_loss_scale() -> None:
     monitor = FiniteMonitor(smallest_scale=1.0)
     for step, scale in enumerate((65536.0, 2.0, 1.0001), start=1):
         monitor.add(1, step, report(BAD_JOINT), torch.tensor(scale))
@@ -164,7 +164,7 @@ def test_under_loss_scaling_only_what_persists_at_the_smallest_scale_is_an_error
 
 
 def test_flags_are_read_before_every_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer steps than twenty an epoch: what is left must be read before the weights are written."""
+    """With fewer than twenty steps per epoch, pending flags must be read before the weights are written."""
     unread: list[int] = []
     trainer = trainer_of(data, tmp_path / "run", "--epochs", 2)
     monkeypatch.setattr(

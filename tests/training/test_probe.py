@@ -48,7 +48,7 @@ def test_separable_classes_are_separated_and_the_weights_stay_finite() -> None:
     assert all(tensor.isfinite().all() for tensor in head.values())
 
 
-def test_a_constant_feature_and_an_absent_class_are_no_harm() -> None:
+def test_a_constant_feature_and_an_absent_class_are_handled() -> None:
     features, labels = samples(30, 4, 3, spread=0.5)
     features[:, 2] = 7.0
     head = fit_logistic_regression(features, labels, 5)  # classes 3 and 4 have no sample
@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of one joint loss whose best epoch on the test set is not its last."""
+    """A finished run of the joint loss alone, whose best epoch on the test set is not its last."""
     made = tmp_path_factory.mktemp("runs") / "run"
     assert run(data, made, "--method", "joint", "--epochs", "3") == 0
     return made
@@ -75,17 +75,17 @@ def features_of(data: Path, checkpoint: dict, clips: list[str], split: str) -> t
     network.load_state_dict(checkpoint["model"])
     network.eval()
     whole = open_clips(data, split, training=False, frames=1, image_size=24, audio_frames=64)
-    places = [whole.names.index(clip) for clip in clips] if clips else list(range(len(whole)))
+    indices = [whole.names.index(clip) for clip in clips] if clips else list(range(len(whole)))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    inputs = [whole[place][0] for place in places]
+    inputs = [whole[index][0] for index in indices]
     with torch.no_grad():
         audio = torch.stack([values["audio"] for values in inputs])
         visual = torch.stack([(values["visual"] / 255 - mean) / std for values in inputs])
-        found = network({"audio": audio, "visual": visual}).features
-    return found, [whole.labels[place] for place in places]
+        features = network({"audio": audio, "visual": visual}).features
+    return features, [whole.labels[index] for index in indices]
 
 
-def test_unimodal_heads_of_a_joint_run_stay_as_they_were_initialised(folder: Path) -> None:
+def test_unimodal_heads_of_a_joint_run_keep_their_initial_weights(folder: Path) -> None:
     torch.manual_seed(0)
     initial = build_network({"audio": 1, "visual": 3}, 3, encoder="tiny").state_dict()
     for name in ("last.pt", "best.pt"):
@@ -117,7 +117,7 @@ def test_the_summary_has_the_probes_accuracies_and_the_checkpoints_its_heads(dat
             assert summary[key][f"acc_{modality}"] == pytest.approx(right)
 
 
-def test_what_was_not_measured_is_null(folder: Path) -> None:
+def test_metrics_that_were_not_measured_are_null(folder: Path) -> None:
     for line in metrics(folder):
         assert line["acc_audio"] is None and line["loss_visual"] is None and line["val_acc_audio"] is None
         assert isinstance(line["acc"], float) and isinstance(line["val_acc"], float)
@@ -127,14 +127,14 @@ def test_what_was_not_measured_is_null(folder: Path) -> None:
     assert (summary["best_test"]["acc_audio"] is not None) == (summary["best_test"]["epoch"] in probed)
 
 
-def test_scores_are_fitted_by_sklearns_ridge_regression() -> None:
+def test_the_head_for_scores_is_sklearns_ridge_regression() -> None:
     features, _ = samples(80, 7, 3, 1.0)
     scores = features @ torch.linspace(-1, 1, 7) * 0.01 + torch.randn(80, generator=torch.Generator().manual_seed(1))
     head = fit_ridge_regression(features, scores)
     assert head["weight"].shape == (1, 7) and head["bias"].shape == (1,)
     scaler = StandardScaler().fit(features.double().numpy())
     expected = Ridge(alpha=DECAY * 80).fit(scaler.transform(features.double().numpy()), scores.double().numpy())
-    found = torch.nn.functional.linear(features.double(), head["weight"].double(), head["bias"].double())[:, 0]
+    predicted = torch.nn.functional.linear(features.double(), head["weight"].double(), head["bias"].double())[:, 0]
     np.testing.assert_allclose(
-        found.numpy(), expected.predict(scaler.transform(features.double().numpy())), rtol=1e-4, atol=1e-4
+        predicted.numpy(), expected.predict(scaler.transform(features.double().numpy())), rtol=1e-4, atol=1e-4
     )

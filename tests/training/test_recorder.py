@@ -1,4 +1,4 @@
-"""gradients.npz against autograd calls of the test's own, one a loss and an encoder."""
+"""gradients.npz compared with separate autograd calls, one per loss and encoder."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ MODALITIES = ("audio", "visual")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """15 training clips in batches of 4: four steps an epoch."""
+    """15 training clips in batches of 4: four steps per epoch."""
     return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=15, test=4, prepared={})
 
 
@@ -74,75 +74,75 @@ def assert_same_records(a: Path, b: Path) -> None:
 
 
 def vector(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """A loss's gradient at parameters in float64, flat, zeros where it does not reach."""
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    """Flat gradient of a loss for each parameter, in float64; zeros where the loss has none."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     return [
         torch.zeros_like(p).flatten() if g is None else g.double().flatten()
-        for p, g in zip(parameters, found, strict=True)
+        for p, g in zip(parameters, gradients, strict=True)
     ]
 
 
 class Witness:
-    """Looks at every call of a trainer's method, with autograd calls of its own."""
+    """Records every call of a trainer's method, and gradients from separate autograd calls."""
 
     def __init__(self, trainer: Any) -> None:
         self.gradients: list[dict[tuple[str, str], list[Tensor]]] = []
         self.reports: list[Report] = []
         self.trainer, self.backward = trainer, trainer.method.backward
-        trainer.method.backward = self.seen
+        trainer.method.backward = self.record
 
-    def seen(self, joint: Tensor, unimodal: dict[str, Tensor], **more: Any) -> Report:
-        found = {}
+    def record(self, joint: Tensor, unimodal: dict[str, Tensor], **more: Any) -> Report:
+        gradients = {}
         for modality, encoder in self.trainer.network.encoders.items():
             parameters = list(encoder.parameters())
-            found[modality, "joint"] = vector(joint, parameters)
-            found[modality, "unimodal"] = vector(unimodal[modality], parameters)
-        self.gradients.append(found)
+            gradients[modality, "joint"] = vector(joint, parameters)
+            gradients[modality, "unimodal"] = vector(unimodal[modality], parameters)
+        self.gradients.append(gradients)
         self.reports.append(self.backward(joint, unimodal, **more))
         return self.reports[-1]
 
 
 @pytest.mark.parametrize("name", METHODS_TRIED)
-def test_figures_are_those_of_separate_autograd_calls(name: str, data: Path, tmp_path: Path) -> None:
+def test_recorded_metrics_equal_separate_autograd_calls(name: str, data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path, *METHODS_TRIED[name], *EVERY_THIRD)
     witness = Witness(trainer)
     trainer.fit()
-    found = records(tmp_path)
-    assert found["step"].tolist() == [1, 4, 7, 10] and found["epoch"].tolist() == [1, 1, 2, 3]
-    assert found["modalities"].tolist() == list(MODALITIES)
+    recorded = records(tmp_path)
+    assert recorded["step"].tolist() == [1, 4, 7, 10] and recorded["epoch"].tolist() == [1, 1, 2, 3]
+    assert recorded["modalities"].tolist() == list(MODALITIES)
     objectives = ["joint"] if name == "joint" else ["joint", "unimodal"]
-    assert found["objectives"].tolist() == objectives
-    for row, step in enumerate(found["step"]):
+    assert recorded["objectives"].tolist() == objectives
+    for row, step in enumerate(recorded["step"]):
         truth, report = witness.gradients[step - 1], witness.reports[step - 1]
         for modality in MODALITIES:
             layers = [n for n, _ in trainer.network.encoders[modality].named_parameters()]
-            assert found[f"layers_{modality}"].tolist() == layers
+            assert recorded[f"layers_{modality}"].tolist() == layers
             for objective in objectives:
                 norms = [g.norm().item() for g in truth[modality, objective]]
-                assert found[f"norm_{objective}_{modality}"][row] == pytest.approx(norms, rel=1e-5)
+                assert recorded[f"norm_{objective}_{modality}"][row] == pytest.approx(norms, rel=1e-5)
             if len(objectives) == 2:
                 pairs = zip(truth[modality, "joint"], truth[modality, "unimodal"], strict=True)
                 cosines = [(a @ b / (a.norm() * b.norm())).item() for a, b in pairs]
-                assert found[f"cosine_{modality}"][row] == pytest.approx(cosines, abs=1e-5)
+                assert recorded[f"cosine_{modality}"][row] == pytest.approx(cosines, abs=1e-5)
             for kind in ("weights", "conflict", "rescale"):
-                assert (f"{kind}_{modality}" in found) == name.startswith("mmpareto")
+                assert (f"{kind}_{modality}" in recorded) == name.startswith("mmpareto")
                 if modality in report:
                     expected = getattr(report[modality], kind).float().numpy()
-                    assert np.array_equal(found[f"{kind}_{modality}"][row], expected)
-    assert (f"cosine_{MODALITIES[0]}" in found) == (len(objectives) == 2)
-    assert all(values.dtype == np.float32 for values in found.values() if values.dtype.kind == "f")
+                    assert np.array_equal(recorded[f"{kind}_{modality}"][row], expected)
+    assert (f"cosine_{MODALITIES[0]}" in recorded) == (len(objectives) == 2)
+    assert all(values.dtype == np.float32 for values in recorded.values() if values.dtype.kind == "f")
     if name == "mmpareto, paper":
-        assert found["weights_audio"].shape == (4, 1, 2) and found["rescale_audio"].shape == (4, 1)
+        assert recorded["weights_audio"].shape == (4, 1, 2) and recorded["rescale_audio"].shape == (4, 1)
 
 
-def test_the_file_says_whose_it_is(data: Path, whole: Callable[..., Path]) -> None:
-    found = records(whole(*EVERY_THIRD))
-    said = {name: found[name].item() for name in ("dataset", "method", "seed", "every", "banner")}
-    assert said == {"dataset": "cremad", "method": "mmpareto", "seed": 0, "every": 3, "banner": ""}
+def test_the_file_identifies_its_run(data: Path, whole: Callable[..., Path]) -> None:
+    recorded = records(whole(*EVERY_THIRD))
+    metadata = {name: recorded[name].item() for name in ("dataset", "method", "seed", "every", "banner")}
+    assert metadata == {"dataset": "cremad", "method": "mmpareto", "seed": 0, "every": 3, "banner": ""}
 
 
 @pytest.mark.parametrize("name", ["joint", "mmpareto"])
-def test_training_goes_on_bit_by_bit_as_without_it(name: str, whole: Callable[..., Path]) -> None:
+def test_recording_leaves_training_bit_identical(name: str, whole: Callable[..., Path]) -> None:
     more = ("--epochs", "2", *METHODS_TRIED[name])
     without, recorded = whole(*more), whole(*more, "--record-gradients", "1")
     assert not (without / "gradients.npz").exists()
@@ -150,8 +150,8 @@ def test_training_goes_on_bit_by_bit_as_without_it(name: str, whole: Callable[..
     assert_same(untimed(read(recorded / "last.pt")), untimed(read(without / "last.pt")))
 
 
-@pytest.mark.parametrize("call", [4, 6])  # at a record that ends an epoch, and between two
-def test_interrupted_and_resumed_the_records_are_those_of_the_run_never_stopped(
+@pytest.mark.parametrize("call", [4, 6])  # at a recorded step that ends an epoch, and between two recorded steps
+def test_records_of_a_resumed_run_are_bit_identical(
     call: int, data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -169,7 +169,7 @@ class KilledError(Exception):
     pass
 
 
-def test_records_beyond_the_last_checkpoint_are_made_anew(
+def test_records_after_the_last_checkpoint_are_made_again(
     data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     def kill() -> None:
@@ -189,7 +189,7 @@ def stopped(data: Path, folder: Path, *more: str) -> None:
         assert run(data, folder, *EVERY_THIRD, *more) == 143
 
 
-def test_without_the_file_a_resumed_run_records_from_there_on(
+def test_without_the_file_a_resumed_run_records_the_remaining_steps(
     data: Path, whole: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped(data, tmp_path / "run")
@@ -225,7 +225,7 @@ def test_a_damaged_file_is_refused_before_anything_is_written(damage: str, data:
 
 
 class Mixing(nn.Module):
-    """Two encoders, each of whose features hold half of the other's: float64."""
+    """Two encoders in float64; the features of each include half of the other's."""
 
     interaction = True
 
@@ -241,7 +241,7 @@ class Mixing(nn.Module):
 
 @pytest.fixture
 def mixing(data: Path, tmp_path: Path) -> Iterator[Any]:
-    """A recorder of every step of a network whose encoders exchange information, and losses of it."""
+    """A recorder of every step of a network whose encoders interact, and the network's losses."""
     torch.manual_seed(0)
     settings = trainer_of(data, tmp_path / "run", "--record-gradients", "1").settings
     network = Mixing()
@@ -251,13 +251,13 @@ def mixing(data: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 def measured(mixing: Any, step: int, scale: Tensor | None = None) -> dict[str, Tensor]:
-    """The figures that the recorder keeps of a step."""
+    """Metrics that the recorder keeps for a step."""
     mixing.recorder.measure(1, step, mixing.joint, mixing.unimodal, scale)
     mixing.recorder.finish_step(Report({}, torch.ones(1, dtype=torch.bool), []))
     return mixing.recorder._on_device[-1].values
 
 
-def test_parts_of_a_step_are_recorded_as_the_step(mixing: Any) -> None:
+def test_micro_batches_are_recorded_as_one_step(mixing: Any) -> None:
     whole = measured(mixing, 1)
     for share in (0.25, 0.75):
         unimodal = {name: share * loss for name, loss in mixing.unimodal.items()}
@@ -266,35 +266,37 @@ def test_parts_of_a_step_are_recorded_as_the_step(mixing: Any) -> None:
     torch.testing.assert_close(mixing.recorder._on_device[-1].values, whole)
 
 
-def test_where_encoders_interact_an_encoders_own_loss_counts_alone(mixing: Any) -> None:
-    found = measured(mixing, 1)
+def test_interacting_encoders_are_recorded_with_their_own_loss_only(mixing: Any) -> None:
+    recorded = measured(mixing, 1)
     for name in "ab":
         parameters = list(mixing.network.encoders[name].parameters())
         own, other = (vector(mixing.unimodal[which], parameters) for which in (name, "ab".replace(name, "")))
-        assert found[f"norm_unimodal_{name}"].tolist() == pytest.approx([g.norm().item() for g in own], rel=1e-6)
-        assert all(g.norm() > 0 for g in other)  # so that a sum of both would have been seen
+        assert recorded[f"norm_unimodal_{name}"].tolist() == pytest.approx([g.norm().item() for g in own], rel=1e-6)
+        assert all(g.norm() > 0 for g in other)  # so that a sum of both would be noticed
         cosines = [
             torch.cosine_similarity(a, b, dim=0).item()
             for a, b in zip(vector(mixing.joint, parameters), own, strict=True)
         ]
-        assert found[f"cosine_{name}"].tolist() == pytest.approx(cosines, rel=1e-5)
+        assert recorded[f"cosine_{name}"].tolist() == pytest.approx(cosines, rel=1e-5)
 
 
-def test_no_figure_bears_the_scale_and_the_graph_is_kept(mixing: Any) -> None:
+def test_recorded_metrics_are_unscaled_and_the_graph_is_kept(mixing: Any) -> None:
     plain, scaled = (measured(mixing, 1, scale) for scale in (None, torch.tensor(1024.0, dtype=torch.float64)))
     assert_same(scaled, plain)
     (mixing.joint + sum(mixing.unimodal.values())).backward()
 
 
-def test_what_is_not_descended_at_a_step_is_nan_there(mixing: Any, tmp_path: Path) -> None:
+def test_losses_not_descended_at_a_step_are_recorded_as_nan(mixing: Any, tmp_path: Path) -> None:
     method = mixing.recorder._method
     for step, (joint, unimodal) in enumerate([(False, True), (True, True), (True, False)], start=1):
         method.descends_joint, method.descends_unimodal = joint, unimodal
         measured(mixing, step)
     mixing.recorder.write(tmp_path)
-    found = records(tmp_path)
-    gone = {name: np.isnan(found[f"{name}_a"]).all(1).tolist() for name in ("norm_joint", "norm_unimodal", "cosine")}
-    assert gone == {
+    recorded = records(tmp_path)
+    missing = {
+        name: np.isnan(recorded[f"{name}_a"]).all(1).tolist() for name in ("norm_joint", "norm_unimodal", "cosine")
+    }
+    assert missing == {
         "norm_joint": [True, False, False],
         "norm_unimodal": [False, False, True],
         "cosine": [True, False, True],
@@ -303,9 +305,9 @@ def test_what_is_not_descended_at_a_step_is_nan_there(mixing: Any, tmp_path: Pat
 
 def test_a_zero_gradient_has_cosine_zero_and_norm_zero() -> None:
     vectors = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[1.0, 0.0], [-2.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = layer_metrics("m", ["joint", "unimodal"], (vectors @ vectors.mT).double())
-    assert found["cosine_m"].tolist() == [0, -1, 0]
-    assert found["norm_joint_m"].tolist() == [5, 1, 0] and found["norm_unimodal_m"].tolist() == [0, 2, 0]
+    metrics = layer_metrics("m", ["joint", "unimodal"], (vectors @ vectors.mT).double())
+    assert metrics["cosine_m"].tolist() == [0, -1, 0]
+    assert metrics["norm_joint_m"].tolist() == [5, 1, 0] and metrics["norm_unimodal_m"].tolist() == [0, 2, 0]
 
 
 def test_without_the_flag_nothing_is_measured_or_written(data: Path, tmp_path: Path) -> None:

@@ -51,33 +51,31 @@ def interrupted(data: Path, folder: Path, point: str, *more: str) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_run_stopped_anywhere_and_resumed_is_the_run_never_stopped(
-    point: str, data: Path, whole: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_resume_continues_bit_identically(point: str, data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", point, *EPOCHS)
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", whole(*EPOCHS))
 
 
-def test_with_adam_and_when_stopped_twice(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
-    """Every method with SGD: test_method_runs.py."""
+def test_resume_with_adam_after_two_stops(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
+    """Every method is tested with SGD in test_method_runs.py."""
     more = (*EPOCHS, "--optimizer", "adam", "--learning_rate", "0.01")
     interrupted(data, tmp_path / "run", "in the middle of an epoch", *more)
-    with acting(loop.Trainer, "step", 5, send_signal):  # two steps end epoch 2, so in epoch 3
+    with acting(loop.Trainer, "step", 5, send_signal):  # epoch 2 has two steps left, so this is in epoch 3
         assert resume(tmp_path / "run") == 143
     assert read(tmp_path / "run/last.pt")["steps"] == 3
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", whole(*more))
 
 
-def test_nothing_depends_on_the_number_of_loader_processes(
+def test_results_do_not_depend_on_the_number_of_loader_processes(
     data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     assert run(data, tmp_path / "two", *EPOCHS, "--workers", "2") == 0
     assert_same_run(tmp_path / "two", whole(*EPOCHS))
 
 
-def test_stopped_with_loader_processes_and_resumed_without(
+def test_a_run_stopped_with_loader_processes_resumes_without(
     data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     interrupted(data, tmp_path / "run", "while testing", *EPOCHS, "--workers", "1")
@@ -86,13 +84,16 @@ def test_stopped_with_loader_processes_and_resumed_without(
     assert_same_run(tmp_path / "run", whole(*EPOCHS))
 
 
-def test_a_longer_run_is_a_shorter_one_resumed(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
-    assert run(data, tmp_path / "run", "--epochs", "1", "--method", "joint") == 0  # so the probe is redone, too
+def test_a_run_resumed_for_more_epochs_equals_a_longer_run(
+    data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    # With the joint loss alone, the linear probe is fitted again, too.
+    assert run(data, tmp_path / "run", "--epochs", "1", "--method", "joint") == 0
     assert resume(tmp_path / "run", *EPOCHS) == 0
     assert_same_run(tmp_path / "run", whole(*EPOCHS, "--method", "joint"))
 
 
-def test_a_finished_run_resumed_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "run", "--epochs", "1") == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     assert resume(tmp_path / "run") == 0
@@ -100,7 +101,7 @@ def test_a_finished_run_resumed_stays_as_it_is(data: Path, tmp_path: Path) -> No
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing is saved after it."""
+    """Simulates kill -9: nothing is saved after it."""
 
 
 def kill() -> None:
@@ -112,14 +113,14 @@ def kill() -> None:
     [(loop.Trainer, "step", 6), (loop, "write_metrics", 2), (loop, "save_checkpoint", 3)],
     ids=["in the middle of an epoch", "before metrics.jsonl is written", "between best.pt and last.pt"],
 )
-def test_a_killed_run_goes_on_from_its_last_checkpoint(
+def test_a_killed_run_resumes_from_its_last_checkpoint(
     owner: object, name: str, call: int, data: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     with acting(owner, name, call, kill, before=True), pytest.raises(Killed):
         run(data, folder, *EPOCHS)
     lines = (folder / "metrics.jsonl").read_text()
-    (folder / "metrics.jsonl").write_text(lines + lines)  # what another writer may have left behind is cut
+    (folder / "metrics.jsonl").write_text(lines + lines)  # surplus lines, as from another writer, are removed
     assert resume(folder) == 0
     assert_same_run(folder, whole(*EPOCHS))
 
@@ -132,14 +133,14 @@ def test_tensorboard_shows_every_epoch_once_after_a_kill(
 ) -> None:
     with acting(owner, name, call, kill), pytest.raises(Killed):
         run(data, tmp_path, *EPOCHS, "--use_tensorboard", "true")
-    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which tell the second and a counter
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which contain the second and a counter
     assert resume(tmp_path) == 0
     scalars = EventAccumulator(str(tmp_path)).Reload().Scalars("acc")
     assert [scalar.step for scalar in scalars] == [1, 2, 3]
     assert [scalar.value for scalar in scalars] == pytest.approx([line["acc"] for line in metrics(tmp_path)])
 
 
-def test_a_run_that_stands_beyond_the_epochs_asked_for_is_refused(data: Path, tmp_path: Path) -> None:
+def test_fewer_epochs_than_already_begun_are_refused(data: Path, tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
     with pytest.raises(InputError, match="--epochs"):
         resume(tmp_path / "run", "--epochs", "1")
@@ -154,7 +155,7 @@ def test_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run/config.json").read_bytes() == before
 
 
-def test_the_same_data_may_lie_elsewhere(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_same_data_may_have_another_path(data: Path, whole: Callable[..., Path], tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
     (tmp_path / "moved").symlink_to(data)
     assert resume(tmp_path / "run", "--data", str(tmp_path / "moved")) == 0
@@ -162,7 +163,7 @@ def test_the_same_data_may_lie_elsewhere(data: Path, whole: Callable[..., Path],
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no checkpoint", "torn checkpoint", "torn config"])
-def test_what_cannot_be_resumed_is_said_in_a_sentence(damage: str, data: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_resumed_are_input_errors(damage: str, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     if damage != "no folder":
         interrupted(data, folder, "after the first step", *EPOCHS)
@@ -185,7 +186,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: P
         resume(tmp_path / "run")
 
 
-def test_config_keeps_what_the_run_began_with(data: Path, tmp_path: Path) -> None:
+def test_config_keeps_its_original_values_on_resume(data: Path, tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", "in the middle of an epoch", *EPOCHS)
     before = json.loads((tmp_path / "run/config.json").read_text())
     assert resume(tmp_path / "run", "--epochs", "4") == 0

@@ -72,26 +72,26 @@ def assert_metrics(line: dict[str, Any], prefix: str, expected: dict[str, float]
     assert {key: line[prefix + key] for key in expected} == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_figures_are_those_of_the_checkpoints(data: Path, folder: Path) -> None:
+def test_metrics_are_those_of_the_checkpoints(data: Path, folder: Path) -> None:
     lines = metrics(folder)
     validation = validation_indices(data, "--val_fraction", "0.3")
     last, best = read(folder / "last.pt"), read(folder / "best.pt")
     best_line = max(lines, key=lambda line: line["val_acc"])
-    assert best["epoch"] == best_line["epoch"] and last["epoch"] == 4  # where it would go on
+    assert best["epoch"] == best_line["epoch"] and last["epoch"] == 4  # the epoch to continue with
     for checkpoint, line in ((last, lines[-1]), (best, best_line)):
         assert_metrics(line, "", evaluated(data, checkpoint, "test"))
         assert_metrics(line, "val_", evaluated(data, checkpoint, "train", validation))
 
 
-def test_metrics_hold_the_promised_keys_an_epoch_a_line(folder: Path) -> None:
-    promised = {"epoch", "seconds", "samples_per_second", "data_wait", "learning_rate"}
-    promised |= {f"{part}{key}{head}" for part in ("", "val_") for key in OF_A_SET for head in HEADS}
-    promised |= {f"train_{key}{head}" for key in ("loss", "acc") for head in HEADS}
-    promised |= {f"{key}_{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}
+def test_metrics_have_the_documented_keys_and_one_line_per_epoch(folder: Path) -> None:
+    documented = {"epoch", "seconds", "samples_per_second", "data_wait", "learning_rate"}
+    documented |= {f"{part}{key}{head}" for part in ("", "val_") for key in OF_A_SET for head in HEADS}
+    documented |= {f"train_{key}{head}" for key in ("loss", "acc") for head in HEADS}
+    documented |= {f"{key}_{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}
     lines = metrics(folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     for line in lines:
-        assert set(line) == promised
+        assert set(line) == documented
         assert {key for key in line if key.startswith("acc")} == {"acc", "acc_audio", "acc_visual"}
         accuracies = [line[f"{part}acc{head}"] for part in ("", "val_", "train_") for head in HEADS]
         rates = [line[f"conflict_rate_{m}"] for m in ("audio", "visual")]
@@ -113,7 +113,7 @@ def test_tensorboard_shows_the_same_numbers(folder: Path) -> None:
         assert [scalar.value for scalar in scalars] == pytest.approx([line[key] for line in lines], rel=1e-6)
 
 
-def test_config_holds_what_is_needed_to_run_it_again(data: Path, folder: Path) -> None:
+def test_config_holds_everything_needed_to_repeat_the_run(data: Path, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     line = arguments(data, folder, "--epochs", 3, "--use_tensorboard", "true", "--val_fraction", 0.3)
     expected = dataclasses.asdict(parse(line).settings)
@@ -125,7 +125,7 @@ def test_config_holds_what_is_needed_to_run_it_again(data: Path, folder: Path) -
     assert config["data"]["clips"] == {"train": 12, "val": 6, "test": 7}
 
 
-def test_the_folder_holds_what_the_house_says_and_no_more(folder: Path) -> None:
+def test_the_run_folder_holds_the_documented_files_only(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
     assert names == {"config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"}
 
@@ -153,7 +153,7 @@ def test_the_summary_of_the_papers_protocol(data: Path, tmp_path: Path, capsys: 
     assert "best on test (papers' protocol)" in printed and f"{100 * summary['last']['acc']:.2f}" in printed
 
 
-def test_a_tie_goes_to_the_earlier_epoch() -> None:
+def test_the_summary_selects_the_earlier_epoch_in_a_tie() -> None:
     history = [{"epoch": n, "acc": a, "val_acc": v} for n, a, v in ((1, 0.1, 0.2), (2, 0.5, 0.9), (3, 0.5, 0.9))]
     summary = summarise(history, "validation")
     assert [summary[key]["epoch"] for key in ("last", "best_val", "best_test")] == [3, 2, 2]
@@ -173,7 +173,7 @@ def validation_indices(data: Path, *more: str) -> list[int]:
     return [names.index(clip) for clip in opened.val.names]
 
 
-def test_validation_clips_are_apart_stratified_and_seeded(data: Path) -> None:
+def test_validation_clips_are_disjoint_stratified_and_seeded(data: Path) -> None:
     opened = open_data(parse(arguments(data, None, "--val_fraction", "0.3")).settings)
     assert opened.val is not None
     train_clips, val_clips = set(opened.train.names), set(opened.val.names)
@@ -186,7 +186,7 @@ def test_validation_clips_are_apart_stratified_and_seeded(data: Path) -> None:
     assert len({tuple(validation_indices(data, "--random_seed", str(seed))) for seed in range(4)}) > 1
 
 
-def test_checkpoints_hold_tensors_builtins_and_lists_and_what_a_clip_needs(folder: Path) -> None:
+def test_checkpoints_hold_plain_values_and_preprocessing_settings(folder: Path) -> None:
     def check(value: object) -> None:
         if isinstance(value, dict):
             assert type(value) is dict or type(value).__name__ == "OrderedDict"
@@ -208,8 +208,8 @@ def test_checkpoints_hold_tensors_builtins_and_lists_and_what_a_clip_needs(folde
         assert (content["dataset"], content["method"], content["heads_trained"]) == ("cremad", "mmpareto", True)
 
 
-def test_a_checkpoint_for_which_there_is_no_room_leaves_the_old_one(tmp_path: Path) -> None:
-    """No file may grow beyond 100 kB here, which is as if the disk were full."""
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """A limit of 100 kB per file simulates a full disk."""
     save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
     before = (tmp_path / "last.pt").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -226,7 +226,7 @@ def test_a_checkpoint_for_which_there_is_no_room_leaves_the_old_one(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_folders_of_runs_are_numbered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folders_are_numbered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("cremad-joint-seed3", "cremad-joint-seed3-2", "cremad-joint-seed3-3"):
         more = ("--method", "joint", "--random_seed", 3, "--epochs", 1, "--encoder", "plain")
@@ -267,7 +267,7 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--tensorboard_path single/stat.csv", "--tensorboard_path single/stat.csv is a file"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
+def test_bad_input_gives_a_one_line_error_and_writes_nothing(
     more: str, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -280,9 +280,7 @@ def test_bad_input_is_told_in_a_sentence_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_the_stand_in_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_refused_before_the_stand_in_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="--gpu_ids names GPU 99"):
         train(parse(["--dataset", "cremad", "--stand_in", "--gpu_ids", "99"]))
@@ -300,7 +298,7 @@ def test_a_damaged_file_is_named(file: str, workers: int, tmp_path: Path) -> Non
     assert not multiprocessing.active_children()
 
 
-def test_two_runs_that_lack_the_stand_in_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_runs_make_the_stand_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
 
     def prepare(out: Path) -> PreparationReport:
@@ -318,7 +316,9 @@ def test_two_runs_that_lack_the_stand_in_make_it_once(tmp_path: Path, monkeypatc
     assert made == [tmp_path / "stand-in"] and (made[0] / "prepared.json").exists()
 
 
-def test_what_is_said_of_the_stand_in(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_of_the_stand_in_is_printed_and_stored(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mmpareto.data import DATASETS
 
     with pytest.MonkeyPatch.context() as patch:
@@ -330,14 +330,14 @@ def test_what_is_said_of_the_stand_in(data: Path, tmp_path: Path, capsys: pytest
     assert json.loads((tmp_path / "run/summary.json").read_text())["warning"] == lines[0]
 
 
-def test_the_printed_table_shows_percent_and_what_is_missing() -> None:
+def test_the_printed_table_shows_percentages_and_missing_values() -> None:
     line = {"epoch": 7, "acc": 0.75125, "acc_a": 0.5, "acc_v": None}
     summary = {"name": "n", "last": line, "best_val": None, "best_val_reason": "why", "best_test": line}
     text = summary_text(summary, ["a", "v"]).splitlines()
     assert text[2].split() == ["last", "epoch", "7", "75.12", "50.00", "–"] and "(why)" in text[3]
 
 
-def test_weights_come_from_a_file_and_the_seed(data: Path, tmp_path: Path) -> None:
+def test_initial_weights_depend_on_the_seed(data: Path, tmp_path: Path) -> None:
     more = ("--epochs", 1, "--learning_rate", 1e-12, "--method", "uniform", "--random_seed")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run(data, tmp_path / name, *more, seed) == 0

@@ -23,7 +23,7 @@ from prepared_clips import write_prepared
 from tiny_runs import resume, run
 
 CODE = Path(__file__).resolve().parents[2] / "code"
-# method.md and data.md give these for the released code; they are not read from the recipe.
+# Values of the released code from method.md and data.md, not read from the recipe.
 RELEASED = {
     "learning_rate": 0.002,
     "batch_size": 64,
@@ -60,7 +60,7 @@ def assert_values(parsed: Settings, expected: dict[str, object]) -> None:
     assert {name: getattr(parsed, name) for name in expected} == expected
 
 
-def test_the_released_codes_own_command_means_the_same() -> None:
+def test_the_released_codes_command_gives_its_settings() -> None:
     parsed = settings("--dataset CREMAD --model MMPareto --gpu_ids 3 --n_classes 6 --train")
     assert_values(parsed, RELEASED | {"dataset": "cremad", "method": "mmpareto", "gpu_ids": "3", "n_classes": 6})
     assert parsed.name == "cremad-MMPareto-seed0"
@@ -78,7 +78,7 @@ def test_all_other_flags_of_the_released_code_are_accepted() -> None:
     assert_values(parsed, {"use_tensorboard": True, "tensorboard_path": "logs", "random_seed": 4, "gpu_ids": "0,1,2,3"})
 
 
-def test_the_released_schedule_is_without_effect_as_it_is_never_stepped_there() -> None:
+def test_the_released_schedule_has_no_effect_without_scheduler_step() -> None:
     parsed = settings("--dataset CREMAD --train --lr_decay_step 30 --lr_decay_ratio 0.1")
     assert [learning_rate(parsed, epoch) for epoch in (1, 30, 31, 50)] == [0.002] * 4
     parsed = dataclasses.replace(parsed, scheduler="step")
@@ -87,7 +87,7 @@ def test_the_released_schedule_is_without_effect_as_it_is_never_stepped_there() 
     )
 
 
-def test_the_dgl_recipe_holds_what_its_released_runs_used() -> None:
+def test_the_dgl_recipe_holds_the_settings_of_its_released_runs() -> None:
     parsed = settings("--dataset cremad --method dgl --recipe dgl")
     assert_values(parsed, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
     assert parsed.audio == "spectrogram" and parsed.options == {"alpha": 4.0}
@@ -106,7 +106,7 @@ def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
         settings("--dataset cremad --recipe papers")
 
 
-def test_defaults_of_the_house() -> None:
+def test_default_settings() -> None:
     parsed = settings("--dataset cremad")
     assert_values(
         parsed, {"method": "mmpareto", "variant": "per_tensor", "protocol": "validation", "val_fraction": 0.1}
@@ -145,7 +145,7 @@ def test_names_of_methods_ignore_case_and_dashes() -> None:
         ("--method joint", "--dataset is missing.*cremad"),
     ],
 )
-def test_unknown_names_bring_the_near_miss(line: str, near: str) -> None:
+def test_unknown_names_suggest_the_closest(line: str, near: str) -> None:
     with pytest.raises(InputError, match=near) as error:
         settings(line)
     assert "\n" not in str(error.value)
@@ -169,7 +169,7 @@ def test_a_bad_pair_names_its_flag(flag: str) -> None:
         settings(f"--dataset cremad --{flag}")
 
 
-def test_the_stand_in_takes_the_place_of_absent_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_replaces_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = "--dataset cremad --stand_in --method joint"
     request = parse(line.split())
@@ -184,7 +184,7 @@ def test_the_stand_in_takes_the_place_of_absent_data(tmp_path: Path, monkeypatch
     assert_values(request.settings, RELEASED | {"dataset": "cremad", "data": "data/cremad"})
 
 
-def test_config_json_gives_the_same_settings_back() -> None:
+def test_settings_survive_a_round_trip_through_config_json() -> None:
     parsed = settings("--dataset cremad --clip_grad 3 --audio_pool 2 4 --gamma 2 --method mmpareto")
     assert from_config({"arguments": to_config(parsed)}) == parsed
     with pytest.raises(InputError, match=r"another version.*epochs"):
@@ -193,7 +193,7 @@ def test_config_json_gives_the_same_settings_back() -> None:
         from_config({"arguments": to_config(parsed) | {"unheard_of": 1}})
 
 
-def test_a_run_from_before_a_setting_was_there_has_its_default() -> None:
+def test_a_run_older_than_a_setting_has_its_default() -> None:
     parsed = parse(["--dataset", "cremad"]).settings
     older = {name: value for name, value in to_config(parsed).items() if name != "fused"}
     assert from_config({"arguments": older}) == parsed and not parsed.fused
@@ -218,12 +218,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("protocol paper", "audio_pool 1 1", "encoder resnet18", "amp bf16", "dataset synthetic", "model x"),
     ],
 )
-def test_resume_refuses_what_would_change_the_run(flag: str, finished: Path) -> None:
+def test_resume_refuses_flags_that_would_change_the_run(flag: str, finished: Path) -> None:
     with pytest.raises(InputError, match=rf"^--resume .*with its own --{flag.split()[0]}"):
         parse(["--resume", str(finished), *f"--{flag}".split()])
 
 
-def test_resume_accepts_the_same_flags_and_what_may_change(finished: Path) -> None:
+def test_resume_accepts_the_same_flags_and_changeable_settings(finished: Path) -> None:
     same = (
         "--dataset CREMA-D --method MMPareto --variant per_tensor --gamma 1.5 --learning_rate 0.05 --train --stand_in"
     )
@@ -235,20 +235,20 @@ def test_resume_accepts_the_same_flags_and_what_may_change(finished: Path) -> No
     assert resume(finished) == 0
 
 
-def test_resume_checks_what_changes(finished: Path) -> None:
+def test_resume_validates_changed_settings(finished: Path) -> None:
     with pytest.raises(InputError, match="--epochs is 0"):
         parse(["--resume", str(finished), "--epochs", "0"])
 
 
-def test_the_scripts_flags_go_with_resume_of_a_stand_in_run(finished: Path, tmp_path: Path) -> None:
-    """`sh script/mmpareto.sh --resume DIR` says --dataset cremad --stand_in, where the run is of the stand-in."""
+def test_resuming_a_stand_in_run_accepts_the_scripts_flags(finished: Path, tmp_path: Path) -> None:
+    """`sh script/mmpareto.sh --resume DIR` passes --dataset cremad --stand_in, although the run used the stand-in."""
     config = (finished / "config.json").read_text().replace('"dataset": "cremad"', '"dataset": "synthetic"')
     (tmp_path / "config.json").write_text(config)
     line = "--dataset cremad --stand_in --method mmpareto --variant per_tensor --recipe released --resume"
     assert parse([*line.split(), str(tmp_path)]).settings.dataset == "synthetic"
 
 
-def test_every_setting_is_declared_whole() -> None:
+def test_every_setting_has_a_role_and_help() -> None:
     for field in dataclasses.fields(Settings):
         assert isinstance(field.metadata["role"], Role) and field.metadata["help"], field.name
     assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
@@ -291,7 +291,7 @@ def test_the_old_name_of_a_variant_is_accepted() -> None:
     assert whole_arguments({"arguments": older}) == to_config(now)
 
 
-def test_a_run_under_the_old_name_is_resumed_by_both(finished: Path, tmp_path: Path) -> None:
+def test_a_run_with_the_old_variant_name_resumes_under_both_names(finished: Path, tmp_path: Path) -> None:
     config = (finished / "config.json").read_text().replace('"per_tensor"', '"brief"')
     (tmp_path / "config.json").write_text(config)
     for name in ("brief", "per_tensor"):
@@ -307,13 +307,13 @@ def test_help_needs_no_torch_and_shows_every_setting() -> None:
         "try:\n    parse(['--help'])\n"
         "except SystemExit as leave:\n    print([leave.code, sorted({'torch', 'numpy', 'av'} & set(sys.modules))])\n"
     )
-    done = subprocess.run([sys.executable, "-c", probe], cwd=CODE, capture_output=True, text=True, check=True)
-    assert ast.literal_eval(done.stdout.splitlines()[-1]) == [0, []]
+    process = subprocess.run([sys.executable, "-c", probe], cwd=CODE, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(process.stdout.splitlines()[-1]) == [0, []]
     for flag in {field.name for field in dataclasses.fields(Settings)} - {"options"}:
-        assert re.search(rf"--{flag}\s", done.stdout), flag
+        assert re.search(rf"--{flag}\s", process.stdout), flag
 
 
-def test_the_entry_point_leaves_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:
+def test_the_entry_point_exits_with_2_and_one_line_on_bad_input(tmp_path: Path) -> None:
     bad = subprocess.run(
         [sys.executable, CODE / "train.py", "--dataset", "cremat"], capture_output=True, text=True, cwd=tmp_path
     )
@@ -321,19 +321,19 @@ def test_the_entry_point_leaves_with_2_and_one_line_on_bad_input(tmp_path: Path)
 
 
 def test_adam_has_no_weight_decay_unless_asked_for() -> None:
-    """The released code builds Adam without one."""
+    """The released code builds Adam without weight decay."""
     assert parse(["--dataset", "cremad", "--optimizer", "adam"]).settings.weight_decay == 0
     assert parse(["--dataset", "cremad", "--optimizer", "adam", "--weight_decay", "0.1"]).settings.weight_decay == 0.1
     assert parse(["--dataset", "cremad", "--optimizer", "adamw"]).settings.weight_decay == 1e-4
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "/abs"])
-def test_a_runs_name_is_no_path(name: str) -> None:
+def test_the_name_of_a_run_must_not_be_a_path(name: str) -> None:
     with pytest.raises(InputError, match="--model"):
         parse(["--dataset", "cremad", "--model", name])
 
 
-def test_paths_are_compared_to_the_letter(finished: Path, tmp_path: Path) -> None:
+def test_paths_are_compared_literally(finished: Path, tmp_path: Path) -> None:
     config = json.loads((finished / "config.json").read_text())
     config["arguments"]["tensorboard_path"] = "my-runs"
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Training as a process of its own, stopped from outside."""
+"""Training in a separate process, stopped by a signal."""
 
 import contextlib
 import json
@@ -26,20 +26,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=8, test=2, frames=1)
 
 
-def processes_that_name(word: str) -> list[int]:
-    """Every process with `word` on its command line; those that were forked have their parent's."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
+def process_ids(word: str) -> list[int]:
+    """Ids of the processes with `word` in their command line; forked ones have their parent's command line."""
+    ids = []
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if word.encode() in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-    return found
+            if word.encode() in (folder / "cmdline").read_bytes():
+                ids.append(int(folder.name))
+    return ids
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
 
 
@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)],
     ids=["Ctrl-C in a terminal", "kill"],
 )
-def test_a_signal_ends_the_step_saves_and_leaves_no_process(
+def test_a_signal_finishes_the_step_saves_and_leaves_no_process(
     sent: signal.Signals, to_group: bool, status: int, data: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -64,7 +64,7 @@ def test_a_signal_ends_the_step_saves_and_leaves_no_process(
     )
     try:
         wait_until(lambda: (folder / "metrics.jsonl").exists() or process.poll() is not None)
-        assert len(processes_that_name(str(folder))) >= 3  # itself and the loader's two
+        assert len(process_ids(str(folder))) >= 3  # itself and the loader's two
         if to_group:
             os.killpg(process.pid, sent)
         else:
@@ -77,12 +77,12 @@ def test_a_signal_ends_the_step_saves_and_leaves_no_process(
     assert "Traceback" not in errors and "Error" not in errors
     last = output.splitlines()[-1]
     assert last.startswith(f"stopped by {sent.name} ") and f"--resume {folder}" in last
-    wait_until(lambda: not processes_that_name(str(folder)), 10)
+    wait_until(lambda: not process_ids(str(folder)), 10)
     content = torch.load(folder / "last.pt", weights_only=True)
     epoch, steps = content["epoch"], content["steps"]
     assert f" in epoch {epoch} after step {steps}," in last if steps else " between epochs," in last
 
-    if to_group:  # one of the two is resumed, to its end
+    if to_group:  # one of the two runs is resumed to its end
         assert resume(folder, "--epochs", epoch) == 0
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["last"]["epoch"] == epoch

@@ -8,7 +8,7 @@ from mmpareto.training.stop import Stopped, StopSignals
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """The handlers of the tests' own process, put back."""
+    """Restore the signal handlers of the test process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -16,14 +16,14 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_noted_until_it_is_asked_for(sent: signal.Signals, status: int) -> None:
+def test_a_signal_is_raised_at_the_next_check(sent: signal.Signals, status: int) -> None:
     with StopSignals() as signals:
         signals.check()
         os.kill(os.getpid(), sent)
         with pytest.raises(Stopped, match=sent.name) as stop:
             signals.check()
     assert stop.value.status == status
-    assert not isinstance(stop.value, Exception)  # no `except Exception` on the way takes it for an error
+    assert not isinstance(stop.value, Exception)  # so `except Exception` does not catch it
 
 
 def test_a_second_signal_acts_at_once() -> None:
@@ -32,7 +32,7 @@ def test_a_second_signal_acts_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_before_and_after_signals_act_as_ever() -> None:
+def test_handlers_are_replaced_only_inside_the_context() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signals = StopSignals()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,4 +1,4 @@
-"""The switches of speed and memory: each gives the run without it, up to rounding."""
+"""Options for speed and memory: each run equals the run without the option, up to rounding."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -23,8 +23,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile without a code generator, which takes a minute a program, and leave no setting of PyTorch's behind."""
+def restored_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile without code generation, which takes a minute per program, and restore PyTorch's settings."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch._dynamo.reset()
@@ -34,27 +34,27 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def batches(trainer: Trainer, dtype: torch.dtype = torch.float64) -> Iterator[Batch]:
-    """The batches of the trainer's epoch."""
+    """Batches of the trainer's current epoch."""
     for batch in trainer.loader:
         batch = to_device(batch, trainer.device, trainer.data.train.normalisation)
         yield batch._replace(inputs={name: values.to(dtype) for name, values in batch.inputs.items()})
 
 
 def trained(trainer: Trainer, epochs: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """The weights and statistics after some epochs, and the figures of the last step."""
+    """Weights and statistics after some epochs, and metrics of the last step."""
     trainer.network.to(dtype)
     for trainer.epoch in range(1, epochs + 1):
         trainer.steps = 0
         trainer.begin_epoch()
         for batch in batches(trainer, dtype):
-            figures = trainer.step(batch)
-    return dict(trainer.network.state_dict()) | figures
+            metrics = trainer.step(batch)
+    return dict(trainer.network.state_dict()) | metrics
 
 
 def assert_equal(data: Path, folder: Path, switch: str, *more: str) -> None:
-    """In float64, to 1e-6: float32 would amplify rounding in BatchNorm. With blocks in float32, to 1e-3.
+    """Compare in float64, to 1e-6: BatchNorm amplifies rounding in float32. With blocks: in float32, to 1e-3.
 
-    (A compiled program of PyTorch 2.11 does not count on in a float64 scalar on the CPU, as the blocks' would be.)
+    (Programs compiled by PyTorch 2.11 do not increment a float64 scalar on the CPU, as the blocks' counter would be.)
     """
     dtype, rtol, atol = (torch.float32, 1e-3, 1e-5) if "greedy" in more else (torch.float64, 1e-6, 1e-8)
     common = ("--protocol", "paper", "--learning_rate", "0.01", *more)
@@ -62,7 +62,7 @@ def assert_equal(data: Path, folder: Path, switch: str, *more: str) -> None:
     switched = trained(trainer_of(data, folder / "on", *common, *switch.split()), dtype=dtype)
     assert list(plain) == list(switched)
     for name in plain:
-        # Biases before BatchNorm have no gradient but rounding, which may be in conflict or not.
+        # The gradient of a bias before BatchNorm is rounding only, which may or may not conflict.
         if not name.startswith(("weight_", "conflict_rate_", "rescale_")):
             torch.testing.assert_close(
                 switched[name], plain[name], rtol=rtol, atol=atol, msg=partial("{} {}".format, name)
@@ -82,13 +82,13 @@ def test_a_switch_changes_nothing_but_rounding(switch: str, data: Path, tmp_path
         *(pytest.param("--compile", m, marks=pytest.mark.slow) for m in ("greedy --start_epoch 1", "agm")),
     ],
 )
-def test_methods_that_ask_more_of_the_model(switch: str, method: str, data: Path, tmp_path: Path) -> None:
-    """Part of the graph alone; gates that are held; evaluation within a step. Below: what is trained changes."""
+def test_methods_with_special_forward_and_backward_passes(switch: str, method: str, data: Path, tmp_path: Path) -> None:
+    """Backward passes through part of the graph, held gates, and evaluation within a step."""
     assert_equal(data, tmp_path, switch, "--method", *method.split(), "--encoder", "tiny")
 
 
-def test_resnet(data: Path, tmp_path: Path) -> None:
-    """At 48×48: the gradients of a batch of four clips and BatchNorm's statistics; float64, to 1e-8 of their norms."""
+def test_resnet18_has_the_same_gradients(data: Path, tmp_path: Path) -> None:
+    """Gradients and BatchNorm statistics for a batch of four 48×48 clips; float64, to 1e-8 of their norms."""
     results = []
     for switch in ("", "--channels_last", "--checkpoint_activations"):
         more = ("--encoder", "resnet18", "--image_size", "48", "--audio_frames", "32", *switch.split())
@@ -104,27 +104,25 @@ def test_resnet(data: Path, tmp_path: Path) -> None:
             assert (other - plain).double().norm() <= 1e-8 * plain.double().norm()
 
 
-def test_channels_are_last_all_the_way(data: Path, tmp_path: Path) -> None:
-    """Of (B, T, C, H, W) as of (B, C, H, W), and in the gradients."""
+def test_all_convolutions_are_channels_last(data: Path, tmp_path: Path) -> None:
+    """For inputs (B, T, C, H, W) and (B, C, H, W), and in the momentum buffers."""
     trainer = trainer_of(data, tmp_path / "run", "--channels_last", "--frames", "2", "--protocol", "paper")
-    seen: list[Tensor] = []
+    activations: list[Tensor] = []
     for module in trainer.network.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
+            module.register_forward_hook(lambda _, inputs, output: activations.extend([*inputs, output]))
     trainer.begin_epoch()
     batch = to_device(next(iter(trainer.loader)), "cpu", trainer.data.train.normalisation)
     assert batch.inputs["visual"].dim() == 5
     trainer.step(batch)
     weights = [p for p in trainer.network.parameters() if p.dim() == 4]
-    assert len(seen) == 8
-    for tensor in [*seen, *weights, *(trainer.optimizer.state[p]["momentum_buffer"] for p in weights)]:
+    assert len(activations) == 8
+    for tensor in [*activations, *weights, *(trainer.optimizer.state[p]["momentum_buffer"] for p in weights)]:
         assert tensor.is_contiguous(memory_format=torch.channels_last), tensor.shape
 
 
 @pytest.mark.parametrize("switch", ["--accumulate 2", "--channels_last --fused", "--checkpoint_activations"])
-def test_a_run_with_a_switch_stopped_and_resumed_is_the_run_never_stopped(
-    switch: str, data: Path, tmp_path: Path
-) -> None:
+def test_resume_with_a_switch_continues_bit_identically(switch: str, data: Path, tmp_path: Path) -> None:
     more = ("--protocol", "paper", "--record_gradients", "2", *switch.split())
     assert run(data, tmp_path / "whole", *more) == 0
     with acting(Trainer, "step", 2, send_signal):
@@ -133,8 +131,8 @@ def test_a_run_with_a_switch_stopped_and_resumed_is_the_run_never_stopped(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_checkpoint_with_channels_last_is_one_like_any(data: Path, tmp_path: Path) -> None:
-    """Whoever reads it needs to know nothing of the layout."""
+def test_checkpoints_do_not_depend_on_channels_last(data: Path, tmp_path: Path) -> None:
+    """The code that reads a checkpoint does not depend on the layout."""
     assert run(data, tmp_path, "--channels_last", "--epochs", "1") == 0
     weights = read(tmp_path / "best.pt")["model"]
     network = trainer_of(data, tmp_path / "other").network
@@ -144,27 +142,27 @@ def test_a_checkpoint_with_channels_last_is_one_like_any(data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_tf32_is_what_was_asked_for_and_nothing_on_the_cpu(allowed: bool, data: Path, tmp_path: Path) -> None:
+def test_tf32_follows_the_flag_and_has_no_effect_on_the_cpu(allowed: bool, data: Path, tmp_path: Path) -> None:
     more = ["--tf32"] if allowed else []
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not allowed
-    found = trained(trainer_of(data, tmp_path / "run", *more))
+    result = trained(trainer_of(data, tmp_path / "run", *more))
     assert torch.backends.cuda.matmul.allow_tf32 is allowed
     assert torch.backends.cudnn.allow_tf32 is allowed
     other = trained(trainer_of(data, tmp_path / "other"))
-    assert all(torch.equal(value, other[name]) for name, value in found.items())
+    assert all(torch.equal(value, other[name]) for name, value in result.items())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("more", ["", "--fused", "--fused --channels_last"])
-def test_the_fused_optimiser_is_that_of_the_name(optimizer: str, more: str, data: Path, tmp_path: Path) -> None:
-    """And takes its steps as the plain one does, in whatever layout."""
+def test_the_fused_optimiser_equals_the_plain_one(optimizer: str, more: str, data: Path, tmp_path: Path) -> None:
+    """Its steps are those of the plain optimiser, in either memory layout."""
     fused = trainer_of(data, tmp_path, "--optimizer", optimizer, *more.split()).optimizer.defaults["fused"]
     assert (fused is True) == ("--fused" in more)
     if fused:
         assert_equal(data, tmp_path, more, "--optimizer", optimizer)
 
 
-def test_a_compiled_model_is_one_for_every_size_of_batch_and_what_is_trained(data: Path, tmp_path: Path) -> None:
+def test_one_graph_is_compiled_per_batch_size_and_set_of_trained_parts(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path, "--compile", "--method", "pretrain_finetune", "--pretrain_epochs", "1")
     assert isinstance(trainer.model, torch._dynamo.eval_frame.OptimizedModule)
     torch._dynamo.utils.counters.clear()
@@ -174,13 +172,13 @@ def test_a_compiled_model_is_one_for_every_size_of_batch_and_what_is_trained(dat
     assert not next(trainer.network.heads.parameters()).requires_grad
 
 
-def test_compiling_for_several_gpus_is_refused() -> None:
+def test_compiling_for_several_gpus_in_one_process_is_refused() -> None:
     with pytest.raises(InputError, match=r"--compile goes with one GPU.*--gpu_ids 0"):
         devices.wrap_model(nn.Linear(1, 1), [0, 1], compiled=True)
 
 
 @pytest.mark.slow
-def test_generated_code_trains_as_pytorchs_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_code_trains_like_eager_pytorch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", torch.compile.func)  # type: ignore[attr-defined]
     assert_equal(data, tmp_path, "--compile", "--encoder", "plain")
 

@@ -1,4 +1,4 @@
-"""Loader processes: how long training waits for them, and that they stay between epochs and never longer."""
+"""Loader processes: how long training waits for them, and their lifetime, which ends with the run."""
 
 import multiprocessing
 import time
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[loop.Trainer]:
-    """Every trainer that a run makes: held, so that nothing ends just because it is forgotten."""
+    """Every trainer that a run creates, referenced so that garbage collection does not end its processes."""
     held: list[loop.Trainer] = []
     original = loop.Trainer.__init__
 
@@ -37,21 +37,21 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list[loop.Trainer]:
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that advances only when `now` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
-def test_time_counts_until_an_item_is_there_and_not_while_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timer_counts_loading_but_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
 
     def items() -> Iterator[int]:
         for number in range(4):
             clock.now += LOADING
             yield number
-        clock.now += 1  # to find that there are no more
+        clock.now += 1  # time until the end of the iterator
 
     timer = WaitTimer()
     for expected, number in enumerate(timer.time(items())):
@@ -63,10 +63,10 @@ def test_time_counts_until_an_item_is_there_and_not_while_it_is_used(monkeypatch
     assert timer.seconds == 2 * (4 * LOADING + 1)
 
 
-def test_an_epoch_tells_what_it_waited_also_when_stopped_in_between(
+def test_waiting_is_recorded_even_if_the_epoch_is_interrupted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """6 clips, 3 batches of 2: each takes 3 s to load and 5 to train, so 9/24 of the time."""
+    """With 6 clips in 3 batches of 2, each taking 3 s to load and 5 s to train: 9/24 of the time."""
     clock = Clock(monkeypatch)
     original = loop.Trainer.step
 
@@ -91,36 +91,36 @@ def test_an_epoch_tells_what_it_waited_also_when_stopped_in_between(
     assert [line["data_wait"] for line in metrics(tmp_path / "whole")] == pytest.approx([9 / 24, 9 / 24])
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.05, ""), (0.051, "5% of it waiting for data"), (0.5, "50% of it")])
-def test_waiting_is_told_where_it_is_notable(share: float, told: str) -> None:
+@pytest.mark.parametrize(("share", "expected"), [(0.05, ""), (0.051, "5% of it waiting for data"), (0.5, "50% of it")])
+def test_waiting_is_printed_above_five_percent(share: float, expected: str) -> None:
     line = {"epoch": 1, "train_loss": 1.0, "acc": 0.5, "seconds": 9.0, "samples_per_second": 3.0, "data_wait": share}
     text = epoch_text(line, 2, [])
-    assert told in text and ("waiting" in text) is bool(told)
+    assert expected in text and ("waiting" in text) is bool(expected)
 
 
 def children() -> set[int]:
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
-def test_loader_processes_stay_between_epochs_and_end_with_the_run(
+def test_loader_processes_persist_between_epochs_and_end_with_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[set[int]] = []
+    pids: list[set[int]] = []
     original = loop.Trainer._finish_epoch
 
-    def noted(trainer: loop.Trainer, line: dict[str, object]) -> None:
-        seen.append(children())
+    def recorded(trainer: loop.Trainer, line: dict[str, object]) -> None:
+        pids.append(children())
         original(trainer, line)
 
-    monkeypatch.setattr(loop.Trainer, "_finish_epoch", noted)
+    monkeypatch.setattr(loop.Trainer, "_finish_epoch", recorded)
     before = children()
     assert run(data, tmp_path / "run", "--workers", "1", "--epochs", "3", "--method", "joint") == 0
-    assert seen[0] == seen[1] == seen[2] and len(seen[0] - before) == 3  # train, test, validation
+    assert pids[0] == pids[1] == pids[2] and len(pids[0] - before) == 3  # train, test, validation
     assert children() == before  # those of the probe, too
 
 
 class BrokenError(Exception):
-    """Stands for whatever may go wrong."""
+    """Simulates an unexpected error."""
 
 
 def breakdown() -> None:

@@ -29,11 +29,11 @@ UNTIMED = (
     "samples_per_second",
     "data_wait",
     "waited",
-)  # what two runs of the same computation may differ in
+)  # may differ between two runs of the same computation
 
 
 class PlainEncoder(nn.Module):
-    """One linear layer and a tanh on averaged pixels: no BatchNorm, so that samples do not see each other."""
+    """One linear layer and a tanh on averaged pixels: no BatchNorm, so that samples are independent."""
 
     feature_size = 6
 
@@ -48,7 +48,7 @@ class PlainEncoder(nn.Module):
 
 
 class NormedEncoder(PlainEncoder):
-    """With BatchNorm on the feature, as a ResNet has it where its last map is 1×1: a batch of one is too small."""
+    """Adds BatchNorm on the feature: as in a ResNet whose last map is 1×1, a batch of one is too small."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -59,9 +59,9 @@ class NormedEncoder(PlainEncoder):
 
 
 def arguments(data: Path, folder: Path | None, *more: object) -> list[str]:
-    """A command line for train.py; of a flag that is given twice the last one counts."""
-    place = [] if folder is None else ["--ckpt_path", str(folder)]
-    return [*SMALL.split(), "--data", str(data), *place, *map(str, more)]
+    """A command line for train.py; the last occurrence of a repeated flag is used."""
+    target = [] if folder is None else ["--ckpt_path", str(folder)]
+    return [*SMALL.split(), "--data", str(data), *target, *map(str, more)]
 
 
 def run(data: Path, folder: Path, *more: object) -> int:
@@ -87,14 +87,14 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def untimed(value: Any) -> Any:
-    """The same without seconds and rates, at any depth."""
+    """Return the value without times and rates, at any depth."""
     if isinstance(value, dict):
         return {key: untimed(inner) for key, inner in value.items() if key not in UNTIMED}
     return [untimed(inner) for inner in value] if isinstance(value, list) else value
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Bit for bit, at any depth."""
+    """Check that two values are bit-identical, at any depth."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert list(a) == list(b), where
@@ -112,7 +112,7 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Two run folders hold the same weights, optimiser, meter, history and figures."""
+    """Check that two run folders hold the same weights, optimiser state, meter, history and metrics."""
     for name in ("last.pt", "best.pt"):
         assert_same(untimed(read(a / name)), untimed(read(b / name)), name)
     assert untimed(metrics(a)) == untimed(metrics(b))
@@ -123,7 +123,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 @contextlib.contextmanager
 def acting(owner: Any, name: str, call: int, act: Callable[[], None], *, before: bool = False) -> Iterator[None]:
-    """While entered, `act` after (or before) the `call`th call, from 1, of the function `owner.name`."""
+    """Call `act` after (or before) the `call`-th call, counted from 1, of the function `owner.name`."""
     original, calls = getattr(owner, name), 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -142,5 +142,5 @@ def acting(owner: Any, name: str, call: int, act: Callable[[], None], *, before:
 
 
 def send_signal() -> None:
-    """What a person's `kill` does to this process."""
+    """Send SIGTERM to this process, as `kill` does."""
     os.kill(os.getpid(), signal.SIGTERM)
