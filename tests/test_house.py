@@ -97,11 +97,7 @@ def test_integration_imports_torch_and_itself_only() -> None:
 
 def test_code_shared_by_data_sets_imports_none_of_them() -> None:
     packages = ("raw", "generated", "preparation", "loading")
-    inside = {
-        name
-        for name in modules()
-        if name.startswith(tuple(f"mmpareto.data.{folder}" for folder in packages))
-    }
+    inside = {name for name in modules() if name.startswith(tuple(f"mmpareto.data.{folder}" for folder in packages))}
     assert len(inside) > 15
     allowed = inside | {"mmpareto.data.dataset_builder", "mmpareto.data.workers"}
     for name in inside:
