@@ -25,6 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what collection has made out of the garbage collector's way: the tests are then a tenth faster."""
+    """Exclude objects created by collection from garbage collection, which makes the tests about 10% faster."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Run folders as train.py writes them, with metrics and gradients that a test knows."""
+"""Run folders as train.py writes them, with known metrics and gradients."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ LAYERS = {"conv": 7, "bias": 3, "fc": 12}
 
 
 def options_of(variant: str = "per_tensor", **more: Any) -> dict[str, Any]:
-    """All options of MMPareto."""
+    """All options of a variant of MMPareto, some of them replaced by `more`."""
     return {"gamma": 1.5, "refresh": 1} | {"per_tensor": PER_TENSOR, "paper": PAPER}[variant] | more
 
 
@@ -41,7 +41,7 @@ def line(epoch: int, values: Mapping[str, Any]) -> dict[str, Any]:
 def write_run(
     folder: Path, history: Sequence[Mapping[str, Any]], fingerprint: str = "0123456789abcdef", **arguments: Any
 ) -> Path:
-    """A run folder with one line of metrics.jsonl per element of `history`."""
+    """Write a run folder with one line of metrics.jsonl per element of `history`; return its path."""
     folder.mkdir(parents=True)
     given = SETTINGS | {"ckpt_path": str(folder), "random_seed": 0} | arguments
     (folder / "config.json").write_text(json.dumps({"arguments": given, "data": {"fingerprint": fingerprint}}))
@@ -53,7 +53,7 @@ def write_run(
 def accuracies(
     seed: int, epochs: int = 4, modalities: Sequence[str] = ("audio", "visual"), heads: bool = True
 ) -> list[dict[str, Any]]:
-    """Random accuracies of every epoch, null for the unimodal heads unless `heads`."""
+    """Random accuracies for every epoch; None for the unimodal heads unless `heads` is true."""
     random = np.random.default_rng(seed)
     history = []
     for _ in range(epochs):
@@ -76,12 +76,12 @@ def write_gradients(
     groups: int | None = 3,
     **arrays: Any,
 ) -> dict[str, np.ndarray]:
-    """Records of random gradients in a run's folder; modality → those gradients, (steps, 2, elements).
+    """Write records of random gradients to a run folder; return modality → gradients (steps, 2, elements).
 
     Arguments:
-        alone: of the joint loss only.
-        groups: number of parameter groups that the method weights; None where it weights none.
-        arrays: replace those of gradients.npz.
+        alone: record the joint loss only.
+        groups: number of parameter groups with weights; None if the method has no weights.
+        arrays: replace arrays of the same name in gradients.npz.
     """
     random = np.random.default_rng(seed)
     content: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""benchmark.py, with encoders that take next to no time."""
+"""benchmark.py, with tiny encoders."""
 
 import functools
 import importlib.util
@@ -27,7 +27,7 @@ STEP = [*TINY, "--frames", "1"]
 
 
 class WideEncoder(nn.Module):
-    """A million parameters, and a few thousand activations; the number of parameters depends on the channels."""
+    """An encoder with about a million parameters and few activations; its size depends on the channels."""
 
     feature_size = 1000
 
@@ -45,88 +45,88 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(tmp_path: Path, *words: str) -> dict[str, Any]:
-    """The measurements of a run of benchmark.py."""
+    """Run benchmark.py and return its measurements."""
     assert benchmark.main([*STEP, *words, "--out", str(tmp_path / "cost.json")]) == 0
     return json.loads((tmp_path / "cost.json").read_text())
 
 
 @pytest.mark.usefixtures("tiny")
-def test_every_method_is_measured_beside_uniform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured(tmp_path)
+def test_every_method_is_compared_with_uniform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = measured(tmp_path)
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
-    assert set(found["methods"]) == names
+    assert set(result["methods"]) == names
     conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    assert found["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
-    assert found["rounds"] == 1
-    for values in found["methods"].values():
+    assert result["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
+    assert result["rounds"] == 1
+    for values in result["methods"].values():
         for spread in (values["seconds"], values["ratio"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"]
         assert "arithmetic" not in values
-    assert found["methods"]["uniform"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert result["methods"]["uniform"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     printed = capsys.readouterr().out
     for name in names:
         assert f"\n{name} " in printed
 
 
-def test_memory_is_in_copies_of_the_encoders_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Activations are small here, so that the peak is that of the gradients that a method holds."""
+def test_memory_is_reported_in_copies_of_the_encoder_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peak memory with few activations consists of the gradients that a method holds."""
     monkeypatch.setattr(cost, "build_network", functools.partial(build_network, encoder="wide"))
-    found = measured(tmp_path, "--methods", "unimodal", "released_code")
+    result = measured(tmp_path, "--methods", "unimodal", "released_code")
     channels = {"audio": 1, "visual": 3}
     sizes = {name: 4 * sum(p.numel() for p in WideEncoder(count).parameters()) for name, count in channels.items()}
-    copy = found["encoder_gradient_bytes"]
+    copy = result["encoder_gradient_bytes"]
     assert copy == sum(sizes.values())
-    methods = found["methods"]
+    methods = result["methods"]
     assert methods["uniform"]["extra_copies"] == 0
     for values in methods.values():
         assert values["extra_copies"] == (values["peak_bytes"] - methods["uniform"]["peak_bytes"]) / copy
-    # The gradient of each encoder, and the copy that becomes `.grad`; with one modality, of one encoder.
+    # Each encoder's gradient and the copy that becomes `.grad`; with one modality, there is only one encoder.
     assert methods["uniform"]["peak_bytes"] / copy == pytest.approx(2, abs=0.1)
     assert methods["unimodal"]["peak_bytes"] / (2 * sizes["audio"]) == pytest.approx(1, abs=0.1)
-    # Two gradients per encoder, each as tensors and as a vector; that of the sum; and new ones of one or two tensors.
+    # Two gradients per encoder, each as tensors and as a vector; the gradient of the sum; and one or two temporaries.
     assert methods["released code"]["peak_bytes"] / copy == pytest.approx(6, abs=0.7)
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_share_of_arithmetic_is_measured_where_there_is_one(
+def test_the_share_of_integration_time_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The clock moves only in integration and, for as long, in the rest of the step."""
+    """A fake clock advances equally in integration and in the rest of the step."""
     clock = [0.0]
     integrate, begin = Pareto.integrate, Pareto.passes
 
-    def slow(self: Pareto, *arguments: Any) -> Any:
-        clock[0] += 1  # for each of two encoders
+    def slow_integrate(self: Pareto, *arguments: Any) -> Any:
+        clock[0] += 1  # called once for each of two encoders
         return integrate(self, *arguments)
 
-    def elsewhere(self: Pareto, *arguments: Any) -> Any:
+    def slow_passes(self: Pareto, *arguments: Any) -> Any:
         clock[0] += 2
         return begin(self, *arguments)
 
     uniform = UniformSum.passes
-    monkeypatch.setattr(Pareto, "integrate", slow)
-    monkeypatch.setattr(Pareto, "passes", elsewhere)
+    monkeypatch.setattr(Pareto, "integrate", slow_integrate)
+    monkeypatch.setattr(Pareto, "passes", slow_passes)
     monkeypatch.setattr(UniformSum, "passes", lambda self, o: (clock.__setitem__(0, clock[0] + 1), uniform(self, o))[1])
     monkeypatch.setattr(ReleasedStep, "begin_epoch", lambda self, loop: None)
     monkeypatch.setattr(ReleasedStep, "before_forward", lambda *_: clock.__setitem__(0, clock[0] + 5) or {})
     monkeypatch.setattr(cost.time, "process_time", lambda: clock[0])
-    found = measured(tmp_path, "--methods", "pareto", "released_code", "--integration", "--rounds", "2")["methods"]
-    assert found["pareto"]["arithmetic"] == {"median": 0.5, "min": 0.5, "max": 0.5}
-    assert found["pareto"]["seconds"]["median"] == found["pareto"]["ratio"]["median"] == 4
-    assert found["uniform"]["arithmetic"]["max"] == 0
-    assert found["released code"]["arithmetic"] is None and found["released code"]["ratio"]["median"] == 5
+    result = measured(tmp_path, "--methods", "pareto", "released_code", "--integration", "--rounds", "2")["methods"]
+    assert result["pareto"]["arithmetic"] == {"median": 0.5, "min": 0.5, "max": 0.5}
+    assert result["pareto"]["seconds"]["median"] == result["pareto"]["ratio"]["median"] == 4
+    assert result["uniform"]["arithmetic"]["max"] == 0
+    assert result["released code"]["arithmetic"] is None and result["released code"]["ratio"]["median"] == 5
     assert "50.0 (50.0 – 50.0)" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tiny")
-def test_some_methods_are_measured_and_uniform_always(tmp_path: Path) -> None:
+def test_chosen_methods_and_always_uniform_are_measured(tmp_path: Path) -> None:
     pytest.importorskip("torchjd")
-    found = measured(tmp_path, "--methods", "MM-Pareto", "MMPareto:paper", "torchjd:Mean")
-    assert list(found["methods"]) == ["uniform", "mmpareto", "mmpareto:paper", "torchjd:Mean"]
+    result = measured(tmp_path, "--methods", "MM-Pareto", "MMPareto:paper", "torchjd:Mean")
+    assert list(result["methods"]) == ["uniform", "mmpareto", "mmpareto:paper", "torchjd:Mean"]
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_variant_has_its_options() -> None:
+def test_a_variant_is_measured_with_its_options() -> None:
     conditions = cost.Conditions(batch_size=2, image_size=33, audio_frames=32, frames=1, gpu_ids="cpu")
     inputs, labels = {"audio": torch.zeros(2, 1, 32, 128)}, torch.zeros(2, dtype=torch.long)
     method = cost.Contender("mmpareto:paper", inputs, labels, conditions).method
@@ -135,11 +135,11 @@ def test_a_variant_has_its_options() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_precision_and_layout_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(Pareto, "statistics", lambda self, outputs, *_: seen.append(outputs.joint.dtype) or {})
-    found = measured(tmp_path, "--methods", "pareto", "--amp", "bf16", "--channels_last")
-    assert found["conditions"]["amp"] == "bf16" and found["conditions"]["channels_last"] is True
-    assert seen == [torch.bfloat16] * 3
+    dtypes = []
+    monkeypatch.setattr(Pareto, "statistics", lambda self, outputs, *_: dtypes.append(outputs.joint.dtype) or {})
+    result = measured(tmp_path, "--methods", "pareto", "--amp", "bf16", "--channels_last")
+    assert result["conditions"]["amp"] == "bf16" and result["conditions"]["channels_last"] is True
+    assert dtypes == [torch.bfloat16] * 3
     conditions = cost.Conditions(gpu_ids="cpu", amp="bf16", channels_last=True)
     inputs, labels = {"visual": torch.zeros(2, 1, 3, 33, 33)}, torch.zeros(2, dtype=torch.long)
     contender = cost.Contender("joint", inputs, labels, conditions)
@@ -162,34 +162,34 @@ def test_the_machine_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("words", [[], ["--tf32"], ["--amp", "bf16", "--channels_last"], ["--amp", "fp16"]], ids=str)
 def test_a_gpu_is_measured(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["--methods", "joint", "mmpareto", "released_code"]
-    found = measured(tmp_path, *methods, "--integration", "--gpu_ids", "0", *words)
-    assert found["machine"]["gpu"] == torch.cuda.get_device_name(0)
+    result = measured(tmp_path, *methods, "--integration", "--gpu_ids", "0", *words)
+    assert result["machine"]["gpu"] == torch.cuda.get_device_name(0)
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is ("--tf32" in words)
-    assert 0 < found["methods"]["mmpareto"]["arithmetic"]["median"] < 1
-    for values in found["methods"].values():
-        assert values["peak_bytes"] > found["encoder_gradient_bytes"]
-    assert f"{found['machine']['gpu']}, torch" in capsys.readouterr().out
+    assert 0 < result["methods"]["mmpareto"]["arithmetic"]["median"] < 1
+    for values in result["methods"].values():
+        assert values["peak_bytes"] > result["encoder_gradient_bytes"]
+    assert f"{result['machine']['gpu']}, torch" in capsys.readouterr().out
 
 
-def test_what_only_a_gpu_has_is_refused_elsewhere() -> None:
+def test_gpu_only_options_are_refused_on_a_cpu() -> None:
     for words in (["--tf32"], ["--amp", "fp16"]):
         with pytest.raises(InputError, match=f"{words[0]}.* needs a GPU"):
             benchmark.main([*STEP, "--methods", "joint", *words])
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown method 'unifrom'.*'uniform'"):
         benchmark.main([*STEP, "--methods", "unifrom"])
     with pytest.raises(InputError, match=r"'mmpareto' has no variant 'papers'.*per_tensor, paper"):
         benchmark.main([*STEP, "--methods", "mmpareto:papers"])
 
 
-def test_loading_is_measured_beside_the_released_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_compared_with_the_released_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     words = ["loading", "--clips", "4", "--rounds", "1", "--out", str(tmp_path / "loading.json")]
     assert benchmark.main(words) == 0
     torch.set_num_threads(threads)
-    found = json.loads((tmp_path / "loading.json").read_text())
-    assert set(found["seconds"]) == set(found["speed"]) == {"released loader", "this loader", "this loader, --cache"}
-    assert found["speed"]["released loader"] == 1 and all(seconds > 0 for seconds in found["seconds"].values())
+    result = json.loads((tmp_path / "loading.json").read_text())
+    assert set(result["seconds"]) == set(result["speed"]) == {"released loader", "this loader", "this loader, --cache"}
+    assert result["speed"]["released loader"] == 1 and all(seconds > 0 for seconds in result["seconds"].values())
     assert "released loader" in capsys.readouterr().out

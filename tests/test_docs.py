@@ -1,4 +1,4 @@
-"""The README and the pages of docs/: their links, commands, examples and tables are true."""
+"""The README and the pages of docs/: their links, commands, examples and tables are correct."""
 
 import contextlib
 import functools
@@ -49,7 +49,7 @@ def inline_code(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The command lines of a page: indented, or within a sentence."""
+    """The command lines of a page, in indented blocks or in inline code."""
     lines = re.findall(r"^    (\S.*)", without_fences(page).replace("\\\n", " "), re.M) + inline_code(page)
     return [line.partition(" #")[0] for line in lines if re.match(r"(python|sh|torchrun|sbatch) ", line)]
 
@@ -64,7 +64,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)", prose(page)):
         if re.match(r"[a-z]+:", link):
             continue
@@ -83,7 +83,7 @@ def test_named_files_exist(page: Path) -> None:
     assert not [path for path in sorted(paths) if not path.exists()]
 
 
-def test_every_script_is_named() -> None:
+def test_every_script_is_documented() -> None:
     everything = "".join(map(text, PAGES))
     assert not [path.name for path in (REPOSITORY / "script").glob("*.sh") if f"script/{path.name}" not in everything]
 
@@ -141,7 +141,7 @@ def test_commands_use_flags_that_exist(page: Path) -> None:
             first = subcommands(entry)[:1]
         for word in words:
             if word == "--":
-                entry, first = "train", []  # tables.py passes the rest on
+                entry, first = "train", []  # tables.py passes the rest to train.py
             elif word.startswith("--"):
                 flag = word.partition("=")[0]
                 assert has_flag(flag, entry, *first), f"{entry}.py has no {flag}: {line}"
@@ -165,7 +165,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 def test_the_python_examples_run(tmp_path: Path) -> None:
-    """All in one process, which imports torch once, but each with names of its own."""
+    """Run in one process, which imports torch once, but each in its own namespace."""
     sources = [example for page in PAGES for example in examples(page)]
     assert any("MMPareto" in source for source in sources)
     program = f"for source in {sources!r}:\n    exec(compile(source, source, 'exec'), {{'__name__': '__main__'}})"
@@ -222,7 +222,7 @@ def test_the_table_of_methods_gives_their_defaults() -> None:
     assert checked > 10
 
 
-def test_the_table_of_variants_is_that_of_the_class() -> None:
+def test_the_table_of_variants_matches_the_class() -> None:
     from mmpareto import MMPareto
 
     rows = {

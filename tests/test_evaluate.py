@@ -1,3 +1,5 @@
+"""Evaluation of checkpoints: metrics, predictions per clip, single raw clips, and errors."""
+
 import csv
 import json
 import os
@@ -53,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> Path:
-    """Frames of a different number a clip; three classes that stat.csv does not name in order."""
+    """Clips with different numbers of frames, and three classes that stat.csv does not list in order."""
     return write_prepared(folder / "my data", train=12, test=7, frames=[3, 5], size=(40, 30))
 
 
@@ -71,15 +73,15 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_same_metrics(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same_metrics(result: dict[str, Any], expected: dict[str, Any]) -> None:
     names = [f"{kind}{head}" for kind in ("acc", "loss", "macro_f1", "map") for head in ("", "_audio", "_visual")]
     for name in names:
-        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+        assert result[name] == pytest.approx(expected[name], rel=1e-5), name
     for head in ("", "_audio", "_visual"):
-        assert found[f"per_class_accuracy{head}"] == expected[f"per_class_accuracy{head}"]
+        assert result[f"per_class_accuracy{head}"] == expected[f"per_class_accuracy{head}"]
 
 
-def test_the_metrics_are_those_of_the_run(mmpareto_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_equal_those_of_the_run(mmpareto_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = history(mmpareto_run)
     best = max(lines, key=lambda line: (line["acc"], -line["epoch"]))
     for name, line in (("best", best), ("last", lines[-1])):
@@ -92,7 +94,7 @@ def test_the_metrics_are_those_of_the_run(mmpareto_run: Path, capsys: pytest.Cap
         assert f"epoch {line['epoch']}, chosen on: test" in printed or f"the last epoch, {line['epoch']}\n" in printed
 
 
-def test_they_are_measured_in_the_precision_of_the_run(data: Path, tmp_path: Path) -> None:
+def test_evaluation_uses_the_precision_of_the_run(data: Path, tmp_path: Path) -> None:
     run = trained_run(data, tmp_path / "run", "--protocol", "paper", "--amp", "bf16")
     assert evaluated(run / "last.pt", "--batch_size", 4) == 0
     assert_same_metrics(json.loads((run / "evaluation-test-last" / "metrics.json").read_text()), history(run)[-1])
@@ -121,12 +123,12 @@ def test_the_table_has_every_clip_once(mmpareto_run: Path, data: Path) -> None:
     assert picture.shape[1] > picture.shape[0] > 200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_training_split_and_another_folder(mmpareto_run: Path, data: Path, tmp_path: Path) -> None:
+def test_split_and_output_folder_can_be_chosen(mmpareto_run: Path, data: Path, tmp_path: Path) -> None:
     assert evaluated(mmpareto_run / "last.pt", "--split", "train", "--data", data, "--out", tmp_path / "a" / "b") == 0
     assert len(read_table(tmp_path / "a" / "b" / "per_clip.csv")) == 12
 
 
-def test_of_a_joint_run_the_probe_is_measured(joint_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_joint_run_is_evaluated_with_its_probe(joint_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((joint_run / "summary.json").read_text())
     for name, key in (("best", "best_test"), ("last", "last")):
         assert evaluated(joint_run / f"{name}.pt") == 0
@@ -135,8 +137,8 @@ def test_of_a_joint_run_the_probe_is_measured(joint_run: Path, capsys: pytest.Ca
         assert_same_metrics(metrics, summary[key])
 
 
-def test_probe_weights_make_the_unimodal_logits(joint_run: Path, tmp_path: Path) -> None:
-    """By hand: the unimodal column of the table is the probe's, not the network's own head's."""
+def test_unimodal_predictions_use_the_probe_weights(joint_run: Path, tmp_path: Path) -> None:
+    """The unimodal columns of the table come from the probe, not from the network's own heads."""
     checkpoint = torch.load(joint_run / "best.pt", weights_only=True)
     for head in checkpoint["probe"].values():
         head["weight"].zero_()
@@ -150,7 +152,7 @@ def test_probe_weights_make_the_unimodal_logits(joint_run: Path, tmp_path: Path)
             np.testing.assert_allclose([float(row[f"{head}_{name}"]) for name in CLASSES], expected, rtol=1e-6)
 
 
-def test_untrained_heads_without_a_probe_are_called_so(joint_run: Path, tmp_path: Path) -> None:
+def test_untrained_heads_without_a_probe_are_reported(joint_run: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(joint_run / "last.pt", weights_only=True)
     del checkpoint["probe"]
     torch.save(checkpoint | {"epoch": 2, "steps": 1}, tmp_path / "last.pt")
@@ -159,6 +161,8 @@ def test_untrained_heads_without_a_probe_are_called_so(joint_run: Path, tmp_path
 
 
 class _Trap:
+    """A pickle that creates the folder `marker` if its code is executed."""
+
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
@@ -223,7 +227,7 @@ def no_network(content: dict[str, Any]) -> None:
         (moved, "is not in gone.*--data"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(
+def test_an_incompatible_checkpoint_is_refused(
     mmpareto_run: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], complaint: str
 ) -> None:
     checkpoint = changed(mmpareto_run, tmp_path / "x.pt", change)
@@ -233,7 +237,7 @@ def test_a_checkpoint_that_does_not_fit(
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
-def test_a_file_that_is_no_checkpoint(mmpareto_run: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(mmpareto_run: Path, tmp_path: Path) -> None:
     whole = (mmpareto_run / "best.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("hello")
@@ -250,7 +254,7 @@ def test_a_file_that_is_no_checkpoint(mmpareto_run: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "sprung").exists()
 
 
-def test_data_that_does_not_fit(mmpareto_run: Path, tmp_path: Path) -> None:
+def test_incompatible_data_are_refused(mmpareto_run: Path, tmp_path: Path) -> None:
     four = write_prepared(tmp_path / "four", classes=("A", "B", "C", "D"))
     for data, complaint in (
         (four, "has the 4 classes A, B, C, D, but .*best.pt distinguishes 3 classes"),
@@ -266,17 +270,17 @@ def test_data_that_does_not_fit(mmpareto_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--batch_size", "0"], ["--workers", "-1"], ["--fps", "x"], ["--split", "val"]])
-def test_wrong_usage_leaves_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_status_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         evaluate.main(["best.pt", *flags])
     assert caught.value.code == 2 and f"argument {flags[0]}: " in capsys.readouterr().err
 
 
-def test_bad_input_is_one_line_and_status_2(
+def test_bad_input_prints_one_line_and_exits_with_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / "absent.pt"), "--gpu-ids", "cpu"])
-    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # the process is pytest's
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # pytest's own handlers must stay
     with pytest.raises(SystemExit) as caught:
         cli.run(evaluate.main)
     out, err = capsys.readouterr()
@@ -284,7 +288,9 @@ def test_bad_input_is_one_line_and_status_2(
     assert err.startswith("error: ") and "absent.pt" in err and err.count("\n") == 1
 
 
-def test_results_on_the_stand_in_say_so(data: Path, mmpareto_run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_results_on_synthetic_data_have_the_warning(
+    data: Path, mmpareto_run: Path, tmp_path: Path, capsys: Any
+) -> None:
     checkpoint = changed(mmpareto_run, tmp_path / "x.pt", lambda content: content.update(dataset="synthetic"))
     assert evaluated(checkpoint) == 0
     banner = DATASETS["synthetic"].banner
@@ -296,7 +302,7 @@ def test_results_on_the_stand_in_say_so(data: Path, mmpareto_run: Path, tmp_path
 
 
 class ReleasedModel:
-    """The released code's network, put together by hand out of torchvision's parts."""
+    """The released code's network, built from torchvision's modules."""
 
     def __init__(self, n_classes: int, channels: int = 1) -> None:
         torch.manual_seed(3)
@@ -323,7 +329,7 @@ class ReleasedModel:
 
     @torch.no_grad()
     def probabilities(self, data: Path, clip: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:
-        """Head → (C,), from the files of a prepared clip, with PIL for the pictures."""
+        """Head → probabilities (C,) of a prepared clip, whose images are read by PIL."""
         feature = torch.load(data / "audio" / f"{clip}.pt", weights_only=True)
         frames = [
             np.asarray(Image.open(data / "visual" / clip / f"frame_{number:05d}.jpg").resize((224, 224), 2))
@@ -343,7 +349,7 @@ class ReleasedModel:
         return {head: values[0].softmax(0).numpy() for head, values in logits.items()}
 
 
-def test_a_checkpoint_of_the_released_code(
+def test_a_checkpoint_of_the_released_code_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_prepared(tmp_path / "data" / "cremad", train=3, test=3, frames=5, size=(48, 60), prepared={})
@@ -355,10 +361,10 @@ def test_a_checkpoint_of_the_released_code(
     printed = capsys.readouterr().out
     assert "released code" in printed and "fusion_module.gate, tau" in printed
     for row in read_table(tmp_path / "evaluation-test-best_model_of_cremad" / "per_clip.csv"):
-        # Of 5 frames, two segments of 2: frames 0·2 + 1 and 1·2 + 1.
+        # 5 frames give two segments of 2; the chosen frames are 0·2 + 1 and 1·2 + 1.
         for head, expected in released.probabilities(data, row["clip"], [1, 3]).items():
-            found = [float(row[f"{head}_{name}"]) for name in CLASSES]
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+            result = [float(row[f"{head}_{name}"]) for name in CLASSES]
+            np.testing.assert_allclose(result, expected, atol=2e-5)
     with pytest.raises(InputError, match="does not name its classes"):
         evaluated(path, "--clip", "a.wav", "a.flv", "--fps", 1)
 
@@ -371,7 +377,7 @@ def test_a_checkpoint_of_the_released_code(
         (lambda state: state.pop("module.visual_net.bn1.bias"), "is of another architecture: encoders.visual.bn1.bias"),
     ],
 )
-def test_a_released_checkpoint_of_another_architecture(
+def test_a_released_checkpoint_of_another_architecture_is_refused(
     tmp_path: Path, break_it: Callable[[dict[str, Any]], object], complaint: str
 ) -> None:
     path = ReleasedModel(3).save(tmp_path / "x.pth", 0.5)
@@ -382,7 +388,7 @@ def test_a_released_checkpoint_of_another_architecture(
         evaluated(path)
 
 
-# A clip that nobody has prepared
+# Clips that are not prepared
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +412,7 @@ def clip_files(raw: Path, name: str) -> tuple[Path, Path]:
 
 
 def printed_probabilities(text: str) -> dict[str, list[float]]:
-    """Head → probabilities, out of the table that `--clip` prints."""
+    """Head → probabilities, from the table that `--clip` prints."""
     lines = [line.split() for line in text.splitlines()]
     start = lines.index(list(HEADS))
     table = [line for line in lines[start + 1 :] if line[0].isupper() and len(line) == 4 and line[1][0].isdigit()]
@@ -414,7 +420,7 @@ def printed_probabilities(text: str) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(("audio", "method"), [("fbank", "mmpareto"), ("spectrogram", "joint")])
-def test_a_raw_clip_gives_what_the_prepared_one_gives(
+def test_a_raw_clip_gives_the_result_of_the_prepared_clip(
     raw: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], audio: str, method: str
 ) -> None:
     more = ["--audio", audio, "--audio_frames", "150", "--audio_pool", "2", "1", "--epochs", "1", "--method", method]
@@ -424,10 +430,10 @@ def test_a_raw_clip_gives_what_the_prepared_one_gives(
     trained = open_trained(run / "best.pt")
     classes = trained.description["classes"]
     for row in rows:
-        found = predict_clip(trained, *clip_files(raw, row["clip"]), torch.device("cpu"))
+        result = predict_clip(trained, *clip_files(raw, row["clip"]), torch.device("cpu"))
         for head in HEADS:
             expected = [float(row[f"{head}_{name}"]) for name in classes]
-            np.testing.assert_allclose(found[head].numpy(), expected, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(result[head].numpy(), expected, atol=1e-5, rtol=0)
     capsys.readouterr()
     row = rows[0]
     assert evaluated(run / "best.pt", "--clip", *clip_files(raw, row["clip"])) == 0
@@ -435,7 +441,7 @@ def test_a_raw_clip_gives_what_the_prepared_one_gives(
         np.testing.assert_allclose(values, [float(row[f"{head}_{name}"]) for name in classes], atol=6e-4)
 
 
-def test_a_clip_that_cannot_be_read(mmpareto_run: Path, raw: Path, tmp_path: Path) -> None:
+def test_an_unreadable_clip_is_refused(mmpareto_run: Path, raw: Path, tmp_path: Path) -> None:
     wav, flv = clip_files(raw, raw_clips.names(actors=1)[0])
     (tmp_path / "text.flv").write_text("hello")
     short = tmp_path / "short.wav"

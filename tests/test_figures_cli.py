@@ -1,4 +1,4 @@
-"""`python code/figures.py`: what it takes, refuses and writes."""
+"""The command line of figures.py: arguments, errors and output files."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from mmpareto.analysis.plots import style
 from mmpareto.errors import InputError
 from PIL import Image
 
-OF_RUNS = ("accuracy", "gap", "conflict", "magnitude", "weights")
+PLOTS_OF_RUNS = ("accuracy", "gap", "conflict", "magnitude", "weights")
 
 
 def made(folder: Path, count: int = 2) -> list[Path]:
@@ -44,7 +44,7 @@ def test_help_lists_every_plot(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert all(f"    {name}" in text for name in figures.PLOTS)
-    assert {*OF_RUNS, "covariance", "sharpness", "landscape", "gradients", "refresh"} <= set(figures.PLOTS)
+    assert {*PLOTS_OF_RUNS, "covariance", "sharpness", "landscape", "gradients", "refresh"} <= set(figures.PLOTS)
     assert {"integration", "cgmnist"} <= set(figures.PLOTS)
 
 
@@ -64,19 +64,19 @@ def test_a_plot_of_runs_is_written_as_png_and_pdf(
     assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
 
 
-def test_plots_are_written_to_the_run_or_beside_the_first_of_several(
+def test_plots_are_written_to_the_run_or_to_the_parent_of_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
     monkeypatch.setattr(style, "save", lambda figure, out, dpi=0: written.append(out))
     first, second = map(str, made(tmp_path / "runs"))
-    for name in OF_RUNS:
+    for name in PLOTS_OF_RUNS:
         assert figures.main([name, "--run", first, "--run", second]) == 0
     assert figures.main(["gradients", "--run", first]) == 0
-    assert written == [tmp_path / "runs" / f"{name}.png" for name in OF_RUNS] + [Path(first) / "gradients.png"]
+    assert written == [tmp_path / "runs" / f"{name}.png" for name in PLOTS_OF_RUNS] + [Path(first) / "gradients.png"]
 
 
-def test_what_is_impossible_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_sentence_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", None)
     first, second = map(str, made(tmp_path))
     other = str(write_run(tmp_path / "other", accuracies(0), dataset="ave"))
@@ -102,11 +102,11 @@ def test_what_is_impossible_is_refused_in_a_sentence(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("words", ["accuracy", "nothing", "", "accuracy --no", "covariance --run x --batches 1"])
-def test_bad_input_leaves_with_2_and_one_line(
+def test_bad_input_exits_with_status_2_and_prints_one_line(
     words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *words.split()])
-    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # the process is pytest's
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # pytest's own handlers must stay
     with pytest.raises(SystemExit) as caught:
         cli.run(figures.main)
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The rules of the architecture, which a person would otherwise have to keep in mind; the style of names and words."""
+"""Rules of the architecture, the wording of docstrings, and the files in git."""
 
 import ast
 import functools
@@ -15,7 +15,7 @@ CODE = REPOSITORY / "code"
 ENTRY_POINTS = sorted(path.name for path in CODE.glob("*.py"))
 SCRIPTS = sorted((REPOSITORY / "script").glob("*.sh"))
 GROUND = ("integration", "models", "data")
-# Floor → what it may import from this project, besides itself. Modules below all floors are listed by name.
+# Layer → the parts of this project that it may import besides itself. Modules below all layers are listed by name.
 BASE = {"progress", "errors", "files", "registry", "cli"}
 ALLOWED = {
     "integration": set(),
@@ -44,7 +44,7 @@ def tree(name: str) -> ast.Module:
 
 @functools.cache
 def imports(name: str) -> frozenset[str]:
-    """All modules that a module imports, anywhere in the file: of this project, the module and not the name in it."""
+    """All modules imported anywhere in a module's file; a name imported from this project counts as its module."""
     imported = set()
     package = name if modules()[name].name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree(name)):
@@ -62,7 +62,7 @@ def project_imports(name: str) -> set[str]:
     return {module for module in imports(name) if module.split(".")[0] == "mmpareto"}
 
 
-def floor(name: str) -> str:
+def layer(name: str) -> str:
     parts = name.split(".")
     return parts[1] if parts[0] == "mmpareto" and len(parts) > 1 else "entry point"
 
@@ -70,34 +70,34 @@ def floor(name: str) -> str:
 # Architecture
 
 
-def test_every_floor_imports_only_from_below() -> None:
+def test_every_layer_imports_only_from_below() -> None:
     upward = [
         f"{name} imports {module}"
         for name in modules()
         if name != "mmpareto"
         for module in project_imports(name)
-        if floor(module) != floor(name) and floor(module) not in ALLOWED[floor(name)]
+        if layer(module) != layer(name) and layer(module) not in ALLOWED[layer(name)]
     ]
     assert not upward
-    assert {floor(name) for name in modules()} <= set(ALLOWED)
+    assert {layer(name) for name in modules()} <= set(ALLOWED)
 
 
-def test_the_package_itself_imports_nothing_of_the_floors() -> None:
+def test_the_top_package_imports_no_layer() -> None:
     assert not project_imports("mmpareto")
-    assert not any("mmpareto" in project_imports(name) for name in modules())  # its names are defined elsewhere
+    assert not any("mmpareto" in project_imports(name) for name in modules())  # it only re-exports names
 
 
 def test_integration_imports_torch_and_itself_only() -> None:
     for name in modules():
-        if floor(name) == "integration":
+        if layer(name) == "integration":
             roots = {module.split(".")[0] for module in imports(name)}
             assert not roots - set(sys.stdlib_module_names) - {"torch", "mmpareto"}, name
-            assert all(floor(module) == "integration" for module in project_imports(name)), name
+            assert all(layer(module) == "integration" for module in project_imports(name)), name
 
 
 def test_code_shared_by_data_sets_imports_none_of_them() -> None:
-    rooms = ("raw", "generated", "preparation", "loading")
-    inside = {name for name in modules() if name.startswith(tuple(f"mmpareto.data.{room}" for room in rooms))}
+    packages = ("raw", "generated", "preparation", "loading")
+    inside = {name for name in modules() if name.startswith(tuple(f"mmpareto.data.{folder}" for folder in packages))}
     assert len(inside) > 15
     allowed = inside | {"mmpareto.data.dataset_builder", "mmpareto.data.workers"}
     for name in inside:
@@ -124,7 +124,7 @@ def test_no_two_classes_share_a_name() -> None:
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 def test_entry_points_are_thin(entry: str) -> None:
-    """They parse, call the package and print: at most a screen or two, and no class."""
+    """They parse, call the package and print, in at most 100 lines and without a class."""
     text = (CODE / entry).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 100
     assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(text)))
@@ -183,7 +183,7 @@ def test_every_data_set_has_recipes() -> None:
 
 
 OPENING = re.compile(r"(What|Whether|Where|How|That|Say|Tell|Take up|Put together)\b")
-# "one line an epoch", "samples a second": "per" is meant.
+# "one line an epoch" and "samples a second" should use "per".
 UNITS = (
     "batch|class|clip|column|core|device|encoder|epoch|file|frame|GPU|head|layer|line|machine|method|modality|node|"
     "objective|parameter|process|rank|row|run|sample|second|seed|side|split|step|subclass|table|tensor|worker"
@@ -221,7 +221,7 @@ def test_rates_are_written_with_per() -> None:
     assert not odd, "\n".join(odd)
 
 
-# What is in git
+# Files in git
 
 
 @functools.cache

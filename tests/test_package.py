@@ -1,4 +1,4 @@
-"""`pip install .` gives a package whose integration needs torch alone."""
+"""The package that `pip install .` installs, whose integration needs only torch."""
 
 import importlib.metadata
 import shutil
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, because building leaves files in its folder, by what pip calls for it."""
+    """The wheel, built by the backend that pip calls, from a copy because building leaves files behind."""
     folder = tmp_path_factory.mktemp("package")
     copy = folder / "a clone"
     leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """A folder that contains what pip would install: a pure wheel's own content."""
+    """A folder with the files that pip would install: the contents of a pure wheel."""
     target = wheel.parent / "installed"
     zipfile.ZipFile(wheel).extractall(target)
     return target
@@ -79,7 +79,7 @@ def run_isolated(installed: Path, cwd: Path, program: str) -> str:
     return done.stdout.strip()
 
 
-def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"mmpareto"}
     sources = {name for name in names if name.endswith(".py")}
@@ -94,7 +94,7 @@ def requirements(path: str) -> dict[str, Version]:
     return {name: Version(version) for name, _, version in pins if name}
 
 
-def test_its_metadata(installed: Path) -> None:
+def test_the_metadata_require_only_torch(installed: Path) -> None:
     import mmpareto
 
     (metadata,) = installed.glob("mmpareto-*.dist-info/METADATA")
@@ -106,8 +106,8 @@ def test_its_metadata(installed: Path) -> None:
     assert list(metadata.parent.rglob("LICENSE"))
 
 
-def test_the_groups_are_what_the_scripts_install() -> None:
-    """Each package of a group is pinned, each pin is in one group, and satisfies its bound."""
+def test_optional_dependencies_match_the_pinned_requirements() -> None:
+    """Each package of a group is pinned, and each pin is in exactly one group and satisfies its bound."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = project["optional-dependencies"]
     assert set(groups) == {"train", "plots", "modelnet40", "ucf101", "torchjd", "dev"}
@@ -120,7 +120,7 @@ def test_the_groups_are_what_the_scripts_install() -> None:
     assert not [str(bound) for bound in bounds if bound.name in pins and pins[bound.name] not in bound.specifier]
 
 
-def test_integration_works_where_only_torch_is(installed: Path, tmp_path: Path) -> None:
+def test_integration_works_with_only_torch_installed(installed: Path, tmp_path: Path) -> None:
     program = """
 import mmpareto
 assert "torch" not in sys.modules
@@ -136,7 +136,7 @@ print(mmpareto.__file__, sorted(METHODS))
     assert "mmpareto" in methods
 
 
-def test_the_command_line_needs_no_torch_until_it_is_read(installed: Path, tmp_path: Path) -> None:
+def test_building_the_parser_needs_no_torch(installed: Path, tmp_path: Path) -> None:
     program = """
 from mmpareto.training.settings import parse, parser
 from mmpareto.data import DATASETS

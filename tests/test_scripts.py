@@ -28,7 +28,7 @@ def recipe_of(script: str) -> str:
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 
-# A Python that answers the questions of setup.sh and installs nothing. Files in its home decide on the answers.
+# A fake Python that passes or fails the checks of setup.sh, depending on files in its home, and installs nothing.
 FAKE = r"""#!/bin/sh
 home='@HOME@'
 me=@ME@
@@ -89,7 +89,7 @@ class Machine:
         (self.home / "train.py").write_text(TRAIN)
 
     def python(self, name: str, *traits: str) -> None:
-        """Put a Python on PATH; traits: satisfies, old (below 3.11), bare (without ensurepip)."""
+        """Add a fake Python to PATH; traits: satisfies, old (below 3.11), bare (without ensurepip)."""
         program = FAKE
         for mark, value in (("@HOME@", self.home), ("@ME@", name), ("@PYTHON@", sys.executable)):
             program = program.replace(mark, str(value))
@@ -116,7 +116,7 @@ class Machine:
         )
 
     def log(self) -> list[str]:
-        """All modules that any Python was asked to run by `-m`, with their arguments."""
+        """All calls of fake Pythons with `-m`: module and arguments."""
         return (self.home / "log").read_text().splitlines() if (self.home / "log").exists() else []
 
 
@@ -126,7 +126,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def trained(done: "subprocess.CompletedProcess[str]", root: Path) -> list[str]:
-    """The arguments of the Python that the script ended in, which must have started in `root`."""
+    """The arguments of the Python that replaced the script, which must have started in `root`."""
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -136,28 +136,28 @@ def trained(done: "subprocess.CompletedProcess[str]", root: Path) -> list[str]:
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_it_needs_only_a_plain_shell(shell: str, script: str) -> None:
+def test_scripts_need_only_a_posix_shell(shell: str, script: str) -> None:
     path = REPOSITORY / "script" / script
     assert subprocess.run([shell, "-n", path], check=False, capture_output=True).stderr == b""
     assert path.read_text().startswith("#!/bin/sh\n# ")
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "setup.sh"])
-def test_it_changes_to_the_root_and_ends_in_python(script: str) -> None:
+def test_scripts_change_to_the_root_and_end_in_python(script: str) -> None:
     lines = [line for line in (REPOSITORY / "script" / script).read_text().splitlines() if not line.startswith("#")]
     assert lines[0].startswith('cd -P "$(dirname "$0")/.."') and lines[-1].startswith("exec python ")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("script", TRAINING)
-def test_training_from_any_folder(machine: Machine, script: str, shell: str) -> None:
+def test_training_starts_from_any_folder(machine: Machine, script: str, shell: str) -> None:
     machine.python("python", "satisfies")
     extra = ["--epochs", "3", "--model", "two words", "--data", "a*b"]
     (machine.root.parent / "else where").mkdir()
     calls = {
         machine.root: f"script/{script}",
         machine.root / "script": script,
-        machine.root / "code": f"script/{script}",  # as the README of the released code has it
+        machine.root / "code": f"script/{script}",  # as in the README of the released code
         machine.root / "code" / "script": f"./{script}",
         machine.root.parent: f"my clone/script/{script}",
         machine.root.parent / "else where": str(machine.root / "script" / script),
@@ -173,7 +173,7 @@ def test_training_from_any_folder(machine: Machine, script: str, shell: str) -> 
 
 
 @pytest.mark.parametrize("script", TRAINING)
-def test_train_py_understands_the_arguments_and_later_ones_override(
+def test_train_py_accepts_the_arguments_and_later_ones_override(
     machine: Machine, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mmpareto.training.settings import parse
@@ -192,7 +192,7 @@ def test_train_py_understands_the_arguments_and_later_ones_override(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_fresh_machine(machine: Machine, shell: str) -> None:
+def test_a_fresh_machine_is_set_up_once(machine: Machine, shell: str) -> None:
     machine.python("python3")
     done = machine.run(shell, "script/mmpareto.sh", "--epochs", "1")
     assert trained(done, machine.root)[-2:] == ["--epochs", "1"]
@@ -207,7 +207,7 @@ def test_a_fresh_machine(machine: Machine, shell: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [".", "code"])
-def test_setup_alone(machine: Machine, folder: str) -> None:
+def test_setup_alone_creates_the_environment(machine: Machine, folder: str) -> None:
     machine.python("python3")
     assert machine.run("sh", "script/setup.sh", cwd=machine.root / folder).returncode == 0
     assert (machine.root / ".venv" / "bin" / "python").exists()
@@ -220,7 +220,7 @@ def test_nothing_is_installed_into_the_active_python(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("traits", [None, "old", "bare"])
-def test_without_a_suitable_python(machine: Machine, traits: str | None) -> None:
+def test_without_a_suitable_python_there_is_an_error(machine: Machine, traits: str | None) -> None:
     if traits:
         machine.python("python3", traits)
         machine.python("python", "old")
@@ -248,7 +248,7 @@ def test_an_old_venv_is_not_deleted(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("left", ["no python", "dangling python", "no pip", "no packages"])
-def test_an_installation_that_was_cut_off_is_finished(machine: Machine, left: str) -> None:
+def test_an_interrupted_installation_is_completed(machine: Machine, left: str) -> None:
     machine.python("python3")
     machine.run("sh", "script/setup.sh")
     (machine.home / "venv.satisfies").unlink()
@@ -266,7 +266,7 @@ def test_an_installation_that_was_cut_off_is_finished(machine: Machine, left: st
     assert machine.log()[-1].startswith("venv -m pip install ")
 
 
-def test_a_failed_installation(machine: Machine) -> None:
+def test_a_failed_installation_is_reported_and_can_be_repeated(machine: Machine) -> None:
     machine.python("python3")
     machine.traits("pip", "fails")
     done = machine.run("sh", "script/mmpareto.sh")
@@ -277,7 +277,7 @@ def test_a_failed_installation(machine: Machine) -> None:
     trained(machine.run("sh", "script/mmpareto.sh"), machine.root)
 
 
-def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
+def test_ci_runs_lint_types_and_tests(machine: Machine) -> None:
     machine.python("python3")
     done = machine.run("sh", "my clone/.ci/run", "-k", "two words", cwd=machine.root.parent)
     assert done.returncode == 0, done.stderr
@@ -291,8 +291,8 @@ def test_sh_runs_lint_types_and_tests(machine: Machine) -> None:
     ]
 
 
-def test_real_requirements_are_compared_with_what_is_installed(machine: Machine) -> None:
-    """The program in setup.sh that compares versions, run by this Python."""
+def test_requirements_are_compared_with_installed_versions(machine: Machine) -> None:
+    """The version check of setup.sh, run by this Python."""
     import numpy
     import torch
 
@@ -315,7 +315,7 @@ def test_real_requirements_are_compared_with_what_is_installed(machine: Machine)
 
 
 def processes_with(word: str) -> dict[int, str]:
-    """Running processes with HOME=`word` in their environment, which are all that a `Machine` has started."""
+    """Running processes with HOME=`word` in their environment, which are all those that a `Machine` started."""
     processes = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -330,12 +330,13 @@ def processes_with(word: str) -> dict[int, str]:
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen"
+        assert time.monotonic() < until, "the condition did not become true in time"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def held(machine: Machine) -> Iterator[Machine]:
+    """A machine whose remaining processes are killed after the test."""
     yield machine
     for pid in processes_with(str(machine.home)):
         os.kill(pid, signal.SIGKILL)
@@ -379,7 +380,7 @@ def test_a_signal_while_installing_leaves_no_process(
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 @pytest.mark.parametrize("shell", SHELLS)
-def test_of_two_scripts_at_once_one_installs_and_the_other_waits(held: Machine, shell: str) -> None:
+def test_of_two_concurrent_scripts_one_installs_and_the_other_waits(held: Machine, shell: str) -> None:
     held.python("python3")
     (held.home / "hold.pip").touch()
 
@@ -416,7 +417,7 @@ def test_a_signal_to_the_script_reaches_training(held: Machine, shell: str) -> N
 # Slurm
 
 
-def test_slurm_starts_torchrun_once_per_machine(machine: Machine) -> None:
+def test_slurm_starts_torchrun_once_per_node(machine: Machine) -> None:
     machine.python("python", "satisfies")
     for tool, body in {
         "scontrol": 'echo "one"; echo "two"',

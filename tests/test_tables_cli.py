@@ -1,4 +1,4 @@
-"""tables.py: its command line, its exit statuses, and a table from prepared data to the report."""
+"""tables.py: command line, exit statuses, and one table from prepared data to its report."""
 
 import contextlib
 import csv
@@ -33,7 +33,7 @@ REPORT = ("table.md", "table.csv", "table.tex", "report.html")
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in which everything happens."""
+    """An empty folder as the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -78,7 +78,7 @@ def test_tables_are_listed_without_torch(words: list[str]) -> None:
         (["cost", "--report_only"], "cost.json does not exist or is damaged"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing_behind(here: Path, words: list[str], complaint: str) -> None:
+def test_bad_input_is_one_sentence_and_nothing_is_written(here: Path, words: list[str], complaint: str) -> None:
     with pytest.raises(InputError) as caught:
         tables.main(words)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
@@ -124,7 +124,7 @@ def test_a_stopped_grid_is_reported(
 
 @pytest.fixture
 def preparations(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options with which the stand-in would have been prepared."""
+    """The options of each call that would prepare the stand-in."""
     options_used: list[dict[str, Any]] = []
 
     def prepare(**options: Any) -> None:
@@ -151,11 +151,11 @@ def test_the_stand_in_is_prepared_with_its_derived_folders(preparations: list[di
     assert [options["audio"] for options in preparations] == [("fbank",), ("fbank",), ("spectrogram",), ("fbank",)]
     assert [options["clips"] for options in preparations] == [420, QUICK_STAND_IN["clips"], 420, 30]
     assert (preparations[3]["actors"], preparations[3]["seed"]) == (5, 7)  # the same clips
-    stand_in.prepare("mine-fps3")  # another process was faster
+    stand_in.prepare("mine-fps3")  # does nothing, as another process may have been faster
     assert len(preparations) == 4 and not stand_in.missing(missing)
 
 
-def test_which_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_depend_on_the_flags_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def slots(*words: str) -> list[str]:
         return command.slots_of(tables.parser().parse_args(["main", *words]))
 
@@ -168,7 +168,9 @@ def test_which_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots("--gpu_ids", "5,6") == ["5", "6"]
 
 
-def test_the_table_of_costs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_table_is_measured_and_reported(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cost, "build_network", functools.partial(build_network, encoder="tiny"))
     words = ["cost", "--dataset", "synthetic", "--quick", "--methods", "joint", "mmpareto:paper", "--slots", "1"]
     assert tables.main(words) == 0
@@ -176,24 +178,24 @@ def test_the_table_of_costs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert written(folder) == set(REPORT)
     costs = json.loads((folder / "cost.json").read_text())
     assert list(costs["methods"]) == ["uniform", "joint", "mmpareto:paper"] and costs["rounds"] == 3
-    assert costs["conditions"]["gpu_ids"] == "cpu"  # slots are the CPU's
+    assert costs["conditions"]["gpu_ids"] == "cpu"  # --slots selects the CPU
     text = (folder / "table.md").read_text()
     for name, label in (("uniform", "Uniform"), ("joint", "Joint loss"), ("mmpareto:paper", "MMPareto (paper)")):
         line = next(line for line in text.splitlines() if line.startswith(f"| {label}"))
-        found = costs["methods"][name]
-        assert f"{found['seconds']['median']:.3f}" in line and f"{found['ratio']['median']:.2f}" in line
-        assert f"{found['peak_bytes'] / 2**20:.0f}" in line
+        result = costs["methods"][name]
+        assert f"{result['seconds']['median']:.3f}" in line and f"{result['ratio']['median']:.2f}" in line
+        assert f"{result['peak_bytes'] / 2**20:.0f}" in line
     assert costs["machine"]["cpu"] in text and "random inputs" in text
     before = (folder / "cost.json").read_bytes()
     assert tables.main([*words, "--report-only"]) == 0
     assert (folder / "cost.json").read_bytes() == before
-    assert tables.main([*words[:5], "pareto", "--report-only"]) == 1  # measured without it
+    assert tables.main([*words[:5], "pareto", "--report-only"]) == 1  # pareto was not measured
     assert "Conventional Pareto" in (folder / "table.md").read_text()
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """train.py and evaluate.py are called in this process, where the tiny encoder is known."""
+    """Call train.py and evaluate.py in this process, where the tiny encoder is registered."""
 
     def start(self: job.Job, command: tuple[str, ...], log_mode: str) -> Any:
         main = {"train.py": train.main, "evaluate.py": evaluate.main}[Path(command[1]).name]
@@ -206,7 +208,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_from_prepared_data_to_a_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A training as small as it can be; then its report is written again without it."""
+    """A minimal training run and its report, which is then written again without training."""
     write_prepared(here / "data" / "cremad", train=12, test=6, frames=1)
     words = ["main", "--dataset", "cremad", "--methods", "uniform", "--seeds", "3", "--slots", "2"]
     small = "--encoder tiny --image_size 32 --frames 1 --audio_frames 64 --audio_pool 2 4 --batch_size 4 --epochs 1"

@@ -1,4 +1,4 @@
-"""A run folder is read completely, or refused in one sentence that names the file."""
+"""Reading of run folders, and errors of one sentence that names the file."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def finished(folder: Path, accuracy: float = 0.75, protocol: str = "validation",
 
 
 def write_clips(folder: Path, joint: list[bool], kept: str = "best") -> None:
-    """evaluate.py's table: the joint head is right where `joint` is true, the audio head never."""
+    """Write evaluate.py's table; the joint head is correct where `joint` is true, the audio head never."""
     path = folder / f"evaluation-test-{kept}" / "per_clip.csv"
     path.parent.mkdir()
     rows = [f"clip{n},a,{'a' if right else 'b'},0,1,b,0,1\n" for n, right in enumerate(joint)]
@@ -38,13 +38,13 @@ def write_clips(folder: Path, joint: list[bool], kept: str = "best") -> None:
 
 @contextlib.contextmanager
 def refused(message: str, path: Path) -> Iterator[None]:
-    """Inside, an InputError is raised in one sentence that names the path."""
+    """Expect an InputError of one sentence that names the path."""
     with pytest.raises(InputError, match=message) as caught:
         yield
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_settings_of_this_version_are_settings_others_stay_arguments(tmp_path: Path) -> None:
+def test_unknown_settings_are_only_available_as_arguments(tmp_path: Path) -> None:
     settings = parse(
         ["--dataset", "cremad", "--method", "mmpareto", "--random_seed", "3", "--protocol", "paper"]
     ).settings
@@ -53,23 +53,23 @@ def test_settings_of_this_version_are_settings_others_stay_arguments(tmp_path: P
     assert (run.dataset, run.method, run.variant, run.seed) == ("cremad", "mmpareto", "per_tensor", 3)
     assert (run.protocol, run.label, run.title, run.banner) == ("paper", "MMPareto", "CREMA-D", None)
     other = FinishedRun(write_run(tmp_path / "b", accuracies(0), later_flag=1))
-    assert other.arguments["later_flag"] == 1 and other.arguments["fused"] is False  # what this version added
+    assert other.arguments["later_flag"] == 1 and other.arguments["fused"] is False  # added in this version
     with refused("later_flag", other.folder):
         _ = other.settings
 
 
-def test_data_sets_that_have_a_warning_and_that_are_unknown(tmp_path: Path) -> None:
+def test_title_and_warning_of_synthetic_and_unknown_data_sets(tmp_path: Path) -> None:
     run = FinishedRun(write_run(tmp_path / "a", accuracies(0), dataset="synthetic"))
     assert run.banner == DATASETS["synthetic"].banner and run.banner
     run = FinishedRun(write_run(tmp_path / "b", accuracies(0), dataset="lost"))
     assert (run.title, run.banner) == ("lost", None)
 
 
-def test_identity_is_what_the_result_depends_on(tmp_path: Path) -> None:
+def test_identity_contains_only_what_the_result_depends_on(tmp_path: Path) -> None:
     run = FinishedRun(write_run(tmp_path / "a", accuracies(0)))
-    aside = {"data": "x", "ckpt_path": "x", "model": "x", "gpu_ids": "0", "workers": 3, "record_gradients": 5}
-    aside |= {"use_tensorboard": False, "tensorboard_path": "x"}
-    assert FinishedRun(write_run(tmp_path / "b", accuracies(1), **aside)).identity == run.identity
+    irrelevant = {"data": "x", "ckpt_path": "x", "model": "x", "gpu_ids": "0", "workers": 3, "record_gradients": 5}
+    irrelevant |= {"use_tensorboard": False, "tensorboard_path": "x"}
+    assert FinishedRun(write_run(tmp_path / "b", accuracies(1), **irrelevant)).identity == run.identity
     for number, other in enumerate(({"random_seed": 1}, {"epochs": 9}, {"fusion": "film"}, {"fingerprint": "f"})):
         assert FinishedRun(write_run(tmp_path / str(number), accuracies(0), **other)).identity != run.identity
     assert run.identity == identity(SETTINGS | {"fused": False}, "0123456789abcdef")
@@ -130,7 +130,7 @@ def test_a_config_without_data_has_no_identity(tmp_path: Path) -> None:
         _ = FinishedRun(folder).identity
 
 
-def test_a_protocol_chooses_its_own_epoch(tmp_path: Path) -> None:
+def test_each_protocol_chooses_its_own_epoch(tmp_path: Path) -> None:
     run = finished(tmp_path / "a")
     assert [run.epoch_line(protocol)["epoch"] for protocol in ("last", "validation", "paper")] == [4, 2, 1]
     assert run.accuracies("last") == {"acc": 0.75, "acc_visual": 0.25}
@@ -142,7 +142,7 @@ def test_a_protocol_chooses_its_own_epoch(tmp_path: Path) -> None:
 
 def test_a_run_is_finished_when_its_summary_is_of_the_last_epoch(tmp_path: Path) -> None:
     assert finished(tmp_path / "a").is_finished
-    assert not finished(tmp_path / "b", last={"epoch": 3, "acc": 0.5}).is_finished  # prolonged by --resume --epochs 4
+    assert not finished(tmp_path / "b", last={"epoch": 3, "acc": 0.5}).is_finished  # extended by --resume --epochs 4
     (tmp_path / "a" / "summary.json").unlink()
     run = FinishedRun(tmp_path / "a")
     assert not run.is_finished
@@ -159,7 +159,7 @@ def test_a_damaged_summary_is_refused(tmp_path: Path, text: str) -> None:
     assert not run.is_finished
 
 
-def test_gradients_are_there_where_they_were_recorded(tmp_path: Path) -> None:
+def test_gradients_are_read_if_they_were_recorded(tmp_path: Path) -> None:
     run = FinishedRun(write_run(tmp_path / "a", accuracies(0)))
     assert run.gradients is None
     with refused("train with --record_gradients N", run.folder):
@@ -194,7 +194,7 @@ def test_a_measurement_is_read_or_absent_or_refused(tmp_path: Path) -> None:
             run.measurement("covariance")
 
 
-def test_clips_are_those_of_the_epochs_own_weights(tmp_path: Path) -> None:
+def test_clip_results_are_those_of_the_chosen_epoch(tmp_path: Path) -> None:
     run = finished(tmp_path / "a")
     assert run.clip_results("last").clips == () and not run.clip_results("last").correct
     write_clips(run.folder, [True, False, True, True], "best")
@@ -213,7 +213,7 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
         run.clip_results("validation")
 
 
-def test_a_score_is_right_where_its_sign_is(tmp_path: Path) -> None:
+def test_a_score_is_correct_if_its_sign_is(tmp_path: Path) -> None:
     path = tmp_path / "per_clip.csv"
     path.write_text("clip,score,joint,text\na,1.0,0.2,-1\nb,-2.0,0.1,-1\nc,0,-0.5,0.3\n")
     results = read_clip_results(path)
@@ -239,7 +239,7 @@ def test_class_names_may_have_underscores(tmp_path: Path) -> None:
     "text",
     [
         *("", "clip,class\n", "a,b\n1,2\n", "clip,class,joint\nx,a\n", "clip,class,audio\nx,a,a\n"),
-        "clip,class,joint,joint_a\nx,a,a,1\nx,a,a,1\n",  # a clip twice
+        "clip,class,joint,joint_a\nx,a,a,1\nx,a,a,1\n",  # a duplicate clip
     ],
 )
 def test_a_damaged_table_of_clips_is_refused(tmp_path: Path, text: str) -> None:
@@ -249,7 +249,7 @@ def test_a_damaged_table_of_clips_is_refused(tmp_path: Path, text: str) -> None:
         read_clip_results(path)
 
 
-def test_a_renamed_variant_has_its_present_name(tmp_path: Path) -> None:
+def test_a_renamed_variant_has_its_current_name(tmp_path: Path) -> None:
     arguments = {"method": "mmpareto", "options": options_of()}
     old, new = (
         FinishedRun(write_run(tmp_path / variant, accuracies(0), variant=variant, **arguments))

@@ -1,4 +1,4 @@
-"""A method has one name in tables, plots and legends."""
+"""Labels of methods, which are the same in tables, plots and legends."""
 
 import pytest
 from mmpareto.analysis.labels import NAMES, label, name_of
@@ -22,7 +22,9 @@ from mmpareto.training.method_options import read_options
         ("torchjd:UPGrad", None, "", "TorchJD UPGrad"),
     ],
 )
-def test_a_label_names_what_is_not_the_default(method: str, variant: str | None, flags: str, expected: str) -> None:
+def test_a_label_names_options_that_differ_from_the_defaults(
+    method: str, variant: str | None, flags: str, expected: str
+) -> None:
     if method.startswith("torchjd:"):
         pytest.importorskip("torchjd")
     chosen, options = read_options(method, variant, flags.split(), [])  # as config.json has them
@@ -30,7 +32,7 @@ def test_a_label_names_what_is_not_the_default(method: str, variant: str | None,
     assert label(method, chosen, options).startswith(name_of(method))
 
 
-def test_a_label_of_flags_alone_is_that_of_the_complete_options() -> None:
+def test_missing_options_have_their_defaults() -> None:
     assert label("mmpareto") == "MMPareto"
     assert label("mmpareto", None, {"gamma": 1.25, "weights": "parameter"}) == "MMPareto (gamma 1.25)"
     assert label("mmpareto", "paper", {"refresh": 10}, ["fusion film"]) == "MMPareto (paper, refresh 10, fusion film)"
@@ -41,5 +43,5 @@ def test_an_unknown_method_has_a_label_too() -> None:
     assert label("torchjd:Lost") == "TorchJD Lost"
 
 
-def test_every_method_has_a_name_of_its_own() -> None:
+def test_every_method_has_a_unique_name() -> None:
     assert set(NAMES) == set(METHODS) and len(set(NAMES.values())) == len(NAMES)

@@ -20,7 +20,10 @@ RUNS = (("uniform", 0), ("uniform", 1), ("joint", 0), ("mmpareto", 0))
 
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Finished runs on 18 generated clips: two seeds of uniform, then joint, then mmpareto. Not to be changed."""
+    """Finished runs on 18 generated clips: two seeds of uniform, then joint, then mmpareto.
+
+    Tests must not change them; `runs` has copies.
+    """
     folder = tmp_path_factory.mktemp("trained")
     data = write_prepared(folder / "cremad", train=18, test=6)
     made = []
@@ -28,8 +31,8 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         patch.chdir(folder)
         for method, seed in RUNS:
             made.append(folder / f"{method}-{seed}")
-            own = ["--data", str(data), "--ckpt_path", str(made[-1]), "--method", method, "--random_seed", str(seed)]
-            assert train.main([*SMALL.split(), *own]) == 0
+            flags = ["--data", str(data), "--ckpt_path", str(made[-1]), "--method", method, "--random_seed", str(seed)]
+            assert train.main([*SMALL.split(), *flags]) == 0
     return made
 
 
@@ -41,7 +44,7 @@ def runs(trained_runs: list[Path], tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def unsaved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that `style.save` is given; nothing is written, which would take longer than all else."""
+    """The figures passed to `style.save`, which writes nothing here, because writing would take most of the time."""
     figures: list[Figure] = []
     monkeypatch.setattr(style, "save", lambda figure, out, dpi=0: figures.append(figure))
     return figures

@@ -1,4 +1,4 @@
-"""A network and a training set of a few numbers, in place of a run that is measured."""
+"""A tiny network and training set, in place of a trained run."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 CLASSES = 3
-SIZES = {"sound": 4, "touch": 5}  # numbers of an input
+SIZES = {"sound": 4, "touch": 5}  # length of an input vector
 FEATURE = 2
 
 
 class Samples(list[Sample]):
     """A training set whose inputs are vectors."""
 
-    normalisation: dict[str, Any] = {}  # noqa: RUF012 (nobody changes it)
+    normalisation: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
 
 def linear_network(n_classes: int = CLASSES) -> MultimodalNetwork:
@@ -31,7 +31,7 @@ def linear_network(n_classes: int = CLASSES) -> MultimodalNetwork:
 
 
 def curved_network(batch_norm: bool = False) -> MultimodalNetwork:
-    """Encoders with a tanh, and BatchNorm before it if asked for."""
+    """Encoders with a tanh, preceded by BatchNorm if `batch_norm`."""
     norm = nn.BatchNorm1d if batch_norm else lambda size: nn.Identity()
     return network_of(
         {name: nn.Sequential(nn.Linear(size, FEATURE), norm(FEATURE), nn.Tanh()) for name, size in SIZES.items()}
@@ -56,7 +56,7 @@ def network_of(encoders: dict[str, nn.Module], n_classes: int = CLASSES, seed: i
 def subject_of(
     network: MultimodalNetwork, count: int = 30, *, scores: bool = False, heads: bool = True, batch_size: int = 4
 ) -> Subject:
-    """The network with `count` random samples, of classes or of scores."""
+    """The network with `count` random samples, labelled with classes or with scores."""
     generator = torch.Generator().manual_seed(1)
     samples = Samples()
     for number in range(count):

@@ -1,3 +1,5 @@
+"""The plot of confusion matrices."""
+
 import numpy as np
 import pytest
 from mmpareto.analysis.plots.confusion import confusion_plot
@@ -6,14 +8,14 @@ COUNTS = {"joint": [[3, 1, 0], [0, 2, 0], [0, 0, 0]], "audio": [[0, 4, 0], [2, 0
 SHARES = {"joint": [[0.75, 0.25, 0], [0, 1, 0]], "audio": [[0, 1, 0], [1, 0, 0]]}
 
 
-def test_a_panel_a_head_shows_the_shares_of_the_true_class() -> None:
+def test_each_head_has_a_panel_with_shares_per_true_class() -> None:
     figure = confusion_plot(COUNTS, ["ANG", "HAP", "SAD"], "a title")
     assert figure.get_suptitle() == "a title"
     assert [axes.get_title() for axes in figure.axes] == ["joint: 5 of 6 correct", "audio: 0 of 6 correct"]
     for axes, expected in zip(figure.axes, SHARES.values(), strict=True):
         shown = np.ma.filled(axes.images[0].get_array(), np.nan)
         np.testing.assert_allclose(shown[:2], expected)
-        assert np.isnan(shown[2]).all()  # of a class without samples nothing is known
+        assert np.isnan(shown[2]).all()  # a class without samples has no shares
         written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
         assert written == {
             (row, column): f"{100 * share:.0f}"

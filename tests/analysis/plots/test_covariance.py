@@ -1,4 +1,4 @@
-"""Gradient noise against dense covariances, and against gradients that are written down by hand."""
+"""Gradient noise, compared with dense covariances and with gradients in closed form."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_float32_vectors_far_from_zero_keep_their_digits() -> None:
     assert metrics["largest_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(centred @ centred.T)[-1] / 19, rel=1e-5)
 
 
-def test_what_is_not_finite_stays_so() -> None:
+def test_nonfinite_vectors_give_nan() -> None:
     assert all(np.isnan(value) for value in spread_of(np.array([[1.0, 2.0], [np.nan, 1.0]])).metrics().values())
 
 
@@ -59,13 +59,13 @@ def test_equal_vectors_have_no_spread() -> None:
     assert spread_of(np.ones((5, 4))).metrics() == {"trace": 0, "largest_eigenvalue": 0, "mean_norm": 2}
 
 
-def test_what_a_loss_does_not_reach_counts_as_zero() -> None:
+def test_parameters_that_a_loss_does_not_reach_have_zero_gradients() -> None:
     like = [torch.ones(2, 3), torch.ones(4)]
     assert flat([None, torch.arange(4.0)], like).tolist() == [0] * 6 + [0, 1, 2, 3]
 
 
 def by_hand(subject: Subject, indices: list[int], modality: str) -> dict[str, np.ndarray]:
-    """The gradients at a linear encoder W over a batch: mean of Aᵀ (softmax(A W x + …) − onehot(y)) xᵀ."""
+    """Gradients of a linear encoder W over a batch: mean of Aᵀ (softmax(A W x + …) − onehot(y)) xᵀ."""
     network = subject.network
     inputs, labels = inputs_of(subject, indices)
     with torch.no_grad():
@@ -75,49 +75,49 @@ def by_hand(subject: Subject, indices: list[int], modality: str) -> dict[str, np
         "joint": (network.fusion.fc_out.weight[:, columns], outputs.joint),
         "unimodal": (network.heads[modality].weight, outputs.unimodal[modality]),
     }
-    found = {}
+    result = {}
     for name, (head, logits) in heads.items():
         residual = logits.softmax(1) - torch.eye(logits.shape[1], dtype=logits.dtype)[labels]
         gradient = (residual @ head).T @ inputs[modality] / len(indices)
-        found[name] = gradient.detach().numpy().reshape(-1)
-    return found
+        result[name] = gradient.detach().numpy().reshape(-1)
+    return result
 
 
-def test_a_linear_classifiers_covariance_is_that_of_its_gradients_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_covariance_of_a_linear_classifier_matches_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of(linear_network())
     drawn: list[list[int]] = []
     gradients_of = covariance.gradients_of
 
-    def noting(subject: Subject, batch: covariance.Batch) -> dict[str, list[torch.Tensor]]:
+    def recording(subject: Subject, batch: covariance.Batch) -> dict[str, list[torch.Tensor]]:
         drawn.append(batch.indices.tolist())
         return gradients_of(subject, batch)
 
-    monkeypatch.setattr(covariance, "gradients_of", noting)
-    found = covariance.measure(subject, batches=7)["encoders"]
+    monkeypatch.setattr(covariance, "gradients_of", recording)
+    result = covariance.measure(subject, batches=7)["encoders"]
     assert [len(indices) for indices in drawn] == [4] * 7 and all(len(set(indices)) == 4 for indices in drawn)
     for modality in ("sound", "touch"):
         gradients = [by_hand(subject, indices, modality) for indices in drawn]
         for name in ("joint", "unimodal"):
             vectors = np.stack([one[name] for one in gradients])
             dense = np.cov(vectors.T)
-            assert found[modality][name] == {
+            assert result[modality][name] == {
                 "trace": pytest.approx(np.trace(dense), rel=1e-10),
                 "largest_eigenvalue": pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-10),
                 "mean_norm": pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-10),
             }
 
 
-def test_many_batches_come_near_the_covariance_of_draws_without_replacement() -> None:
-    """(1 − B / M) S² / B, with S² the samples' own: batches are independent, and the N − 1 is right."""
+def test_many_batches_approach_the_covariance_of_draws_without_replacement() -> None:
+    """The expected trace is (1 − B / M) S² / B, where S² is the trace for single samples."""
     subject = subject_of(linear_network(), count=12)
     every = np.stack([by_hand(subject, [index], "sound")["joint"] for index in range(12)])
     truth = np.trace(np.cov(every.T)) / 4 * (1 - 4 / 12)
-    found = covariance.measure(subject, batches=300, batch_size=4)
-    assert found["encoders"]["sound"]["joint"]["trace"] == pytest.approx(truth, rel=0.1)
+    result = covariance.measure(subject, batches=300, batch_size=4)
+    assert result["encoders"]["sound"]["joint"]["trace"] == pytest.approx(truth, rel=0.1)
 
 
-def test_batch_norm_stays_and_every_sample_counts_alone() -> None:
-    """A batch's gradient is the mean of its samples', as no sample sees the others; the statistics do not move."""
+def test_batch_norm_is_fixed_and_samples_are_independent() -> None:
+    """A batch's gradient is the mean of its samples' gradients, and the running statistics do not change."""
     subject = subject_of(curved_network(batch_norm=True))
     before = {name: buffer.clone() for name, buffer in subject.network.named_buffers()}
     (whole,) = subject.batches(range(6), 6)
@@ -134,25 +134,25 @@ def test_batch_norm_stays_and_every_sample_counts_alone() -> None:
 def test_gradients_are_those_of_autograd() -> None:
     subject = subject_of(curved_network())
     (batch,) = subject.batches([3, 1, 2], 3)
-    found = covariance.gradients_of(subject, batch)
+    result = covariance.gradients_of(subject, batch)
     network = subject.network
     for modality, encoder in network.encoders.items():
         outputs = network(batch.inputs)
         for index, logits in enumerate((outputs.joint, outputs.unimodal[modality])):
             loss = torch.nn.functional.cross_entropy(logits, batch.labels)
             truth = torch.autograd.grad(loss, list(encoder.parameters()), retain_graph=True)
-            torch.testing.assert_close(found[modality][index], torch.cat([g.reshape(-1) for g in truth]))
+            torch.testing.assert_close(result[modality][index], torch.cat([g.reshape(-1) for g in truth]))
 
 
-def test_it_is_repeatable_and_leaves_no_gradient_behind() -> None:
+def test_measurement_is_repeatable_and_leaves_no_gradient_behind() -> None:
     subject = subject_of(curved_network())
     assert covariance.measure(subject, batches=5) == covariance.measure(subject, batches=5)
     assert all(parameter.grad is None for parameter in subject.network.parameters())
 
 
 def test_untrained_heads_have_no_unimodal_gradient() -> None:
-    found = covariance.measure(subject_of(curved_network(), heads=False), batches=3)
-    assert [list(names) for names in found["encoders"].values()] == [["joint"], ["joint"]]
+    result = covariance.measure(subject_of(curved_network(), heads=False), batches=3)
+    assert [list(names) for names in result["encoders"].values()] == [["joint"], ["joint"]]
 
 
 def test_a_batch_of_the_whole_training_set_is_refused() -> None:
@@ -171,14 +171,14 @@ def test_a_full_disk_is_an_input_error() -> None:
         spread.add(torch.ones(3))
 
 
-def test_encoders_that_exchange_information_are_measured_each_by_its_own_losses() -> None:
-    """As in training: an encoder's unimodal gradient is that of its own loss, though others reach it."""
+def test_encoders_that_exchange_information_have_their_own_losses() -> None:
+    """As in training, an encoder's unimodal gradient is that of its own loss, although other losses reach it."""
     network = build_network({"sound": 3, "touch": 1}, 2, encoder="tiny", blocks="mmtm")
     subject = subject_of(network)
     inputs = {"sound": torch.randn(4, 3, 24, 24), "touch": torch.randn(4, 1, 24, 24)}
     labels = torch.tensor([0, 1, 0, 1])
-    found = covariance.gradients_of(subject, covariance.Batch(inputs, labels, labels))
+    result = covariance.gradients_of(subject, covariance.Batch(inputs, labels, labels))
     for name, encoder in network.encoders.items():
         loss = torch.nn.functional.cross_entropy(network(inputs).unimodal[name], labels)
         truth = torch.autograd.grad(loss, list(encoder.parameters()))
-        torch.testing.assert_close(found[name][1], torch.cat([g.reshape(-1) for g in truth]))
+        torch.testing.assert_close(result[name][1], torch.cat([g.reshape(-1) for g in truth]))

@@ -1,4 +1,4 @@
-"""Plot of one run's gradients, from records of gradients that the test knows."""
+"""The plot of one run's gradients, from known records."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def run_of(folder: Path, dataset: str = "cremad") -> Path:
 
 
 def plot(folder: Path, dataset: str = "cremad", **records: Any) -> Figure:
-    """Of a new run that recorded random gradients."""
+    """The plot of a new run that recorded random gradients."""
     write_gradients(run_of(folder, dataset), 0, **records)
     return gradients_plot(FinishedRun(folder))
 
@@ -34,13 +34,13 @@ def labels(figure: Figure) -> list[str]:
 
 
 def line(figure: Figure, row: str, label: str) -> np.ndarray:
-    """The heights of a line in the first column."""
+    """The y values of a line in the first column."""
     (axes,) = [axes for axes in figure.axes if axes.get_ylabel() == row]
-    (found,) = [one for one in axes.lines if str(one.get_label()).startswith(label)]
-    return np.asarray(found.get_ydata())
+    (result,) = [one for one in axes.lines if str(one.get_label()).startswith(label)]
+    return np.asarray(result.get_ydata())
 
 
-def test_its_lines_are_the_norms_and_the_cosine_of_the_whole_gradients(tmp_path: Path) -> None:
+def test_lines_are_norms_and_cosines_of_the_whole_gradients(tmp_path: Path) -> None:
     folder = run_of(tmp_path / "run")
     truth = write_gradients(folder, 0)["audio"]
     figure = gradients_plot(FinishedRun(folder))
@@ -51,7 +51,8 @@ def test_its_lines_are_the_norms_and_the_cosine_of_the_whole_gradients(tmp_path:
     assert line(figure, "cosine", "whole") == pytest.approx((joint * unimodal).sum(1) / (norms[0] * norms[1]))
     arrays = np.load(folder / "gradients.npz")
     layers = arrays["cosine_audio"]
-    assert line(figure, "cosine", "layers") == pytest.approx(np.sort(layers, axis=1)[:, 1])  # three: the middle one
+    median = np.sort(layers, axis=1)[:, 1]  # of three layers
+    assert line(figure, "cosine", "layers") == pytest.approx(median)
     assert line(figure, "in conflict", "share") == pytest.approx((layers < 0).sum(1) / 3)
     assert line(figure, "weight α", "unimodal") == pytest.approx(np.sort(arrays["weights_audio"][..., 1], axis=1)[:, 1])
     assert line(figure, "λ", "λ") == pytest.approx(np.sort(arrays["rescale_audio"], axis=1)[:, 1])
@@ -72,14 +73,14 @@ def test_its_lines_are_the_norms_and_the_cosine_of_the_whole_gradients(tmp_path:
         ({"steps": 1}, ALL_ROWS),
     ],
 )
-def test_it_has_a_row_for_each_recorded_metric(records: dict[str, Any], rows: list[str], tmp_path: Path) -> None:
+def test_each_recorded_metric_has_a_row(records: dict[str, Any], rows: list[str], tmp_path: Path) -> None:
     figure = plot(tmp_path / "run", **records)
     assert [label for label in labels(figure) if label in rows] == rows
-    assert set(labels(figure)) - set(rows) <= {"cosine"}  # the colour bar's
+    assert set(labels(figure)) - set(rows) <= {"cosine"}  # the label of the colour bar
     figure.draw_without_rendering()
 
 
-def test_the_warning_of_synthetic_data_is_on_the_page(tmp_path: Path) -> None:
+def test_plots_of_synthetic_data_have_the_warning(tmp_path: Path) -> None:
     figure = plot(tmp_path / "run", dataset="synthetic", groups=None, alone=True)
     assert "SYNTHETIC" in max(figure.texts, key=lambda text: text.get_position()[1]).get_text()
 
@@ -93,7 +94,7 @@ def test_points_of_a_long_run_are_medians_of_successive_records(tmp_path: Path) 
     assert "3 records" in " ".join(text.get_text() for text in figure.texts)
 
 
-def test_quartiles_leave_out_what_is_not_finite() -> None:
+def test_quartiles_ignore_nonfinite_values() -> None:
     nan, inf = float("nan"), float("inf")
     values = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [nan, 8.0, inf, nan, -inf], [nan] * 5])
     lower, median, upper = quartiles(values)
@@ -101,7 +102,7 @@ def test_quartiles_leave_out_what_is_not_finite() -> None:
     assert [part.tolist() for part in quartiles(values[:2], bundle=2)] == [[2.25], [3.5], [4.75]]
 
 
-def test_zeros_and_steps_that_overflowed_leave_gaps_and_weights_beyond_1_are_visible(tmp_path: Path) -> None:
+def test_zeros_and_overflows_leave_gaps_and_weights_above_1_are_visible(tmp_path: Path) -> None:
     folder = run_of(tmp_path / "run")
     write_gradients(folder, 0)
     content = dict(np.load(folder / "gradients.npz"))

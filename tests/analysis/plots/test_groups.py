@@ -1,4 +1,4 @@
-"""Which runs share a line, what the line is called, and the notes on the runs."""
+"""Grouping of runs into lines, the labels of the lines, and notes on the runs."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def groups_of(*folders: Path) -> list[SeedGroup]:
     return group_runs(FinishedRun(folder) for folder in folders)
 
 
-def test_groups_are_in_the_order_of_labels_and_seeds_ascend(tmp_path: Path) -> None:
+def test_groups_are_ordered_by_label_and_their_runs_by_seed(tmp_path: Path) -> None:
     paper = {"method": "mmpareto", "variant": "paper", "options": options_of("paper")}
     first, second = groups_of(
         write_run(tmp_path / "b", accuracies(1), random_seed=1, method="joint"),
@@ -35,7 +35,7 @@ def test_groups_are_in_the_order_of_labels_and_seeds_ascend(tmp_path: Path) -> N
         ({"random_seed": 1, "epochs": 9, "gpu_ids": "0", "record_gradients": 5, "data": "elsewhere"}, "Uniform"),
         ({"fusion": "film"}, "Uniform (fusion film)"),
         ({"protocol": "paper"}, "Uniform (protocol paper)"),
-        ({"recipe": "dgl", "learning_rate": 0.01}, "Uniform (recipe dgl)"),  # one of the two is enough
+        ({"recipe": "dgl", "learning_rate": 0.01}, "Uniform (recipe dgl)"),  # the recipe alone distinguishes them
         ({"learning_rate": 0.01}, "Uniform (learning_rate 0.01)"),
         ({"crop_scale": [0.2, 1.0]}, "Uniform (crop_scale 0.2 1)"),
         ({"fingerprint": "fedcba9876", "data": "data/cremad-fps3"}, "Uniform (data cremad-fps3 fedcba)"),
@@ -91,7 +91,7 @@ def test_notes_name_data_set_seeds_protocol_and_lengths(tmp_path: Path) -> None:
     assert [ranges(numbers) for numbers in ([0, 2, 5, 6, 7], [3], [1, 2])] == ["0, 2, 5–7", "3", "1, 2"]
 
 
-def test_mean_and_deviation_have_gaps_where_a_seed_has_none() -> None:
+def test_mean_and_deviation_have_gaps_where_a_seed_has_no_value() -> None:
     mean, deviation = mean_and_deviation(np.array([[1.0, np.nan], [3.0, 1.0]]))
     np.testing.assert_allclose([mean, deviation], [[2, np.nan], [np.sqrt(2), np.nan]])
     assert np.isnan(mean_and_deviation(np.ones((1, 2)))[1]).all()

@@ -1,4 +1,4 @@
-"""The arrows of the plot are what the methods compute."""
+"""The arrows of the plot, compared with the results of the methods."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytest_plugins = ["plot_fixtures"]
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_its_arrows_are_the_equations(title: str) -> None:
+def test_arrows_match_the_equations(title: str) -> None:
     joint, unimodal = (torch.tensor(gradient, dtype=torch.float64) for gradient in CASES[title])
     a, b, c = joint @ joint, unimodal @ unimodal, joint @ unimodal
     total = joint + unimodal
@@ -24,12 +24,12 @@ def test_its_arrows_are_the_equations(title: str) -> None:
         alpha = (b - c) / (a + b - 2 * c)
         h = 2 * alpha * joint + 2 * (1 - alpha) * unimodal
         expected = 1.5 * max(1, total.norm() / h.norm()) * h
-        assert total @ joint < 0, "the case is to show a sum that harms the joint loss"
+        assert total @ joint < 0, "this case should show a sum that increases the joint loss"
     assert ("no conflict" in title) == bool(c >= 0)
     torch.testing.assert_close(integrated("mmpareto", joint, unimodal), expected)
 
 
-def test_its_arrows_are_labelled_in_the_colours_of_their_gradients() -> None:
+def test_arrows_are_labelled_in_the_colours_of_their_gradients() -> None:
     for axes in integration_plot().axes:
         texts = {text.get_text(): (text.get_color(), text.get_position()) for text in axes.texts if text.get_text()}
         assert texts["$g_m$ joint"][0] == style.JOINT and texts["$g_u$ unimodal"][0] == style.UNIMODAL

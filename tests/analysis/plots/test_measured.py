@@ -1,4 +1,4 @@
-"""Measuring runs at a checkpoint, from the command line on, at the example of `covariance`."""
+"""Measurement of runs at a checkpoint from the command line, with `covariance` as the example."""
 
 import json
 import shutil
@@ -67,9 +67,7 @@ def test_runs_are_measured_written_and_drawn_together(
     assert "linear probe" in notes and "Seeds: Uniform 0, 1; Joint loss 0" in notes and "CREMA-D" in notes
 
 
-def test_a_run_is_measured_again_only_where_something_changed(
-    runs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_measured_again_only_if_something_changed(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     draw(runs[0])
     first = measured(runs[0])
     count = 0
@@ -143,7 +141,7 @@ def test_runs_that_were_measured_differently_are_not_drawn_together(
         ("damaged", "lacks checkpoint"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_sentence(
+def test_a_run_that_cannot_be_measured_is_refused_in_one_sentence(
     damage: str, message: str, runs: list[Path], unsaved: list[Figure], tmp_path: Path
 ) -> None:
     run = runs[0]
@@ -172,7 +170,7 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(
     assert not unsaved and (damage == "damaged" or not (run / "covariance.json").exists())
 
 
-def test_nothing_is_measured_where_one_run_cannot_be(runs: list[Path]) -> None:
+def test_nothing_is_measured_if_one_run_cannot_be(runs: list[Path]) -> None:
     (runs[1] / "last.pt").unlink()
     with pytest.raises(InputError, match="no checkpoint"):
         draw(*runs[:2])

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a Hessian, compared with dense ones; and its plot."""
+"""The largest eigenvalue of a Hessian, compared with dense matrices, and its plot."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def symmetric(eigenvalues: list[float], seed: int = 0) -> np.ndarray:
     [
         [5.0, 1.0, 0.5, 0.2, 0.1, 0.0],
         [3.0, 2.0, -10.0, -0.5, 0.0, 1.0],  # the largest in magnitude is negative
-        [-1.0, -2.0, -3.0, -40.0],  # all are
+        [-1.0, -2.0, -3.0, -40.0],  # all are negative
         [2.0, 2.0, 2.0, 1.0, 1.0],
         [7.0],
         [0.0, 0.0, 0.0],
@@ -45,16 +45,16 @@ def symmetric(eigenvalues: list[float], seed: int = 0) -> np.ndarray:
 )
 def test_the_largest_eigenvalue_is_the_algebraically_largest(eigenvalues: list[float]) -> None:
     matrix = symmetric(eigenvalues)
-    found = largest_eigenvalue(lambda v: matrix @ v, len(matrix), tolerance=1e-10)
-    assert found.value == pytest.approx(max(eigenvalues), abs=1e-9)
-    assert np.linalg.norm(found.vector) == pytest.approx(1)
-    residual = np.linalg.norm(matrix @ found.vector - found.value * found.vector)
-    assert found.residual == pytest.approx(residual, abs=1e-10)
+    result = largest_eigenvalue(lambda v: matrix @ v, len(matrix), tolerance=1e-10)
+    assert result.value == pytest.approx(max(eigenvalues), abs=1e-9)
+    assert np.linalg.norm(result.vector) == pytest.approx(1)
+    residual = np.linalg.norm(matrix @ result.vector - result.value * result.vector)
+    assert result.residual == pytest.approx(residual, abs=1e-10)
     if len(matrix) > 2 and max(eigenvalues) > 0:
-        assert found.value == pytest.approx(eigsh(matrix, k=1, which="LA")[0][0], abs=1e-9)
+        assert result.value == pytest.approx(eigsh(matrix, k=1, which="LA")[0][0], abs=1e-9)
 
 
-def test_it_ends_when_the_residual_is_below_the_tolerance() -> None:
+def test_iteration_ends_when_the_residual_is_below_the_tolerance() -> None:
     matrix = symmetric([*np.linspace(0, 1, 60), 4.0])
     products = 0
 
@@ -65,18 +65,18 @@ def test_it_ends_when_the_residual_is_below_the_tolerance() -> None:
 
     rough, exact = (largest_eigenvalue(product, 61, tolerance=tolerance) for tolerance in (0.1, 1e-8))
     assert rough.products + exact.products == products and rough.products < exact.products < 61
-    for found, tolerance in ((rough, 0.1), (exact, 1e-8)):
-        residual = np.linalg.norm(matrix @ found.vector - found.value * found.vector)
-        assert found.residual == pytest.approx(residual, rel=1e-4) and residual <= tolerance * found.value
-        assert 4 - found.value <= residual**2 / (4 - 1) + 1e-12  # the docstring's bound: the next eigenvalue is 1
+    for result, tolerance in ((rough, 0.1), (exact, 1e-8)):
+        residual = np.linalg.norm(matrix @ result.vector - result.value * result.vector)
+        assert result.residual == pytest.approx(residual, rel=1e-4) and residual <= tolerance * result.value
+        assert 4 - result.value <= residual**2 / (4 - 1) + 1e-12  # the docstring's bound: the next eigenvalue is 1
 
 
-def test_what_is_not_finite_stays_so() -> None:
-    found = largest_eigenvalue(lambda v: v * np.inf, 5)
-    assert np.isnan(found.value) and np.isnan(found.residual)
+def test_nonfinite_products_give_nan() -> None:
+    result = largest_eigenvalue(lambda v: v * np.inf, 5)
+    assert np.isnan(result.value) and np.isnan(result.residual)
 
 
-def test_what_does_not_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharpness, "MAX_PRODUCTS", 2)
     matrix = symmetric([*np.linspace(0, 1, 20)])
     with pytest.raises(ValueError, match="2 products"):
@@ -86,12 +86,12 @@ def test_what_does_not_converge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def dense_hessian(subject: Subject, name: str, samples: int) -> np.ndarray:
-    """The Hessian of a loss over the drawn samples with respect to what it reaches, by torch.func."""
+    """The Hessian of a loss over the drawn samples with respect to the parameters it reaches."""
     indices = [int(index) for batch in subject.sample(samples, samples) for index in batch.indices]
     inputs, labels = inputs_of(subject, indices)
     network = subject.network
-    apart = ["encoders", "fusion"] if name == "joint" else [f"encoders.{name}", f"heads.{name}"]
-    names = [n for n, _ in network.named_parameters() if any(n.startswith(start) for start in apart)]
+    prefixes = ["encoders", "fusion"] if name == "joint" else [f"encoders.{name}", f"heads.{name}"]
+    names = [n for n, _ in network.named_parameters() if any(n.startswith(prefix) for prefix in prefixes)]
     parameters = [dict(network.named_parameters())[n] for n in names]
     sizes = [p.numel() for p in parameters]
 
@@ -106,41 +106,41 @@ def dense_hessian(subject: Subject, name: str, samples: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("at_once", [11, 4, 1])  # all samples' graph, three of 4, 4 and 3 samples, or one's
-def test_a_small_networks_sharpness_is_that_of_its_dense_hessian(
+@pytest.mark.parametrize("at_once", [11, 4, 1])  # one graph of all samples; three of 4, 4 and 3; one per sample
+def test_the_sharpness_of_a_small_network_is_that_of_its_dense_hessian(
     batch_norm: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharpness, "_batch_size", lambda *arguments: at_once)
     subject = subject_of(curved_network(batch_norm))
     buffers = {name: buffer.clone() for name, buffer in subject.network.named_buffers()}
-    found = sharpness.measure(subject, samples=11)["losses"]
-    assert list(found) == ["joint", "sound", "touch"]
-    for name, figures in found.items():
+    result = sharpness.measure(subject, samples=11)["losses"]
+    assert list(result) == ["joint", "sound", "touch"]
+    for name, metrics in result.items():
         truth = np.linalg.eigvalsh(dense_hessian(subject, name, 11))
         gap = truth[-1] - truth[-2]
-        assert figures["residual"] <= 0.02 * truth[-1]
-        assert 0 <= truth[-1] - figures["largest_eigenvalue"] <= figures["residual"] ** 2 / gap + 1e-10
-        assert figures["largest_eigenvalue"] == pytest.approx(truth[-1], rel=1e-3)
+        assert metrics["residual"] <= 0.02 * truth[-1]
+        assert 0 <= truth[-1] - metrics["largest_eigenvalue"] <= metrics["residual"] ** 2 / gap + 1e-10
+        assert metrics["largest_eigenvalue"] == pytest.approx(truth[-1], rel=1e-3)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in subject.network.named_buffers())
     assert all(parameter.grad is None for parameter in subject.network.parameters())
 
 
-def quadratic(matrix: np.ndarray, at: Tensor, shares: list[float]) -> list[Callable[[], Tensor]]:
+def quadratic(matrix: np.ndarray, point: Tensor, shares: list[float]) -> list[Callable[[], Tensor]]:
     dense = torch.from_numpy(matrix)
-    return [lambda share=share: share / 2 * at @ dense @ at for share in shares]  # type: ignore[misc]
+    return [lambda share=share: share / 2 * point @ dense @ point for share in shares]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("shares", [[1.0], [0.25, 0.5, 0.25]])
-def test_products_are_the_matrixs_of_a_quadratic_loss(shares: list[float]) -> None:
+def test_products_of_a_quadratic_loss_are_those_of_its_matrix(shares: list[float]) -> None:
     matrix = symmetric([3.0, -20.0, 1.0, 0.5])
-    at = torch.ones(4, dtype=torch.float64, requires_grad=True)
-    made = Hessian(quadratic(matrix, at, shares), [at])
+    point = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    made = Hessian(quadratic(matrix, point, shares), [point])
     for vector in np.eye(4):
         np.testing.assert_allclose(made.product(vector), matrix @ vector, atol=1e-12)
     assert largest_eigenvalue(made.product, 4, tolerance=1e-10).value == pytest.approx(3)
 
 
-def test_a_loss_that_is_linear_in_a_parameter_has_zeros_there() -> None:
+def test_a_loss_linear_in_a_parameter_has_no_curvature_there() -> None:
     a, b = (torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert Hessian([lambda: 3 * a.sum()], [a]).product(np.ones(2)).tolist() == [0, 0]
     mixed = Hessian([lambda: a.square().sum() + b.sum()], [a, b])
@@ -154,7 +154,7 @@ def test_attention_can_be_differentiated_twice() -> None:
     assert np.isfinite(made.product(np.ones(sum(p.numel() for p in layer.parameters())))).all()
 
 
-def test_as_many_samples_are_taken_at_once_as_the_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_size_is_limited_by_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of(curved_network())
     assert sharpness._batch_size(subject, 20) == 20
     monkeypatch.setattr(sharpness, "GRAPH_BYTES", 3000)
@@ -163,7 +163,7 @@ def test_as_many_samples_are_taken_at_once_as_the_memory_holds(monkeypatch: pyte
     assert sharpness._batch_size(subject, 20) == 1
 
 
-def test_it_is_repeatable() -> None:
+def test_measurement_is_repeatable() -> None:
     subject = subject_of(curved_network())
     assert sharpness.measure(subject, samples=9) == sharpness.measure(subject, samples=9)
 
@@ -172,7 +172,7 @@ def test_losses_of_untrained_heads_are_left_out() -> None:
     assert list(sharpness.measure(subject_of(curved_network(), heads=False), samples=5)["losses"]) == ["joint"]
 
 
-def test_more_samples_than_there_are_are_refused() -> None:
+def test_more_samples_than_the_training_set_has_are_refused() -> None:
     with pytest.raises(InputError, match="--samples is 31, but a-run"):
         sharpness.measure(subject_of(curved_network()), samples=31)
 

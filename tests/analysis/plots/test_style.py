@@ -21,11 +21,11 @@ OKABE_ITO = {"#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "
 
 
 def grey(line: style.LineStyle) -> tuple[str, str]:
-    """A line without its colour."""
+    """A line style without its colour."""
     return str(line.dashes), line.marker
 
 
-def test_every_method_has_a_line_of_its_own_even_in_grey() -> None:
+def test_every_method_has_a_distinct_line_even_in_grey() -> None:
     for method, kind in METHODS.items():
         assert {label(method, variant) for variant in kind.variants or [None]} <= set(style.LABELS)
     assert len({grey(line) for line in style.LABELS.values()}) == len(style.LABELS)
@@ -37,7 +37,7 @@ def test_every_method_has_a_line_of_its_own_even_in_grey() -> None:
     assert len({grey(line) for line in style.OBJECTIVES.values()}) == 2
 
 
-def test_the_line_of_a_known_label_depends_on_no_other() -> None:
+def test_the_line_of_a_known_label_does_not_depend_on_other_labels() -> None:
     labels = [*style.LABELS, *(f"MMPareto (gamma {gamma})" for gamma in range(25)), "TorchJD UPGrad"]
     drawn = style.lines(labels)
     assert list(drawn) == labels and len({grey(line) for line in drawn.values()}) == len(labels)
@@ -51,7 +51,7 @@ def test_the_line_of_a_known_label_depends_on_no_other() -> None:
 
 
 @pytest.mark.parametrize("banner", [None, "SYNTHETIC DATA: " + "made up, and no result. " * 12])
-def test_all_that_is_written_is_on_the_page(banner: str | None) -> None:
+def test_all_text_is_on_the_page(banner: str | None) -> None:
     notes = ["Seeds: " + ", ".join(map(str, range(200))) + ".", "A method of $_a$ and a$_$b."]
     with style.paper():
         figure = style.new_figure(style.WIDTH, 2)
@@ -85,7 +85,7 @@ def test_a_matplotlibrc_changes_nothing() -> None:
     assert matplotlib.rcParams["font.size"] != style.FONT
 
 
-def test_a_line_is_drawn_where_there_are_figures_and_a_band_where_there_are_several() -> None:
+def test_lines_need_values_and_bands_need_several_seeds() -> None:
     axes = style.new_figure(3, 2).subplots()
     x, nan = np.arange(3.0), np.full(3, np.nan)
     style.draw_band(axes, x, nan, nan, nan, style.LABELS["Joint loss"], "nothing")
@@ -146,7 +146,7 @@ def test_an_older_file_stays_when_writing_fails(tmp_path: Path, monkeypatch: pyt
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.png": b"before", "x.pdf": b"before"}
 
 
-def test_names_of_files_and_formats_that_are_refused(tmp_path: Path) -> None:
+def test_file_names_and_refused_formats(tmp_path: Path) -> None:
     for given, name in (("x.png", "x"), ("x", "x"), ("new/x.PDF", "new/x"), ("x.v2", "x.v2"), ("x.v2.png", "x.v2")):
         assert style.file_names(tmp_path / given) == [tmp_path / f"{name}.png", tmp_path / f"{name}.pdf"]
     for out in (tmp_path / "x.svg", tmp_path / "x.JPG", tmp_path):

@@ -1,4 +1,4 @@
-"""Accuracies and gradients over training: the lines are means over seeds, which the tests compute themselves."""
+"""Accuracies and gradients over training, compared with means over seeds computed here."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -63,14 +63,14 @@ def panel(figure: Figure, title: str) -> Axes:
 
 
 def line(axes: Axes, label: str) -> np.ndarray:
-    """(2, E) of the line."""
-    (found,) = [one for one in axes.lines if one.get_label() == label]
-    return np.asarray(found.get_data(), dtype=float)
+    """x and y values of a line, (2, E)."""
+    (result,) = [one for one in axes.lines if one.get_label() == label]
+    return np.asarray(result.get_data(), dtype=float)
 
 
-def band(axes: Axes, place: int = 0) -> np.ndarray:
-    """(2, E) lower and upper edge."""
-    vertices = np.concatenate([path.vertices for path in axes.collections[place].get_paths()])
+def band(axes: Axes, index: int = 0) -> np.ndarray:
+    """Lower and upper edge of a band, (2, E)."""
+    vertices = np.concatenate([path.vertices for path in axes.collections[index].get_paths()])
     x = np.unique(vertices[:, 0])
     return np.array([[bound(vertices[vertices[:, 0] == one, 1]) for one in x] for bound in (min, max)])
 
@@ -91,9 +91,9 @@ def test_lines_are_means_and_bands_sample_deviations_over_seeds(draw: Callable[.
         "dgl": [accuracies(seed + 9) for seed in range(3)],
     }
     runs = [run for method, some in histories.items() for run in made(tmp_path, method, some)]
-    figure = draw(runs[::-1])  # the order of seeds does not count
+    figure = draw(runs[::-1])  # the order of runs does not matter
 
-    def figures_at(method: str, head: str, epoch: int) -> list[float]:
+    def values_at(method: str, head: str, epoch: int) -> list[float]:
         lines = [history[epoch] for history in histories[method]]
         return [
             100 * (one[f"acc{head}"] if draw is accuracy_plot else one[f"train_acc{head}"] - one[f"acc{head}"])
@@ -103,25 +103,25 @@ def test_lines_are_means_and_bands_sample_deviations_over_seeds(draw: Callable[.
     assert [axes.get_title() for axes in figure.axes] == ["joint head", "audio head", "visual head"]
     for title, head in (("joint head", ""), ("audio head", "_audio"), ("visual head", "_visual")):
         axes = panel(figure, title)
-        for place, method in enumerate(("dgl", "uniform")):
+        for index, method in enumerate(("dgl", "uniform")):
             x, mean = line(axes, NAMES[method])
             assert x.tolist() == [1, 2, 3, 4]
-            assert mean == pytest.approx([statistics.mean(figures_at(method, head, e)) for e in range(4)])
-            spread = np.array([statistics.stdev(figures_at(method, head, e)) for e in range(4)])
-            np.testing.assert_allclose(band(axes, place), [mean - spread, mean + spread], rtol=1e-9)
+            assert mean == pytest.approx([statistics.mean(values_at(method, head, e)) for e in range(4)])
+            spread = np.array([statistics.stdev(values_at(method, head, e)) for e in range(4)])
+            np.testing.assert_allclose(band(axes, index), [mean - spread, mean + spread], rtol=1e-9)
     assert names(figure) == ["DGL", "Uniform"]
     assert "test" in figure.axes[0].get_ylabel() and figure.axes[0].get_xlabel() == "epoch"
 
 
 @pytest.mark.parametrize("draw", OF_ACCURACY)
-def test_synthetic_data_are_called_so(draw: Callable[..., Figure], tmp_path: Path) -> None:
+def test_plots_of_synthetic_data_have_the_warning(draw: Callable[..., Figure], tmp_path: Path) -> None:
     figure = draw(made(tmp_path, "uniform", [accuracies(0)], dataset="synthetic"))
     assert " ".join(DATASETS["synthetic"].banner.split()) in written(figure)
     top = max(figure.texts, key=lambda text: text.get_position()[1])
     assert top.get_text().startswith("SYNTHETIC")
 
 
-def test_a_seed_alone_has_no_band(tmp_path: Path) -> None:
+def test_a_single_seed_has_no_band(tmp_path: Path) -> None:
     history = accuracies(0)
     figure = accuracy_plot(made(tmp_path, "uniform", [history]))
     axes = panel(figure, "joint head")
@@ -129,7 +129,7 @@ def test_a_seed_alone_has_no_band(tmp_path: Path) -> None:
     assert not axes.collections
 
 
-def test_untrained_heads_have_no_line_and_it_says_so(tmp_path: Path) -> None:
+def test_untrained_heads_have_no_line_but_a_note(tmp_path: Path) -> None:
     runs = made(tmp_path, "joint", [accuracies(0, heads=False), accuracies(1, heads=False)])
     figure = accuracy_plot(runs)
     assert [axes.get_title() for axes in figure.axes] == ["joint head"] and "not trained" not in written(figure)
@@ -148,7 +148,7 @@ def test_a_gap_in_one_seed_is_a_gap_in_the_mean(tmp_path: Path) -> None:
     figure.draw_without_rendering()
 
 
-def test_runs_of_other_lengths_have_their_common_epochs(tmp_path: Path) -> None:
+def test_runs_of_different_lengths_have_their_common_epochs(tmp_path: Path) -> None:
     histories = [accuracies(0, epochs=6), accuracies(1, epochs=3)]
     runs = made(tmp_path, "uniform", histories) + made(tmp_path, "joint", [accuracies(2, epochs=5)])
     figure = accuracy_plot(runs)
@@ -160,7 +160,7 @@ def test_runs_of_other_lengths_have_their_common_epochs(tmp_path: Path) -> None:
     assert "Uniform: epochs 1 to 3" in written(figure) and "Joint loss: epochs" not in written(figure)
 
 
-def test_modalities_are_any(tmp_path: Path) -> None:
+def test_any_modalities_are_drawn(tmp_path: Path) -> None:
     names_ = ("text", "audio", "vision", "touch")
     runs = made(tmp_path, "uniform", [accuracies(0, modalities=names_)], dataset="mosi")
     runs += made(
@@ -177,9 +177,9 @@ def test_modalities_are_any(tmp_path: Path) -> None:
 
 # Gradients
 
-MEANS = {  # what metrics.jsonl has of the methods that look at gradients
-    f"{key}_{modality}": start + 0.1 * place
-    for place, modality in enumerate(("audio", "visual"))
+MEANS = {  # metrics of an epoch, of methods that inspect gradients
+    f"{key}_{modality}": start + 0.1 * index
+    for index, modality in enumerate(("audio", "visual"))
     for key, start in (("cosine", -0.3), ("conflict_rate", 0.2), ("norm_joint", 1.0), ("norm_unimodal", 2.0))
 }
 
@@ -190,19 +190,17 @@ def recorded(folder: Path, method: str = "uniform", seeds: int = 3, **more: Any)
     options = options_of() if method == "mmpareto" else {}
     arguments = {"variant": "per_tensor"} if method == "mmpareto" else {}
     for seed in range(seeds):
-        place = folder / f"{method}-{seed}"
-        folders.append(
-            write_run(place, accuracies(seed), method=method, options=options, random_seed=seed, **arguments)
-        )
-        truths.append(write_gradients(place, seed, **more))
+        run = folder / f"{method}-{seed}"
+        folders.append(write_run(run, accuracies(seed), method=method, options=options, random_seed=seed, **arguments))
+        truths.append(write_gradients(run, seed, **more))
     return [FinishedRun(folder) for folder in folders], truths
 
 
 def means(folder: Path, method: str = "mmpareto", epochs: int = 3, **more: Any) -> list[FinishedRun]:
-    """A run that has means over epochs only: they grow by 0.1 an epoch."""
+    """A run that has means over epochs only, which grow by 0.1 per epoch."""
     history = [
-        figures | {key: value + 0.1 * epoch for key, value in MEANS.items()}
-        for epoch, figures in enumerate(accuracies(0, epochs))
+        metrics | {key: value + 0.1 * epoch for key, value in MEANS.items()}
+        for epoch, metrics in enumerate(accuracies(0, epochs))
     ]
     options = {"variant": "per_tensor", "options": options_of()} if method == "mmpareto" else {}
     return [FinishedRun(write_run(folder / f"{method}-means", history, method=method, **options, **more))]
@@ -214,7 +212,7 @@ def cosines(truth: Any, modality: str) -> np.ndarray:
 
 
 def conflicting_layers(truth: Any, modality: str) -> np.ndarray:
-    """(R,) percent."""
+    """The share of layers in conflict per record in percent, (R,)."""
     pieces = np.split(truth[modality], np.cumsum([*LAYERS.values()])[:-1], axis=2)
     return 100 * np.mean([(piece[:, 0] * piece[:, 1]).sum(1) < 0 for piece in pieces], axis=0)
 
@@ -224,8 +222,8 @@ def test_conflict_shows_the_cosine_of_whole_encoders_and_the_share_of_layers(tmp
     figure = conflict_plot(runs)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["audio", "visual"]
     for column, modality in enumerate(("audio", "visual")):
-        for axes, of in ((figure.axes[column], cosines), (figure.axes[2 + column], conflicting_layers)):
-            values = np.array([of(truth, modality) for truth in truths])
+        for axes, quantity in ((figure.axes[column], cosines), (figure.axes[2 + column], conflicting_layers)):
+            values = np.array([quantity(truth, modality) for truth in truths])
             x, mean = line(axes, "Uniform")
             assert x.tolist() == [1, 11, 21, 31, 41, 51]
             np.testing.assert_allclose(mean, values.mean(0), atol=1e-6)
@@ -244,12 +242,12 @@ def test_magnitude_shows_geometric_means_of_the_norms(tmp_path: Path) -> None:
     for column, modality in enumerate(("audio", "visual")):
         axes = figure.axes[column]
         assert axes.get_yscale() == "log" and axes.get_title() == modality
-        for place, objective in enumerate(("joint", "unimodal")):
-            norms = np.array([np.linalg.norm(truth[modality][:, place], axis=1) for truth in truths])
+        for index, objective in enumerate(("joint", "unimodal")):
+            norms = np.array([np.linalg.norm(truth[modality][:, index], axis=1) for truth in truths])
             mean = norms.prod(0) ** (1 / 3)
             np.testing.assert_allclose(line(axes, f"{objective} loss")[1], mean, rtol=1e-6)
             factor = np.exp(np.log(norms).std(0, ddof=1))
-            np.testing.assert_allclose(band(axes, place), [mean / factor, mean * factor], rtol=1e-6)
+            np.testing.assert_allclose(band(axes, index), [mean / factor, mean * factor], rtol=1e-6)
     assert "geometric" in written(figure) and names(figure) == ["joint loss", "unimodal loss"]
     assert figure.axes[0].get_ylabel() == "Uniform\nnorm"
 
@@ -259,13 +257,14 @@ def test_weights_are_medians_and_quartiles_over_groups_and_seeds(tmp_path: Path)
     figure = weights_plot(runs)
     for column, modality in enumerate(("audio", "visual")):
         axes = figure.axes[column]
-        for place, objective in enumerate(("joint", "unimodal")):
-            every = [np.load(run.folder / "gradients.npz")[f"weights_{modality}"][..., place] for run in runs]
-            ordered = np.sort(np.concatenate(every, axis=1), axis=1)  # 21 values a step: quartiles are the 6th and 16th
+        for index, objective in enumerate(("joint", "unimodal")):
+            every = [np.load(run.folder / "gradients.npz")[f"weights_{modality}"][..., index] for run in runs]
+            # There are 21 values per step, so the quartiles are the 6th and the 16th.
+            ordered = np.sort(np.concatenate(every, axis=1), axis=1)
             np.testing.assert_allclose(line(axes, objective)[1], ordered[:, 10])
-            np.testing.assert_allclose(band(axes, 2 * place + 1), ordered[:, [5, 15]].T)
+            np.testing.assert_allclose(band(axes, 2 * index + 1), ordered[:, [5, 15]].T)
             inner = np.percentile(ordered, (2.5, 97.5), axis=1)
-            np.testing.assert_allclose(band(axes, 2 * place), inner)
+            np.testing.assert_allclose(band(axes, 2 * index), inner)
     assert figure.axes[0].get_ylabel() == "MMPareto\nweight α"
 
 
@@ -275,7 +274,7 @@ def test_weights_over_whole_encoders_are_one_group(tmp_path: Path) -> None:
     np.testing.assert_allclose(line(weights_plot(runs).axes[0], "joint")[1], weights)
 
 
-def test_without_records_epochs_means_are_drawn(tmp_path: Path) -> None:
+def test_without_records_epoch_means_are_drawn(tmp_path: Path) -> None:
     runs = means(tmp_path)
     figure = conflict_plot(runs)
     x, values = line(figure.axes[1], "MMPareto")
@@ -286,7 +285,7 @@ def test_without_records_epochs_means_are_drawn(tmp_path: Path) -> None:
     assert line(figure.axes[0], "unimodal loss")[1] == pytest.approx([2.0, 2.1, 2.2])
 
 
-def test_where_one_run_has_epochs_alone_the_others_records_become_epochs_means(tmp_path: Path) -> None:
+def test_records_become_epoch_means_if_another_run_has_only_those(tmp_path: Path) -> None:
     runs, (truth,) = recorded(tmp_path, seeds=1)
     figure = conflict_plot([*runs, *means(tmp_path)])
     x, values = line(figure.axes[0], "Uniform")
@@ -297,7 +296,7 @@ def test_where_one_run_has_epochs_alone_the_others_records_become_epochs_means(t
     assert line(figure.axes[0], "MMPareto")[1] == pytest.approx([-0.3, -0.2, -0.1])
 
 
-def test_many_records_make_points_of_successive_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_of_a_long_run_summarise_successive_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient_series, "MAX_POINTS", 3)
     runs, truths = recorded(tmp_path, "mmpareto", seeds=2, steps=5, groups=3)
     x, mean = line(conflict_plot(runs).axes[0], "MMPareto")
@@ -311,7 +310,7 @@ def test_many_records_make_points_of_successive_ones(tmp_path: Path, monkeypatch
     assert "2 recorded steps" in written(figure)
 
 
-def test_only_steps_that_all_seeds_recorded_count(tmp_path: Path) -> None:
+def test_only_steps_that_all_seeds_recorded_are_drawn(tmp_path: Path) -> None:
     runs, truths = recorded(tmp_path, seeds=2)
     write_gradients(runs[1].folder, 1, steps=4, every=20)  # 1, 21, 41, 61
     x, mean = line(conflict_plot(runs).axes[0], "Uniform")
@@ -324,7 +323,7 @@ def test_only_steps_that_all_seeds_recorded_count(tmp_path: Path) -> None:
         conflict_plot(runs)
 
 
-def test_gaps_and_zeros_leave_gaps(tmp_path: Path) -> None:
+def test_nan_and_zeros_leave_gaps(tmp_path: Path) -> None:
     runs, _ = recorded(tmp_path, "mmpareto", seeds=1)
     path = runs[0].folder / "gradients.npz"
     content = dict(np.load(path))
@@ -338,7 +337,7 @@ def test_gaps_and_zeros_leave_gaps(tmp_path: Path) -> None:
     assert np.isnan(line(figures[0].axes[0], "MMPareto")[1]).tolist() == [False, False, False, True, False, False]
 
 
-def test_methods_that_have_no_such_gradients_are_left_out_and_named(tmp_path: Path) -> None:
+def test_methods_without_such_gradients_are_left_out_and_named(tmp_path: Path) -> None:
     both, _ = recorded(tmp_path, "mmpareto", seeds=1)
     alone, _ = recorded(tmp_path, "joint", seeds=1, alone=True, groups=None)
     plain, _ = recorded(tmp_path, "uniform", seeds=1, groups=None)
@@ -358,7 +357,7 @@ def test_methods_that_have_no_such_gradients_are_left_out_and_named(tmp_path: Pa
 
 
 @pytest.mark.parametrize("draw", OF_GRADIENTS)
-def test_what_was_not_recorded_is_said_with_the_flag_that_records_it(draw: Any, tmp_path: Path) -> None:
+def test_missing_records_are_refused_with_the_flag_that_records_them(draw: Any, tmp_path: Path) -> None:
     runs, _ = recorded(tmp_path, "mmpareto", seeds=2)
     (runs[1].folder / "gradients.npz").unlink()
     with pytest.raises(InputError, match=r"mmpareto-1 .*--record_gradients N") as caught:

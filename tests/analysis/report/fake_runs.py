@@ -19,7 +19,7 @@ PARETO, MMPARETO = Row("Conventional Pareto", "--method pareto"), Row("MMPareto"
 
 
 def table_of(*rows: Row, columns: Sequence[Column] = (CREMAD,), name: str = "main") -> Table:
-    """A table of these rows with uniform as its baseline, which comes first."""
+    """A table of Uniform, the baseline, followed by these rows."""
     return Table(name, "A title", "A question?", tuple(columns), (UNIFORM, *rows), UNIFORM.label)
 
 
@@ -46,11 +46,12 @@ def finished(
     note: str | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Outcome:
-    """The outcome of a run with these accuracies in every epoch; `correct` is that of the joint head.
+    """The outcome of a run with these accuracies in every epoch.
 
     Arguments:
-        accuracies: "acc" and "acc_<modality>"; or that of the joint head alone.
-        history: more keys of metrics.jsonl, one mapping per epoch.
+        accuracies: "acc" and "acc_<modality>", or the accuracy of the joint head alone.
+        correct: whether the joint head is correct on each test clip; None for a run that was not evaluated.
+        history: additional keys of metrics.jsonl, one mapping per epoch.
     """
     cell = cell_of(row, column, seed, protocol)
     folder = runs / f"{row.label}-{column.label}-seed{seed}".replace(" ", "-").lower()

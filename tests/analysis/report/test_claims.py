@@ -47,7 +47,7 @@ def claims_of(outcomes: list[Outcome], *rows: Row, column: Column = CREMAD) -> d
 
 
 @pytest.mark.parametrize(
-    ("interval", "side", "said"),
+    ("interval", "side", "expected"),
     [
         ((0.1, 0.2), 1, HOLDS),
         ((0.1, 0.2), -1, DOES_NOT_HOLD),
@@ -59,63 +59,63 @@ def claims_of(outcomes: list[Outcome], *rows: Row, column: Column = CREMAD) -> d
         ((None, None), 1, UNDECIDED),
     ],
 )
-def test_the_verdict_is_where_the_interval_lies(interval: tuple[float, float], side: int, said: str) -> None:
-    assert verdict(Comparison(6, 0.1, 0.01, 0.05, *interval), side) == said
+def test_the_verdict_follows_from_the_interval(interval: tuple[float, float], side: int, expected: str) -> None:
+    assert verdict(Comparison(6, 0.1, 0.01, 0.05, *interval), side) == expected
     assert verdict(Comparison(0, None), side) == NOT_MEASURED
 
 
-@pytest.mark.parametrize(("joint", "said"), [(1.0, HOLDS), (4.0, DOES_NOT_HOLD), (2.0, UNDECIDED)])
-def test_gradients_are_compared_where_they_were_recorded(tmp_path: Path, joint: float, said: str) -> None:
+@pytest.mark.parametrize(("joint", "expected"), [(1.0, HOLDS), (4.0, DOES_NOT_HOLD), (2.0, UNDECIDED)])
+def test_gradients_are_compared_if_they_were_recorded(tmp_path: Path, joint: float, expected: str) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), joint * (1 + WOBBLE[seed]), 2.0, cosine=-0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
-    assert (found.verdict, found.seeds, found.column) == (said, 6, "CREMA-D")
+    result = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    assert (result.verdict, result.seeds, result.column) == (expected, 6, "CREMA-D")
     logs = np.log([joint * (1 + wobble) / 2 for wobble in WOBBLE])
-    assert found.evidence.startswith(f"{math.exp(logs.mean()):.3g} times the unimodal norm")
-    assert "gradients.npz of Uniform" in found.source
-    if said != UNDECIDED:  # the first of four claims, of which three are not measured or have no spread
+    assert result.evidence.startswith(f"{math.exp(logs.mean()):.3g} times the unimodal norm")
+    assert "gradients.npz of Uniform" in result.source
+    if expected != UNDECIDED:  # the first of four claims, of which three are not measured or have no spread
         ends = stats.ttest_1samp(logs, 0).confidence_interval(1 - 0.05 / 3)
-        assert f"[{math.exp(ends.low):.3g}, {math.exp(ends.high):.3g}]" in found.evidence
+        assert f"[{math.exp(ends.low):.3g}, {math.exp(ends.high):.3g}]" in result.evidence
 
 
 def test_conflicts_are_the_share_of_recorded_steps(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome in outcomes:
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=-0.5)
-    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
-    assert found.verdict == UNDECIDED  # the same share at every seed has no interval
-    assert found.evidence.startswith("100.0% of steps in conflict; the same for every seed")
+    result = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
+    assert result.verdict == UNDECIDED  # a share that is the same for every seed has no interval
+    assert result.evidence.startswith("100.0% of steps in conflict; the same for every seed")
 
 
-def test_gradients_may_be_short(tmp_path: Path) -> None:
+def test_small_gradients_are_compared(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), 0.01 * (1 + WOBBLE[seed]), 0.02, cosine=0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
-    assert (found.verdict, found.seeds) == (HOLDS, 6)
+    result = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    assert (result.verdict, result.seeds) == (HOLDS, 6)
 
 
-def test_gradients_at_a_right_angle_do_not_conflict(tmp_path: Path) -> None:
+def test_orthogonal_gradients_do_not_conflict(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome in outcomes:
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=0.0)
-    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
-    assert found.evidence.startswith("0.0% of steps in conflict")
+    result = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
+    assert result.evidence.startswith("0.0% of steps in conflict")
 
 
-def test_an_interval_of_a_share_ends_at_none_and_at_all(tmp_path: Path) -> None:
+def test_the_interval_of_a_share_is_clipped_to_0_and_1(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for outcome, cosine in zip(outcomes, (-0.5, 0.5, 0.5, 0.5, 0.5, 0.5), strict=True):
         write_gradients(folder_of(outcome), 1.0, 2.0, cosine=cosine)
-    found = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
-    assert found.verdict == UNDECIDED
+    result = claims_of(outcomes)["The joint and the unimodal gradient conflict at the audio encoder"]
+    assert result.verdict == UNDECIDED
     ends = stats.ttest_1samp([1, 0, 0, 0, 0, 0], 0).confidence_interval(0.95)
-    assert ends.low < 0 and found.evidence.startswith("16.7% of steps in conflict, ")
-    assert "[0.0%, " in found.evidence
+    assert ends.low < 0 and result.evidence.startswith("16.7% of steps in conflict, ")
+    assert "[0.0%, " in result.evidence
 
 
-def test_without_records_the_epochs_of_mmpareto_are_used(tmp_path: Path) -> None:
+def test_without_records_the_epoch_means_of_mmpareto_are_used(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed in SEEDS:
         lines = [
@@ -127,39 +127,39 @@ def test_without_records_the_epochs_of_mmpareto_are_used(tmp_path: Path) -> None
             for joint, rate in ((0.5, 0.2), (1.5, 0.4))
         ]
         outcomes.append(finished(tmp_path, MMPARETO, CREMAD, seed, BOTH, history=lines))
-    found = claims_of(outcomes, MMPARETO)
-    norms = found["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
-    conflicts = found["The joint and the unimodal gradient conflict at the audio encoder"]
+    claims = claims_of(outcomes, MMPARETO)
+    norms = claims["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    conflicts = claims["The joint and the unimodal gradient conflict at the audio encoder"]
     assert norms.verdict == conflicts.verdict == HOLDS
     assert norms.evidence.startswith("0.5 times") and conflicts.evidence.startswith("30.1% of steps in conflict")
     assert "metrics.jsonl of MMPareto" in norms.source
 
 
-@pytest.mark.parametrize(("trace", "said"), [(0.5, HOLDS), (2.0, DOES_NOT_HOLD)])
-def test_noise_is_read_from_covariance(tmp_path: Path, trace: float, said: str) -> None:
+@pytest.mark.parametrize(("trace", "expected"), [(0.5, HOLDS), (2.0, DOES_NOT_HOLD)])
+def test_noise_is_read_from_covariance(tmp_path: Path, trace: float, expected: str) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         losses = {"joint": {"trace": trace * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
         write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses}})
-    found = claims_of(outcomes)[
+    result = claims_of(outcomes)[
         "The noise of the joint gradient at the audio encoder is smaller than that of the unimodal gradient"
     ]
-    assert (found.verdict, found.seeds) == (said, 6)
-    assert "covariance.json" in found.source
+    assert (result.verdict, result.seeds) == (expected, 6)
+    assert "covariance.json" in result.source
 
 
-@pytest.mark.parametrize(("own", "said"), [(5.0, HOLDS), (20.0, DOES_NOT_HOLD)])
-def test_minima_are_compared_by_sharpness(tmp_path: Path, own: float, said: str) -> None:
+@pytest.mark.parametrize(("eigenvalue", "expected"), [(5.0, HOLDS), (20.0, DOES_NOT_HOLD)])
+def test_minima_are_compared_by_sharpness(tmp_path: Path, eigenvalue: float, expected: str) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
     for number, outcome in enumerate(outcomes):
-        value = (10.0 if number < 6 else own) * (1 + WOBBLE[(number + number // 6) % 6])
+        value = (10.0 if number < 6 else eigenvalue) * (1 + WOBBLE[(number + number // 6) % 6])
         write_json(folder_of(outcome) / "sharpness.json", {"losses": {"joint": {"largest_eigenvalue": value}}})
-    found = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
-    assert found.verdict == said
+    result = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
+    assert result.verdict == expected
 
 
-def test_a_claim_on_accuracy_has_the_tables_own_interval(tmp_path: Path) -> None:
+def test_a_claim_about_accuracy_has_the_interval_of_the_table(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for row, shift in ((MMPARETO, 0.05), (PARETO, -0.03)):
         for seed in SEEDS:
@@ -170,28 +170,28 @@ def test_a_claim_on_accuracy_has_the_tables_own_interval(tmp_path: Path) -> None
         ("MMPareto", "MMPareto is more accurate than Uniform"),
         ("Conventional Pareto", "Conventional Pareto is less accurate than Uniform"),
     ):
-        found = next(one for one in sheet.claims if one.claim == claim)
+        result = next(one for one in sheet.claims if one.claim == claim)
         shown = next(row for row in sheet.rows if row.label == label).cells[1]
-        assert found.verdict == HOLDS
-        assert shown.text.split(" ", 1)[1] in found.evidence  # the interval, to the digit
-        assert f"{100 * shown.numbers['level']:.3g}% interval" in found.evidence
+        assert result.verdict == HOLDS
+        assert shown.text.split(" ", 1)[1] in result.evidence  # the same interval, digit by digit
+        assert f"{100 * shown.numbers['level']:.3g}% interval" in result.evidence
 
 
-def test_all_but_accuracy_are_one_family(tmp_path: Path) -> None:
+def test_all_claims_except_accuracy_are_one_family(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     for seed, outcome in enumerate(outcomes):
         losses = {"joint": {"trace": 0.5 * (1 + WOBBLE[seed])}, "unimodal": {"trace": 1.0}}
         write_json(folder_of(outcome) / "covariance.json", {"encoders": {"audio": losses, "visual": losses}})
-    found = claims_of(outcomes)
-    evidence = [claim.evidence for claim in found.values()]
+    claims = claims_of(outcomes)
+    evidence = [claim.evidence for claim in claims.values()]
     assert ["98.8% interval" in text for text in evidence].count(True) == 1  # 1 − 0.05 / 4
     assert ["98.3% interval" in text for text in evidence].count(True) == 1  # 1 − 0.05 / 3
 
 
-def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
+def test_a_claim_without_measurements_names_the_command(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
-    found = claims_of(outcomes, MMPARETO)
+    claims = claims_of(outcomes, MMPARETO)
     for claim, words in (
         ("The joint gradient at the audio encoder is smaller than the unimodal gradient", "--record_gradients"),
         (
@@ -200,17 +200,17 @@ def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
         ),
         ("MMPareto ends in a flatter minimum than Uniform", "figures.py sharpness"),
     ):
-        assert (found[claim].verdict, found[claim].seeds) == (NOT_MEASURED, 0)
-        assert words in found[claim].evidence
+        assert (claims[claim].verdict, claims[claim].seeds) == (NOT_MEASURED, 0)
+        assert words in claims[claim].evidence
 
 
 def test_below_five_seeds_a_claim_is_undecided(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path, seeds=range(4))
     for seed, outcome in enumerate(outcomes):
         write_gradients(folder_of(outcome), 1.0 + WOBBLE[seed], 2.0, cosine=0.5)
-    found = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
-    assert (found.verdict, found.seeds) == (UNDECIDED, 4)
-    assert "no interval with fewer than 5" in found.evidence
+    result = claims_of(outcomes)["The joint gradient at the audio encoder is smaller than the unimodal gradient"]
+    assert (result.verdict, result.seeds) == (UNDECIDED, 4)
+    assert "no interval with fewer than 5" in result.evidence
 
 
 def test_only_paired_seeds_count(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_only_paired_seeds_count(tmp_path: Path) -> None:
     assert claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"].seeds == 5
 
 
-def test_what_was_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
+def test_measurements_with_other_settings_are_not_compared(tmp_path: Path) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
     for number, outcome in enumerate(outcomes):
@@ -233,14 +233,14 @@ def test_what_was_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0])
-def test_what_has_no_ratio_is_left_out(tmp_path: Path, value: float) -> None:
+def test_values_without_a_ratio_are_left_out(tmp_path: Path, value: float) -> None:
     outcomes = uniform_runs(tmp_path)
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
     for outcome in outcomes:
         content = {"losses": {"joint": {"largest_eigenvalue": value}}}
         write_json(folder_of(outcome) / "sharpness.json", content)
-    found = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
-    assert found.verdict == NOT_MEASURED
+    result = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
+    assert result.verdict == NOT_MEASURED
 
 
 def test_a_damaged_measurement_is_an_input_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of costs."""
+"""The sheet of the cost table."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ MACHINE = {"gpu": None, "cpu": "a CPU", "threads": 2, "cores": 4, "torch": "2"}
     ("device", "quick", "image_size", "batch_size", "rounds"),
     [("cuda", False, 224, 64, 15), ("cpu", False, 96, 16, 15), ("cpu", True, 32, 8, 3), ("cuda", True, 32, 8, 3)],
 )
-def test_the_size_is_that_of_the_device(
+def test_the_size_depends_on_the_device(
     device: str, quick: bool, image_size: int, batch_size: int, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CREMA-D's on a GPU, that of the documentation on a CPU."""
+    """The size of CREMA-D on a GPU, and that in the documentation on a CPU."""
     calls: list[Any] = []
     monkeypatch.setattr(devices, "choose_devices", lambda gpu_ids: (torch.device(device), []))
     monkeypatch.setattr(cost, "measure", lambda *given: calls.append(given) or {})

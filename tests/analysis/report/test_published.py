@@ -25,7 +25,7 @@ def test_all_sources_of_an_accuracy_are_shown() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "cremad --method mmpareto --gamma 2",  # nobody published it
+        "cremad --method mmpareto --gamma 2",  # not published
         "cremad --method mmpareto --fusion film",
         "cremad --method pareto",
         "modelnet40 --method mmpareto",
@@ -34,11 +34,11 @@ def test_all_sources_of_an_accuracy_are_shown() -> None:
         "cremad --method torchjd:UPGrad",
     ],
 )
-def test_accuracies_of_something_else_are_not_shown(line: str) -> None:
+def test_accuracies_of_other_settings_are_not_shown(line: str) -> None:
     assert texts(line) == []
 
 
-def test_classes_and_modalities_have_to_agree() -> None:
+def test_classes_and_modalities_must_agree() -> None:
     assert texts("mosi --method mmpareto --n_classes 7") == ["34.88"]
     assert texts("cgmnist --method unimodal --modality colour") == ["60.4"]
     assert texts("cgmnist --method unimodal --modality gray") == ["99.3"]
@@ -46,8 +46,8 @@ def test_classes_and_modalities_have_to_agree() -> None:
 
 
 def test_accuracies_of_one_modality_accompany_their_method() -> None:
-    found = {one.name: one for one in published_of(parse(["--dataset", "ks", "--method", "agm"]).settings)}
-    assert found["InfoReg, CVPR 2025"].unimodal == {"audio": Decimal("53.12"), "visual": Decimal("37.24")}
+    result = {one.name: one for one in published_of(parse(["--dataset", "ks", "--method", "agm"]).settings)}
+    assert result["InfoReg, CVPR 2025"].unimodal == {"audio": Decimal("53.12"), "visual": Decimal("37.24")}
 
 
 def test_every_accuracy_has_its_source_and_uses_existing_names() -> None:

@@ -1,4 +1,4 @@
-"""The results that a report shows are those of the run: in TensorBoard, in metrics.jsonl, and clip by clip."""
+"""The results in a report, compared with those in TensorBoard, in metrics.jsonl and per clip."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_tensorboard_metrics_and_report_have_the_same_accuracies(trained: Path, 
 
 
 @pytest.mark.parametrize("protocol", ["last", "validation"])
-def test_clip_by_clip_the_run_has_the_accuracy_of_its_summary(trained: Path, protocol: str) -> None:
+def test_results_per_clip_have_the_accuracy_of_the_summary(trained: Path, protocol: str) -> None:
     result = result_of(trained, protocol)
     clips, correct = result.test_clips.clips, result.test_clips.correct
     assert list(correct) == ["joint", "audio", "visual"] and len(clips) == 9
@@ -74,13 +74,13 @@ def test_clip_by_clip_the_run_has_the_accuracy_of_its_summary(trained: Path, pro
         assert right.mean() == pytest.approx(result.accuracies["acc" if head == "joint" else f"acc_{head}"])
 
 
-def test_seeds_ascend_in_whatever_order_runs_are_given(tmp_path: Path) -> None:
+def test_seeds_are_sorted(tmp_path: Path) -> None:
     outcomes = [finished(tmp_path, UNIFORM, CREMAD, seed, 0.5 + seed / 100) for seed in (2, 0, 1)]
     (cell,) = gather(outcomes, "validation").values()
     assert [*cell.accuracies().items()] == [(0, 0.5), (1, 0.51), (2, 0.52)] and cell.seeds == [0, 1, 2]
 
 
-def test_what_cannot_be_read_is_missing_and_only_common_seeds_are_paired(tmp_path: Path) -> None:
+def test_unreadable_runs_are_missing_and_only_common_seeds_are_paired(tmp_path: Path) -> None:
     outcomes = [finished(tmp_path, UNIFORM, CREMAD, seed, 0.5) for seed in range(3)]
     outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, 0.5 + seed / 10) for seed in range(3)]
     assert outcomes[1].folder and outcomes[5].folder

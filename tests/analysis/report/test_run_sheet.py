@@ -1,4 +1,4 @@
-"""The sheet of a table of runs: accuracies, differences, what is bold, what is missing, and the text around it."""
+"""The sheet of a table of runs: accuracies, differences, bold and missing cells, notes and commands."""
 
 import dataclasses
 import re
@@ -34,37 +34,37 @@ def cell(sheet: Sheet, row: str, title: str, group: str | None = None) -> SheetC
 
 def test_mean_deviation_and_seeds(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
-    found = cell(sheet, "Uniform", "accuracy")
-    assert found.text == f"{100 * np.mean(BASE):.2f} ± {100 * np.std(BASE, ddof=1):.2f}"
-    assert found.note == "6 seeds" and not found.incomplete
-    assert found.numbers["standard deviation"] == pytest.approx(np.std(BASE, ddof=1))
-    assert found.seeds == dict(enumerate(BASE))
+    result = cell(sheet, "Uniform", "accuracy")
+    assert result.text == f"{100 * np.mean(BASE):.2f} ± {100 * np.std(BASE, ddof=1):.2f}"
+    assert result.note == "6 seeds" and not result.incomplete
+    assert result.numbers["standard deviation"] == pytest.approx(np.std(BASE, ddof=1))
+    assert result.seeds == dict(enumerate(BASE))
     assert "Seeds: 0–5" in " ".join(sheet.notes)
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(MMPARETO), [*runs_of(tmp_path, UNIFORM, [0.7]), *runs_of(tmp_path, MMPARETO, [0.75])])
     assert cell(sheet, "MMPareto", "accuracy").text == "75.00"
-    found = cell(sheet, "MMPareto", "difference")
-    assert found.text == "+5.00" and "no interval with fewer than 5" in found.note
+    result = cell(sheet, "MMPareto", "difference")
+    assert result.text == "+5.00" and "no interval with fewer than 5" in result.note
 
 
-def test_the_best_is_bold_where_its_interval_excludes_zero(tmp_path: Path) -> None:
+def test_the_best_is_bold_if_its_interval_excludes_zero(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
     outcomes += runs_of(tmp_path, PARETO, ABOUT_AS_GOOD)
     sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
     assert [row.label for row in sheet.rows if row.cells[0].bold] == ["MMPareto"]
-    found = cell(sheet, "MMPareto", "difference")
+    result = cell(sheet, "MMPareto", "difference")
     low, high = stats.ttest_rel(BETTER, BASE).confidence_interval(1 - 0.05 / 2)  # the smaller p of two
-    assert found.text == f"+{100 * np.mean(np.subtract(BETTER, BASE)):.2f} [+{100 * low:.2f}, +{100 * high:.2f}]"
-    assert (found.numbers["low"], found.numbers["level"]) == (pytest.approx(low), pytest.approx(0.975))
+    assert result.text == f"+{100 * np.mean(np.subtract(BETTER, BASE)):.2f} [+{100 * low:.2f}, +{100 * high:.2f}]"
+    assert (result.numbers["low"], result.numbers["level"]) == (pytest.approx(low), pytest.approx(0.975))
     assert cell(sheet, "Uniform", "difference").text == "baseline"
     drawn = {one.label: one for one in sheet.intervals}
     assert drawn["MMPareto"].low == pytest.approx(100 * low) and drawn["MMPareto"].excludes_zero
     assert not drawn["Conventional Pareto"].excludes_zero
 
 
-def test_nothing_is_bold_where_the_best_may_be_chance(tmp_path: Path) -> None:
+def test_nothing_is_bold_if_the_best_may_be_chance(tmp_path: Path) -> None:
     better_by_luck = [value + 0.05 for value in ABOUT_AS_GOOD[:4]]  # four seeds
     outcomes = runs_of(tmp_path, UNIFORM, BASE[:4]) + runs_of(tmp_path, MMPARETO, better_by_luck)
     sheet = sheet_of(table_of(MMPARETO), outcomes)
@@ -81,32 +81,32 @@ def test_the_baseline_is_never_bold_and_worse_is_not_best(tmp_path: Path) -> Non
 
 
 def test_a_row_that_is_worse_seed_by_seed_is_not_best(tmp_path: Path) -> None:
-    base = [0.70, 0.72, 0.69, 0.71, 0.70, 0.10]  # its last seed failed in all but name
+    base = [0.70, 0.72, 0.69, 0.71, 0.70, 0.10]  # its last seed is a failure that was not reported as one
     worse = [value - 0.02 - seed / 1000 for seed, value in enumerate(base[:5])]
     outcomes = runs_of(tmp_path, UNIFORM, base) + runs_of(tmp_path, MMPARETO, worse) + [missing(MMPARETO, CREMAD, 5)]
     sheet = sheet_of(table_of(MMPARETO), outcomes)
     assert sheet.intervals[0].excludes_zero and not any(one.bold for row in sheet.rows for one in row.cells)
 
 
-def test_a_better_row_of_too_few_seeds_takes_the_bold_from_the_next(tmp_path: Path) -> None:
+def test_nothing_is_bold_if_a_row_with_too_few_seeds_is_better(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
     outcomes += runs_of(tmp_path, PARETO, [0.99]) + [missing(PARETO, CREMAD, seed) for seed in range(1, 6)]
     sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
     assert not any(one.bold for row in sheet.rows for one in row.cells)
 
 
-def test_a_missing_run_is_a_visible_hole_with_its_reason(tmp_path: Path) -> None:
+def test_a_missing_run_leaves_an_incomplete_cell_and_its_reason(tmp_path: Path) -> None:
     reason = "failed: the joint loss is NaN"
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
     outcomes[8] = missing(MMPARETO, CREMAD, 2, reason)
     outcomes += [missing(JOINT, CREMAD, seed, "not run") for seed in range(6)]
     sheet = sheet_of(table_of(MMPARETO, JOINT), outcomes)
-    there = [0, 1, 3, 4, 5]
-    found = cell(sheet, "MMPareto", "accuracy")
-    assert found.incomplete and found.note == "5 of 6 seeds" and sorted(found.seeds) == there
+    seeds = [0, 1, 3, 4, 5]
+    result = cell(sheet, "MMPareto", "accuracy")
+    assert result.incomplete and result.note == "5 of 6 seeds" and sorted(result.seeds) == seeds
     difference = cell(sheet, "MMPareto", "difference")
-    truth = stats.ttest_rel([BETTER[n] for n in there], [BASE[n] for n in there])
-    assert difference.numbers["p"] == pytest.approx(truth.pvalue)  # paired by seed, not by place
+    truth = stats.ttest_rel([BETTER[n] for n in seeds], [BASE[n] for n in seeds])
+    assert difference.numbers["p"] == pytest.approx(truth.pvalue)  # paired by seed, not by position
     assert cell(sheet, "Joint loss", "accuracy") == SheetCell("no run", note="not run", incomplete=True)
     assert cell(sheet, "Joint loss", "difference").incomplete
     assert list(sheet.missing) == [f"MMPareto, CREMA-D, seed 2: {reason}", "Joint loss, CREMA-D, seeds 0–5: not run"]
@@ -121,7 +121,7 @@ def test_four_of_six_seeds_have_neither_interval_nor_bold(tmp_path: Path) -> Non
     assert cell(sheet, "MMPareto", "difference").note.startswith("4 seeds: ")
 
 
-def test_a_run_that_cannot_be_read_is_a_hole(tmp_path: Path) -> None:
+def test_an_unreadable_run_leaves_an_incomplete_cell(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE)
     assert outcomes[0].folder is not None
     (outcomes[0].folder / "summary.json").write_text("{")
@@ -131,11 +131,11 @@ def test_a_run_that_cannot_be_read_is_a_hole(tmp_path: Path) -> None:
 
 def test_without_the_baseline_there_are_no_differences(tmp_path: Path) -> None:
     outcomes = [missing(UNIFORM, CREMAD, seed) for seed in range(6)] + runs_of(tmp_path, MMPARETO, BETTER)
-    found = cell(sheet_of(table_of(MMPARETO), outcomes), "MMPareto", "difference")
-    assert (found.text, found.incomplete, found.note) == ("–", True, "no seed that both have")
+    result = cell(sheet_of(table_of(MMPARETO), outcomes), "MMPareto", "difference")
+    assert (result.text, result.incomplete, result.note) == ("–", True, "no seed that both have")
 
 
-def test_every_modality_has_a_column_and_only_what_was_measured(tmp_path: Path) -> None:
+def test_every_modality_has_a_column_with_measured_values_only(tmp_path: Path) -> None:
     both = {"acc": 0.7, "acc_audio": 0.6, "acc_visual": 0.5}
     outcomes = [finished(tmp_path, UNIFORM, CREMAD, seed, both) for seed in (0, 1)]
     alone = Row("Audio alone", "--method unimodal --modality audio")
@@ -150,7 +150,7 @@ def test_every_modality_has_a_column_and_only_what_was_measured(tmp_path: Path) 
     assert any(text.startswith("Joint loss: ") and "linear probe" in text for text in sheet.notes)
 
 
-def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) -> None:
+def test_published_accuracies_are_listed_with_their_sources(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
     sheet = sheet_of(table_of(MMPARETO, PARETO), outcomes)
     shown = cell(sheet, "MMPareto", "published").text
@@ -163,7 +163,7 @@ def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) 
     part = next(one for one in sheet.parts if one.title == "Published accuracies")
     ours = {row.cells[1].text: row.cells[2].text for row in part.rows}
     shares = {row.cells[1].text: row.cells[1].value for row in part.rows}
-    assert shares["75.13"] == pytest.approx(0.7513)  # what the page sorts by, as ours is a share
+    assert shares["75.13"] == pytest.approx(0.7513)  # the page sorts by shares, as our accuracies are
     numbers = next(row.cells[1].numbers for row in part.rows if row.cells[1].text == "69.0 ± 2.5")
     assert numbers == pytest.approx({"published": 0.69, "standard deviation": 0.025})
     alone = {row.cells[1].text: row.cells[3].text for row in part.rows}
@@ -172,7 +172,7 @@ def test_published_figures_stand_beside_ours_with_their_sources(tmp_path: Path) 
     assert ours["75.13"] == f"{100 * np.mean(BETTER):.2f}" and ours["71.10"] == f"{100 * np.mean(BASE):.2f}"
 
 
-def test_what_is_published_of_several_rows_is_told_once(tmp_path: Path) -> None:
+def test_an_accuracy_published_for_several_rows_is_listed_once(tmp_path: Path) -> None:
     paper = Row("MMPareto (paper)", "--method mmpareto --variant paper")
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER) + runs_of(tmp_path, paper, BASE)
     sheet = sheet_of(table_of(MMPARETO, paper), outcomes)
@@ -182,7 +182,7 @@ def test_what_is_published_of_several_rows_is_told_once(tmp_path: Path) -> None:
     assert len(ours) == 1 and "MMPareto 75.83; MMPareto (paper) 70.83" in ours[0]
 
 
-def test_nothing_published_is_no_column(tmp_path: Path) -> None:
+def test_without_published_accuracies_there_is_no_column(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(columns=[SYNTHETIC]), runs_of(tmp_path, UNIFORM, BASE, SYNTHETIC))
     assert not [column for column in sheet.columns if "published" in column.title]
 
@@ -200,13 +200,13 @@ def test_synthetic_data_are_in_the_headline(tmp_path: Path) -> None:
     ("protocol", "words"),
     [("last", "last epoch"), ("validation", "10% of the training set held out"), ("paper", "OPTIMISTIC")],
 )
-def test_the_protocol_is_said(tmp_path: Path, protocol: str, words: str) -> None:
+def test_the_protocol_is_described(tmp_path: Path, protocol: str, words: str) -> None:
     made = "paper" if protocol == "paper" else "validation"
     sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE, protocol=made), protocol)
     assert words in sheet.protocol and sheet.optimistic == (protocol == "paper")
 
 
-def test_several_commits_and_other_data_are_said(tmp_path: Path) -> None:
+def test_different_commits_and_data_are_noted(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE)
     assert f"Code of all runs: commit {'c' * 10}." in sheet_of(table_of(), outcomes).notes
     other = finished(tmp_path / "other", MMPARETO, CREMAD, 0, 0.7, commit="d" * 40 + "+", fingerprint="e" * 64)
@@ -215,8 +215,8 @@ def test_several_commits_and_other_data_are_said(tmp_path: Path) -> None:
     assert "ffffffffff…, but eeeeeeeeee…: MMPareto seed 0" in notes
 
 
-def test_rows_that_are_the_same_runs_are_said_and_drawn_once(tmp_path: Path) -> None:
-    """Such as a variant that is the method's default, or a schedule that a quick run is too short for."""
+def test_rows_of_the_same_runs_are_noted_and_drawn_once(tmp_path: Path) -> None:
+    """For example a variant that is the method's default, or a schedule that has no effect in a quick run."""
     again = Row("Uniform for longer", UNIFORM.flags)
     history = [{"acc_audio": 0.4, "train_acc_audio": 0.5}] * 2
     outcomes = runs_of(tmp_path, UNIFORM, BASE, history=history)
@@ -231,7 +231,7 @@ def test_rows_that_are_the_same_runs_are_said_and_drawn_once(tmp_path: Path) -> 
     assert drawn.svg
 
 
-def test_columns_are_families_of_their_own(tmp_path: Path) -> None:
+def test_each_column_is_a_separate_family_of_comparisons(tmp_path: Path) -> None:
     ks = Column("Kinetics-Sounds", "--dataset kinetics_sounds")
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, MMPARETO, BETTER)
     outcomes += runs_of(tmp_path, UNIFORM, BASE, ks) + runs_of(tmp_path, MMPARETO, ABOUT_AS_GOOD, ks)
@@ -242,7 +242,7 @@ def test_columns_are_families_of_their_own(tmp_path: Path) -> None:
     assert not cell(sheet, "MMPareto", "accuracy", "Kinetics-Sounds").bold
 
 
-def test_the_noise_of_the_test_set_stands_apart(tmp_path: Path) -> None:
+def test_the_noise_of_the_test_set_is_a_separate_part(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     outcomes = []
     for row, share in ((UNIFORM, 0.6), (MMPARETO, 0.7)):
@@ -262,7 +262,7 @@ def test_the_noise_of_the_test_set_stands_apart(tmp_path: Path) -> None:
     assert part.rows[0].cells[1].text == "baseline"
 
 
-def test_other_clips_are_not_compared(tmp_path: Path) -> None:
+def test_runs_on_different_clips_are_not_compared(tmp_path: Path) -> None:
     outcomes = [
         finished(tmp_path, UNIFORM, CREMAD, 0, 0.5, correct=[True, False] * 10),
         finished(tmp_path, MMPARETO, CREMAD, 0, 0.5, correct=[True, False] * 11),
@@ -271,13 +271,13 @@ def test_other_clips_are_not_compared(tmp_path: Path) -> None:
     assert part.rows[1].cells[1].incomplete and "different clips" in part.rows[1].cells[1].note
 
 
-def test_no_evaluation_is_said(tmp_path: Path) -> None:
+def test_missing_evaluations_are_noted(tmp_path: Path) -> None:
     sheet = sheet_of(table_of(), runs_of(tmp_path, UNIFORM, BASE))
     assert "evaluate.py" in sheet.notes[-1]
     assert [part.title for part in sheet.parts] == ["Published accuracies"]
 
 
-def test_every_cell_has_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_every_cell_has_the_command_that_reproduces_it(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE[:2]) + [missing(MMPARETO, CREMAD, seed) for seed in (0, 1)]
     made = list(sheet_of(table_of(MMPARETO), outcomes).commands)
     assert made[1] == (
@@ -287,11 +287,11 @@ def test_every_cell_has_the_command_that_makes_it(tmp_path: Path) -> None:
     assert len(made) == 2
 
 
-def test_no_outcome_at_all_is_a_table_of_holes() -> None:
+def test_without_outcomes_all_cells_are_empty() -> None:
     sheet = sheet_of(table_of(MMPARETO), [])
     assert [row.cells[0].text for row in sheet.rows] == ["–", "–"]
 
 
-def test_cells_and_columns_have_to_fit() -> None:
+def test_the_number_of_cells_must_match_the_columns() -> None:
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Sheet("t", "q", [SheetColumn("a"), SheetColumn("b")], [SheetRow("r", [SheetCell("1")])])

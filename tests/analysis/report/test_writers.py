@@ -24,7 +24,7 @@ VOID = {"meta", "line", "circle", "img", "br", "link", "input"}
 
 @pytest.fixture(scope="module")
 def sheet(tmp_path_factory: pytest.TempPathFactory) -> Sheet:
-    """Two data sets, one of them synthetic, six seeds, a hole, evaluations and curves."""
+    """Two data sets, one of them synthetic, with six seeds, missing runs, evaluations and curves."""
     runs, random, outcomes = tmp_path_factory.mktemp("runs"), np.random.default_rng(0), []
     for column in (CREMAD, SYNTHETIC):
         for row, share in ((UNIFORM, 0.6), (MMPARETO, 0.75), (PARETO, 0.6)):
@@ -40,7 +40,7 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> Sheet:
 
 @pytest.fixture
 def plain() -> Sheet:
-    """As the table of costs makes it: texts alone."""
+    """A sheet of text cells only, like the cost table."""
     rows = [
         SheetRow("uniform", [SheetCell("2.11", 2.11), SheetCell("1.00", 1.0)], baseline=True),
         SheetRow("mmpareto", [SheetCell("3.69", 3.69), SheetCell("1.74", 1.74, note="1.58 – 1.89")]),
@@ -50,7 +50,7 @@ def plain() -> Sheet:
 
 @pytest.fixture
 def nasty() -> Sheet:
-    """Signs that mean something to every one of the formats, wherever a text may stand."""
+    """Characters that are special in one of the formats, in every text of a sheet."""
     cells = [SheetCell(NASTY, 1.0, NASTY, bold=True), SheetCell("[x] y", incomplete=True, note=NASTY)]
     rows = [SheetRow(NASTY, cells, baseline=True), SheetRow("[x]", [SheetCell("[1]"), SheetCell("[2]")])]
     columns = [SheetColumn(NASTY, "G & 1", NASTY), SheetColumn("b", "G 2")]
@@ -59,7 +59,7 @@ def nasty() -> Sheet:
 
 
 class Page(HTMLParser):
-    """The elements of a page; every element that is opened has to be closed, in order."""
+    """The elements of a page; every opened element must be closed, in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -96,14 +96,14 @@ def test_a_report_is_four_files_that_overwrite_the_old_ones(sheet: Sheet, plain:
     assert "Cost" in (folder / "report.html").read_text()
 
 
-def test_a_folder_that_cannot_be_made_is_an_input_error(plain: Sheet, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_input_error(plain: Sheet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="give another folder"):
         write_report(plain, tmp_path / "file")
 
 
 @pytest.mark.parametrize("write", [markdown, long_csv, latex, page])
-def test_every_format_says_that_the_data_are_synthetic(sheet: Sheet, write: object) -> None:
+def test_every_format_warns_of_synthetic_data(sheet: Sheet, write: object) -> None:
     assert sheet.banner is not None
     text = write(sheet)  # type: ignore[operator]
     assert sheet.banner.split(".")[0] in text
@@ -124,10 +124,10 @@ def test_csv_has_every_number_and_every_seed(sheet: Sheet) -> None:
     lines = list(csv.DictReader(io.StringIO(long_csv(sheet))))
     assert {line["warning"] for line in lines} == {sheet.banner}
     key = {"part": "", "group": "CREMA-D", "column": "accuracy, %", "row": "MMPareto"}
-    own = [line for line in lines if key.items() <= line.items()]
-    seeds = {int(line["seed"]): float(line["value"]) for line in own if line["seed"]}
+    selected = [line for line in lines if key.items() <= line.items()]
+    seeds = {int(line["seed"]): float(line["value"]) for line in selected if line["seed"]}
     assert seeds == pytest.approx(sheet.rows[1].cells[0].seeds)
-    numbers = {line["quantity"]: float(line["value"]) for line in own if not line["seed"]}
+    numbers = {line["quantity"]: float(line["value"]) for line in selected if not line["seed"]}
     assert numbers["mean"] == pytest.approx(np.mean([*seeds.values()]))
     assert numbers["standard deviation"] == pytest.approx(np.std([*seeds.values()], ddof=1))
     cells = {(line["part"], line["group"], line["column"], line["row"]) for line in lines}
@@ -136,9 +136,9 @@ def test_csv_has_every_number_and_every_seed(sheet: Sheet) -> None:
     assert hole[0]["quantity"] == "text" and hole[0]["text"] == "no run (not run)"
 
 
-def test_markdowns_tables_have_whole_rows(sheet: Sheet, nasty: Sheet) -> None:
+def test_markdown_tables_have_complete_rows(sheet: Sheet, nasty: Sheet) -> None:
     for one in (sheet, nasty):
-        text = re.sub(r"\\.", "", markdown(one))  # without escaped signs
+        text = re.sub(r"\\.", "", markdown(one))  # without escaped characters
         tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
         assert tables
         for table in tables:
@@ -147,7 +147,7 @@ def test_markdowns_tables_have_whole_rows(sheet: Sheet, nasty: Sheet) -> None:
     assert "<b>" not in markdown(nasty).split("```")[0].replace("\\<b\\>", "")
 
 
-def test_latex_has_a_cell_a_column(sheet: Sheet, nasty: Sheet) -> None:
+def test_latex_has_one_cell_per_column(sheet: Sheet, nasty: Sheet) -> None:
     for one in (sheet, nasty):
         text = latex(one)
         bare = re.sub(r"\\[&%$#_{}\\]", "", text.replace("\\\\", ""))
@@ -172,37 +172,44 @@ def test_latex_compiles(sheet: Sheet, nasty: Sheet, plain: Sheet, tmp_path: Path
     assert done.returncode == 0, done.stdout[-1500:]
 
 
-def test_the_page_fetches_nothing(sheet: Sheet) -> None:
-    found = Page(page(sheet))
+def test_the_page_loads_nothing_from_elsewhere(sheet: Sheet) -> None:
+    parsed = Page(page(sheet))
     links = [
-        value for _, own in found.elements for key, value in own.items() if key in ("src", "href", "srcset", "data")
+        value
+        for _, attributes in parsed.elements
+        for key, value in attributes.items()
+        if key in ("src", "href", "srcset", "data")
     ]
     assert links and all(value is not None and value.startswith(("#", "data:")) for value in links)
-    assert not found.of("link") and not found.of("iframe")
+    assert not parsed.of("link") and not parsed.of("iframe")
     html = page(sheet)
     assert "@import" not in html and "url(" not in html and "fetch(" not in html
-    policy = next(own["content"] for own in found.of("meta") if own.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attributes["content"]
+        for attributes in parsed.of("meta")
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None and policy.startswith("default-src 'none'")
 
 
-def test_the_page_is_for_phones_and_both_schemes(sheet: Sheet) -> None:
+def test_the_page_supports_phones_and_dark_mode(sheet: Sheet) -> None:
     html = page(sheet)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
     assert "prefers-color-scheme: dark" in html and "@media print" in html
     base = float(re.findall(r"html { font-size: (\d+)px", html)[0])
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\d+ )?([\d.]+)rem", html)]
     assert len(sizes) > 10 and min(sizes) * base >= 16
-    boxes = [own for own in Page(html).of("div") if own.get("class") == "scroll"]
-    assert len(boxes) >= len(Page(html).of("table")) and all(own["tabindex"] == "0" for own in boxes)
+    boxes = [attributes for attributes in Page(html).of("div") if attributes.get("class") == "scroll"]
+    assert len(boxes) >= len(Page(html).of("table")) and all(attributes["tabindex"] == "0" for attributes in boxes)
 
 
 def test_every_link_within_the_page_has_its_target(sheet: Sheet) -> None:
-    found = Page(page(sheet))
-    ids = {own["id"] for _, own in found.elements if "id" in own}
-    links = [own["href"] for own in found.of("a")]
+    parsed = Page(page(sheet))
+    ids = {attributes["id"] for _, attributes in parsed.elements if "id" in attributes}
+    links = [attributes["href"] for attributes in parsed.of("a")]
     assert len(links) > 5 and all(link is not None and link[1:] in ids for link in links)
-    assert len([own for _, own in found.elements if "id" in own]) == len(ids)
-    assert len(found.of("h1")) == 1
+    assert len([attributes for _, attributes in parsed.elements if "id" in attributes]) == len(ids)
+    assert len(parsed.of("h1")) == 1
 
 
 def test_tables_can_be_sorted_by_buttons(sheet: Sheet) -> None:
@@ -217,26 +224,28 @@ def test_tables_can_be_sorted_by_buttons(sheet: Sheet) -> None:
 
 
 def test_the_page_has_all_its_sections(sheet: Sheet) -> None:
-    ids = [own["id"] for own in Page(page(sheet)).of("section")]
+    ids = [attributes["id"] for attributes in Page(page(sheet)).of("section")]
     assert ids == [
         *("results", "differences", "missing", "noise-of-the-test-set", "published-accuracies"),
         *("claims", "plots", "commands"),
     ]
     images = Page(page(sheet)).of("img")
-    assert len(images) >= 2 and all(str(own["src"]).startswith("data:image/svg+xml;base64,") for own in images)
+    assert len(images) >= 2 and all(
+        str(attributes["src"]).startswith("data:image/svg+xml;base64,") for attributes in images
+    )
 
 
-def test_what_is_typed_is_never_markup(nasty: Sheet) -> None:
+def test_text_is_never_markup(nasty: Sheet) -> None:
     html = page(nasty)
     assert "<b>" not in html and "&lt;b&gt;bold&lt;/b&gt;" in html
-    found = Page(html)
-    assert any("<b>bold</b>" in text for text in found.texts)
-    assert {own.get("href") for own in found.of("a")} >= {"#note-1"}
-    assert "#note-2" not in html  # there is no second footnote: "[2]" is a text
+    parsed = Page(html)
+    assert any("<b>bold</b>" in text for text in parsed.texts)
+    assert {attributes.get("href") for attributes in parsed.of("a")} >= {"#note-1"}
+    assert "#note-2" not in html  # there is no second footnote, so "[2]" is plain text
 
 
 def test_a_plain_sheet_has_no_empty_sections(plain: Sheet) -> None:
-    assert [own["id"] for own in Page(page(plain)).of("section")] == ["results"]
+    assert [attributes["id"] for attributes in Page(page(plain)).of("section")] == ["results"]
     assert "3.69" in latex(plain) and "1.58" in latex(plain)
     lines = list(csv.DictReader(io.StringIO(long_csv(plain))))
     assert (lines[0]["row"], lines[0]["quantity"], lines[0]["value"]) == ("uniform", "value", "2.11")
@@ -255,19 +264,19 @@ def test_intervals_are_drawn_to_scale(plain: Sheet) -> None:
     dots = [float(x) for x in re.findall(r'class="dot [a-z]*" cx="([\d.]+)%"', html)]
     unit = (dots[0] - zero) / 2
     assert (low, high, dots[1]) == tuple(pytest.approx(zero + n * unit, abs=0.02) for n in (1, 3, -1))
-    assert 0 <= dots[1] < high <= 100 and len(dots) == 2  # nothing is drawn where there is nothing
+    assert 0 <= dots[1] < high <= 100 and len(dots) == 2  # an interval without values is not drawn
     ticks = {float(x): text for x, text in re.findall(r'<text x="([\d.]+)%"[^>]*>([^<]*)<', html)}
-    for at, text in ticks.items():
-        assert at == pytest.approx(zero + float(text.replace("−", "-")) * unit, abs=0.02)
+    for position, text in ticks.items():
+        assert position == pytest.approx(zero + float(text.replace("−", "-")) * unit, abs=0.02)
     assert 2 <= len(ticks) <= 6
 
 
-def test_a_plot_that_is_not_drawn_says_why(plain: Sheet) -> None:
+def test_a_plot_that_is_not_drawn_has_a_reason(plain: Sheet) -> None:
     html = page(dataclasses.replace(plain, plots=[Plot("Weights", "Not drawn: run has none", "")]))
     assert "Not drawn: run has none" in html and "<img" not in html
 
 
-def test_a_group_s_heading_spans_its_columns(sheet: Sheet) -> None:
-    widths = [int(own["colspan"] or 0) for own in Page(page(sheet)).of("th") if "colspan" in own]
+def test_a_group_heading_spans_its_columns(sheet: Sheet) -> None:
+    widths = [int(attributes["colspan"] or 0) for attributes in Page(page(sheet)).of("th") if "colspan" in attributes]
     groups = [column.group for column in sheet.columns]
     assert widths[:2] == [groups.count(group) for group in dict.fromkeys(groups)]

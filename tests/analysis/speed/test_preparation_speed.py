@@ -1,4 +1,4 @@
-"""The benchmark of preparation: its clips, its refusals, and its text."""
+"""The benchmark of data preparation: its clips, errors and table."""
 
 import importlib.util
 from pathlib import Path

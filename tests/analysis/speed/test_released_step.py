@@ -1,4 +1,4 @@
-"""The released algorithm in the benchmark: its gradients are those of the variant, its cost that of the code."""
+"""The released algorithm in the benchmark, with the variant's gradients and the released code's cost."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def batch(names: tuple[str, ...] = NAMES) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def stepped(method: Any, net: MultimodalNetwork, **more: Any) -> dict[str, Tensor]:
-    """Parameter → gradient of a step."""
+    """Parameter → gradient after `method.backward`."""
     net.zero_grad()
     if isinstance(method, ReleasedStep):
         method.begin_training(SimpleNamespace(network=net))
@@ -62,26 +62,26 @@ def stepped(method: Any, net: MultimodalNetwork, **more: Any) -> dict[str, Tenso
 
 @pytest.mark.parametrize("gamma", [1.5, 0.7])
 @pytest.mark.parametrize("opposed", [(), ("a",), ("b", "c"), NAMES], ids=str)
-def test_it_gives_the_gradients_of_the_released_variant(opposed: tuple[str, ...], gamma: float) -> None:
+def test_gradients_are_those_of_the_released_variant(opposed: tuple[str, ...], gamma: float) -> None:
     net = network_of(opposed)
     inputs, labels = batch()
     joint, unimodal = losses(net(inputs), labels)
     report = MMPareto.released().backward(joint, unimodal, encoders=dict(net.encoders.items()))
     assert [name for name in NAMES if report[name].conflict.any()] == list(opposed)
     expected = stepped(MMPareto.released(gamma), net)
-    for name, found in stepped(ReleasedStep(gamma), net).items():
-        torch.testing.assert_close(found, expected[name], rtol=1e-9, atol=1e-14, msg=name)
+    for name, result in stepped(ReleasedStep(gamma), net).items():
+        torch.testing.assert_close(result, expected[name], rtol=1e-9, atol=1e-14, msg=name)
 
 
-def test_every_gradient_has_the_scalers_factor() -> None:
+def test_every_gradient_is_multiplied_by_the_loss_scale() -> None:
     net = network_of(("a",))
     plain = stepped(ReleasedStep(), net)
-    for name, found in stepped(ReleasedStep(), net, scale=torch.tensor(8.0, dtype=torch.float64)).items():
-        torch.testing.assert_close(found, 8 * plain[name], rtol=1e-9, atol=1e-14, msg=name)
+    for name, result in stepped(ReleasedStep(), net, scale=torch.tensor(8.0, dtype=torch.float64)).items():
+        torch.testing.assert_close(result, 8 * plain[name], rtol=1e-9, atol=1e-14, msg=name)
 
 
 class Transfers(TorchDispatchMode):
-    """Counts the numbers that the host reads."""
+    """Counts the scalars that the host reads from tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_it_takes_one_backward_pass_per_loss_and_one_more_and_reads_every_tensor() -> None:
+def test_each_loss_and_the_sum_have_a_backward_pass_and_every_tensor_is_read() -> None:
     net = network_of(("a",), ("a", "b"))
     passes: Counter[str] = Counter()
     for name, encoder in net.encoders.items():
@@ -100,13 +100,13 @@ def test_it_takes_one_backward_pass_per_loss_and_one_more_and_reads_every_tensor
     net.fusion.parts["a"].weight.register_hook(lambda gradient: passes.update(["fusion"]))
     with Transfers() as transfers:
         stepped(ReleasedStep(), net)
-    assert passes == {"a": 3, "b": 3, "fusion": 2}  # the joint loss, its own, and their sum
+    assert passes == {"a": 3, "b": 3, "fusion": 2}  # the joint loss, the encoder's own loss, and their sum
     tensors = sum(len(list(encoder.parameters())) for encoder in net.encoders.values())
     # Three losses and their sum, two cosines, each tensor's λ, and the comparisons of the one solved problem.
     assert transfers.count == 4 + 2 + tensors + 3
 
 
-def test_a_direction_lost_in_rounding_is_nan_unlike_in_the_variant() -> None:
+def test_a_zero_direction_is_nan_unlike_in_the_variant() -> None:
     """In the released code, a conflicting tensor of one element has h = 0, and 0·inf is NaN."""
     encoder = nn.Linear(1, 1, bias=False).double()
     for method, expected in ((MMPareto.released(), 0.0), (ReleasedStep(), float("nan"))):

@@ -1,4 +1,4 @@
-"""Peak memory, compared with sums done by hand."""
+"""Peak memory, compared with sums computed by hand."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_views_and_tensors_from_outside_do_not_count() -> None:
         made = torch.ones(1000)
         rows = made.view(10, 100).unbind()
         del made
-        assert memory.live == 4000  # a row holds all of them
+        assert memory.live == 4000  # a row keeps the whole storage alive
         del rows
         assert (memory.live, memory.peak) == (0, 4000)
 
@@ -39,8 +39,8 @@ def test_tensors_of_the_graph_count_until_it_is_freed() -> None:
         loss = weight.exp().sum()  # the graph keeps the exponentials
         assert memory.live == 8000 + 8
         loss.backward()
-        assert memory.live == 8000 + 8  # the gradient, in place of them
-        # Beside both, there is one more at most: the gradient of the sum, which is expanded and takes one number.
+        assert memory.live == 8000 + 8  # the gradient has replaced them
+        # In addition to both, at most the gradient of the sum exists, which is expanded from a single number.
         assert memory.peak <= 16000 + 16
         weight.grad = None
         assert memory.live == 8

@@ -1,7 +1,7 @@
-"""Replaces train.py and evaluate.py in tests of the grid: `python fake_programs.py train|evaluate STAGE …`.
+"""Fake train.py and evaluate.py for tests of the grid: `python fake_programs.py train|evaluate STAGE …`.
 
 STAGE is a folder: `<run's name>.json` is the run's config.json; `<run's name>.do` has one word for each attempt (with
-no words left, the run finishes); each call appends a line to calls.txt. Imports nothing slow.
+no words left, the run finishes); each call appends a line to calls.txt. No slow module is imported.
 """
 
 import json
@@ -70,7 +70,7 @@ def _train(stage: Path, folder: Path) -> int:
 
 
 def _wait(stage: Path, folder: Path) -> int:
-    """Wait for a signal and then 0.2 s, as long as saving takes; or for a file named "go"."""
+    """Wait for a signal or a file named "go", and then 0.2 s, as if saving."""
     received: list[int] = []
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda got, frame: received.append(got))

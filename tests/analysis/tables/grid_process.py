@@ -1,4 +1,4 @@
-"""A grid in a process of its own, on what a `Stage` of test_grid.py has prepared."""
+"""A grid in a separate process, in a folder that a `Stage` of test_grid.py has prepared."""
 
 import os
 import sys

@@ -37,7 +37,7 @@ class Stage:
         self.reported: list[str] = []
 
     def cells(self, seeds: Sequence[int] = (0, 1, 2), table: Table = TABLE) -> list[Cell]:
-        """Cells; also prepares what the fake program writes as their config.json."""
+        """Return cells, after preparing the config.json that the fake program writes for each of them."""
         cells = make_cells(table, seeds, "validation", ["--data", str(self.data), "--epochs", "3"])
         for cell in cells:
             config = {"arguments": to_config(cell.settings), "data": {"folder": str(self.data)}}
@@ -52,7 +52,7 @@ class Stage:
         return self.runs / self.name(cell)
 
     def let(self, cell: Cell, *actions: str) -> None:
-        """Set what the cell's next attempts do."""
+        """Set the actions of the cell's next attempts."""
         (self.stage / f"{self.name(cell)}.do").write_text(" ".join(actions))
 
     def run(self, cells: Sequence[Cell], slots: Sequence[str] = ("cpu", "cpu")) -> list[Outcome]:

@@ -70,7 +70,7 @@ def identity_of(settings: Settings, fingerprint: str = "f") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_setting_counts_or_does_not(name: str) -> None:
+def test_settings_with_an_effect_are_part_of_the_identity(name: str) -> None:
     settings = parse(["--dataset", "cremad", "--method", "mmpareto"]).settings
     changed = dataclasses.replace(settings, **{name: OTHER[name]})
     assert getattr(changed, name) != getattr(settings, name)
@@ -79,12 +79,12 @@ def test_a_setting_counts_or_does_not(name: str) -> None:
     assert same_name is (name in WITHOUT_EFFECT)
 
 
-def test_the_data_count_by_their_fingerprint() -> None:
+def test_the_fingerprint_of_the_data_is_part_of_the_identity() -> None:
     settings = parse(["--dataset", "cremad", "--method", "mmpareto"]).settings
     assert identity_of(settings) != identity_of(settings, "g")
 
 
-def test_the_name_of_a_run() -> None:
+def test_the_name_of_a_run_has_its_method_and_seed() -> None:
     names = {}
     for method in ("uniform", "torchjd:MGDA"):
         settings = dataclasses.replace(parse(["--dataset", "cremad"]).settings, method=method)
@@ -92,7 +92,7 @@ def test_the_name_of_a_run() -> None:
             names[method, seed] = run_name(identity_of(dataclasses.replace(settings, random_seed=seed)))
     first, second = names["uniform", 0], names["uniform", 17]
     assert first.startswith("cremad-uniform-") and first.endswith("-seed0")
-    assert second == first.removesuffix("0") + "17"  # the hex is of all but the seed
+    assert second == first.removesuffix("0") + "17"  # the hash covers everything but the seed
     assert len(first.split("-")[2]) == 8 and int(first.split("-")[2], 16) >= 0
     assert names["torchjd:MGDA", 0].startswith("cremad-torchjd-MGDA-")
 
@@ -108,7 +108,7 @@ def test_the_name_of_a_run() -> None:
         (["--no_such", "3"], "unknown flag --no_such"),
     ],
 )
-def test_flags_that_the_table_sets(words: list[str], complaint: str) -> None:
+def test_flags_that_the_table_sets_are_refused(words: list[str], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         make_cells(ONE, [0], "last", words)
 

@@ -1,4 +1,4 @@
-"""A table with other data sets, methods and encoders."""
+"""Choice of other data sets, methods and encoders for a table."""
 
 import pytest
 from mmpareto.analysis.tables import choices
@@ -12,7 +12,7 @@ def by_label(table: Table) -> dict[tuple[str, str], Settings]:
     return {(cell.row.label, cell.column.label): cell.settings for cell in make_cells(table, [0], "last")}
 
 
-def test_other_data_sets() -> None:
+def test_data_sets_can_be_replaced() -> None:
     table = choices.with_data_sets(TABLES["main"], ["KS", "ave", "ave"])
     assert [column.label for column in table.columns] == ["Kinetics-Sounds", "AVE"]
     fusion = choices.with_data_sets(TABLES["fusion"], ["ave"])
@@ -27,14 +27,14 @@ def test_other_data_sets() -> None:
         choices.with_data_sets(TABLES["main"], ["crema"])
 
 
-def test_selected_and_added_methods() -> None:
+def test_methods_can_be_selected_and_added() -> None:
     def labels(name: str, *given: str) -> list[str]:
         return [row.label for row in choices.with_methods(TABLES[name], given).rows]
 
     assert labels("main", "MM-Pareto", "dgl") == ["Uniform", "MMPareto", "DGL"]
     assert labels("main", "mmpareto:paper", "ogm") == ["Uniform", "MMPareto (paper)", "OGM"]
     assert labels("variants", "mmpareto:paper") == ["Uniform", "MMPareto (paper)"]
-    for default in ("mmpareto:per_tensor", "MM-Pareto:brief"):  # under its present and its old name
+    for default in ("mmpareto:per_tensor", "MM-Pareto:brief"):  # its current and its old name
         assert labels("main", default) == labels("variants", default) == ["Uniform", "MMPareto"]
         assert labels("multitask", default, "ogm") == ["Uniform", "MMPareto", "OGM"]
         assert labels("cgmnist", "dgl", default) == ["Uniform", "MMPareto", "DGL"]
@@ -47,7 +47,7 @@ def test_selected_and_added_methods() -> None:
     assert choices.data_sets_of(columns) == ["cremad"]
 
 
-def test_backbones_multiply_the_columns() -> None:
+def test_each_column_is_repeated_for_every_encoder() -> None:
     table = choices.with_encoders(TABLES["main"], ["resnet18", "CNN"])
     assert [column.label for column in table.columns][1::2] == ["CREMA-D, cnn", "Kinetics-Sounds, cnn"]
     assert {s.encoder for (_, c), s in by_label(table).items() if "cnn" in c} == {"cnn"}
@@ -55,7 +55,7 @@ def test_backbones_multiply_the_columns() -> None:
         choices.with_encoders(TABLES["main"], ["resnet"])
 
 
-def test_what_train_py_refuses_is_refused_before_anything_runs() -> None:
+def test_invalid_choices_are_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="method 'joint' has no variant 'paper'"):
         choices.with_methods(TABLES["main"], ["joint:paper"])
     with pytest.raises(InputError, match="table 'fusion', Joint loss, Concatenation: unknown flag --gamma"):

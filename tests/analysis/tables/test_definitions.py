@@ -1,4 +1,4 @@
-"""The tables: every cell is a command line that train.py accepts, and does what its labels say."""
+"""The tables: every cell is a command line that train.py accepts and that matches its labels."""
 
 import dataclasses
 import shlex
@@ -60,7 +60,7 @@ def test_every_cell_runs_on_the_stand_in_at_a_small_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_says_what_it_is(name: str) -> None:
+def test_a_table_has_a_name_a_question_and_unique_labels(name: str) -> None:
     table = TABLES[name]
     assert table.name == name and "?" in table.question and table.baseline
     for lines in (table.rows, table.columns):
@@ -73,16 +73,16 @@ def test_a_table_without_its_baseline_is_refused() -> None:
         Table("t", "T", "Q?", (Column("C", ""),), (Row("R", ""),), "Uniform")
 
 
-def test_a_row_has_the_name_that_its_runs_have_in_plots() -> None:
+def test_rows_are_labelled_as_their_runs_are_in_plots() -> None:
     assert set(NAMES) == set(METHODS)
-    seen = set()
+    labels = set()
     for name in GRIDS:
         for cell in make_cells(TABLES[name], [0], "last"):
             words, settings = shlex.split(cell.row.flags), cell.settings
             if "--method" in words:
                 assert cell.row.label == label(settings.method, settings.variant, settings.options)
-                seen.add(cell.row.label)
-    assert {"MMPareto", "MMPareto (paper)", "MMPareto (gamma 2)", "MMPareto (paper, refresh 10)"} <= seen
+                labels.add(cell.row.label)
+    assert {"MMPareto", "MMPareto (paper)", "MMPareto (gamma 2)", "MMPareto (paper, refresh 10)"} <= labels
     for row in TABLES["cost"].rows:
         assert row.label == label(row.flags.split()[1])
     assert method_row("torchjd:UPGrad").label == "TorchJD UPGrad"
@@ -141,18 +141,20 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("column", ["Uniform", "MMPareto"])
-def test_a_row_of_preprocessing_changes_what_it_says_and_nothing_else(column: str) -> None:
+def test_a_row_of_preprocessing_changes_only_what_its_label_says(column: str) -> None:
     table = TABLES["preprocessing"]
     cells = make_cells(table, [0], "last")
-    found = {cell.row.label: dataclasses.asdict(cell.settings) for cell in cells if cell.column.label == column}
-    base = found.pop(table.baseline)
+    rows = {cell.row.label: dataclasses.asdict(cell.settings) for cell in cells if cell.column.label == column}
+    base = rows.pop(table.baseline)
     assert (base["audio"], base["frames"], base["data"]) == ("fbank", 2, "data/cremad")
-    changed = {row: {key: value for key, value in own.items() if value != base[key]} for row, own in found.items()}
+    changed = {
+        row: {key: value for key, value in settings.items() if value != base[key]} for row, settings in rows.items()
+    }
     assert changed == CHANGES
 
 
 @pytest.mark.parametrize("name", ["cremad", "kinetics_sounds", "synthetic"])
-def test_data_of_another_kind_are_made_by_flags_that_prepare_py_has(name: str) -> None:
+def test_derived_data_are_prepared_with_flags_of_prepare_py(name: str) -> None:
     import argparse
 
     for flags in DERIVED.values():

@@ -1,4 +1,4 @@
-"""The grid, with fake programs that do what a test wants and take no time."""
+"""The grid, with fake programs that are fast and do what a test specifies."""
 
 import contextlib
 import multiprocessing
@@ -31,7 +31,7 @@ def stage(tmp_path: Path) -> Stage:
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -73,7 +73,7 @@ def test_a_line_is_reported_when_a_run_starts_and_ends(stage: Stage) -> None:
     assert "the loss is NaN" in log and log.count("\n$ ") == 3  # the log of a resumed run is continued
 
 
-def test_a_run_without_an_epoch_of_the_protocol_is_finished_all_the_same(stage: Stage) -> None:
+def test_a_run_without_an_epoch_of_the_protocol_is_still_finished(stage: Stage) -> None:
     (cell,) = stage.cells([0])
     stage.let(cell, "unvalidated")
     assert stage.run([cell])[0].folder and "no accuracy by protocol validation" in " ".join(stage.reported)
@@ -160,7 +160,7 @@ def test_each_run_has_a_gpu_and_a_share_of_the_cores(stage: Stage, monkeypatch: 
         stage.let(cell, "slow")
     stage.run(cells, ["3", "7"])
     trained = [call.split() for call in stage.calls("train ")]
-    assert sorted(words[4] for words in trained[:2]) == ["3", "7"]  # the first two at a time, one on each
+    assert sorted(words[4] for words in trained[:2]) == ["3", "7"]  # the first two run at the same time, one per GPU
     assert {words[4] for words in trained} == {"3", "7"}
     threads = max(1, available_cores() // 2)
     assert {words[6] for words in trained} == {str(threads)}
@@ -184,7 +184,7 @@ def test_a_run_that_another_process_had_locked_is_tried_again_at_the_end(stage: 
     locks = [folder.lock(stage.name(cell)) for cell in cells[:2]]
 
     def report(line: str) -> None:
-        if "50.00%" in line and locks[0] is not None:  # the third is trained: now unlock the first, unfinished
+        if "50.00%" in line and locks[0] is not None:  # the third is trained: unlock the first, which is unfinished
             os.close(locks[0])
             locks[0] = None
 
@@ -199,7 +199,7 @@ def test_a_run_that_another_process_had_locked_is_tried_again_at_the_end(stage: 
 
 
 class Grids:
-    """Grids in processes of their own."""
+    """Grids in separate processes."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.started = stage, []
@@ -228,7 +228,7 @@ class Grids:
         return grid
 
     def end(self, number: int = 0, timeout: float = 60) -> tuple[str, int | None]:
-        """Wait for a grid; its output, and its exit status."""
+        """Wait for a grid; return its output and its exit status."""
         self.started[number].join(timeout)
         return (self.stage.home / f"output{number}").read_text(), self.started[number].exitcode
 
@@ -249,7 +249,7 @@ def outcomes_of(output: str) -> list[str]:
     return [line.split(" ", 2)[2] for line in output.splitlines() if line.startswith("outcome ")]
 
 
-def test_two_grids_at_once_on_one_folder(stage: Stage, grids: Grids) -> None:
+def test_two_concurrent_grids_share_one_folder(stage: Stage, grids: Grids) -> None:
     cells = stage.cells()
     for cell in cells:
         stage.let(cell, "slow")
@@ -264,11 +264,11 @@ def test_two_grids_at_once_on_one_folder(stage: Stage, grids: Grids) -> None:
         outcomes = outcomes_of(output)
         assert all(outcome in (name, BY_ANOTHER) for outcome, name in zip(outcomes, names, strict=True))
         assert status == int(BY_ANOTHER in outcomes)
-    assert names in [outcomes_of(output) for output, _ in ends]  # the one that ends last tries again, and has all
+    assert names in [outcomes_of(output) for output, _ in ends]  # the one that ends last tries again and has all runs
     assert [o.folder for o in find_runs(cells, stage.runs)] == [stage.folder(cell) for cell in cells]
 
 
-def test_what_a_killed_grid_was_running_is_left_alone_until_it_ends(stage: Stage, grids: Grids) -> None:
+def test_runs_of_a_killed_grid_are_left_alone_until_they_end(stage: Stage, grids: Grids) -> None:
     cells = stage.cells()
     grid = grids.start_waiting(cells[:2])
     grid.kill()
@@ -287,7 +287,7 @@ def test_what_a_killed_grid_was_running_is_left_alone_until_it_ends(stage: Stage
 @pytest.mark.parametrize(
     ("sent", "to_group", "status"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)], ids=["Ctrl-C", "kill"]
 )
-def test_a_signal_is_passed_on_once_and_waited_for(
+def test_a_signal_is_forwarded_once_and_the_grid_waits(
     stage: Stage, grids: Grids, sent: signal.Signals, to_group: bool, status: int
 ) -> None:
     cells = stage.cells()

@@ -16,7 +16,7 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
 
 
-def test_the_plan(stage: Stage) -> None:
+def test_the_plan_has_the_state_and_time_of_every_run(stage: Stage) -> None:
     cells = stage.cells(range(3))
     stage.let(cells[1], "nan")
     stage.run(cells[:2])
@@ -32,10 +32,10 @@ def test_the_plan(stage: Stage) -> None:
         "1 finished, 1 to resume, 2 to run, 1 impossible; about 2 s of training epochs in 2 slots, and 1 of unknown "
         "duration"
     )
-    assert len(stage.calls("train ")) == 2  # the plan has run nothing
+    assert len(stage.calls("train ")) == 2  # planning runs nothing
 
 
-def test_a_run_s_time_is_that_of_finished_runs_of_its_method_and_size(stage: Stage) -> None:
+def test_time_is_estimated_from_finished_runs_of_the_same_method_and_size(stage: Stage) -> None:
     table = table_of(
         MMPARETO, Row("Boosted", "--method mmpareto --gamma 2"), Row("Faster", "--method uniform --frames 1")
     )
@@ -58,7 +58,7 @@ def test_some_settings_do_not_change_the_time(stage: Stage, flags: str) -> None:
     assert plan_text(cells[1:], stage.runs, 1).splitlines()[0].endswith("(3 s)")
 
 
-def test_an_unfinished_or_damaged_run_is_no_estimate(stage: Stage) -> None:
+def test_an_unfinished_or_damaged_run_gives_no_estimate(stage: Stage) -> None:
     cells = stage.cells()
     stage.let(cells[0], "nan")
     folder = stage.run(cells[:2])[1].folder

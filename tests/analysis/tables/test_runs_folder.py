@@ -1,4 +1,4 @@
-"""Which folder has a cell's run, and the state of that run."""
+"""The folder of a cell's run, and the state of that run."""
 
 import dataclasses
 import json
@@ -29,14 +29,14 @@ def cell_of(data: Path, *more: str) -> Cell:
     return make_cells(TABLE, [0], "validation", ["--data", str(data), *more])[0]
 
 
-def own_name(cell: Cell, data: Path) -> str:
+def name_of(cell: Cell, data: Path) -> str:
     return run_name(identity(to_config(cell.settings), fingerprint(data)))
 
 
 def write_run(
     folder: Path, settings: Settings, data: Path, *, ended: bool = True, epochs: int = 1, checkpoint: bool = True
 ) -> Path:
-    """Write those files of a run that tables read."""
+    """Write the files of a run that tables read."""
     folder.mkdir(parents=True)
     record = {"folder": str(data), "fingerprint": fingerprint(data)}
     config = {"arguments": to_config(settings), "data": record}
@@ -49,25 +49,25 @@ def write_run(
     return folder
 
 
-def test_a_run_is_found_whatever_its_folder_is_called(data: Path, tmp_path: Path) -> None:
+def test_a_run_is_found_in_a_folder_of_any_name(data: Path, tmp_path: Path) -> None:
     cell = cell_of(data)
     assert find_runs([cell], tmp_path / "runs")[0].reason == "not run"
     elsewhere = tmp_path / "elsewhere"
-    data.rename(elsewhere)  # the same data by another name
+    data.rename(elsewhere)  # the same data under another name
     run = dataclasses.replace(cell.settings, data="gone", model="mine", gpu_ids="1", record_gradients=7)
     folder = write_run(tmp_path / "runs" / "any name", run, elsewhere)
     elsewhere.rename(data)
     outcome = find_runs([cell], tmp_path / "runs")[0]
     assert outcome.folder == folder and outcome.reason is None
     write_run(tmp_path / "runs" / "another", cell.settings, data)
-    own = write_run(tmp_path / "runs" / own_name(cell, data), cell.settings, data)
-    assert find_runs([cell], tmp_path / "runs")[0].folder == own  # of several, the grid's own
+    named = write_run(tmp_path / "runs" / name_of(cell, data), cell.settings, data)
+    assert find_runs([cell], tmp_path / "runs")[0].folder == named  # of several, the one with the grid's name
     assert find_runs([cell_of(data, "--learning_rate", "0.5")], tmp_path / "runs")[0].reason == "not run"
     (data / "stat.csv").write_text("a\nb\nc\n")
-    assert find_runs([cell], tmp_path / "runs")[0].reason == "not run"  # of other data
+    assert find_runs([cell], tmp_path / "runs")[0].reason == "not run"  # it was trained on other data
 
 
-def test_a_damaged_or_older_run_is_no_run(data: Path, tmp_path: Path) -> None:
+def test_runs_with_a_damaged_config_are_ignored(data: Path, tmp_path: Path) -> None:
     cell = cell_of(data)
     for name, text in (
         ("a", "{"),
@@ -79,7 +79,7 @@ def test_a_damaged_or_older_run_is_no_run(data: Path, tmp_path: Path) -> None:
     assert find_runs([cell], tmp_path / "runs")[0].reason == "not run"
 
 
-def test_a_run_from_before_a_setting_was_there_is_still_a_run(data: Path, tmp_path: Path) -> None:
+def test_a_run_older_than_a_setting_is_still_found(data: Path, tmp_path: Path) -> None:
     cell = cell_of(data)
     folder = write_run(tmp_path / "runs" / "x", cell.settings, data)
     config = json.loads((folder / "config.json").read_text())
@@ -89,7 +89,7 @@ def test_a_run_from_before_a_setting_was_there_is_still_a_run(data: Path, tmp_pa
     assert find_runs([cell_of(data, "--fused")], tmp_path / "runs")[0].reason == "not run"
 
 
-def test_a_run_that_was_prolonged_is_finished_when_its_summary_is(data: Path, tmp_path: Path) -> None:
+def test_an_extended_run_is_unfinished_until_its_summary_is_written(data: Path, tmp_path: Path) -> None:
     cell = cell_of(data)
     folder = write_run(tmp_path / "runs" / "x", cell.settings, data)
     (folder / "summary.json").write_text(json.dumps({"last": {"epoch": cell.settings.epochs - 1}}))
@@ -99,42 +99,42 @@ def test_a_run_that_was_prolonged_is_finished_when_its_summary_is(data: Path, tm
 
 def test_the_states_of_a_run(data: Path, tmp_path: Path) -> None:
     cell, runs = cell_of(data), tmp_path / "runs"
-    own = runs / own_name(cell, data)
+    folder = runs / name_of(cell, data)
 
     def status() -> tuple[str, Path | None, str | None]:
         status = RunsFolder(runs).unlocked_status(cell)
         return status.state, status.folder, status.reason
 
-    assert status() == (RUN, own, "not run")
-    write_run(own, cell.settings, data, ended=False, epochs=2)
-    assert status() == (RESUME, own, "interrupted in epoch 3")
-    log = runs / "tables" / "logs" / f"{own.name}.txt"
+    assert status() == (RUN, folder, "not run")
+    write_run(folder, cell.settings, data, ended=False, epochs=2)
+    assert status() == (RESUME, folder, "interrupted in epoch 3")
+    log = runs / "tables" / "logs" / f"{folder.name}.txt"
     log.parent.mkdir(parents=True)
     log.write_text("$ train\nerror: an old one\n$ train\nWarning\nerror: the loss is NaN; stopped\n")
-    assert status() == (RESUME, own, "failed: the loss is NaN; stopped")
+    assert status() == (RESUME, folder, "failed: the loss is NaN; stopped")
     log.write_text("$ train\nerror: an old one\n$ train\nstopped by SIGINT\n")
-    assert status() == (RESUME, own, "interrupted in epoch 3")
-    (own / "last.pt").unlink()
-    assert status()[:2] == (RUN, own)  # started here: it is started again
+    assert status() == (RESUME, folder, "interrupted in epoch 3")
+    (folder / "last.pt").unlink()
+    assert status()[:2] == (RUN, folder)  # the log shows that a grid started it, so it is started again
     log.unlink()
-    assert status()[:2] == (RUN, own.with_name(f"{own.name}-2"))  # not started here: it is left alone
-    (own / "summary.json").write_text(json.dumps({"last": {"epoch": cell.settings.epochs}}))
-    assert status() == (FINISHED, own, None)
+    assert status()[:2] == (RUN, folder.with_name(f"{folder.name}-2"))  # no grid started it, so it is left alone
+    (folder / "summary.json").write_text(json.dumps({"last": {"epoch": cell.settings.epochs}}))
+    assert status() == (FINISHED, folder, None)
 
 
-def test_a_folder_of_that_name_with_another_run_is_left_alone(data: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_left_alone(data: Path, tmp_path: Path) -> None:
     cell, runs = cell_of(data), tmp_path / "runs"
-    own = write_run(runs / own_name(cell, data), dataclasses.replace(cell.settings, epochs=99), data, ended=False)
+    other = write_run(runs / name_of(cell, data), dataclasses.replace(cell.settings, epochs=99), data, ended=False)
     status = RunsFolder(runs).unlocked_status(cell)
-    assert (status.state, status.folder) == (RUN, runs / f"{own.name}-2")
+    assert (status.state, status.folder) == (RUN, runs / f"{other.name}-2")
 
 
-def test_absent_data_say_how_they_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_name_the_command_that_prepares_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs = RunsFolder(Path("runs"))
-    found = [(cell, runs.status(cell)) for cell in make_cells(TABLES["preprocessing"], [0], "last")]
-    assert {status.state for _, status in found} == {IMPOSSIBLE}
-    reasons = {cell.settings.data: str(status.reason).removeprefix(cell.settings.data) for cell, status in found}
+    statuses = [(cell, runs.status(cell)) for cell in make_cells(TABLES["preprocessing"], [0], "last")]
+    assert {status.state for _, status in statuses} == {IMPOSSIBLE}
+    reasons = {cell.settings.data: str(status.reason).removeprefix(cell.settings.data) for cell, status in statuses}
     command = " does not exist; prepare it with `python code/prepare.py cremad --raw DIR"
     assert reasons == {
         "data/cremad": f"{command}`",
@@ -155,10 +155,10 @@ def test_a_report_needs_no_data(data: Path, tmp_path: Path) -> None:
     (data / "stat.csv").write_text("another\n")
     write_run(tmp_path / "runs" / "b", cells[1].settings, data)
     (data / "stat.csv").unlink()
-    assert reasons() == [f"{data}`"[-9:]] * 2  # of different data: it cannot be told which were meant
+    assert reasons() == [f"{data}`"[-9:]] * 2  # the runs have different data, so it is unclear which are meant
 
 
-def test_clearing_never_touches_a_checkpoint_or_a_file_of_others(tmp_path: Path) -> None:
+def test_clear_never_deletes_resumable_runs_or_unknown_files(tmp_path: Path) -> None:
     for name in ("config.json", "events.out.tfevents.1", "best.pt", "notes.txt"):
         (tmp_path / name).touch()
     clear(tmp_path)
