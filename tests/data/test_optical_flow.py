@@ -10,7 +10,7 @@ PICTURE = raw_mp4.texture(160, 200)
 
 
 def shifted(right: int, down: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two crops of a picture, whose content moves right and down by so many pixels from the first to the second."""
+    """Two crops of a picture, whose content moves by `right` and `down` pixels from the first to the second."""
     return PICTURE[20:140, 20:180], PICTURE[20 - down : 140 - down, 20 - right : 180 - right]
 
 

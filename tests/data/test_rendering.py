@@ -39,7 +39,7 @@ def sphere(steps=96):
 
 
 def turned(mesh, degrees):
-    """The mesh, turned counterclockwise as seen from above."""
+    """Rotate a mesh counterclockwise as seen from above."""
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     return Mesh(mesh.vertices @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]]), mesh.triangles)
 

@@ -20,7 +20,7 @@ RATE, FRAMES = 5, 11  # frames 0, 5 and 10 are kept at 1 fps, but no frame follo
 
 
 def moving(right: int, down: int, count: int = FRAMES) -> list[np.ndarray]:
-    """Frames in which the picture moves right and down by so many pixels per frame."""
+    """Frames in which the picture moves by `right` and `down` pixels per frame."""
     tops, lefts = (150 - down * np.arange(count), 150 - right * np.arange(count))
     return [PICTURE[top : top + 64, left : left + 96] for top, left in zip(tops, lefts, strict=True)]
 
