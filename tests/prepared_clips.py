@@ -1,4 +1,4 @@
-"""Writes tiny prepared folders for tests: random features, and frames that are smooth random pictures."""
+"""Write tiny prepared folders for tests: random features, and smooth random pictures as frames."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ SHAPES = {"fbank": ("audio", (1024, 128)), "spectrogram": ("audio_spectrogram", 
 
 
 def open_clips(folder: Path, split: str, **given: Any) -> PreparedDataset:
-    """A split of a prepared folder; the fields of `InputOptions` are arguments, too."""
+    """Open a split of a prepared folder; the fields of `InputOptions` are accepted as keyword arguments."""
     options = InputOptions(**{name: given.pop(name) for name in OPTIONS & set(given)})
     return ClipDatasetBuilder.open(folder, split, options=options, **given)
 
@@ -35,13 +35,13 @@ def write_prepared(
     prepared: Mapping[str, object] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write `train` + `test` clips named clip_000 …, whose classes go round `classes`, and return `folder`.
+    """Write `train` + `test` clips named clip_000, …, whose classes cycle through `classes`, and return `folder`.
 
     Arguments:
-        frames: frames a clip; a sequence is gone round.
-        classes: in the order of stat.csv, which need not be sorted.
+        frames: number of frames per clip; clips cycle through a sequence.
+        classes: class names in the order of stat.csv, not necessarily sorted.
         size: (height, width) of the frames.
-        prepared: the content of prepared.json; {} writes none, None a fitting one.
+        prepared: content of prepared.json; {} writes no file, None writes a default that matches the arguments.
     """
     random = np.random.default_rng(seed)
     counts = [frames] if isinstance(frames, int) else list(frames)
@@ -50,10 +50,10 @@ def write_prepared(
         clip = f"clip_{number:03d}"
         lines.append(f"{clip},{classes[number % len(classes)]}\n")
         for kind in audio:
-            place, shape = SHAPES[kind]
-            (folder / place).mkdir(parents=True, exist_ok=True)
+            subfolder, shape = SHAPES[kind]
+            (folder / subfolder).mkdir(parents=True, exist_ok=True)
             feature = torch.from_numpy(random.standard_normal(shape).astype(np.float32))
-            torch.save(feature, folder / place / f"{clip}.pt")
+            torch.save(feature, folder / subfolder / f"{clip}.pt")
         write_frames(folder / "visual" / clip, counts[number % len(counts)], size, random)
     (folder / "stat.csv").write_text("".join(f"{name}\n" for name in classes))
     (folder / "train.csv").write_text("".join(lines[:train]))
@@ -65,7 +65,7 @@ def write_prepared(
 
 
 def write_frames(folder: Path, count: int, size: tuple[int, int], random: np.random.Generator) -> None:
-    """Write frame_00001.jpg … frame_<count>.jpg: smooth colour fields, which JPEG keeps closely."""
+    """Write frame_00001.jpg … frame_<count>.jpg: smooth colour gradients, which JPEG changes little."""
     folder.mkdir(parents=True)
     height, width = size
     for number in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""Writes tiny real WAV, FLV and MP4 files for tests, and reads the number that a frame shows."""
+"""Write tiny real WAV, FLV and MP4 files for tests, and read the number that a frame shows."""
 
 import wave
 from collections.abc import Iterable, Sequence
@@ -10,9 +10,9 @@ import numpy as np
 from mmpareto.data.raw.containers import read_streams
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
 
-NTSC = Fraction(30_000, 1001)  # 29.97 frames a second
+NTSC = Fraction(30_000, 1001)  # 29.97 frames per second
 WIDTH, HEIGHT = 96, 64
-ROWS, COLUMNS = 2, 4  # eight blocks, black or white: a number of eight bits that compression does not change
+ROWS, COLUMNS = 2, 4  # eight black or white blocks: an eight-bit number that survives compression
 
 
 def noise(seconds: float, seed: int = 0, channels: int = 1, rate: int = 16_000) -> np.ndarray:
@@ -40,20 +40,20 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
 
 
 def picture(number: int) -> np.ndarray:
-    """A frame (height, width, 3) that shows `number`, below 256, in black and white blocks."""
+    """A frame (height, width, 3) that shows `number` (below 256) as black and white blocks."""
     bits = np.array([(number >> bit) & 1 for bit in range(ROWS * COLUMNS)], np.uint8).reshape(ROWS, COLUMNS)
     blocks = np.kron(16 + 219 * bits, np.ones((HEIGHT // ROWS, WIDTH // COLUMNS), np.uint8)).astype(np.uint8)
     return np.repeat(blocks[:, :, None], 3, axis=2)
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number that a frame shows."""
+    """Return the number that a frame shows."""
     means = frame.mean(axis=2).reshape(ROWS, HEIGHT // ROWS, COLUMNS, WIDTH // COLUMNS).mean(axis=(1, 3))
     return int(sum(1 << bit for bit, mean in enumerate(means.ravel()) if mean > 127))
 
 
 def read_frames(path: Path, fps: int) -> list[np.ndarray]:
-    """The frames that `fps` frames per second keep, uint8 RGB (height, width, 3)."""
+    """Frames kept at `fps` frames per second, uint8 RGB (height, width, 3)."""
     reader = VideoReader(fps, ToRGB())
     read_streams(path, [reader])
     return reader.frames
@@ -68,9 +68,9 @@ def write_video(
     options: dict[str, str] | None = None,
     sound: float = 0.0,
 ) -> None:
-    """Write a video whose frames show 0, 1, 2 …, or `frames`, at a constant rate or at `times_ms`.
+    """Write a video whose frames show 0, 1, 2, … or the numbers `frames`, at a constant rate or at `times_ms`.
 
-    It has `sound` seconds of noise.
+    Its audio stream is `sound` seconds of noise; with 0 it has none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = range(frames) if isinstance(frames, int) else frames
@@ -92,7 +92,7 @@ def write_video(
 
 
 def write_sound_as_flv(path: Path) -> None:
-    """An FLV file with sound and no picture."""
+    """Write an FLV file with sound and without video."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="flv") as container:
         container.add_stream("pcm_s16le", rate=44_100, layout="mono")
@@ -108,13 +108,13 @@ def _add_noise(container: av.container.OutputContainer, seconds: float) -> None:
 
 
 def write_clip(raw: Path, name: str, seconds: float = 1.1, seed: int = 0) -> None:
-    """A clip in the folders of CREMA-D."""
+    """Write one clip in CREMA-D's folder layout."""
     write_wav(raw / "AudioWAV" / f"{name}.wav", noise(seconds, seed))
     write_video(raw / "VideoFlash" / f"{name}.flv", round(seconds * NTSC))
 
 
 def write_clips(raw: Path, names: Iterable[str]) -> None:
-    """Write many clips at the cost of one: the others are links to the first."""
+    """Write many clips at the cost of one: the others are hard links to the first."""
     first, *others = names
     write_clip(raw, first)
     for name in others:
@@ -123,7 +123,7 @@ def write_clips(raw: Path, names: Iterable[str]) -> None:
 
 
 def names(actors: int, sentences: Sequence[str] = ("IEO", "TIE"), first: int = 1001) -> list[str]:
-    """Names of CREMA-D's form: every actor says every sentence in every emotion."""
+    """Clip names in CREMA-D's format: every actor speaks every sentence with every emotion."""
     return [
         f"{actor}_{sentence}_{emotion}_XX"
         for actor in range(first, first + actors)
@@ -133,9 +133,9 @@ def names(actors: int, sentences: Sequence[str] = ("IEO", "TIE"), first: int = 1
 
 
 def cut(path: Path, share: float) -> None:
-    """Keep the first `share` of a file."""
+    """Truncate a file to the first `share` of its bytes."""
     content = path.read_bytes()
-    path.unlink()  # not through a link
+    path.unlink()  # the other hard links keep the whole content
     path.write_bytes(content[: int(len(content) * share)])
 
 
@@ -165,7 +165,7 @@ def write_movie(
             layout = "mono" if len(sound) == 1 else "stereo"
             voice = container.add_stream(sound_codec, rate=sound_rate, layout=layout)
             if sound_codec == "aac":
-                voice.options = {"aac_pns": "0"}  # else the decoder generates noise, different each time
+                voice.options = {"aac_pns": "0"}  # otherwise the decoder generates noise that differs on every run
         packets = []
         for index, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")

@@ -1,4 +1,4 @@
-"""Tiny real MP4 files with sound, and AVI files, as the data sets from YouTube have them."""
+"""Write tiny real MP4 files with sound, like those of the YouTube data sets, and AVI files."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -10,7 +10,7 @@ import raw_clips
 
 
 def write_mp4(path: Path, seconds: float = 1.2, rate: int = 25, sound: bool = True) -> None:
-    """MPEG-4 pictures that show 0, 1, 2 …, and stereo AAC noise at 44.1 kHz of the same length."""
+    """Write MPEG-4 frames that show 0, 1, 2, …, and stereo AAC noise of the same length at 44.1 kHz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=rate)
@@ -21,7 +21,7 @@ def write_mp4(path: Path, seconds: float = 1.2, rate: int = 25, sound: bool = Tr
         container.mux(video.encode())
         if audio is not None:
             samples = raw_clips.noise(seconds, channels=2, rate=44_100).astype(np.float32) / 32_768
-            for start in range(0, samples.shape[1], 1024):  # a frame of AAC
+            for start in range(0, samples.shape[1], 1024):  # one AAC frame
                 block = np.ascontiguousarray(samples[:, start : start + 1024])
                 frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
                 frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
@@ -30,7 +30,7 @@ def write_mp4(path: Path, seconds: float = 1.2, rate: int = 25, sound: bool = Tr
 
 
 def write_mp4s(paths: Iterable[Path]) -> None:
-    """Many files at the cost of one: they are links to the first."""
+    """Write many files at the cost of one: the others are hard links to the first."""
     first, *others = paths
     write_mp4(first)
     for path in others:
@@ -39,7 +39,7 @@ def write_mp4s(paths: Iterable[Path]) -> None:
 
 
 def write_avi(path: Path, frames: Sequence[np.ndarray], rate: int = 25) -> None:
-    """MPEG-4 in AVI, as UCF-101's, of RGB `frames`, at a high quality and without sound."""
+    """Write RGB `frames` as MPEG-4 in AVI, like UCF-101's videos, in high quality and without sound."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "1", "qmax": "2"})
@@ -51,7 +51,7 @@ def write_avi(path: Path, frames: Sequence[np.ndarray], rate: int = 25) -> None:
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random RGB picture (height, width, 3): a sum of waves of 8 pixels and longer, in grey."""
+    """A smooth random grey picture as RGB (height, width, 3): a sum of waves of 8 to 40 pixels."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [

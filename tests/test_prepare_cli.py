@@ -28,7 +28,7 @@ def run(raw, out, *more):
     return prepare.main(["cremad", "--raw", str(raw), "--out", str(out), "--workers", "1", *more])
 
 
-def test_a_whole_set(raw, tmp_path, capsys):
+def test_prepares_a_whole_data_set(raw, tmp_path, capsys):
     out = tmp_path / "pre pared"
     assert run(raw, out, "--audio", "both", "--fps", "3") == 0
     text = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_a_whole_set(raw, tmp_path, capsys):
     assert re.search(r"prepared now +0 .*\nprepared before +24", text) and "speaker-disjoint split" in text
 
 
-def test_skipped_clips_make_the_status_1_unless_they_may_be_missing(raw, tmp_path, capsys):
+def test_skipped_clips_exit_with_1_unless_missing_is_allowed(raw, tmp_path, capsys):
     raw_clips.cut(raw / "AudioWAV" / f"{NAMES[0]}.wav", 0.6)
     (raw / "VideoFlash" / f"{NAMES[1]}.flv").unlink()
     (raw / "AudioWAV" / "stray name.wav").write_bytes(b"")
@@ -59,7 +59,7 @@ def test_skipped_clips_make_the_status_1_unless_they_may_be_missing(raw, tmp_pat
     assert run(raw, tmp_path / "out", "--allow_missing") == 0
 
 
-def test_a_clip_of_the_split_that_is_missing_makes_the_status_1(raw, tmp_path, capsys):
+def test_missing_clips_of_the_split_exit_with_1(raw, tmp_path, capsys):
     for part, names in (("train", [*NAMES[1:], "1091_WSI_SAD_XX"]), ("test", NAMES[:1])):
         (tmp_path / f"{part}.csv").write_text("".join(f"{name},{name.split('_')[2]}\n" for name in names))
     files = ("--split_files", str(tmp_path))
@@ -79,7 +79,7 @@ def test_a_clip_of_the_split_that_is_missing_makes_the_status_1(raw, tmp_path, c
         (["cremad", "--raw", "RAW", "--split_files", "absent"], "absent does not contain train.csv and test.csv"),
     ],
 )
-def test_bad_input_is_one_sentence(raw, tmp_path, arguments, complaint):
+def test_bad_input_raises_one_sentence(raw, tmp_path, arguments, complaint):
     arguments = [str(raw) if argument == "RAW" else argument for argument in arguments]
     if arguments[0] == "cremad":
         arguments += ["--out", str(tmp_path / "out")]
@@ -89,7 +89,7 @@ def test_bad_input_is_one_sentence(raw, tmp_path, arguments, complaint):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--raw", "x"], ["cremad"], ["cremad", "--raw", "x", "--audio", "mfcc"]])
-def test_wrong_usage_leaves_with_2(arguments, capsys):
+def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         prepare.main(arguments)
     assert caught.value.code == 2
@@ -97,26 +97,26 @@ def test_wrong_usage_leaves_with_2(arguments, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["cremad", "--help"]])
-def test_help_needs_no_torch(arguments):
+def test_help_does_not_import_torch(arguments):
     code = (
         "import sys, prepare\n"
         f"try: prepare.main({arguments})\n"
         "except SystemExit as leaving: print(leaving.code, [m for m in ('torch', 'av') if m in sys.modules])"
     )
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True, timeout=60
     )
-    assert found.stdout.splitlines()[-1] == "0 []" and "cremad" in found.stdout
-    assert not re.search(r"--\w+-\w", found.stdout)  # flags are shown with underscores
+    assert result.stdout.splitlines()[-1] == "0 []" and "cremad" in result.stdout
+    assert not re.search(r"--\w+-\w", result.stdout)  # flags are shown with underscores
 
 
-def leave(what, capsys):
-    """The exit status of an entry point in which `what` is raised, and what it prints on standard error."""
+def exit_of(outcome, capsys):
+    """Exit status and standard error of an entry point that raises or returns `outcome`."""
 
     def main(argv):
-        if isinstance(what, BaseException):
-            raise what
-        return what
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -127,27 +127,27 @@ def leave(what, capsys):
     return caught.value.code, capsys.readouterr().err
 
 
-def test_how_entry_points_leave(capsys):
-    assert leave(0, capsys) == (0, "")
-    assert leave(1, capsys) == (1, "")
-    assert leave(InputError("no such place."), capsys) == (2, "error: no such place.\n")
-    assert leave(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
-    status, said = leave(OSError(errno.ENOSPC, "No space left on device", "runs/x/last.pt"), capsys)
-    assert status == 2 and said.startswith("error: No space left on device (runs/x/last.pt): make room")
+def test_exit_codes_of_entry_points(capsys):
+    assert exit_of(0, capsys) == (0, "")
+    assert exit_of(1, capsys) == (1, "")
+    assert exit_of(InputError("no such place."), capsys) == (2, "error: no such place.\n")
+    assert exit_of(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+    status, errors = exit_of(OSError(errno.ENOSPC, "No space left on device", "runs/x/last.pt"), capsys)
+    assert status == 2 and errors.startswith("error: No space left on device (runs/x/last.pt): make room")
     with pytest.raises(FileNotFoundError):
-        leave(FileNotFoundError(errno.ENOENT, "no such file"), capsys)
-    with pytest.raises(RuntimeError):  # a fault of the program keeps its traceback
-        leave(RuntimeError(), capsys)
+        exit_of(FileNotFoundError(errno.ENOENT, "no such file"), capsys)
+    with pytest.raises(RuntimeError):  # a programming error keeps its traceback
+        exit_of(RuntimeError(), capsys)
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that `pid` started, and theirs."""
-    found: set[int] = set()
+    """All descendants of the process `pid`."""
+    result: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             for child in map(int, task.read_text().split()):
-                found |= {child} | descendants(child)
-    return found
+                result |= {child} | descendants(child)
+    return result
 
 
 def alive(pid: int) -> bool:
@@ -161,7 +161,7 @@ def alive(pid: int) -> bool:
     ("sent", "status", "line"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -9, "")],
 )
-def test_an_interrupted_run_leaves_no_process_and_can_be_continued(tmp_path, sent, status, line):
+def test_an_interrupted_run_leaves_no_process_and_can_be_resumed(tmp_path, sent, status, line):
     raw, out = tmp_path / "raw", tmp_path / "out"
     names = raw_clips.names(actors=40, sentences=("IEO", "TIE", "IOM", "IWW"))
     raw_clips.write_clips(raw, names)
@@ -172,7 +172,7 @@ def test_an_interrupted_run_leaves_no_process_and_can_be_continued(tmp_path, sen
             started = descendants(process.pid)
             assert len(started) >= 3  # the server and two workers
             if sent == signal.SIGINT:
-                os.killpg(process.pid, sent)  # as a terminal does
+                os.killpg(process.pid, sent)  # as Ctrl-C in a terminal does
             else:
                 process.send_signal(sent)
             assert process.wait(timeout=20) == status
@@ -192,7 +192,7 @@ def test_an_interrupted_run_leaves_no_process_and_can_be_continued(tmp_path, sen
     for name in done:
         assert len(list((out / "visual" / name).iterdir())) == 2  # of 33 frames: 0 and 29
 
-    for name in names[40:]:  # so that the rest does not take long
+    for name in names[40:]:  # keeps the second run short
         for folder, suffix in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
             (raw / folder / f"{name}.{suffix}").unlink()
     assert run(raw, out) == 0
@@ -202,5 +202,5 @@ def test_an_interrupted_run_leaves_no_process_and_can_be_continued(tmp_path, sen
 def wait_for(condition, seconds: float = 40.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen"
+        assert time.monotonic() < until, f"the condition was not met within {seconds} seconds"
         time.sleep(0.02)

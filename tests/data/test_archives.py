@@ -31,7 +31,7 @@ def write_tar(path: Path, members: list[tuple], mode: str = "w") -> Path:
 
 
 def write(path: Path, files: dict[str, bytes] = FILES) -> Path:
-    """An archive of the kind that its name says."""
+    """Write an archive in the format given by its file name."""
     if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
@@ -69,7 +69,7 @@ def test_unpacks_all_files_once(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
-def test_a_copy_is_the_same_archive_and_another_one_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_copy_is_accepted_and_another_archive_is_refused(tmp_path: Path, name: str) -> None:
     raw, into = write(tmp_path / name), tmp_path / "raw"
     unpacked(raw, into)
     copy = tmp_path / f"copy-{name}"
@@ -90,14 +90,14 @@ def test_another_archive_of_the_same_size_is_refused(tmp_path: Path) -> None:
         unpacked(other, tmp_path / "raw")
 
 
-def test_a_folder_is_returned_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_is_returned_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "clips.zip"
     folder.mkdir()
     assert unpacked(folder, tmp_path / "into") == folder
     assert_nothing_left(tmp_path, folder)
 
 
-def test_other_files_and_absent_ones_are_refused(tmp_path: Path) -> None:
+def test_other_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.rar").write_bytes(b"Rar!")
     with pytest.raises(InputError, match=r"x\.rar is neither a folder nor an archive \(\.zip, \.tar"):
         unpacked(tmp_path / "x.rar", tmp_path / "into")
@@ -108,11 +108,11 @@ def test_other_files_and_absent_ones_are_refused(tmp_path: Path) -> None:
         unpacked(tmp_path / "pipe.zip", tmp_path / "into")
 
 
-def test_files_of_the_user_are_not_touched(tmp_path: Path) -> None:
+def test_user_files_are_not_touched(tmp_path: Path) -> None:
     into = tmp_path / "raw"
     into.mkdir()
     raw = write(tmp_path / "x.zip")
-    assert unpacked(raw, into) == into  # it was empty
+    assert unpacked(raw, into) == into  # an empty folder is accepted
     shutil.rmtree(into)
     into.mkdir()
     (into / "mine.txt").write_text("mine")
@@ -124,7 +124,7 @@ def test_files_of_the_user_are_not_touched(tmp_path: Path) -> None:
         unpacked(raw, into)
 
 
-def test_what_a_run_that_was_killed_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     left = tmp_path / ".raw.unpacking"
     (left / "set").mkdir(parents=True)
     (left / "set/half.txt").write_text("ha")
@@ -136,7 +136,7 @@ def test_what_a_run_that_was_killed_left_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/nonexistent/evil", "../evil", "set/../../evil", "set/..", ".."])
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tgz"])
-def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_names_that_escape_the_folder_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     raw = write(folder / kind, {"fine": b"fine", name: b"evil"})
@@ -152,11 +152,11 @@ EVIL = {
     "absolute link, alone": [member("l", LINK, "/nonexistent")],
     "link out": [member("l", LINK, ".."), member("l/x", content=b"evil")],
     "link out, alone": [member("d/l", LINK, "../../outside")],
-    "link out by way of an inner folder": [member("d/l", LINK, "x/../../../outside")],
+    "link out through an inner folder": [member("d/l", LINK, "x/../../../outside")],
     "write through an inner link": [member("l", LINK, "d"), member("l/x", content=b"evil")],
     "write over a link": [member("l", LINK, "d"), member("l", content=b"evil")],
     "link behind a link": [member("d", LINK, "."), member("d/l", LINK, ".."), member("d/l/x", content=b"evil")],
-    "link to what a link makes of ..": [
+    "link through a link to ..": [
         member("a/b/up", LINK, "../.."),
         member("l", LINK, "a/b/up/../outside"),
     ],
@@ -172,7 +172,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("attack", EVIL)
-def test_links_that_lead_out_and_devices_are_refused(tmp_path: Path, attack: str) -> None:
+def test_escaping_links_and_devices_are_refused(tmp_path: Path, attack: str) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     (tmp_path / "outside").write_text("outside")
@@ -185,12 +185,12 @@ def test_links_that_lead_out_and_devices_are_refused(tmp_path: Path, attack: str
 
 
 @pytest.mark.parametrize("attack", [name for name in EVIL if "link" in name])
-def test_that_does_not_depend_on_tarfile_s_own_filter(
+def test_the_refusal_does_not_depend_on_the_filter_of_tarfile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
 ) -> None:
     """Python's filter let links through in several versions (CVE-2025-4138, CVE-2025-4330, CVE-2025-4517)."""
     monkeypatch.setitem(tarfile._NAMED_FILTERS, "data", tarfile.fully_trusted_filter)  # type: ignore[attr-defined]
-    test_links_that_lead_out_and_devices_are_refused(tmp_path, attack)
+    test_escaping_links_and_devices_are_refused(tmp_path, attack)
 
 
 def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
     assert (into / "hard.txt").read_bytes() == b"a"
 
 
-def test_set_user_id_and_the_like_are_dropped(tmp_path: Path) -> None:
+def test_setuid_and_group_write_bits_are_dropped(tmp_path: Path) -> None:
     info, data = member("run", content=b"x")
     info.mode = 0o6777
     into = unpacked(write_tar(tmp_path / "x.tar", [(info, data)]), tmp_path / "raw")
@@ -222,20 +222,20 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path, tmp_path / "x.zip")
 
 
-def test_a_zip_that_is_larger_than_the_disk_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_zip_larger_than_the_disk_is_refused_before_unpacking(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("large")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(info, b"small")
-        info.file_size = 10**18  # what the directory at its end will say
+        info.file_size = 10**18  # the size recorded in the central directory
     with pytest.raises(InputError, match=r"x\.zip unpacks to 1000000000\.0 GB, but only .* GB are free"):
         unpacked(tmp_path / "x.zip", tmp_path / "raw")
     assert_nothing_left(tmp_path, tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz"])
-def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
+def test_an_archive_truncated_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
     whole = write(tmp_path / kind).read_bytes()
-    end = len(whole.rstrip(b"\0")) + 512 if kind == "x.tar" else len(whole)  # zeros at the end of a tar are no loss
+    end = len(whole.rstrip(b"\0")) + 512 if kind == "x.tar" else len(whole)  # trailing zeros of a tar hold no data
     cuts = {
         0,
         1,
@@ -272,7 +272,7 @@ def test_a_damaged_archive_is_unpacked_or_told(
     shutil.rmtree(folder)
 
 
-def test_damage_that_only_gzip_can_see_is_refused(tmp_path: Path) -> None:
+def test_damage_that_only_gzip_detects_is_refused(tmp_path: Path) -> None:
     plain = write(tmp_path / "x.tar", {"a": b"a" * 5000}).read_bytes()
     raw = tmp_path / "x.tar.gz"
     raw.write_bytes(gzip.compress(plain)[:-8] + gzip.compress(plain.replace(b"aaa", b"aab"))[-8:])
@@ -280,23 +280,23 @@ def test_damage_that_only_gzip_can_see_is_refused(tmp_path: Path) -> None:
         unpacked(raw, tmp_path / "raw")
 
 
-def test_a_password_is_refused(tmp_path: Path) -> None:
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "x.zip").read_bytes())
-    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag that says encrypted, everywhere
-        place = content.find(header)
-        while place >= 0:
-            content[place + flags] |= 1
-            place = content.find(header, place + 1)
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the encryption flag in every header
+        index = content.find(header)
+        while index >= 0:
+            content[index + flags] |= 1
+            index = content.find(header, index + 1)
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.zip cannot be unpacked .*password"):
         unpacked(tmp_path / "x.zip", tmp_path / "raw")
 
 
 @pytest.mark.parametrize("make", [lambda p: p.write_text("not a folder"), lambda p: (p.mkdir(), p.chmod(0o500))])
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_an_unwritable_destination_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
     raw = write(tmp_path / "x.zip")
     make(tmp_path / "parent")
     if os.geteuid() == 0 and (tmp_path / "parent").is_dir():
-        pytest.skip("root may write anywhere")
+        pytest.skip("root can write anywhere")
     with pytest.raises(InputError, match=r"cannot write to .*parent"):
         unpacked(raw, tmp_path / "parent" / "raw")

@@ -56,7 +56,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
         samples = AVE.open(out, part, training=False, options=InputOptions(image_size=16))
         assert [sample.label for sample in samples] == labels
     first, second = (AVE.open(out, part, training=False).sources["audio"] for part in ("train", "test"))
-    assert first.read(0, None).equal(second.read(1, None))  # two events of one video
+    assert first.read(0, None).equal(second.read(1, None))  # two events of the same video
 
 
 def test_the_header_is_optional(tmp_path):
@@ -65,20 +65,20 @@ def test_the_header_is_optional(tmp_path):
     assert read_lists(tmp_path / "plain")[0] == read_lists(tmp_path / "headed")[0]
 
 
-def test_the_folder_above_will_do(raw, tmp_path):
+def test_the_parent_folder_is_accepted(raw, tmp_path):
     assert AVE.prepare(raw=tmp_path, out=tmp_path / "out", workers=1).prepared == 7
 
 
 @pytest.mark.parametrize(
     "line", ["Bark&3jS8tWfLJxI&good&7", "Bark&3jS8t&good&7&9", "&3jS8tWfLJxI&good&7&9", "Bark 3jS8tWfLJxI 7 9", HEADER]
 )
-def test_wrong_lists_are_refused_by_line(tmp_path, line):
+def test_errors_in_lists_name_the_line(tmp_path, line):
     write_lists(tmp_path, LISTS | {"valSet.txt": ["Bark&3jS8tWfLJxI&good&7&9", "", line]})
     with pytest.raises(InputError, match=r"valSet\.txt, line 3: .* is not `Category&VideoID&Quality"):
         read_lists(tmp_path)
 
 
-def test_without_lists_or_videos(raw, tmp_path):
+def test_missing_lists_or_videos_are_refused(raw, tmp_path):
     write_lists(raw, {name: ["Bark&CCCCCCCCCCC&good&0&1"] for name in LISTS})
     with pytest.raises(
         InputError, match=r"no clip that AVE's lists name, but 5 others; see https://github\.com/YapengTian"

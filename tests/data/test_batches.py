@@ -14,7 +14,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return open_clips(folder, "train", training=True, image_size=16, audio_frames=8)
 
 
-def test_every_epoch_is_a_permutation_of_its_own() -> None:
+def test_every_epoch_has_its_own_permutation() -> None:
     order = EpochOrder(50, seed=3)
     orders = []
     for epoch in (0, 1, 2):
@@ -31,7 +31,7 @@ def test_every_epoch_is_a_permutation_of_its_own() -> None:
     assert [index for _, index in EpochOrder(50, seed=4)] != list(orders[0])
 
 
-def test_start_leaves_out_the_first_samples() -> None:
+def test_start_skips_the_first_samples() -> None:
     order = EpochOrder(10)
     order.set_epoch(4)
     whole = list(order)
@@ -57,13 +57,13 @@ def test_batches_do_not_depend_on_workers_or_interruptions(dataset: PreparedData
             flips = [batch.flips["visual"] for batch in batches]
             assert torch.equal(torch.cat(flips), torch.stack([sample.flips["visual"] for sample in expected]))
             assert torch.equal(values, torch.stack([sample.inputs[name] for sample in expected]))
-        for batch in loader:  # leave an epoch early: the next one must not see what was read ahead
+        for batch in loader:  # leave an epoch early: prefetched batches must not reach the next one
             assert batch.indices.tolist() == [sample.dataset_index for sample in expected[:4]]
             break
     stop_workers(loader)
 
 
-def test_workers_leave_the_process_group_and_end_when_told(dataset: PreparedDataset) -> None:
+def test_workers_leave_the_process_group_and_stop_on_request(dataset: PreparedDataset) -> None:
     loader = make_loader(dataset, batch_size=2, order=EpochOrder(len(dataset)), workers=2)
     before = set(multiprocessing.active_children())
     expected = [batch.indices.tolist() for batch in loader]
@@ -81,12 +81,12 @@ def test_workers_leave_the_process_group_and_end_when_told(dataset: PreparedData
     stop_workers(make_loader(dataset, batch_size=2))
 
 
-def test_evaluation_goes_from_first_to_last(dataset: PreparedDataset) -> None:
+def test_evaluation_keeps_the_order(dataset: PreparedDataset) -> None:
     indices = [index for batch in make_loader(dataset, batch_size=4) for index in batch.indices.tolist()]
     assert indices == list(range(11))
 
 
-def test_only_bytes_are_normalised() -> None:
+def test_only_uint8_inputs_are_normalised() -> None:
     images = torch.randint(0, 256, (2, 3, 3, 4, 5), dtype=torch.uint8)
     sound = torch.randn(2, 1, 8, 4)
     batch = Batch({"sound": sound, "sight": images}, torch.tensor([1, 0]), torch.tensor([7, 8]))

@@ -44,7 +44,7 @@ def digits(train: int = 60, test: int = 40, seed: int = 0) -> Digits:
 
 
 def write_mnist(folder: Path, parts: Digits, zipped: tuple[str, ...] = ()) -> Path:
-    """MNIST's four files, as yann.lecun.com/exdb/mnist describes them; those named in `zipped` compressed."""
+    """Write MNIST's four files in the format of yann.lecun.com/exdb/mnist, gzipping those named in `zipped`."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = parts[part]
@@ -61,7 +61,7 @@ def write_mnist(folder: Path, parts: Digits, zipped: tuple[str, ...] = ()) -> Pa
 
 
 def write_published(folder: Path, parts: Digits, **changes: Any) -> Path:
-    """The coloured file, with colours that only this file has: each digit in a random colour."""
+    """Write the published file of coloured images, with colours found only there: a random colour per digit."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {}
     for part, (images, labels) in parts.items():
@@ -73,31 +73,31 @@ def write_published(folder: Path, parts: Digits, **changes: Any) -> Path:
 
 
 def colours_of(images: Array, gray: Array) -> Array:
-    """The ink-weighted mean colour in [0, 1], (N, 3), of (N, 3, 28, 28) and (N, 1, 28, 28)."""
+    """Ink-weighted mean colours in [0, 1], (N, 3), of (N, 3, 28, 28) images and (N, 1, 28, 28) ink."""
     return (images * (gray / 255)).sum((2, 3)) / gray.sum((2, 3)).clip(1)
 
 
 def bayes_accuracy(samples: int = 100_000) -> float:
     """Accuracy of the most likely class, given a colour of the palette with normal jitter, clipped to [0, 1].
 
-    A channel's likelihood is the normal density, and at 0 and 1 the mass that was clipped.
+    A channel's likelihood is the normal density; at 0 and 1 it is the clipped probability mass.
     """
     generator = np.random.default_rng(0)
     means, sigma = PALETTE / 255, 0.03**0.5
     labels = generator.integers(0, 10, samples)
-    seen = (means[labels] + sigma * generator.standard_normal((samples, 3))).clip(0, 1)[:, None]
-    z = torch.from_numpy((seen - means) / sigma)
+    colours = (means[labels] + sigma * generator.standard_normal((samples, 3))).clip(0, 1)[:, None]
+    z = torch.from_numpy((colours - means) / sigma)
     density = -z.square() / 2 - float(np.log(sigma * np.sqrt(2 * np.pi)))
     likelihood = torch.where(
-        torch.from_numpy(seen <= 0),
+        torch.from_numpy(colours <= 0),
         torch.special.log_ndtr(z),
-        torch.where(torch.from_numpy(seen >= 1), torch.special.log_ndtr(-z), density),
+        torch.where(torch.from_numpy(colours >= 1), torch.special.log_ndtr(-z), density),
     ).sum(2)
     return float((likelihood.argmax(1).numpy() == labels).mean())
 
 
 def linear_classifier(features: Array, labels: Array) -> torch.nn.Linear:
-    """Multinomial logistic regression."""
+    """Fit a multinomial logistic regression."""
     x, y = torch.from_numpy(features).double(), torch.from_numpy(labels).long()
     model = torch.nn.Linear(3, 10).double()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
@@ -114,7 +114,7 @@ def linear_classifier(features: Array, labels: Array) -> torch.nn.Linear:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Digits]:
-    """A prepared folder of 6,000 and 2,000 samples made from MNIST's files, and the digits."""
+    """A prepared folder of 6,000 training and 2,000 test samples from files in MNIST's format, and the digits."""
     folder = tmp_path_factory.mktemp("large")
     parts = digits(6000, 2000)
     write_mnist(folder / "raw", parts, zipped=("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
@@ -154,16 +154,16 @@ def test_the_colour_depends_on_the_digit_in_training_and_not_in_test(large: tupl
     assert abs(accuracy["test"] - 0.1) < 0.02
 
 
-def test_a_digit_has_one_ink_on_black(large: tuple[Path, Digits]) -> None:
+def test_a_digit_has_one_colour_on_black(large: tuple[Path, Digits]) -> None:
     out, _ = large
     gray, colour = (values[:500].astype(float) for values in arrays(out, "train"))
     assert not colour[np.repeat(gray == 0, 3, axis=1)].any()
-    ink_of = colour.max((2, 3))[..., None, None]  # every picture has pixels of full ink
+    ink_of = colour.max((2, 3))[..., None, None]  # every picture has fully inked pixels
     assert (gray.max((1, 2, 3)) == 255).all()
     assert np.abs(colour - gray / 255 * ink_of).max() <= 0.5
 
 
-def test_samples_are_opened_as_every_data_set_is(large: tuple[Path, Digits]) -> None:
+def test_open_returns_labelled_uint8_samples(large: tuple[Path, Digits]) -> None:
     out, parts = large
     for part, (images, labels) in parts.items():
         dataset = CGMNIST.open(out, part, training=part == "train")
@@ -184,7 +184,7 @@ def test_samples_are_opened_as_every_data_set_is(large: tuple[Path, Digits]) -> 
 
 
 def pcg64(seed: list[int]) -> Any:
-    """PCG XSL-RR 128/64 (O'Neill 2014, section 6.3.3) from the state that NumPy's seeding gives."""
+    """Generate PCG XSL-RR 128/64 (O'Neill 2014, section 6.3.3) from the state that NumPy derives from the seed."""
     start = np.random.PCG64(seed).state["state"]
     state, increment = start["state"], start["inc"]
     while True:
@@ -194,7 +194,7 @@ def pcg64(seed: list[int]) -> Any:
 
 
 def plain_colours(labels: list[int], part: str, seed: int) -> list[list[int]]:
-    """The docstring of `ink_colours`, sample by sample, in fractions."""
+    """Colours by the docstring of `ink_colours`, computed per sample in exact fractions."""
     stream = pcg64([seed, {"train": 0, "test": 1}[part]])
     colours = []
     for label in labels:
@@ -223,7 +223,7 @@ def plain_colours(labels: list[int], part: str, seed: int) -> list[list[int]]:
         ("train", 20260101, "0f31682a4b6ff83fafa3d1273f32f6ad5c7000cd3f5ee4b56fb8e4e3073397e6"),
     ],
 )
-def test_the_colours_are_the_same_bits_everywhere(part: Any, seed: int, digest: str) -> None:
+def test_colours_are_bit_identical_on_every_platform(part: Any, seed: int, digest: str) -> None:
     labels = [index * 7 % 10 for index in range(64)]
     plain = plain_colours(labels, part, seed)
     colours = ink_colours(np.array(labels), part, seed)
@@ -253,22 +253,22 @@ def test_a_sample_s_colour_does_not_depend_on_the_others() -> None:
 
 
 def test_the_jitter_is_normal_with_variance_0_03_per_channel_and_independent() -> None:
-    # Teal's green and blue, 128: cut to [0, 1] only beyond 2.9 standard deviations.
+    # Green and blue of teal are 128: clipped to [0, 1] only beyond 2.9 standard deviations.
     levels = (ink_colours(np.full(60_000, 1), "train", 0)[:, 1:].astype(float) - 128) / 255
     sigma = 0.03**0.5
     assert np.abs(levels.mean(0)).max() < 5 * sigma / 60_000**0.5 + 0.001
     assert np.abs(levels.var(0) / 0.03 - 1).max() < 0.02
     assert abs(np.corrcoef(levels.T)[0, 1]) < 5 / 60_000**0.5
-    for channel in levels.T:  # Kolmogorov-Smirnov distance, at the borders between levels, without the ends
+    for channel in levels.T:  # Kolmogorov-Smirnov distance at the borders between levels, without 0 and 1
         borders = np.arange(-110.5, 111) / 255
         share = np.searchsorted(np.sort(channel), borders) / len(channel)
         expected = torch.special.ndtr(torch.from_numpy(borders / sigma)).numpy()
-        assert np.abs(share - expected).max() < 1.63 / 60_000**0.5 + 0.002  # the 1% bound, and the form's own distance
+        assert np.abs(share - expected).max() < 1.63 / 60_000**0.5 + 0.002  # 1% bound + error of the approximation
 
 
-def test_mean_colours_are_drawn_evenly_in_test() -> None:
+def test_mean_colours_are_uniform_in_the_test_set() -> None:
     colours = ink_colours(np.zeros(20_000, int), "test", 0)
-    dark = (colours[:, 1:] < 100).all(1) & (colours[:, 0] > 60)  # crimson and maroon, for the most part
+    dark = (colours[:, 1:] < 100).all(1) & (colours[:, 0] > 60)  # mostly crimson and maroon
     assert 0.15 < dark.mean() < 0.25
 
 
@@ -287,7 +287,7 @@ def test_gray_digits_are_recovered_from_coloured_ones() -> None:
 # --- the raw files ---
 
 
-def test_zipped_or_not_makes_no_difference(tmp_path: Path) -> None:
+def test_plain_and_gzipped_files_give_the_same_arrays(tmp_path: Path) -> None:
     parts = digits()
     names = [f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     write_mnist(tmp_path / "plain", parts)
@@ -302,7 +302,7 @@ def test_zipped_or_not_makes_no_difference(tmp_path: Path) -> None:
             assert path.read_bytes() == (tmp_path / f"out-{other}/arrays" / path.name).read_bytes()
 
 
-def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read(tmp_path: Path) -> None:
+def test_a_plain_file_is_preferred_to_its_gzipped_copy(tmp_path: Path) -> None:
     write_mnist(tmp_path / "raw", digits())
     (tmp_path / "raw/train-images-idx3-ubyte.gz").write_bytes(b"a download that was stopped")
     CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
@@ -340,7 +340,7 @@ def test_the_published_file_with_mnist(tmp_path: Path) -> None:
 
 def test_the_published_file_alone(tmp_path: Path) -> None:
     parts = digits()
-    labels = parts["train"][1].tolist()  # a list of numbers does as well
+    labels = parts["train"][1].tolist()  # a list of numbers is accepted, too
     write_published(tmp_path / "raw", parts, train_label=labels, test_gray=np.zeros((40, 28, 28), np.uint8))
     report = CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
     for part, (images, _) in parts.items():
@@ -383,7 +383,7 @@ class Malicious:
         ({"test_label": None}, "test: the labels are not 40 digits"),
     ],
 )
-def test_a_coloured_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_coloured_file_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_published(tmp_path / "raw", digits(), **changes)
     with pytest.raises(InputError, match=rf"0\.030\.npy.*{message}"):
         CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
@@ -415,7 +415,7 @@ def test_two_sets_of_files_are_refused(tmp_path: Path) -> None:
         CGMNIST.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
 
 
-def test_files_of_other_digits_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_shapes_or_labels_are_refused(tmp_path: Path) -> None:
     parts = digits()
     for change, message in (
         ({"train": (parts["train"][0][:, :20], parts["train"][1])}, "train: the images are not uint8 .N, 28, 28."),
@@ -432,7 +432,7 @@ def test_files_of_other_digits_are_refused(tmp_path: Path) -> None:
 # --- the prepared folder ---
 
 
-def test_a_second_call_does_nothing_and_other_files_or_seeds_are_refused(tmp_path: Path) -> None:
+def test_a_second_call_changes_nothing_and_other_inputs_are_refused(tmp_path: Path) -> None:
     raw, out = write_mnist(tmp_path / "raw", digits()), tmp_path / "out"
     first = CGMNIST.prepare(raw=raw, out=out)
     assert (first.prepared, first.already, first.complete) == (100, 0, True)
@@ -455,7 +455,7 @@ def test_a_second_call_does_nothing_and_other_files_or_seeds_are_refused(tmp_pat
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == dates
 
 
-def test_an_interrupted_preparation_is_finished(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_is_completed(tmp_path: Path) -> None:
     raw, out = write_mnist(tmp_path / "raw", digits()), tmp_path / "out"
     CGMNIST.prepare(raw=raw, out=out)
     expected = {path.name: path.read_bytes() for path in (out / "arrays").iterdir()}
@@ -468,7 +468,7 @@ def test_an_interrupted_preparation_is_finished(tmp_path: Path) -> None:
     assert not (out / "preparing.json").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_data_is_left_alone(tmp_path: Path) -> None:
     raw = write_mnist(tmp_path / "raw", digits())
     (tmp_path / "out").mkdir()
     (tmp_path / "out/stat.csv").write_text("happy\n")
@@ -480,12 +480,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prepared.json", "stat.csv"]
 
 
-def test_the_split_is_called_mnist_s_own_by_its_class_counts(tmp_path: Path) -> None:
+def test_the_split_of_mnist_is_recognised_by_its_class_counts(tmp_path: Path) -> None:
     assert (
         "other numbers of digits"
         in CGMNIST.prepare(raw=write_mnist(tmp_path / "raw", digits()), out=tmp_path / "small").text()
     )
-    # MNIST: digits of each class in its two parts.
+    # Number of images per digit in the two parts of MNIST.
     counts = {
         "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
         "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),

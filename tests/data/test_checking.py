@@ -1,4 +1,4 @@
-"""A prepared folder is verified and not changed."""
+"""Verification of a prepared folder, which does not change it."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def test_an_undamaged_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undamaged_folder_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert prepare.main(["cremad", "--out", str(folder), "--check"]) == 0
     text = capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_an_undamaged_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"checksums        {files} files compared" in text
 
 
-def test_the_checksums_are_those_of_sha256sum(folder: Path) -> None:
+def test_checksums_are_in_the_format_of_sha256sum(folder: Path) -> None:
     lines = dict(reversed(line.split("  ")) for line in (folder / "checksums.sha256").read_text().splitlines())
     expected = contents(folder)
     assert lines == {name: expected[name] for name in expected if name.startswith(("audio/", "visual/"))}
@@ -90,14 +90,14 @@ def test_the_fingerprint_depends_on_the_content(folder: Path) -> None:
     assert fingerprint(folder) != before
 
 
-def test_a_folder_prepared_by_other_software_is_read_all_the_same(folder: Path) -> None:
+def test_a_folder_prepared_by_other_software_is_accepted(folder: Path) -> None:
     (folder / "checksums.sha256").unlink()
     (folder / "prepared.json").unlink()
     report = check(CREMAD, folder)
     assert report.files is None and not report.wrong and "none: there is no checksums.sha256" in report.text()
 
 
-def test_the_other_feature_is_checked_where_it_is_the_only_one(folder: Path) -> None:
+def test_a_folder_with_only_spectrograms_is_checked(folder: Path) -> None:
     content = json.loads((folder / "prepared.json").read_text())
     (folder / "audio").rename(folder / "audio_spectrogram")
     for path in (folder / "audio_spectrogram").iterdir():
@@ -107,6 +107,6 @@ def test_the_other_feature_is_checked_where_it_is_the_only_one(folder: Path) -> 
     assert not check(CREMAD, folder).wrong
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         check(CREMAD, tmp_path / "absent")

@@ -30,7 +30,7 @@ def pil(folder: Path, clip: str, number: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [224, 32])
-def test_evaluation_is_the_released_loaders(folder: Path, size: int) -> None:
+def test_evaluation_matches_the_released_loader(folder: Path, size: int) -> None:
     dataset = open_clips(folder, "train", training=False, image_size=size)
     transform = transforms.Compose(
         [
@@ -39,7 +39,7 @@ def test_evaluation_is_the_released_loaders(folder: Path, size: int) -> None:
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    indices = [0, 1, 5]  # four frames or more, where the released loader works
+    indices = [0, 1, 5]  # at least four frames, which the released loader needs
     released = []
     for clip, available in zip([dataset.names[i] for i in indices], (4, 7, 10), strict=True):
         segment = int(available / 2)
@@ -58,16 +58,16 @@ def test_evaluation_is_the_released_loaders(folder: Path, size: int) -> None:
         assert label == sorted(["SAD", "ANG", "HAP"]).index(["SAD", "ANG", "HAP"][index % 3])
 
 
-def test_training_images_are_pils_crops_and_flips(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_images_match_crops_and_flips_by_pil(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[int] = []
     boxes: list[tuple[int, int, int, int]] = []
 
-    def spy(name: str, seen: list[Any], each: bool) -> None:
+    def spy(name: str, results: list[Any], several: bool) -> None:
         original = getattr(sources, name)
 
         def recording(*arguments: Any) -> Any:
             result = original(*arguments)
-            seen.extend(result if each else [result])
+            results.extend(result if several else [result])
             return result
 
         monkeypatch.setattr(sources, name, recording)
@@ -115,7 +115,7 @@ def test_global_generators_are_not_touched(folder: Path) -> None:
     assert torch.equal(dataset[0, 0][0]["visual"], values)
 
 
-def test_a_set_without_prepared_json_and_with_windows_line_ends_loads(tmp_path: Path) -> None:
+def test_loads_without_prepared_json_and_with_windows_line_ends(tmp_path: Path) -> None:
     write_prepared(tmp_path, prepared={}, train=2, test=1)
     for name in ("stat.csv", "train.csv", "test.csv"):
         text = (tmp_path / name).read_text()
@@ -138,7 +138,7 @@ def test_options_shape_the_inputs(folder: Path) -> None:
     cut = open_clips(folder, "test", training=False, audio="spectrogram", audio_frames=100)
     assert torch.equal(cut[0][0]["audio"], spectrogram[0][0]["audio"][:, :, :100])
     pooled = open_clips(folder, "test", training=False, audio="spectrogram", audio_pool=(4, 2))[0][0]["audio"]
-    expected = spectrogram[0][0]["audio"][:, :256].reshape(1, 128, 2, 47, 4).mean(dim=(2, 4))  # time goes across
+    expected = spectrogram[0][0]["audio"][:, :256].reshape(1, 128, 2, 47, 4).mean(dim=(2, 4))  # time is the last axis
     torch.testing.assert_close(pooled, expected)
     chosen = open_clips(folder, "train", training=False, subset=[4, 0])
     assert chosen.names == ["clip_004", "clip_000"] and chosen.labels == [0, 2] and len(chosen) == 2
@@ -148,7 +148,7 @@ def test_options_shape_the_inputs(folder: Path) -> None:
     "options",
     [{}, {"audio": "spectrogram", "frames": 3}, {"image_size": 32, "audio_frames": 400, "audio_pool": (2, 2)}],
 )
-def test_an_unprepared_clip_is_treated_as_a_prepared_one(folder: Path, options: dict[str, Any]) -> None:
+def test_prepare_input_equals_the_prepared_sample(folder: Path, options: dict[str, Any]) -> None:
     dataset = open_clips(folder, "train", training=False, **options)
     features = {"fbank": "audio", "spectrogram": "audio_spectrogram"}[dataset.description["audio"]]
     for index, available in enumerate([4, 7, 1, 2, 3, 10]):
@@ -160,7 +160,7 @@ def test_an_unprepared_clip_is_treated_as_a_prepared_one(folder: Path, options: 
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
 
 
-def test_the_description_passes_through_a_weights_only_file(folder: Path, tmp_path: Path) -> None:
+def test_the_description_survives_weights_only_loading(folder: Path, tmp_path: Path) -> None:
     description = open_clips(folder, "train", training=True, audio_pool=(2, 2)).description
     torch.save(description, tmp_path / "d.pt")
     assert torch.load(tmp_path / "d.pt", weights_only=True) == description

@@ -20,20 +20,20 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture
-def own_raw(tmp_path):
+def small_raw(tmp_path):
     raw_clips.write_clips(tmp_path / "raw", NAMES[:12])
     return tmp_path / "raw"
 
 
-def test_the_counts_of_the_official_split():
-    """From the data set: 1,271 clips per class except 1,087 neutral ones, 7,442 in all."""
+def test_class_counts_of_the_official_split():
+    """The data set has 7,442 clips: 1,271 per class, except 1,087 neutral ones."""
     train, test = (cremad.OFFICIAL_SPLIT[part].counts for part in ("train", "test"))
     assert sum(train.values()) == 6698 and sum(test.values()) == 744
     assert {label: train[label] + test[label] for label in train} == dict.fromkeys(cremad.CLASSES, 1271) | {"NEU": 1087}
 
 
 @pytest.mark.parametrize("name", ["1001_IEO_ANG_HI", "1091_WSI_NEU_XX", "1040_ITH_SAD_X", "1050_DFA_DIS_MD"])
-def test_names_of_the_real_set(name):
+def test_names_of_the_real_data_set_match(name):
     assert cremad.NAME.fullmatch(name)
     assert cremad.speaker(name) == name[:4]
 
@@ -41,17 +41,17 @@ def test_names_of_the_real_set(name):
 @pytest.mark.parametrize(
     "name", ["1000_IEO_ANG_HI", "1092_IEO_ANG_HI", "1001_IEO_BAD_HI", "1001_IEO_ANG", "1001_IEOO_ANG_XX", "notes"]
 )
-def test_names_that_are_not(name):
+def test_other_names_do_not_match(name):
     assert not cremad.NAME.fullmatch(name)
 
 
-def test_clips_of_a_folder(own_raw):
-    (own_raw / "AudioWAV" / f"{NAMES[0]}.wav").unlink()
-    (own_raw / "VideoFlash" / f"{NAMES[1]}.flv").unlink()
-    (own_raw / "AudioWAV" / "holiday.wav").write_bytes(b"")
+def test_scan_returns_the_clips_and_the_skipped_files(small_raw):
+    (small_raw / "AudioWAV" / f"{NAMES[0]}.wav").unlink()
+    (small_raw / "VideoFlash" / f"{NAMES[1]}.flv").unlink()
+    (small_raw / "AudioWAV" / "holiday.wav").write_bytes(b"")
     for other in ("README.md", f"._{NAMES[2]}.wav"):
-        (own_raw / "AudioWAV" / other).write_bytes(b"")
-    clips, skipped, count = cremad.scan(own_raw)
+        (small_raw / "AudioWAV" / other).write_bytes(b"")
+    clips, skipped, count = cremad.scan(small_raw)
     assert [clip.name for clip in clips] == sorted(NAMES[2:12])
     assert all(clip.label == clip.name.split("_")[2] for clip in clips)
     assert {kind: list(names) for kind, names in skipped.items()} == {
@@ -62,12 +62,12 @@ def test_clips_of_a_folder(own_raw):
     assert count == 13
 
 
-def test_the_raw_folder_may_also_be_the_one_above_or_one_of_the_two(own_raw, tmp_path):
-    for number, folder in enumerate((own_raw, own_raw.parent, own_raw / "AudioWAV")):
+def test_the_raw_folder_may_be_its_parent_or_a_subfolder(small_raw, tmp_path):
+    for number, folder in enumerate((small_raw, small_raw.parent, small_raw / "AudioWAV")):
         assert cremad.CREMAD.prepare(raw=folder, out=tmp_path / str(number), workers=1).prepared == 12
 
 
-def test_a_wrong_or_empty_folder_is_refused_with_the_page_of_the_data(tmp_path):
+def test_a_wrong_or_empty_folder_is_refused_with_the_download_page(tmp_path):
     with pytest.raises(InputError, match=r"absent does not exist.*github\.com/CheyneyComputerScience"):
         cremad.CREMAD.prepare(raw=tmp_path / "absent", out=tmp_path / "out")
     (tmp_path / "raw").mkdir()
@@ -104,17 +104,17 @@ def test_the_official_split_from_its_files(raw, tmp_path, monkeypatch):
     report = cremad.CREMAD.prepare(raw=raw, out=out, split_files=tmp_path / "csv", workers=1)
     assert report.split.sentence == "official split" and report.split.official
     assert report.already == len(NAMES) and report.missing == ["1077_IEO_ANG_LO"] and not report.complete
-    assert [line.split(",")[0] for line in (out / "train.csv").read_text().split()] == train  # the file's own order
+    assert [line.split(",")[0] for line in (out / "train.csv").read_text().split()] == train  # in the order of the file
     assert "1077_IEO_ANG_LO" in report.text() and "the official one" in report.text()
 
 
-def test_split_files_in_the_raw_folder_are_found(own_raw, tmp_path):
-    split_files(own_raw, NAMES[:11], NAMES[11:12])
-    report = cremad.CREMAD.prepare(raw=own_raw, out=tmp_path / "out", workers=1)
+def test_split_files_in_the_raw_folder_are_found(small_raw, tmp_path):
+    split_files(small_raw, NAMES[:11], NAMES[11:12])
+    report = cremad.CREMAD.prepare(raw=small_raw, out=tmp_path / "out", workers=1)
     assert list(report.split.test) == NAMES[11:12]
 
 
-def test_splits_without_the_files(raw, tmp_path):
+def test_splits_without_split_files(raw, tmp_path):
     out = tmp_path / "out"
     report = cremad.CREMAD.prepare(raw=raw, out=out, workers=1)
     assert "random stratified 90/10 split with seed 0" in report.split.sentence
@@ -129,8 +129,8 @@ def test_splits_without_the_files(raw, tmp_path):
         cremad.CREMAD.prepare(raw=raw, out=out, split_files=tmp_path, workers=1)
 
 
-def test_the_released_loader_can_read_a_set_prepared_at_3_fps(tmp_path):
-    """Its reading, derived again: labels from the sorted stat.csv, frames by number, in training and in test."""
+def test_the_released_loader_can_read_clips_prepared_at_3_fps(tmp_path):
+    """A reimplementation of it: labels from the sorted stat.csv, frames by number, in training and in test."""
     raw_clips.write_clip(tmp_path / "raw", "1001_IEO_ANG_HI", seconds=2.5)
     raw_clips.write_clip(tmp_path / "raw", "1001_IEO_SAD_HI", seconds=2.5)
     split_files(tmp_path / "raw", ["1001_IEO_ANG_HI"], ["1001_IEO_SAD_HI"])

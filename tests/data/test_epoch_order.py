@@ -2,8 +2,8 @@ from mmpareto.data.loading.batches import EpochOrder
 from mmpareto.data.loading.sampling import sample_generator
 
 
-def test_the_order_is_drawn_from_other_numbers_than_any_sample() -> None:
-    """A SeedSequence pads (seed, epoch) with zeros: without a spawn key the order would be drawn like sample 0."""
+def test_the_order_is_independent_of_the_samples_generators() -> None:
+    """A SeedSequence pads (seed, epoch) with zeros: without a spawn key, order and sample 0 would share a generator."""
     for seed in range(3):
         for epoch in range(3):
             order = EpochOrder(50, seed)

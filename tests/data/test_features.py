@@ -10,7 +10,7 @@ from mmpareto.errors import InputError
 
 
 @pytest.mark.parametrize(("seconds", "channels"), [(2.5, 1), (11.0, 1), (0.6, 2), (0.025, 1)])
-def test_filterbank_is_kaldis_on_the_samples_of_the_wave_module(tmp_path, seconds, channels):
+def test_filterbank_matches_kaldi_on_samples_read_by_wave(tmp_path, seconds, channels):
     path = tmp_path / "a.wav"
     raw_clips.write_wav(path, raw_clips.noise(seconds, channels=channels))
     samples, rate = raw_clips.read_wav(path)
@@ -30,41 +30,41 @@ def test_filterbank_is_kaldis_on_the_samples_of_the_wave_module(tmp_path, second
     expected[:count] = frames[:1024]
     expected = (expected + 4.503877) / (2 * 5.141276)
 
-    found = filterbank(*read_audio(path))
-    assert found.shape == (1024, 128) and found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[count:], torch.full_like(found[count:], 4.503877 / (2 * 5.141276)))
+    result = filterbank(*read_audio(path))
+    assert result.shape == (1024, 128) and result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result[count:], torch.full_like(result[count:], 4.503877 / (2 * 5.141276)))
 
 
 @pytest.mark.parametrize(("seconds", "rate", "channels"), [(2.5, 16_000, 1), (1.0, 22_050, 1), (4.0, 44_100, 2)])
-def test_spectrogram_is_librosas_on_the_same_samples(seconds, rate, channels):
+def test_spectrogram_matches_librosa(seconds, rate, channels):
     waveform = torch.from_numpy(raw_clips.noise(seconds, channels=channels, rate=rate) / 32_768).float() * 4
     mono = resample(waveform.mean(0, keepdim=True), rate, 22_050)[0].numpy()
-    assert np.abs(mono).max() > 1  # so that the clipping counts
+    assert np.abs(mono).max() > 1  # so that clipping takes effect
     tiled = np.clip(np.tile(mono, 3)[: 22_050 * 3], -1.0, 1.0)
     expected = np.log(np.abs(librosa.stft(tiled, n_fft=512, hop_length=353, pad_mode="reflect")) + 1e-7)
-    found = spectrogram(waveform, rate)
-    assert found.shape == (257, 188) and found.dtype == torch.float32
-    np.testing.assert_allclose(found.exp().numpy(), np.exp(expected), rtol=1e-4, atol=1e-4)
+    result = spectrogram(waveform, rate)
+    assert result.shape == (257, 188) and result.dtype == torch.float32
+    np.testing.assert_allclose(result.exp().numpy(), np.exp(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_clip_of_less_than_a_second_is_repeated_until_three_are_full():
+def test_a_short_clip_is_repeated_to_three_seconds():
     short = torch.from_numpy(raw_clips.noise(0.3, rate=22_050) / 32_768).float()
     torch.testing.assert_close(spectrogram(short, 22_050), spectrogram(short.repeat(1, 5), 22_050))
 
 
-def test_a_clip_that_fills_no_window_is_refused():
+def test_a_clip_shorter_than_one_window_is_refused():
     with pytest.raises(InputError, match="too short: 399 samples at 16000 Hz"):
         filterbank(torch.zeros(1, 399), 16_000)
     with pytest.raises(InputError, match="too short"):
         spectrogram(torch.zeros(1, 300), 16_000)
 
 
-def test_silence_is_finite():
+def test_features_of_silence_are_finite():
     for feature in FEATURES.values():
         assert torch.isfinite(feature.of(torch.zeros(1, 20_000), 16_000)).all()
 
 
-def test_soundtracks_are_brought_to_16_khz_for_the_filterbank():
+def test_the_filterbank_resamples_to_16_khz():
     waveform = torch.from_numpy(raw_clips.noise(1.0, channels=2, rate=44_100) / 32_768).float()
     assert torch.equal(FEATURES["fbank"].of(waveform, 44_100), filterbank(resample(waveform, 44_100, 16_000), 16_000))

@@ -1,4 +1,4 @@
-"""The two rules, and the decision between them, against their definitions over all times at once."""
+"""The two rules of frame selection, and the choice between them, against their offline definitions."""
 
 import math
 from fractions import Fraction
@@ -11,7 +11,7 @@ MS = Fraction(1, 1000)
 
 
 def is_even(times: list[Fraction], rate: Fraction, error: Fraction) -> bool:
-    """All times on the line through the first and the last, and that line about as steep as the rate says."""
+    """Return whether all times are on the line through the first and the last, whose slope matches the rate."""
     steps = len(times) - 1
     if steps < 1:
         return True
@@ -21,7 +21,7 @@ def is_even(times: list[Fraction], rate: Fraction, error: Fraction) -> bool:
 
 
 def select(ticks: list[int], fps: int, rate: Fraction | None):
-    """The numbers of the kept frames, and whether the rate was found to be constant."""
+    """Return the numbers of the kept frames, and whether the rate was judged constant."""
     spacing = Spacing(MS, rate)
     selection = FrameSelection(fps, spacing)
     selected = set()
@@ -72,7 +72,7 @@ def test_constant_rates_keep_the_same_frames_of_every_second(count, rate, fps):
     assert kept == [i for i in range(count) if i % rate % step == 0 and i % rate < step * fps]
 
 
-def test_without_times_or_rate_there_is_one_frame_per_second():
+def test_without_times_or_rate_the_rate_is_one_frame_per_second():
     spacing = Spacing(MS, None)
     spacing.add(None)
     assert spacing.constant_rate() == 1

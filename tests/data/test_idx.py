@@ -17,11 +17,11 @@ CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
 
 
 def packed(content: bytes) -> bytes:
-    return gzip.compress(content, mtime=0)  # without a time, which would be part of a test's name
+    return gzip.compress(content, mtime=0)  # no time stamp, which would become part of test ids
 
 
 def idx(array: npt.NDArray[Any]) -> bytes:
-    """An IDX file, as yann.lecun.com/exdb/mnist describes the format."""
+    """Encode an array in the IDX format, which yann.lecun.com/exdb/mnist describes."""
     code = CODES[array.dtype.str[1:]]
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
     return header + array.astype(array.dtype.newbyteorder(">")).tobytes()

@@ -1,4 +1,4 @@
-"""The cache of decoded images: the same samples, from one file."""
+"""Cache of decoded images in one file, which gives the same samples."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return write_prepared(tmp_path / "cremad", train=5, test=3, frames=(1, 3, 4), size=(36, 48))
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
@@ -28,10 +28,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_small_images_give_the_same_samples(folder: Path, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"training": training, "seed": 3, "image_size": 32}  # 36 pixels are not above 8/7 of 32
+    options = {"training": training, "seed": 3, "image_size": 32}  # 36 pixels do not exceed 8/7 of 32: no resize
     plain, cached = open_clips(folder, "train", **options), open_clips(folder, "train", cache=True, **options)
     expected = [plain[epoch, index].inputs["visual"] for epoch in (0, 4) for index in range(5)]
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     for x, (epoch, index) in zip(expected, ((e, i) for e in (0, 4) for i in range(5)), strict=True):
         assert torch.equal(cached[epoch, index].inputs["visual"], x)
 
@@ -40,26 +40,26 @@ def test_large_images_are_resized_once(folder: Path, monkeypatch: pytest.MonkeyP
     names = layout.read_names(folder, "train")
     whole = layout.read_frame(folder, names[1], 2)
     cached = open_clips(folder, "train", training=False, image_size=14, cache=True)
-    forbid(monkeypatch)
-    found = cached.sources["visual"].frame(1, 2)  # type: ignore[attr-defined]
-    assert found.shape == (3, 16, 21)
-    assert torch.equal(found, transforms.resize(whole, [16], antialias=True))
+    forbid_decoding(monkeypatch)
+    result = cached.sources["visual"].frame(1, 2)  # type: ignore[attr-defined]
+    assert result.shape == (3, 16, 21)
+    assert torch.equal(result, transforms.resize(whole, [16], antialias=True))
 
 
 def test_a_second_run_and_the_workers_read_the_existing_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_clips(folder, "train", training=True, image_size=24, cache=True)
     expected = [first[0, index].inputs["visual"] for index in range(5)]
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     second = pickle.loads(pickle.dumps(open_clips(folder, "train", training=True, image_size=24, cache=True)))
-    assert len(pickle.dumps(second)) < 20_000  # without the images
+    assert len(pickle.dumps(second)) < 20_000  # the images are not pickled
     order = EpochOrder(5)
     batches = list(make_loader(second, batch_size=5, order=order, workers=1))
-    for index, found in zip(batches[0].indices.tolist(), batches[0].inputs["visual"], strict=True):
-        assert torch.equal(found, expected[index])
+    for index, result in zip(batches[0].indices.tolist(), batches[0].inputs["visual"], strict=True):
+        assert torch.equal(result, expected[index])
 
 
 @pytest.mark.parametrize("change", ["list", "record", "size", "cut", "damaged record"])
-def test_it_is_rebuilt_when_the_folder_or_the_size_has_changed(
+def test_rebuilt_when_the_folder_or_the_size_changes(
     folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_clips(folder, "train", training=False, image_size=24, cache=True)
@@ -85,7 +85,7 @@ def test_it_is_rebuilt_when_the_folder_or_the_size_has_changed(
     assert dataset[0].inputs["visual"].shape == (2, 3, size, size)
 
 
-def test_an_interrupted_cache_is_no_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(path: Path, side: int) -> torch.Tensor:
         raise KeyboardInterrupt
 

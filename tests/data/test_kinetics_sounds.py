@@ -12,7 +12,7 @@ from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.errors import InputError
 
-# As in the published files: six digits and an end in one list, as many as needed and no end in the other.
+# As in the published files: one list has starts and ends in six digits, the other one only unpadded starts.
 TRAIN = ["--4-0ihtnBU_000058_000068,10,4", "-00nar1nEPc_000033_000043,10,13", "0HQsAGUnQ_0_000007_000017,10,4"]
 TEST = ["-3Mwkq-7TV4_2,10,4", "4pWMmccr_54_29,10,13", "0C8FAc_LMfc_45,10,22"]
 RAW = [
@@ -45,7 +45,7 @@ def test_all_ways_to_write_a_clip_are_one(video, start):
 
 
 @pytest.mark.parametrize("name", ["-3Mwkq-7TV4", "Mwkq-7TV4_000002_000012", "-3Mwkq-7TV4_2_12", "-3Mwkq-7TV4_0000002"])
-def test_names_that_say_no_clip(name):
+def test_names_that_are_no_clip(name):
     assert clip_in(name) is None
 
 
@@ -79,7 +79,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert inputs["audio"][0, :100].std() > 0.1  # noise, not silence
 
 
-def test_the_official_lists_by_their_checksums(raw, tmp_path, monkeypatch):
+def test_official_lists_are_recognised_by_their_checksums(raw, tmp_path, monkeypatch):
     write_lists(tmp_path / "lists", end="\r\n")
     _, split = read_lists(tmp_path / "lists")
     assert not split.official and "not the official ones" in split.sentence
@@ -92,7 +92,7 @@ def test_the_official_lists_by_their_checksums(raw, tmp_path, monkeypatch):
     assert report.split.official and report.split.sentence == "official split"
     write_lists(tmp_path / "lists", test=TEST[:2])
     _, split = read_lists(tmp_path / "lists")
-    assert not split.official and "not the official ones" in split.sentence  # one of the two is not enough
+    assert not split.official and "not the official ones" in split.sentence  # one official list of two is not enough
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_the_official_lists_by_their_checksums(raw, tmp_path, monkeypatch):
         ("--4-0ihtnBU_58,10,4", r"line 4: the clip --4-0ihtnBU_58 is already in .*my_train\.txt, line 1"),
     ],
 )
-def test_wrong_lists_are_refused_by_line(tmp_path, line, complaint):
+def test_errors_in_lists_name_the_line(tmp_path, line, complaint):
     write_lists(tmp_path, test=[*TEST, line])
     with pytest.raises(InputError, match=complaint):
         read_lists(tmp_path)
 
 
-def test_without_lists_or_without_clips(raw, tmp_path):
+def test_missing_lists_or_clips_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match=r"does not have my_train\.txt and my_test\.txt.*GeWu-Lab/OGM.*--split_files"):
         KineticsSounds.prepare(raw=raw, out=tmp_path / "out", workers=1)
     write_lists(raw, train=["BBBBBBBBBBB_000001_000011,10,0"], test=["CCCCCCCCCCC_1,10,0"])
@@ -125,25 +125,25 @@ def test_without_lists_or_without_clips(raw, tmp_path):
     [
         ({"04": ["train/drums", "val/drums"], "13": ["val/blowing_nose"]}, {"04": "drums", "13": "blowing nose"}),
         ({"04": ["all"], "13": ["all"]}, {}),
-        ({"04": ["all"]}, {}),  # a partial download, all of it in one folder
+        ({"04": ["all"]}, {}),  # a partial download in a single folder
         ({"04": ["train", "val"], "13": ["train", "val"]}, {}),
         ({"04": ["a", "b"], "13": ["c"], "22": ["d"]}, {}),
         ({"04": ["a"], "13": ["b"], "22": ["b"]}, {}),
     ],
 )
-def test_labels_have_names_where_each_has_a_folder_of_its_own(folders, names):
+def test_labels_have_names_if_each_has_its_own_folders(folders, names):
     paths = [(label, Path(folder, f"{label}.mp4")) for label, its_folders in folders.items() for folder in its_folders]
     assert class_names([RawClip("name", label, path, path) for label, path in paths]) == names
 
 
-def test_without_names_there_is_no_entry(tmp_path):
+def test_prepared_json_has_no_names_without_class_folders(tmp_path):
     raw_mp4.write_mp4s([tmp_path / "raw" / name.split("/")[-1] for name in RAW])
     write_lists(tmp_path / "raw")
     KineticsSounds.prepare(raw=tmp_path / "raw", out=tmp_path / "out", workers=1)
     assert "names" not in json.loads((tmp_path / "out" / "prepared.json").read_text())
 
 
-def test_a_clip_without_sound_costs_a_line(raw, tmp_path):
+def test_a_clip_without_sound_is_skipped(raw, tmp_path):
     write_lists(raw)
     (raw / RAW[0]).unlink()
     raw_mp4.write_mp4(raw / RAW[0], sound=False)

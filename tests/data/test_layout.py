@@ -47,14 +47,14 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
         (lambda folder: (folder / "train.csv").unlink(), r"train.csv does not exist"),
     ],
 )
-def test_wrong_lists(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+def test_wrong_lists_are_refused(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
     write_prepared(tmp_path, train=3, test=1)
     change(tmp_path)
     with pytest.raises(InputError, match=message):
         open_clips(tmp_path, "train", training=True)
 
 
-def test_a_feature_that_was_not_prepared(tmp_path: Path) -> None:
+def test_a_feature_that_was_not_prepared_is_refused(tmp_path: Path) -> None:
     write_prepared(tmp_path / "cremad", train=1, test=1)
     with pytest.raises(InputError, match=r"without the feature 'spectrogram'; .* --audio both"):
         open_clips(tmp_path / "cremad", "train", training=True, audio="spectrogram")
@@ -91,7 +91,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: object, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_worker_raises_the_same_sentence(tmp_path: Path) -> None:
+def test_a_worker_raises_the_same_error(tmp_path: Path) -> None:
     (write_prepared(tmp_path, train=1, test=1, frames=1) / "audio/clip_000.pt").write_bytes(b"PK\x03\x04 cut")
     dataset = open_clips(tmp_path, "train", training=False)
     with pytest.raises(InputError) as direct:
@@ -110,7 +110,7 @@ def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
         open_clips(tmp_path, "train", training=False)[0]
 
 
-def test_prepare_input_refuses_what_does_not_fit(tmp_path: Path) -> None:
+def test_prepare_input_refuses_wrong_shapes_and_no_frames(tmp_path: Path) -> None:
     description = open_clips(write_prepared(tmp_path), "train", training=False).description
     with pytest.raises(InputError, match=r"the audio feature contains torch.float32 \(3,\)"):
         prepare_input(description, torch.zeros(3), [torch.zeros(3, 8, 8, dtype=torch.uint8)])
@@ -118,7 +118,7 @@ def test_prepare_input_refuses_what_does_not_fit(tmp_path: Path) -> None:
         prepare_input(description, torch.zeros(1024, 128), [])
 
 
-def test_fingerprint_is_that_of_the_lists(tmp_path: Path) -> None:
+def test_fingerprint_is_the_hash_of_the_lists(tmp_path: Path) -> None:
     write_prepared(tmp_path, train=2, test=1)
     digest = hashlib.sha256()
     for name in ("stat.csv", "train.csv", "test.csv", "prepared.json"):

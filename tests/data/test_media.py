@@ -16,7 +16,7 @@ from PIL import Image
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_audio_is_that_of_the_wave_module_bit_for_bit(tmp_path, channels):
+def test_audio_equals_the_wave_module_bit_for_bit(tmp_path, channels):
     path = tmp_path / "a clip: with-colon.wav"
     raw_clips.write_wav(path, raw_clips.noise(0.7, channels=channels))
     samples, rate = raw_clips.read_wav(path)
@@ -27,7 +27,7 @@ def test_audio_is_that_of_the_wave_module_bit_for_bit(tmp_path, channels):
 
 
 @pytest.mark.parametrize(("dtype", "zero", "half"), [(np.uint8, 128, 128.0), ("<i4", 0, 2.0**31)])
-def test_other_sample_formats_fill_the_same_range(tmp_path, dtype, zero, half):
+def test_other_sample_formats_are_scaled_to_the_same_range(tmp_path, dtype, zero, half):
     limits = np.iinfo(dtype)
     samples = np.array([[limits.min, zero, limits.max, limits.max // 3]], dtype)
     raw_clips.write_wav(tmp_path / "a.wav", samples, rate=8_000)
@@ -47,7 +47,7 @@ def test_resampling_a_tone_gives_the_tone():
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
-def test_resampling_is_torchaudios_bit_for_bit(rate):
+def test_resampling_equals_torchaudio_bit_for_bit(rate):
     waveform = torch.from_numpy(raw_clips.noise(0.5, channels=2, rate=rate) / 32_768).float()
     for new_rate in (16_000, 22_050):
         expected = torchaudio.functional.resample(waveform, rate, new_rate)
@@ -55,13 +55,13 @@ def test_resampling_is_torchaudios_bit_for_bit(rate):
 
 
 def test_the_sound_of_an_avi_is_read(tmp_path):
-    """Its header counts samples, not packets, where sound is not compressed."""
+    """The header of an AVI file counts samples, not packets, if its sound is uncompressed."""
     sound = raw_clips.noise(1.5, channels=2, rate=22_050)
     raw_clips.write_movie(tmp_path / "a.avi", range(30), sound, 22_050, codec="mpeg4", sound_codec="pcm_s16le")
     np.testing.assert_array_equal(read_audio(tmp_path / "a.avi")[0].numpy() * 32_768, sound)
 
 
-def test_files_without_sound(tmp_path):
+def test_files_without_sound_are_refused(tmp_path):
     raw_clips.write_video(tmp_path / "silent.flv", 5)
     with pytest.raises(NoAudioError, match=r"silent\.flv has no audio stream"):
         read_audio(tmp_path / "silent.flv")
@@ -71,7 +71,7 @@ def test_files_without_sound(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 20, 44, 44 + 4096, 10_001])
-def test_a_cut_wav_is_refused_wherever_it_is_cut(tmp_path, kept):
+def test_a_wav_truncated_anywhere_is_refused(tmp_path, kept):
     path = tmp_path / "cut.wav"
     raw_clips.write_wav(path, raw_clips.noise(1.0))
     path.write_bytes(path.read_bytes()[:kept])
@@ -80,7 +80,7 @@ def test_a_cut_wav_is_refused_wherever_it_is_cut(tmp_path, kept):
     assert caught.value.reason == "unreadable file"
 
 
-def test_a_wav_whose_writer_did_not_know_its_size_is_read(tmp_path):
+def test_a_streamed_wav_of_unknown_size_is_read(tmp_path):
     path = tmp_path / "piped.wav"
     samples = raw_clips.noise(0.5)
     raw_clips.write_wav(path, samples)
@@ -90,7 +90,7 @@ def test_a_wav_whose_writer_did_not_know_its_size_is_read(tmp_path):
     np.testing.assert_array_equal(read_audio(path)[0].numpy() * 32_768, samples)
 
 
-def test_missing_and_strange_files_are_named(tmp_path):
+def test_missing_and_unreadable_files_are_named(tmp_path):
     (tmp_path / "notes.wav").write_text("not a sound at all\n" * 40)
     (tmp_path / "folder.wav").mkdir()
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 80000\n"
@@ -102,26 +102,26 @@ def test_missing_and_strange_files_are_named(tmp_path):
             assert "\n" not in str(caught.value)
 
 
-def kept_by_the_sources(count: int, rate: Fraction, fps: int) -> list[int]:
-    """video_preprocessing.py of OGM-GE as it counts: a number that starts again at every multiple of int(rate)."""
-    whole, interval, kept, place = int(rate), int(int(rate) / fps), [], 0
+def kept_by_ogm_ge(count: int, rate: Fraction, fps: int) -> list[int]:
+    """Frames kept by video_preprocessing.py of OGM-GE, whose counter restarts at every multiple of int(rate)."""
+    whole, interval, kept, counter = int(rate), int(int(rate) / fps), [], 0
     for i in range(count):
         if i % whole == 0:
-            place = 0
-        if place < interval * fps and place % interval == 0:
+            counter = 0
+        if counter < interval * fps and counter % interval == 0:
             kept.append(i)
-        place += 1
+        counter += 1
     return kept
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])
 @pytest.mark.parametrize("rate", [raw_clips.NTSC, Fraction(25), Fraction(30)])
-def test_frames_of_constant_rate_video_are_those_of_the_sources(tmp_path, suffix, rate):
+def test_frames_of_constant_rate_video_match_ogm_ge(tmp_path, suffix, rate):
     path = tmp_path / f"a.{suffix}"
     raw_clips.write_video(path, 95, rate, codec={"flv": "flv", "mp4": "libx264", "avi": "mpeg4"}[suffix])
     for fps in (1, 3, 7, int(rate)):
         frames = raw_clips.read_frames(path, fps)
-        assert [raw_clips.number_of(frame) for frame in frames] == kept_by_the_sources(95, rate, fps)
+        assert [raw_clips.number_of(frame) for frame in frames] == kept_by_ogm_ge(95, rate, fps)
     assert frames[0].shape == (raw_clips.HEIGHT, raw_clips.WIDTH, 3) and frames[0].dtype == np.uint8
 
 
@@ -130,8 +130,8 @@ def test_the_example_of_the_specification(tmp_path):
     assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
 
 
-def test_a_video_with_sound_that_goes_on_after_the_pictures(tmp_path):
-    """Flash videos of CREMA-D hold both."""
+def test_a_video_whose_sound_is_longer_than_its_frames(tmp_path):
+    """CREMA-D's Flash videos have both streams."""
     raw_clips.write_video(tmp_path / "a.flv", 75, sound=2.7)
     assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [0, 29, 58]
     waveform, rate = read_audio(tmp_path / "a.flv")
@@ -139,7 +139,7 @@ def test_a_video_with_sound_that_goes_on_after_the_pictures(tmp_path):
     np.testing.assert_array_equal(waveform.numpy() * 32_768, raw_clips.noise(2.7, rate=44_100))
 
 
-def test_timestamps_rounded_to_a_millisecond_do_not_make_the_rate_variable(tmp_path):
+def test_rounding_timestamps_to_milliseconds_keeps_the_rate_constant(tmp_path):
     rng = np.random.default_rng(0)
     exact = np.arange(90) / float(raw_clips.NTSC) * 1000
     times = np.floor(exact + rng.random(90)).astype(int).tolist()  # up or down: always less than 1 ms off
@@ -149,17 +149,17 @@ def test_timestamps_rounded_to_a_millisecond_do_not_make_the_rate_variable(tmp_p
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4"])
 @pytest.mark.parametrize("fps", [1, 2, 3])
-def test_frames_of_variable_rate_video_are_those_shown_at_the_time(tmp_path, suffix, fps):
+def test_frames_of_variable_rate_video_are_those_shown_at_each_time(tmp_path, suffix, fps):
     rng = np.random.default_rng(1)
     times = np.cumsum(rng.choice([20, 33, 50, 400], 60)).tolist()  # the first one is not shown at 0
     path = tmp_path / f"a.{suffix}"
     raw_clips.write_video(path, 60, times_ms=times, codec="flv" if suffix == "flv" else "libx264")
     since_first = np.array(times) - times[0]
-    moments = np.arange(0, since_first[-1] + 1e-9, 1000 / fps)  # while the last frame is not over at the latest
+    moments = np.arange(0, since_first[-1] + 1e-9, 1000 / fps)  # up to the start of the last frame
     expected = [int(np.searchsorted(since_first, moment + 1e-9) - 1) for moment in moments]
     numbers = [raw_clips.number_of(frame) for frame in raw_clips.read_frames(path, fps)]
     assert numbers[: len(expected)] == expected
-    assert numbers[len(expected) :] in ([], [59])  # where a moment falls into the time of the last frame
+    assert numbers[len(expected) :] in ([], [59])  # if a moment is within the duration of the last frame
 
 
 def test_a_pause_makes_the_rate_variable(tmp_path):
@@ -173,8 +173,8 @@ def test_one_frame_is_enough(tmp_path):
     assert [raw_clips.number_of(frame) for frame in raw_clips.read_frames(tmp_path / "a.flv", 1)] == [77]
 
 
-def test_frames_with_the_next_one(tmp_path):
-    """The frames that `read_clip` keeps, by their numbers; the last of the video has none after it."""
+def test_pairs_of_kept_and_next_frames(tmp_path):
+    """Pairs start with the frames that `read_clip` keeps, except the last frame of the video, which has no next one."""
     raw_clips.write_video(tmp_path / "a.avi", 51, rate=25, codec="mpeg4")
     raw_clips.write_video(tmp_path / "variable.mp4", 5, times_ms=[0, 900, 1_100, 1_900, 2_100], codec="libx264")
     raw_clips.write_video(tmp_path / "one.avi", 1, rate=25, codec="mpeg4")
@@ -189,7 +189,7 @@ def test_frames_with_the_next_one(tmp_path):
         [*read_frame_pairs(tmp_path / "a.avi", 26)]
 
 
-def test_more_frames_per_second_than_there_are(tmp_path):
+def test_a_frame_rate_above_that_of_the_video_is_refused(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", 40)
     with pytest.raises(InputError, match=r"a\.flv has 29\.97 .*30 cannot be kept"):
         raw_clips.read_frames(tmp_path / "a.flv", 30)
@@ -197,7 +197,7 @@ def test_more_frames_per_second_than_there_are(tmp_path):
         raw_clips.read_frames(tmp_path / "a.flv", 0)
 
 
-def test_files_without_a_picture(tmp_path):
+def test_files_without_frames_are_refused(tmp_path):
     raw_clips.write_sound_as_flv(tmp_path / "sound.flv")
     (tmp_path / "header.flv").write_bytes(b"FLV\x01\x01\x00\x00\x00\x09\x00\x00\x00\x00")
     for name in ("sound", "header"):
@@ -209,7 +209,7 @@ def test_files_without_a_picture(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.6, 0.97])
 @pytest.mark.parametrize("kind", ["flv", "mp4", "faststart"])
-def test_a_cut_video_is_refused_wherever_it_is_cut(tmp_path, kind, share):
+def test_a_video_truncated_anywhere_is_refused(tmp_path, kind, share):
     path = tmp_path / ("cut.flv" if kind == "flv" else "cut.mp4")
     options = {"movflags": "faststart"} if kind == "faststart" else {}
     raw_clips.write_video(path, 75, codec="flv" if kind == "flv" else "libx264", options=options)
@@ -219,7 +219,7 @@ def test_a_cut_video_is_refused_wherever_it_is_cut(tmp_path, kind, share):
 
 
 def test_a_flash_video_cut_between_two_frames_is_refused(tmp_path):
-    """No frame is damaged then; FLV's frames of a still picture are so small that a cut easily falls there."""
+    """Such a cut damages no frame; it is likely because FLV's frames of a still picture are tiny."""
     raw_clips.write_video(tmp_path / "whole.flv", [5] * 75)
     content = (tmp_path / "whole.flv").read_bytes()
     for kept in range(len(content) // 2, len(content) // 2 + 60):
@@ -273,7 +273,7 @@ def opened(monkeypatch):
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 1), (44_100, 2)])
-def test_the_features_and_frames_of_a_wav_and_an_flv(tmp_path, rate, channels):
+def test_features_and_frames_of_a_wav_and_an_flv(tmp_path, rate, channels):
     raw_clips.write_wav(tmp_path / "a.wav", raw_clips.noise(2.5, channels=channels, rate=rate), rate)
     raw_clips.write_video(tmp_path / "a.flv", 75)
     content = read_clip(tmp_path / "a.wav", tmp_path / "a.flv", kinds=KINDS, fps=1)
@@ -289,7 +289,7 @@ def test_the_features_and_frames_of_a_wav_and_an_flv(tmp_path, rate, channels):
 @pytest.mark.parametrize(
     ("rate", "channels", "frames"), [(44_100, 2, 90), (48_000, 1, 30), (22_050, 1, 75), (8_000, 1, 75)]
 )
-def test_an_mp4_with_sound_longer_or_shorter_than_the_picture_is_opened_once(tmp_path, opened, rate, channels, frames):
+def test_an_mp4_is_opened_once_for_sound_and_frames(tmp_path, opened, rate, channels, frames):
     sound = tones(2.6, channels, rate)
     path = tmp_path / "a: b.mp4"
     raw_clips.write_movie(path, range(frames), sound, rate)
@@ -299,7 +299,7 @@ def test_an_mp4_with_sound_longer_or_shorter_than_the_picture_is_opened_once(tmp
     assert numbers(content.frames) == [i for i in range(frames) if i % 25 in (0, 12)]
     waveform, read_rate = read_audio(path)
     assert read_rate == rate and len(waveform) == channels
-    # AAC is not exact, and fills its last packet up.
+    # AAC is lossy and pads its last packet.
     assert 0 <= waveform.shape[1] - sound.shape[1] < 1024
     difference = waveform[:, : sound.shape[1]].numpy() - sound / 32_768
     assert np.abs(difference).mean() < 0.1 * np.abs(sound / 32_768).mean()
@@ -307,7 +307,7 @@ def test_an_mp4_with_sound_longer_or_shorter_than_the_picture_is_opened_once(tmp
         assert torch.equal(content.features[kind], FEATURES[kind].of(waveform, rate))
 
 
-def test_nothing_is_read_that_is_not_wanted(tmp_path, opened):
+def test_only_requested_streams_are_read(tmp_path, opened):
     raw_clips.write_movie(tmp_path / "a.mp4", range(30), tones(1))
     opened.clear()
     assert read_clip(tmp_path / "a.mp4", tmp_path / "none", kinds=("fbank",), fps=None).frames == []
@@ -316,7 +316,7 @@ def test_nothing_is_read_that_is_not_wanted(tmp_path, opened):
     assert read_clip("none", "none", kinds=(), fps=None) == ({}, [])
 
 
-def test_files_without_the_stream_they_should_have(tmp_path):
+def test_files_without_a_requested_stream_are_refused(tmp_path):
     raw_clips.write_movie(tmp_path / "silent.mp4", range(30))
     raw_clips.write_sound_as_flv(tmp_path / "sound.flv")
     with pytest.raises(NoAudioError, match=r"silent\.mp4 has no audio stream"):
@@ -330,7 +330,7 @@ def test_files_without_the_stream_they_should_have(tmp_path):
 
 @pytest.mark.parametrize("faststart", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.8])
-def test_a_cut_mp4_with_sound_is_refused(tmp_path, faststart, share):
+def test_a_truncated_mp4_with_sound_is_refused(tmp_path, faststart, share):
     path = tmp_path / "cut.mp4"
     raw_clips.write_movie(path, range(100), tones(4), options={"movflags": "faststart"} if faststart else None)
     raw_clips.cut(path, share)
@@ -363,20 +363,20 @@ def test_the_first_time_need_not_be_0(tmp_path, suffix, codec, sound, first_ms):
     assert torch.equal(content.features["fbank"], FEATURES["fbank"].of(*read_audio(path)))
 
 
-def test_times_that_jump_are_refused(tmp_path):
+def test_timestamps_that_jump_are_refused(tmp_path):
     raw_clips.write_video(tmp_path / "a.flv", 3, times_ms=[0, 40, 2_000_000_000])
     with pytest.raises(MediaError, match=r"a\.flv is damaged: its time stamps jump"):
         read_clip("", tmp_path / "a.flv", kinds=(), fps=1)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "flv"])
-def test_a_video_shorter_than_the_distance_of_kept_frames_has_one(tmp_path, suffix):
+def test_a_video_shorter_than_the_sampling_interval_keeps_one_frame(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     raw_clips.write_video(path, [9, 8, 7], 25, codec="flv" if suffix == "flv" else "libx264")
     assert numbers(read_clip("", path, kinds=(), fps=1).frames) == [9]
 
 
-def test_a_copy_that_begins_between_key_frames_shows_what_a_player_shows(tmp_path):
+def test_a_copy_trimmed_between_key_frames_gives_the_frames_of_a_player(tmp_path):
     raw_clips.write_movie(tmp_path / "long.mp4", range(200), tones(8), codec_options={"g": "50", "bf": "2"})
     raw_clips.same_clip_later(tmp_path / "long.mp4", tmp_path / "trimmed.mp4", begin=3.0)
     with av.open(str(tmp_path / "trimmed.mp4")) as container:
@@ -386,7 +386,7 @@ def test_a_copy_that_begins_between_key_frames_shows_what_a_player_shows(tmp_pat
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
-    """Of a longer video, only more JPEG files of 1 KB each are kept."""
+    """A longer video only adds JPEG files of 1 KB each."""
     peaks = []
     for seconds in (10, 60):
         path = tmp_path / f"{seconds}.mkv"

@@ -24,7 +24,7 @@ SIZES = {MOSI: (5, 20), MOSEI: (74, 35), CHSIMS: (33, 709)}
 
 
 def padded(generator, samples, steps, size, dtype=np.float32):
-    """Random sequences of 1 … steps steps, zeros after them; and their lengths."""
+    """Random sequences of 1 to `steps` steps, padded with zeros, and their lengths."""
     values = generator.uniform(0.5, 2.0, (samples, steps, size)).astype(dtype)
     lengths = generator.integers(1, steps + 1, samples)
     for row, length in zip(values, lengths, strict=True):
@@ -33,7 +33,7 @@ def padded(generator, samples, steps, size, dtype=np.float32):
 
 
 def content(data_set=MOSI, aligned=False):
-    """The content of a file of MMSA: arrays, labels (float32), text, tokens and names of each part."""
+    """Content of an MMSA feature file: arrays, float32 labels, text, tokens and names per part."""
     generator = np.random.default_rng(0)
     made = {}
     for part, samples in SAMPLES.items():
@@ -74,13 +74,13 @@ def text_lengths(entry):
 
 
 def expected(entry, name, index, aligned=False):
-    """(T, D + 1), from the raw content, sample by sample."""
+    """Expected input (T, D + 1), computed step by step from the raw content."""
     steps = text_lengths(entry)[index] if aligned or name == "text" else entry[f"{name}_lengths"][index]
     rows = []
     for step, row in enumerate(entry[name][index]):
-        there = step < steps
+        valid = step < steps
         rows.append(
-            [float(np.float32(value)) if there and np.isfinite(value) else 0.0 for value in row] + [float(there)]
+            [float(np.float32(value)) if valid and np.isfinite(value) else 0.0 for value in row] + [float(valid)]
         )
     return torch.tensor(rows)
 
@@ -92,7 +92,7 @@ def raw(tmp_path):
 
 @pytest.mark.parametrize("data_set", [MOSI, MOSEI, CHSIMS])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_a_sample_is_what_the_file_holds_and_its_mask(tmp_path, data_set, aligned):
+def test_a_sample_is_the_content_of_the_file_and_its_mask(tmp_path, data_set, aligned):
     made = content(data_set, aligned)
     path = write(tmp_path / "some name.pkl", made)
     report = data_set.prepare(raw=path, out=tmp_path / "out")
@@ -113,7 +113,7 @@ def test_a_sample_is_what_the_file_holds_and_its_mask(tmp_path, data_set, aligne
     assert ("aligned, without lengths" in report.text()) == aligned
 
 
-def test_the_files_are_the_layout(raw, tmp_path):
+def test_files_of_the_prepared_folder(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     arrays = {f"arrays/{part}_{what}.npy" for part in SAMPLES for what in ("text", "audio", "vision", "lengths")}
@@ -125,13 +125,13 @@ def test_the_files_are_the_layout(raw, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_comes_after_the_lengths_and_what_is_not_finite_counts_as_zero(tmp_path):
+def test_padding_and_non_finite_values_become_zero(tmp_path):
     made = content()
     entry = made["train"]
     entry["audio_lengths"][2] = 3
     entry["audio"][2] = 1.0
-    entry["audio"][2, 1, :3] = [-np.inf, np.nan, 1e300]  # the last is more than float32 holds
-    entry["audio"][2, 5:, 0] = -np.inf  # in the padding: no value of the sample
+    entry["audio"][2, 1, :3] = [-np.inf, np.nan, 1e300]  # the last one overflows float32
+    entry["audio"][2, 5:, 0] = -np.inf  # in the padding, so not counted
     report = MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
     values = MOSI.open(tmp_path / "out", "train", training=True)[2].inputs["audio"]
     one = [1.0] * 6
@@ -142,7 +142,7 @@ def test_what_comes_after_the_lengths_and_what_is_not_finite_counts_as_zero(tmp_
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_steps_padded_in_front_come_to_the_front(tmp_path, aligned):
+def test_padding_in_front_is_moved_to_the_end(tmp_path, aligned):
     plain, made = content(aligned=aligned), content(aligned=aligned)
     for name in ("text", "audio", "vision") if aligned else ("text",):
         for index, length in enumerate(text_lengths(plain["test"])):
@@ -155,7 +155,7 @@ def test_steps_padded_in_front_come_to_the_front(tmp_path, aligned):
     assert "sequences are padded in front" in report.text()
 
 
-def test_a_silent_aligned_step_in_the_middle_and_a_sample_without_any_step(tmp_path):
+def test_a_zero_step_in_the_middle_and_a_sample_without_steps(tmp_path):
     made = content(aligned=True)
     made["test"]["text"][0] = 1.0
     made["test"]["text"][0, 2] = 0
@@ -168,7 +168,7 @@ def test_a_silent_aligned_step_in_the_middle_and_a_sample_without_any_step(tmp_p
     assert not any(values.any() for values in dataset[1].inputs.values())
 
 
-def test_lengths_beyond_the_array_are_cut_and_reported(tmp_path):
+def test_lengths_beyond_the_array_are_clipped_and_reported(tmp_path):
     made = content()
     made["train"]["vision_lengths"] = np.array([9, 12, 9, 30, 1, 2])
     report = MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
@@ -177,7 +177,7 @@ def test_lengths_beyond_the_array_are_cut_and_reported(tmp_path):
     assert np.load(tmp_path / "out" / "arrays" / "train_lengths.npy")[:, 2].tolist() == [9, 9, 9, 9, 1, 2]
 
 
-def test_names_in_parts_and_labels_in_a_column(tmp_path):
+def test_names_of_two_parts_and_labels_in_a_column(tmp_path):
     made = content()
     made["test"]["id"] = np.array([["vid", "1.5"], ["vid", "2"], ["w", "3"], ["w", "4"]])
     made["test"]["regression_labels"] = made["test"]["regression_labels"].reshape(-1, 1)
@@ -189,12 +189,12 @@ def test_names_in_parts_and_labels_in_a_column(tmp_path):
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
 def test_pickles_of_old_and_new_numpy(tmp_path, monkeypatch, protocol, core):
-    """NumPy 1 calls it numpy.core.multiarray, NumPy 2 numpy._core.multiarray."""
+    """NumPy 1 has numpy.core.multiarray, NumPy 2 numpy._core.multiarray."""
     named = pickle.whichmodule
     monkeypatch.setattr(pickle, "whichmodule", lambda thing, name: named(thing, name).replace("numpy._core", core))
     made = content()
     with (tmp_path / "a.pkl").open("wb") as file:
-        pickle._Pickler(file, protocol).dump(made)  # the one in Python asks `whichmodule`
+        pickle._Pickler(file, protocol).dump(made)  # the pure-Python pickler calls `whichmodule`
     assert f"{core}.".encode() in (tmp_path / "a.pkl").read_bytes()
     MOSI.prepare(raw=tmp_path / "a.pkl", out=tmp_path / "out")
     sample = MOSI.open(tmp_path / "out", "valid", training=False)[1]
@@ -206,7 +206,7 @@ class Malice:
         return os.mkdir, ("malice-was-here",)
 
 
-def test_a_malicious_file_is_refused_by_name_and_nothing_runs(tmp_path, monkeypatch):
+def test_a_malicious_file_is_refused_and_nothing_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = content()
     made["train"]["extra"] = Malice()
@@ -258,7 +258,7 @@ def put(entry, **values):
         (lambda e: put(e, vision=e["vision"][:, :8]), "padded to different lengths"),
     ],
 )
-def test_a_file_that_is_not_of_the_form(tmp_path, change, words):
+def test_a_malformed_file_is_refused(tmp_path, change, words):
     made = content()
     change(made["test"])
     path = write(tmp_path / "a.pkl", made)
@@ -268,20 +268,20 @@ def test_a_file_that_is_not_of_the_form(tmp_path, change, words):
 
 
 @pytest.mark.parametrize("made", [[1, 2], {"train": {}}, {"train": {}, "valid": [], "test": {}}, None])
-def test_a_pickle_of_something_else(tmp_path, made):
+def test_a_pickle_of_other_data_is_refused(tmp_path, made):
     with pytest.raises(InputError, match="not a feature file of MMSA"):
         MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
 
 
-def test_another_set_with_the_same_file_name(raw, tmp_path):
+def test_another_data_set_with_the_same_file_name_is_refused(raw, tmp_path):
     with pytest.raises(InputError, match="has 5 features per step, not 74; those of CMU-MOSEI are"):
         MOSEI.prepare(raw=raw, out=tmp_path / "out")
 
 
-# --- which file, and whether it is the published one ---
+# --- choice of the file, and its checksum ---
 
 
-def test_which_file_of_a_folder(tmp_path):
+def test_the_file_is_chosen_from_a_folder(tmp_path):
     unaligned = write(tmp_path / "MMSA" / "MOSI" / "Processed" / "unaligned_50.pkl", content())
     write(unaligned.with_name("aligned_50.pkl"), content(aligned=True))
     for number, folder in enumerate([tmp_path / "MMSA", tmp_path / "MMSA" / "MOSI", unaligned.parent]):
@@ -314,7 +314,7 @@ def test_the_published_checksum_makes_it_official(raw, tmp_path, monkeypatch):
 
 
 def test_published_files():
-    """Against data.md: kinds and the first digits."""
+    """Kinds, file names and first digits of the checksums, as in data.md."""
     assert {
         (data_set.name, file.kind): (file.name, file.sha256[:8], len(file.sha256))
         for data_set in (MOSI, MOSEI, CHSIMS)
@@ -328,7 +328,7 @@ def test_published_files():
     }
 
 
-# --- a second time ---
+# --- repeated preparation ---
 
 
 def snapshot(folder):
@@ -353,7 +353,7 @@ def test_counts_by_sign(raw, tmp_path):
     }
 
 
-def test_another_file_and_a_folder_of_something_else_are_refused(raw, tmp_path):
+def test_another_file_and_a_folder_of_other_data_are_refused(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     before = snapshot(tmp_path / "out")
     other = write(tmp_path / "other.pkl", content(aligned=True))
@@ -369,7 +369,7 @@ def test_another_file_and_a_folder_of_something_else_are_refused(raw, tmp_path):
         MOSI.prepare(raw=raw, out=tmp_path / "out")
 
 
-def test_an_interrupted_run_leaves_nothing_that_passes_for_whole_and_is_done_again(raw, tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_no_lists_and_can_be_repeated(raw, tmp_path, monkeypatch):
     written = []
 
     def interrupted(path, *arguments):
@@ -388,7 +388,7 @@ def test_an_interrupted_run_leaves_nothing_that_passes_for_whole_and_is_done_aga
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith((".", "preparing"))]
 
 
-def test_two_at_once(raw, tmp_path):
+def test_concurrent_preparation_is_refused(raw, tmp_path):
     with locked(tmp_path / "out"), pytest.raises(InputError, match="another process is preparing"):
         MOSI.prepare(raw=raw, out=tmp_path / "out")
 
@@ -434,7 +434,7 @@ def test_classes_are_chosen_when_the_folder_is_opened(tmp_path, data_set, n_clas
     assert torch.equal(subset[0].inputs["text"], expected(made["train"], "text", [*indices][3]))
 
 
-def test_a_number_of_classes_that_the_scores_do_not_have(raw, tmp_path):
+def test_an_unsupported_number_of_classes_is_refused(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     with pytest.raises(InputError, match=r"--n_classes is 4, but .* it can be 2, 3, 5, 7"):
         MOSI.open(tmp_path / "out", "train", training=False, options=InputOptions(n_classes=4))
@@ -442,18 +442,18 @@ def test_a_number_of_classes_that_the_scores_do_not_have(raw, tmp_path):
         CHSIMS.open(tmp_path / "out", "train", training=False, options=InputOptions(n_classes=7))
 
 
-# --- damaged afterwards ---
+# --- damaged prepared folders ---
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n", "a\n", "a,1.0,2\n", "a,nan\n", "\xff\n"])
-def test_a_damaged_list(raw, tmp_path, text):
+def test_a_damaged_list_is_refused(raw, tmp_path, text):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     (tmp_path / "out" / "test.csv").write_bytes(text.encode("latin1"))
     with pytest.raises(InputError, match=r"test\.csv"):
         MOSI.open(tmp_path / "out", "test", training=False)
 
 
-def test_damaged_arrays(raw, tmp_path):
+def test_damaged_arrays_are_refused(raw, tmp_path):
     MOSI.prepare(raw=raw, out=tmp_path / "out")
     array = tmp_path / "out" / "arrays" / "test_audio.npy"
     whole = array.read_bytes()
@@ -466,12 +466,12 @@ def test_damaged_arrays(raw, tmp_path):
         MOSI.open(tmp_path / "out", "test", training=False)
     array.write_bytes(whole)
     lines = (tmp_path / "out" / "test.csv").read_text().splitlines()
-    (tmp_path / "out" / "test.csv").write_text("\n".join(lines[1:]) + "\n")  # the rest would be the wrong samples'
+    (tmp_path / "out" / "test.csv").write_text("\n".join(lines[1:]) + "\n")  # rows would belong to the wrong samples
     with pytest.raises(InputError, match=r"names 3 samples"):
         MOSI.open(tmp_path / "out", "test", training=False)
 
 
-def test_the_command_line_needs_no_torch():
+def test_the_module_does_not_import_torch():
     code = "import sys; import mmpareto.data.mmsa; sys.exit('torch' in sys.modules)"
     path = os.pathsep.join(sys.path)
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0

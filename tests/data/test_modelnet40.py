@@ -21,7 +21,7 @@ SHAPES = [
 
 
 def colour(shape, view):
-    """A different colour for every view, far enough from the others for JPEG."""
+    """Return a different colour for every view of every shape, far enough apart for JPEG."""
     return (20 * view + 10, 200 - 15 * view, 20 + 40 * [name for *_, name in SHAPES].index(shape))
 
 
@@ -34,7 +34,7 @@ def write_views(folder, form=SHADED, first=1, shapes=SHAPES, views=range(12), si
 
 
 def write_mesh(path, seed=0, header="OFF\n{} {} 0"):
-    """A roof with a chimney: triangles and a rectangle, its width and depth drawn by the seed."""
+    """Write a roof with a chimney, of triangles and rectangles, whose width and depth depend on the seed."""
     rng = np.random.default_rng(seed)
     wide, deep = rng.uniform(1, 3, 2)
     ridge = [(0, 0, 1), (0, deep, 1)]
@@ -88,13 +88,13 @@ def test_front_and_rear_are_the_first_and_the_seventh_view(tmp_path, form, first
         assert listed(out, part) == [(shape, label) for label, where, shape in SHAPES if where == part]
 
 
-def test_a_shape_without_one_of_its_views_is_left_out(tmp_path):
+def test_a_shape_with_a_missing_view_is_skipped(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_views(raw)
     (raw / "airplane/train" / SHADED.format("airplane_0001", 1)).unlink()  # the numbers still begin at 1
     (raw / "night_stand/test" / SHADED.format("night_stand_0201", 7)).unlink()
-    (raw / "airplane/test" / SHADED.format("airplane_0627", 3)).unlink()  # not used
-    write_views(raw, shapes=[("night_stand", "test", "airplane_0002")])  # the name is taken
+    (raw / "airplane/test" / SHADED.format("airplane_0627", 3)).unlink()  # a view that is not used
+    write_views(raw, shapes=[("night_stand", "test", "airplane_0002")])  # a duplicate name
     for other in ("plan.png", "a,b.obj.shaded_v001.png", "._airplane_0001.obj.shaded_v001.png", "notes.txt"):
         (raw / "airplane/train" / other).write_bytes(b"")
     report = ModelNet40.prepare(raw=raw, out=out, workers=1)
@@ -147,7 +147,7 @@ def test_a_damaged_image_is_skipped_with_a_reason(tmp_path):
     sentences = report.skipped["unreadable file"]
     assert "airplane_0001.obj.shaded_v007.png is not a readable image" in sentences["airplane_0001"]
     assert "night_stand_0001.obj.shaded_v001.png is not a readable image" in sentences["night_stand_0001"]
-    assert not list((out / "front").glob("*_0001.jpg"))  # nothing half-made
+    assert not list((out / "front").glob("*_0001.jpg"))  # no partial output
     assert listed(out, "train") == [("airplane_0002", "airplane")]
 
 
@@ -195,16 +195,16 @@ def test_images_are_preferred_to_meshes(tmp_path):
     write_views(raw / "modelnet40_images_new_12x")
     assert ModelNet40.prepare(raw=raw, out=tmp_path / "1", workers=1).found == 5
     np.testing.assert_allclose(mean_colour(tmp_path / "1/rear/airplane_0001.jpg"), colour("airplane_0001", 6), atol=3)
-    for kind, found in (("images", 5), ("off", 4)):
+    for kind, count in (("images", 5), ("off", 4)):
         report = ModelNet40.prepare(raw=raw, out=tmp_path / kind, kind=kind, image_size=32, workers=1)
-        assert report.found == found
+        assert report.found == count
     with pytest.raises(InputError, match=r"was prepared with from images, not off"):
         ModelNet40.prepare(raw=raw, out=tmp_path / "1", kind="off", workers=1)
     with pytest.raises(InputError, match=r"image_size 32, not 64"):
         ModelNet40.prepare(raw=raw, out=tmp_path / "off", kind="off", image_size=64, workers=1)
 
 
-def test_a_second_call_makes_only_what_is_missing(tmp_path):
+def test_a_second_call_prepares_only_missing_shapes(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_meshes(raw)
     ModelNet40.prepare(raw=raw, out=out, image_size=32, workers=1)
@@ -215,7 +215,7 @@ def test_a_second_call_makes_only_what_is_missing(tmp_path):
     assert (out / "front/airplane_0001.jpg").stat().st_mtime_ns == kept
 
 
-def test_a_part_of_the_classes_is_prepared_and_not_called_official(tmp_path, monkeypatch):
+def test_a_subset_of_the_classes_is_not_the_official_split(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     write_views(raw)
     report = ModelNet40.prepare(raw=raw, out=tmp_path / "1", workers=1)
@@ -247,7 +247,7 @@ def test_a_folder_without_shapes_is_refused_with_the_download_pages(tmp_path):
     assert not out.exists()
 
 
-def test_the_options_of_the_command_line():
+def test_command_line_options():
     parser = argparse.ArgumentParser()
     ModelNet40.add_arguments(parser)
     options = vars(parser.parse_args(["--raw", "DIR"]))

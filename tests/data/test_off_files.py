@@ -57,7 +57,7 @@ def assert_cube(mesh):
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_headers_of_the_real_set_and_any_line_end(tmp_path, head, line_end):
+def test_headers_of_the_real_data_set_with_any_line_ending(tmp_path, head, line_end):
     assert_cube(read(tmp_path, off(head=head).replace("\n", line_end)))
 
 
@@ -73,18 +73,18 @@ def test_headers_of_the_real_set_and_any_line_end(tmp_path, head, line_end):
         lambda text: text + "\n\n  \n",
     ],
 )
-def test_comments_and_blanks(tmp_path, change):
+def test_comments_and_blanks_are_ignored(tmp_path, change):
     assert_cube(read(tmp_path, change(off())))
 
 
-def test_coordinates_are_those_of_the_text(tmp_path):
+def test_coordinates_are_parsed_exactly(tmp_path):
     words = ["-1.25", "3e-5", "+0.1", "12345.678901234567", ".5", "7.", "1E+3", "-0", "2"]
     mesh = read(tmp_path, f"OFF3 1 0\n{' '.join(words[:3])}\n{' '.join(words[3:6])}\n{' '.join(words[6:])}\n3 2 0 1\n")
     assert mesh.vertices.ravel().tolist() == [float(word) for word in words]
     assert mesh.triangles.tolist() == [[2, 0, 1]]
 
 
-def test_faces_of_more_than_three_corners(tmp_path):
+def test_faces_of_more_than_three_corners_are_triangulated(tmp_path):
     cube = read(tmp_path, off(faces=SQUARES))
     assert len(cube.triangles) == 12 and area(cube) == pytest.approx(6)
     for corners in (5, 8):
@@ -160,7 +160,7 @@ def test_damaged_files_are_refused_by_name_and_reason(tmp_path, reason, text):
 
 
 @pytest.mark.parametrize("faces", [TRIANGLES, SQUARES])
-def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path, faces):
+def test_a_file_truncated_anywhere_is_refused(tmp_path, faces):
     content = off(faces=faces).rstrip()
     for kept in range(len(content)):
         with pytest.raises(MeshError):

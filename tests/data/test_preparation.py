@@ -1,4 +1,4 @@
-"""Preparation of a data set that is not CREMA-D."""
+"""Preparation of clips, with a data set other than CREMA-D."""
 
 import json
 import multiprocessing
@@ -19,12 +19,12 @@ from mmpareto.errors import InputError
 from PIL import Image
 
 INFO = DatasetInfo("pets", "Pets", False, ("dog", "cat"))
-CLIPS = ("-a dog", "b_cat", "c_dog", "d_cat")  # ids of videos may begin with a dash
+CLIPS = ("-a dog", "b_cat", "c_dog", "d_cat")  # video ids can start with a dash
 SPLIT = Split(["d_cat", "-a dog", "b_cat"], ["c_dog"], "the split of this test")
 
 
 class Bomb:
-    """A path that takes the process that opens it down, unless it is the one of the tests."""
+    """A path that kills the worker process that opens it; the process of the tests survives."""
 
     def __fspath__(self) -> str:
         if multiprocessing.parent_process() is not None:
@@ -100,7 +100,7 @@ def test_a_frame_on_disk_is_the_frame_of_the_video(raw, tmp_path):
             assert np.abs(stored - raw_clips.read_frames(clip.video_path, 1)[0]).max() < 40
 
 
-def test_a_second_run_does_nothing_and_a_third_only_what_is_missing(raw, tmp_path):
+def test_a_second_run_prepares_nothing_and_a_third_only_missing_clips(raw, tmp_path):
     out = tmp_path / "out"
     prepare(raw, out)
     before = files(out)
@@ -110,16 +110,16 @@ def test_a_second_run_does_nothing_and_a_third_only_what_is_missing(raw, tmp_pat
 
     (out / "audio" / "b_cat.pt").unlink()
     for picture in (out / "visual" / "c_dog").iterdir():
-        picture.unlink()  # the folder stays, empty
+        picture.unlink()  # leaves an empty folder
     report = prepare(raw, out)
     assert (report.prepared, report.already) == (2, 2)
     after = files(out)
     assert {name: content for name, (_, content) in after.items()} == {n: c for n, (_, c) in before.items()}
     for name in ("audio/d_cat.pt", "visual/d_cat/frame_00001.jpg", "visual/b_cat/frame_00001.jpg", "audio/c_dog.pt"):
-        assert after[name] == before[name]  # not written again
+        assert after[name] == before[name]  # not rewritten
 
 
-def test_another_feature_is_added_to_what_is_there(raw, tmp_path):
+def test_another_feature_is_added_to_a_prepared_folder(raw, tmp_path):
     prepare(raw, tmp_path / "out")
     before = files(tmp_path / "out")
     report = prepare(raw, tmp_path / "out", audio=("spectrogram",))
@@ -129,7 +129,7 @@ def test_another_feature_is_added_to_what_is_there(raw, tmp_path):
     assert all(after[name] == before[name] for name in before if name.startswith(("audio/", "visual/")))
 
 
-def test_partial_files_of_an_interrupted_run_are_never_taken_for_whole_ones(raw, tmp_path):
+def test_partial_files_of_an_interrupted_run_are_replaced(raw, tmp_path):
     out = tmp_path / "out"
     prepare(raw, out)
     partial = out / "visual" / ".b_cat.partial"
@@ -142,9 +142,9 @@ def test_partial_files_of_an_interrupted_run_are_never_taken_for_whole_ones(raw,
     assert not list(out.rglob(".*"))
 
 
-def test_a_bad_clip_costs_a_line_and_nothing_else(raw, tmp_path):
+def test_bad_clips_are_skipped_and_reported(raw, tmp_path):
     raw_clips.cut(raw / "b_cat.flv", 0.5)
-    (raw / "c_dog.wav").write_bytes((raw / "d_cat.flv").read_bytes())  # a video where sound should be
+    (raw / "c_dog.wav").write_bytes((raw / "d_cat.flv").read_bytes())  # a video instead of sound
     (raw / "-a dog.flv").write_bytes(b"")
     short = RawClip("e_cat", "cat", raw / "e_cat.wav", raw / "d_cat.flv")
     raw_clips.write_wav(short.audio_path, raw_clips.noise(0.01))
@@ -169,7 +169,7 @@ def test_a_bad_clip_costs_a_line_and_nothing_else(raw, tmp_path):
     record = json.loads((out / "prepared.json").read_text())
     assert record["skipped"]["unreadable file"] == ["-a dog", "b_cat"] and record["missing"] == ["gone"]
 
-    raw_clips.write_video(raw / "b_cat.flv", 40)  # mended: the next run takes it
+    raw_clips.write_video(raw / "b_cat.flv", 40)  # repaired: the next run prepares it
     report = prepare(raw, out, split, clips=[*clips(raw), short])
     assert (report.prepared, report.already) == (1, 1)
 
@@ -180,7 +180,7 @@ def test_clips_outside_the_split_are_left_out(raw, tmp_path):
     assert report.complete and "not in the split 2" in report.text()
 
 
-def test_a_clip_that_takes_its_process_down_is_skipped(raw, tmp_path):
+def test_a_clip_that_kills_its_worker_is_skipped(raw, tmp_path):
     bomb = RawClip("e_cat", "cat", Bomb(), raw / "b_cat.flv")
     split = Split([*SPLIT.train, "e_cat"], SPLIT.test, "a split")
     report = prepare(raw, tmp_path / "out", split, clips=[bomb, *clips(raw)], workers=2)
@@ -189,7 +189,7 @@ def test_a_clip_that_takes_its_process_down_is_skipped(raw, tmp_path):
     assert report.prepared == 4
 
 
-def test_nothing_to_prepare_is_bad_input(raw, tmp_path):
+def test_no_usable_clip_raises_an_input_error(raw, tmp_path):
     for name in CLIPS:
         (raw / f"{name}.flv").write_bytes(b"")
     with pytest.raises(InputError, match=r"none of the 4 clips .* unreadable file: 4; the first: .*flv cannot be read"):
@@ -197,7 +197,7 @@ def test_nothing_to_prepare_is_bad_input(raw, tmp_path):
     assert not (tmp_path / "out" / "prepared.json").exists()
 
 
-def test_a_folder_that_holds_something_else_is_refused(raw, tmp_path):
+def test_a_folder_of_other_data_is_refused(raw, tmp_path):
     out = tmp_path / "out"
     prepare(raw, out, origin={"clips": 4})
     before = files(out)
@@ -233,13 +233,13 @@ def test_an_unfinished_folder_keeps_its_frame_rate(raw, tmp_path):
     assert not (tmp_path / "out" / "preparing.json").exists()
 
 
-def test_two_preparations_of_one_folder_exclude_each_other(raw, tmp_path):
+def test_concurrent_preparation_is_refused(raw, tmp_path):
     with locked(tmp_path), pytest.raises(InputError, match="another process is preparing"):
         prepare(raw, tmp_path)
     assert prepare(raw, tmp_path, SPLIT).found == 4
 
 
-def test_a_place_that_cannot_be_written_to(raw, tmp_path):
+def test_an_unwritable_destination_is_refused(raw, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*file"):
         prepare(raw, tmp_path / "file" / "out")
@@ -251,7 +251,7 @@ def test_a_place_that_cannot_be_written_to(raw, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["fps", "workers"])
-def test_figures_below_one_are_refused(raw, tmp_path, option):
+def test_numbers_below_one_are_refused(raw, tmp_path, option):
     with pytest.raises(InputError, match=f"--{option} must be at least 1, not 0"):
         prepare(raw, tmp_path, **{option: 0})
 

@@ -23,14 +23,14 @@ def test_files_at_any_depth_in_order_without_hidden_ones(tmp_path):
     assert [*files] == ["1", "-3", "2"] and not skipped
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_once_in_a_cycle(tmp_path):
     touch(tmp_path / "elsewhere" / "1.mp4", tmp_path / "raw" / "2.mp4")
     (tmp_path / "raw" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "raw")
     assert [*find(tmp_path / "raw")[0]] == ["2", "1"]
 
 
-def test_nothing_to_find_is_refused_with_the_page(tmp_path):
+def test_a_folder_without_files_is_refused_with_the_download_page(tmp_path):
     touch(tmp_path / "empty" / "notes.txt")
     for folder, problem in (("absent", "does not exist"), ("empty", r"has no \.mp4 file")):
         with pytest.raises(InputError, match=rf"{folder} {problem}; get A set from https://page"):

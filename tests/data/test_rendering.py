@@ -11,7 +11,7 @@ QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 
 def mesh_of(*parts) -> Mesh:
-    """One mesh of several (vertices, triangles)."""
+    """Merge several (vertices, triangles) into one mesh."""
     starts = np.cumsum([0, *(len(vertices) for vertices, _ in parts)])
     vertices = np.concatenate([np.asarray(vertices, dtype=float) for vertices, _ in parts])
     triangles = [np.asarray(faces) + start for (_, faces), start in zip(parts, starts, strict=False)]
@@ -25,7 +25,7 @@ def box(low, high):
 
 
 def sphere(steps=96):
-    """A unit sphere by latitude and longitude, with all triangles wound alike."""
+    """A unit sphere by latitude and longitude, with consistently wound triangles."""
     latitude, longitude = np.meshgrid(
         np.linspace(0, np.pi, steps + 1), np.linspace(0, 2 * np.pi, 2 * steps, endpoint=False), indexing="ij"
     )
@@ -39,7 +39,7 @@ def sphere(steps=96):
 
 
 def turned(mesh, degrees):
-    """The mesh, turned counterclockwise as seen from above."""
+    """Rotate a mesh counterclockwise as seen from above."""
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     return Mesh(mesh.vertices @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]]), mesh.triangles)
 
@@ -62,7 +62,7 @@ def silhouette(picture):
     return rows.min(), rows.max(), columns.min(), columns.max()
 
 
-def test_a_sphere_is_the_disc_of_the_closed_form():
+def test_a_sphere_matches_the_closed_form():
     (picture,) = render(mesh_of(sphere()), [0], SIZE)
     assert picture.shape == (SIZE, SIZE) and picture.dtype == np.uint8
     offsets = (np.arange(SIZE) + 0.5) / SIZE - 0.5
@@ -70,8 +70,8 @@ def test_a_sphere_is_the_disc_of_the_closed_form():
     covered = (picture < 230).sum()  # half of a pixel at the rim
     assert covered == pytest.approx(np.pi * (0.45 * SIZE) ** 2, rel=0.01)
     assert (picture[radius > 1.02] == WHITE).all()
-    # From 4 radii away the rim is seen at asin(1/4), and a ray at the angle β to the axis meets the sphere at the angle
-    # whose sine is 4 · sin β.
+    # From 4 radii away the rim is at the angle asin(1/4), and a ray at the angle β to the axis meets the sphere at an
+    # angle of incidence whose sine is 4 · sin β.
     angle = np.arctan(radius * np.tan(np.arcsin(1 / 4)))
     cosine = np.sqrt(np.clip(1 - (4 * np.sin(angle)) ** 2, 0, 1))
     inside = radius < 0.97
@@ -82,7 +82,7 @@ def test_a_sphere_is_the_disc_of_the_closed_form():
 
 
 def box_by_slabs(low, high, azimuth, size):
-    """The picture of one box by other means: a turned pinhole camera, and the slab method for each pixel's centre."""
+    """Render a box independently: a rotated pinhole camera, and the slab method for each pixel's centre."""
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     turn, tilt = np.radians(azimuth), np.radians(30)
     # Columns: the camera's right, line of sight and up in world coordinates; azimuth 0 looks along +y.
@@ -111,11 +111,11 @@ def box_by_slabs(low, high, azimuth, size):
 
 @pytest.mark.parametrize("azimuth", [0, 30, 75, 180, 250])
 @pytest.mark.parametrize("high", [(1, 2, 3), (5, 0.3, 1), (0.4, 4, 0.2)])
-def test_a_box_is_that_of_the_slab_method(azimuth, high):
+def test_a_box_matches_the_slab_method(azimuth, high):
     (picture,) = render(mesh_of(box((-3, 1, 7), np.add((-3, 1, 7), high))), [azimuth], SIZE)
     expected = box_by_slabs((-3, 1, 7), np.add((-3, 1, 7), high), azimuth, SIZE)
     error = np.abs(picture - expected)
-    assert np.median(error[expected < WHITE]) < 0.6 and (error > 1.5).mean() < 0.03  # at edges a pixel is a mixture
+    assert np.median(error[expected < WHITE]) < 0.6 and (error > 1.5).mean() < 0.03  # pixels at edges are mixtures
 
 
 def test_front_is_seen_from_minus_y_and_rear_from_plus_y():
@@ -123,9 +123,9 @@ def test_front_is_seen_from_minus_y_and_rear_from_plus_y():
     front, rear = render(mesh_of(body, knob), [0, 180], SIZE)
     plain_front, plain_rear = render(mesh_of(body), [0, 180], SIZE)
     shades = np.bincount(plain_front.ravel(), minlength=256)
-    assert (shades > 1000).sum() >= 2  # the face in front, the one on top
+    assert (shades > 1000).sum() >= 2  # the front face and the top face
     middle = slice(SIZE // 2 - 40, SIZE // 2 + 40)
-    # In front the knob changes the middle of the picture; from the rear it is hidden, and the face behind it is even.
+    # From the front, the knob changes the middle of the picture; from the rear it is hidden by a uniform face.
     assert front[middle, middle].std() > 1.3 * plain_front[middle, middle].std()
     assert np.abs(np.diff(rear[SIZE // 2 + 30, middle].astype(int))).max() <= 1
     assert np.abs(np.diff(front[SIZE // 2 + 30, middle].astype(int))).max() > 10
@@ -158,7 +158,7 @@ def test_half_a_turn_swaps_front_and_rear(seed):
 
 
 @pytest.mark.parametrize("azimuth", [30, 90, 210])
-def test_turning_the_shape_is_walking_around_it(azimuth):
+def test_turning_the_shape_equals_moving_the_camera(azimuth):
     mesh = knobbly()
     assert_alike(render(turned(mesh, -azimuth), [0], SIZE)[0], render(mesh, [azimuth], SIZE)[0])
 
@@ -199,7 +199,7 @@ def test_a_silhouette_is_centred_and_fills_nine_tenths(size, high):
 
 
 def test_the_camera_looks_at_the_centroid_of_the_surface():
-    """It does not depend on the number of triangles that a face is divided into."""
+    """The centroid does not depend on the number of triangles that a face is divided into."""
     corners, faces = box((0, 0, 0), (1, 2, 1))
     middle = corners[[*faces[0]]].mean(axis=0)
     finer = [*faces[1:], *((*pair, 8) for pair in (faces[0][:2], faces[0][1:], (faces[0][2], faces[0][0])))]
@@ -215,4 +215,4 @@ def test_a_flat_shape_is_invisible_edge_on_and_edges_are_smooth():
     assert (edge_on == WHITE).all()
     expected = 255 * (0.2 + 0.6 * np.cos(np.radians(30)))
     assert np.median(face_on[face_on < WHITE]) == pytest.approx(expected, abs=4)
-    assert ((face_on > expected + 15) & (face_on < WHITE)).any()  # pixels filled in part
+    assert ((face_on > expected + 15) & (face_on < WHITE)).any()  # partially covered pixels

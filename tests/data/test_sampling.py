@@ -15,7 +15,7 @@ def released_train_indices(available: int, wanted: int, draw: random.Random) -> 
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 5])
-def test_numbers_are_sorted_and_exist_for_every_length(wanted: int) -> None:
+def test_frame_numbers_are_sorted_and_valid_for_every_length(wanted: int) -> None:
     for available in range(1, 40):
         for numbers in (
             fixed_frames(available, wanted),
@@ -28,14 +28,14 @@ def test_numbers_are_sorted_and_exist_for_every_length(wanted: int) -> None:
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3])
-def test_long_clips_are_read_as_the_released_loader_does(wanted: int) -> None:
+def test_frames_of_long_clips_match_the_released_loader(wanted: int) -> None:
     draw = random.Random(0)
     for available in range(2 * wanted, 14):
         segment = int(available / wanted)
         assert fixed_frames(available, wanted) == [i * segment + int(segment / 2) for i in range(wanted)]
         ours = {tuple(random_frames(available, wanted, sample_generator(0, 0, i))) for i in range(400)}
         theirs = {tuple(released_train_indices(available, wanted, draw)) for _ in range(400)}
-        if segment**wanted <= 40:  # few enough outcomes for 400 draws to meet every one of them
+        if segment**wanted <= 40:  # few enough outcomes for 400 draws to cover them all
             assert ours == theirs
         assert all(i * segment < number <= (i + 1) * segment for row in ours for i, number in enumerate(row))
 
@@ -64,7 +64,7 @@ def test_short_clips() -> None:
         (200, 30, (0.5, 1.0), (3 / 4, 4 / 3)),
     ],
 )
-def test_crops_are_distributed_as_torchvisions(
+def test_crops_have_the_distribution_of_torchvision(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
     count = 1500

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmpareto.data.sentiment import SCALES, class_metrics, kept, regression_metrics, weighted_f1
 from mmpareto.errors import InputError
 
-# Scores as annotators give them (means of five, or of three), and any others.
+# Scores as annotators assign them (means of five or three ratings), and arbitrary ones.
 MOSI_SCORES = st.one_of(st.sampled_from([i / 5 for i in range(-15, 16)]), st.floats(-3, 3, width=32))
 SIMS_SCORES = st.one_of(st.sampled_from([i / 5 for i in range(-5, 6)]), st.floats(-1, 1, width=32))
 SET_AND_PAIRS = st.one_of(
@@ -21,7 +21,7 @@ def columns(pairs):
 
 
 def class_of(score, dataset, n_classes):
-    """The class of one score, from the published intervals, by comparing."""
+    """Class of one score, by comparison with the published intervals."""
     if n_classes == 2:
         return int(score > 0)
     if dataset == "chsims":
@@ -38,7 +38,7 @@ def accuracy(predicted, true):
 
 
 def f1_by_precision_and_recall(predicted, true):
-    """Weighted F1 from its definition: harmonic mean of precision and recall a class, weighted by the class's share."""
+    """Weighted F1 from its definition: harmonic mean of precision and recall per class, weighted by class share."""
     total = 0.0
     for label in set(true):
         hits = sum(p == t == label for p, t in zip(predicted, true, strict=True))
@@ -74,7 +74,7 @@ def test_metrics_of_scores_by_their_definitions(case):
     assert metrics["mae"] == pytest.approx(sum(abs(p - t) for p, t in zip(predicted, true, strict=True)) / len(true))
 
 
-def test_correlation_is_scipys():
+def test_correlation_matches_scipy():
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(0)
     true = generator.uniform(-3, 3, 500)
@@ -102,8 +102,8 @@ def test_weighted_f1_is_scikit_learns_and_the_definition(pairs):
     assert found == pytest.approx(f1_by_precision_and_recall(predicted.tolist(), true.tolist()))
 
 
-def test_weights_are_those_of_the_true_classes():
-    """3 of 4 truly positive; F1 is 0.8 for them and 2/3 for the other one. By predicted class it would be 11/15."""
+def test_weights_are_the_shares_of_the_true_classes():
+    """3 of 4 are positive; F1 is 0.8 for them and 2/3 for the other class. Weights by prediction would give 11/15."""
     assert weighted_f1(np.array([1, 1, 0, 0]), np.array([1, 1, 1, 0])) == pytest.approx((3 * 0.8 + 2 / 3) / 4)
 
 
@@ -117,16 +117,16 @@ def test_weights_are_those_of_the_true_classes():
         ("mosi", 2, [-3, -0.2, 0.2, 3], [0, 0, 1, 1]),
         # CH-SIMS, Yu et al. 2020: −1, −0.8 | −0.6, −0.4, −0.2 | 0 | 0.2, 0.4, 0.6 | 0.8, 1.
         ("chsims", 5, [-1, -0.8, -0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4]),
-        ("chsims", 5, [-0.7, -0.1, 0.1, 0.7], [0, 1, 2, 3]),  # (a, b]: an edge belongs to what lies below
-        ("chsims", 5, np.float32([-0.7, -0.1, 0.1, 0.7]), [0, 1, 2, 3]),  # as files hold them and networks predict them
+        ("chsims", 5, [-0.7, -0.1, 0.1, 0.7], [0, 1, 2, 3]),  # (a, b]: an edge belongs to the class below
+        ("chsims", 5, np.float32([-0.7, -0.1, 0.1, 0.7]), [0, 1, 2, 3]),  # float32, as in files and predictions
         ("chsims", 3, [-1, -0.2, -0.1, 0, 0.1, 0.2, 1], [0, 0, 0, 1, 1, 2, 2]),
         ("chsims", 2, [-1, -0.2, 0.2, 1], [0, 0, 1, 1]),
     ],
 )
 def test_classes_of_scores(dataset, n_classes, scores, labels):
     binning = SCALES[dataset].binning(n_classes)
-    found = binning.labels(np.array(scores, np.float64))
-    assert found.dtype == np.int64 and found.tolist() == labels
+    result = binning.labels(np.array(scores, np.float64))
+    assert result.dtype == np.int64 and result.tolist() == labels
     assert len(binning.names) == len(binning.centres) == n_classes == len(set(binning.names))
     assert [class_of(score, dataset, n_classes) for score in scores] == labels
 
@@ -134,7 +134,7 @@ def test_classes_of_scores(dataset, n_classes, scores, labels):
 @pytest.mark.parametrize(
     ("dataset", "n_classes"), [(name, count) for name, scale in SCALES.items() for count in scale.binnings]
 )
-def test_a_class_holds_its_centre(dataset, n_classes):
+def test_a_class_contains_its_centre(dataset, n_classes):
     binning = SCALES[dataset].binning(n_classes)
     assert binning.labels(np.array(binning.centres)).tolist() == list(range(n_classes))
 
@@ -145,7 +145,7 @@ def test_two_classes_leave_out_zero():
     assert kept(scores, 3).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_numbers_of_classes_that_there_are_not():
+def test_unsupported_numbers_of_classes_are_refused():
     with pytest.raises(InputError, match=r"--n_classes is 7, but .* it can be 2, 3, 5"):
         SCALES["chsims"].binning(7)
     with pytest.raises(InputError, match="2, 3, 5, 7"):
@@ -153,22 +153,22 @@ def test_numbers_of_classes_that_there_are_not():
 
 
 def test_metrics_of_seven_classes():
-    """By hand: scores −2.6, 0, 0.4, 1.2, 3 are of the classes −3, 0, 0, 1, 3; predicted are −2, 0, 1, 1, 0."""
+    """By hand: scores −2.6, 0, 0.4, 1.2, 3 are in the classes −3, 0, 0, 1, 3; the predictions are −2, 0, 1, 1, 0."""
     metrics = class_metrics(np.array([1, 3, 4, 4, 3]), np.array([-2.6, 0, 0.4, 1.2, 3]), "mosi", 7)
     assert metrics["acc7"] == pytest.approx(2 / 5)
     assert metrics["acc5"] == pytest.approx(3 / 5)  # both −2 and −3 are −2
     assert metrics["acc2_has0"] == 1  # negative, four times not negative
-    assert metrics["acc2_non0"] == pytest.approx(3 / 4)  # 3 was taken for neutral, which is not positive
-    # f1_7: of the members −3 ×1, 0 ×2, 1 ×1, 3 ×1 only 0 (2·1/(2+2)) and 1 (2·1/(1+2)) are hit.
+    assert metrics["acc2_non0"] == pytest.approx(3 / 4)  # 3 was predicted as neutral, which is not positive
+    # f1_7: of the true classes −3, 0 (twice), 1 and 3, only 0 (F1 2·1/(2+2)) and 1 (F1 2·1/(1+2)) are predicted.
     assert metrics["f1_7"] == pytest.approx((2 * (1 / 2) + 2 / 3) / 5)
     assert set(metrics) == {"acc7", "f1_7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"}
 
 
 def test_metrics_of_ch_sims_classes():
-    """Predicted: weakly positive, neutral twice, negative; true: 1, 0, 0.2 and −0.4, each of another class."""
+    """Predicted: weakly positive, neutral twice, negative; true: 1, 0, 0.2 and −0.4, each in a different class."""
     metrics = class_metrics(np.array([3, 2, 2, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 5)
     assert metrics["acc5"] == pytest.approx(1 / 4) and metrics["acc3"] == pytest.approx(3 / 4)
-    assert metrics["acc2_has0"] == pytest.approx(3 / 4)  # zero goes with the negative ones there
+    assert metrics["acc2_has0"] == pytest.approx(3 / 4)  # CH-SIMS counts zero as negative
     assert metrics["acc2_non0"] == pytest.approx(2 / 3)
     three = class_metrics(np.array([2, 1, 1, 0]), np.array([1.0, 0.0, 0.2, -0.4]), "chsims", 3)
     assert set(three) == {"acc3", "f1_3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"}
@@ -194,7 +194,7 @@ def test_a_classifier_that_knows_the_class_has_what_a_regression_to_its_centre_h
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_scores_must_be_numbers(value):
+def test_scores_must_be_finite_and_paired(value):
     with pytest.raises(ValueError, match="finite"):
         regression_metrics(np.array([value]), np.array([1.0]), "mosi")
     with pytest.raises(ValueError, match="N ≥ 1"):

@@ -11,7 +11,7 @@ COLOURS = {"bark": (200, 30, 30), "meow": (30, 30, 200)}
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Two classes, of three clips and of one; a class's frames are of one colour, its sound is 300 frames long."""
+    """Two classes, with three clips and one; each has frames of one colour and sound of 300 frames."""
     folder = tmp_path / "animals"
     clips = {"dog_1": "bark", "dog_2": "bark", "dog_3": "bark", "cat": "meow"}
     (folder / "audio").mkdir(parents=True)
@@ -41,14 +41,14 @@ def area(picture, colour):
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "new/sheet.jpg"])
-def test_a_row_for_each_class(prepared, tmp_path, name):
+def test_one_row_per_class(prepared, tmp_path, name):
     out = tmp_path / name
     sheet(prepared, out)
     picture = pixels(out)
     assert picture.shape[1] == 1200
     assert out.stat().st_size < 400_000
     bark, meow = area(picture, COLOURS["bark"]), area(picture, COLOURS["meow"])
-    assert bark == pytest.approx(3 * meow, rel=0.05)  # three clips, and one
+    assert bark == pytest.approx(3 * meow, rel=0.05)  # three clips against one
     assert meow > 5_000
     assert (np.abs(picture - COLOURS["bark"]).max(-1) < 12).nonzero()[0].max() < (
         np.abs(picture - COLOURS["meow"]).max(-1) < 12
@@ -56,7 +56,7 @@ def test_a_row_for_each_class(prepared, tmp_path, name):
     assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_number_of_clips_a_class(prepared, tmp_path):
+def test_the_number_of_clips_per_class(prepared, tmp_path):
     sheet(prepared, tmp_path / "one.png", per_class=1)
     sheet(prepared, tmp_path / "two.png", per_class=2)
     one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
@@ -65,11 +65,11 @@ def test_the_number_of_clips_a_class(prepared, tmp_path):
 
 
 def test_the_padding_is_cut_off(prepared, tmp_path):
-    """The sound fills its place whether the file pads it or not: only its own 300 frames count."""
+    """The plot of the sound shows its 300 frames, whatever the padding."""
     sheet(prepared, tmp_path / "padded.png")
     for path in (prepared / "audio").glob("*.pt"):
         feature = torch.load(path, weights_only=True)
-        feature[300:] = 0.0  # another value to pad with, as long
+        feature[300:] = 0.0  # another padding value, the same length
         torch.save(feature, path)
     sheet(prepared, tmp_path / "otherwise.png")
     feature[600] = 2.0
@@ -80,21 +80,21 @@ def test_the_padding_is_cut_off(prepared, tmp_path):
     assert (padded != longer).any()
 
 
-def test_clips_known_to_show_nothing_are_left_out(prepared, tmp_path):
+def test_uninformative_clips_are_left_out(prepared, tmp_path):
     (prepared / "uninformative.csv").write_text("dog_2,visual\n")
     Image.new("RGB", (64, 48), (0, 200, 0)).save(prepared / "visual" / "dog_2" / "frame_00001.jpg")
     sheet(prepared, tmp_path / "sheet.png")
     assert area(pixels(tmp_path / "sheet.png"), (0, 200, 0)) == 0
 
 
-@pytest.mark.parametrize("break_it", ["nothing there", "no stat.csv", "damaged feature", "no frame"])
-def test_an_unprepared_or_damaged_folder_is_refused(prepared, tmp_path, break_it):
+@pytest.mark.parametrize("damage", ["no folder", "no stat.csv", "damaged feature", "no frame"])
+def test_an_unprepared_or_damaged_folder_is_refused(prepared, tmp_path, damage):
     folder = prepared
-    if break_it == "nothing there":
+    if damage == "no folder":
         folder = tmp_path / "absent"
-    elif break_it == "no stat.csv":
+    elif damage == "no stat.csv":
         (prepared / "stat.csv").unlink()
-    elif break_it == "damaged feature":
+    elif damage == "damaged feature":
         (prepared / "audio" / "cat.pt").write_bytes(b"not a tensor")
     else:
         for path in (prepared / "visual" / "cat").iterdir():
@@ -104,7 +104,7 @@ def test_an_unprepared_or_damaged_folder_is_refused(prepared, tmp_path, break_it
     assert not (tmp_path / "sheet.png").exists()
 
 
-def test_other_formats_and_numbers_are_refused(prepared, tmp_path):
+def test_other_formats_and_zero_clips_are_refused(prepared, tmp_path):
     with pytest.raises(InputError, match=r"\.png or \.jpg"):
         sheet(prepared, tmp_path / "sheet.gif")
     with pytest.raises(InputError, match="at least 1"):

@@ -30,25 +30,25 @@ def test_every_class_is_on_both_sides_in_proportion(labels, fraction, seed):
     assert np.array_equal(stratified(labels, fraction, seed), chosen)
 
 
-def test_the_choice_depends_on_the_seed_and_is_even():
+def test_the_choice_depends_on_the_seed_and_is_uniform():
     labels = [i % 2 for i in range(40)]
     assert list(stratified(labels, 0.25, 0)) != list(stratified(labels, 0.25, 1))
     times_chosen = np.zeros(40)
     for seed in range(400):
         times_chosen[stratified(labels, 0.25, seed)] += 1
     assert times_chosen.sum() == 400 * 10
-    assert times_chosen.min() > 60 and times_chosen.max() < 140  # 100 each; the standard deviation is 8.7
+    assert times_chosen.min() > 60 and times_chosen.max() < 140  # 100 expected; the standard deviation is 8.7
 
 
-def test_the_draw_is_that_of_pcg64_in_the_order_of_its_numbers():
-    """From the published generator's raw output, without NumPy's distributions: a double is its upper 53 bits."""
+def test_the_choice_follows_from_the_raw_output_of_pcg64():
+    """Without NumPy's distributions: a double consists of the upper 53 bits of the generator's output."""
     raw = np.random.PCG64(7).random_raw(10)
     doubles = (raw >> np.uint64(11)) / 2.0**53
     assert list(stratified(["a"] * 10, 0.3, 7)) == sorted(np.argsort(doubles)[:3].tolist())
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
-def test_impossible_shares_are_refused(fraction):
+def test_impossible_fractions_are_refused(fraction):
     with pytest.raises(InputError, match="between 0 and 1"):
         stratified(["a", "a"], fraction, 0)
 
@@ -74,7 +74,7 @@ def test_speaker_split_shares_no_speaker():
 
 @pytest.fixture
 def published(tmp_path):
-    """A published split of four clips, on disk with Windows line ends, and its figures."""
+    """A published split of four clips, on disk with Windows line ends, and its checksums and class counts."""
     texts = {"train": "a_X,X\nb_Y,Y\nc_Y,Y\n", "test": "d_X,X\n"}
     counts = {"train": {"X": 1, "Y": 2}, "test": {"X": 1, "Y": 0}}
     for part, text in texts.items():
@@ -84,7 +84,7 @@ def published(tmp_path):
     }
 
 
-def test_the_official_split_is_recognised_by_its_bytes(published):
+def test_the_official_split_is_recognised_by_its_checksum(published):
     folder, files = published
     split = published_split(folder, files, {})
     assert split.official and split.sentence == "official split"
@@ -92,7 +92,7 @@ def test_the_official_split_is_recognised_by_its_bytes(published):
     assert all("the official one" in line and "not" not in line.split("SHA-256")[1] for line in split.checks)
 
 
-def test_another_split_is_used_and_said_to_be_another(published):
+def test_another_split_is_used_and_reported_as_unofficial(published):
     folder, files = published
     (folder / "train.csv").write_text("b_Y,Y\na_X,X\nc_Y,Y\n")
     split = published_split(folder, files, {})
@@ -111,14 +111,14 @@ def test_another_split_is_used_and_said_to_be_another(published):
         ("b_Y,X\n", r"gives b_Y the class X, not Y"),
     ],
 )
-def test_wrong_files_are_refused_by_line(published, text, complaint):
+def test_errors_in_lists_name_the_line(published, text, complaint):
     folder, files = published
     (folder / "train.csv").write_text(text)
     with pytest.raises(InputError, match=complaint):
         published_split(folder, files, {"b_Y": "Y"})
 
 
-def test_unreadable_split_file(published):
+def test_an_unreadable_split_file_is_refused(published):
     folder, files = published
     (folder / "train.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"train\.csv cannot be read"):

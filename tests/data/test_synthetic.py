@@ -26,7 +26,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A small stand-in, whose raw clips one process wrote."""
+    """A small stand-in data set, whose raw clips were written by one process."""
     folder = tmp_path_factory.mktemp("synthetic")
     report = Synthetic.prepare(out=folder, clips=18, actors=2, seed=3, workers=1)
     assert report.complete
@@ -45,7 +45,7 @@ def planned():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Clips of four frames and a tenth of a second, where what they show does not matter; the fixture counts them."""
+    """Replace clips by arbitrary ones of four frames and a tenth of a second; return the names of those made."""
     made = []
 
     def make(clip, seed):
@@ -65,12 +65,12 @@ def test_files_have_cremads_names_and_folders(raw, planned):
     assert not list(raw.rglob(".*"))
 
 
-def test_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(raw, tmp_path):
+def test_same_seed_gives_the_same_bytes_for_any_number_of_workers(raw, tmp_path):
     synthetic.write_raw(tmp_path / "again", clips=18, actors=2, seed=3, workers=2)
     assert contents(tmp_path / "again") == contents(raw)
 
 
-def test_a_clip_depends_on_its_name_and_the_seed_alone():
+def test_a_clip_depends_only_on_its_name_and_the_seed():
     small, large = synthetic.plan(12, 1, 0), synthetic.plan(72, 1, 0)
     name = next(clip.name for clip in small if clip.emotion == "NEU")
     one, other = (next(clip for clip in planned if clip.name == name) for planned in (small, large))
@@ -117,7 +117,7 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path, quick):
     assert kept.stat().st_mtime_ns == time
 
 
-def test_an_interrupted_call_can_be_finished_but_not_with_other_settings(tmp_path, quick, monkeypatch):
+def test_an_interrupted_call_can_be_resumed_only_with_the_same_settings(tmp_path, quick, monkeypatch):
     make = synthetic.make
 
     def interrupted(clip, seed):
@@ -138,7 +138,7 @@ def test_an_interrupted_call_can_be_finished_but_not_with_other_settings(tmp_pat
         synthetic.write_raw(tmp_path, **SMALL)
 
 
-def test_clips_of_others_are_refused_and_kept(tmp_path):
+def test_clips_of_other_origin_are_refused_and_kept(tmp_path):
     other = tmp_path / "AudioWAV" / "1001_DFA_ANG_XX.wav"
     other.parent.mkdir()
     other.write_bytes(b"mine")
@@ -166,14 +166,14 @@ def test_the_plan_is_balanced_and_its_names_are_cremads(clips, actors):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_fifteen_percent_are_uninformative_in_voice_and_as_many_others_in_face(seed):
+def test_fifteen_percent_of_the_clips_are_uninformative_per_modality(seed):
     planned = synthetic.plan(600, 12, seed)
     assert Counter(clip.uninformative for clip in planned) == {"audio": 90, "visual": 90, None: 420}
     assert all(clip.uninformative is None for clip in planned if clip.emotion == "NEU")
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_an_uninformative_clip_shows_what_a_neutral_one_does(modality, monkeypatch):
+def test_the_uninformative_modality_of_a_clip_is_neutral(modality, monkeypatch):
     shown = {}
 
     def speaking(sentence, emotion, *rest):
@@ -205,7 +205,7 @@ def test_bad_sizes_are_refused_before_anything_is_written(tmp_path, arguments, w
 
 
 def median_pitch(samples):
-    """Hz, by autocorrelation: in each loud 40 ms the first peak that is nearly as high as the highest."""
+    """Median pitch in Hz by autocorrelation: per loud 40 ms, the first peak nearly as high as the highest."""
     samples = samples.astype(float)
     frames = np.lib.stride_tricks.sliding_window_view(samples, 640)[::640]
     energy = (frames**2).sum(1)
@@ -231,7 +231,7 @@ def spoken(actor, emotion, take):
 
 
 @pytest.mark.parametrize("actor", range(3))
-def test_voices_differ_by_emotion_as_those_of_people_do(actor):
+def test_voices_differ_by_emotion_like_human_voices(actor):
     takes = {emotion: [spoken(actor, emotion, take) for take in range(3)] for emotion in CLASSES}
     pitch = {emotion: np.median([median_pitch(take) for take in takes[emotion]]) for emotion in CLASSES}
     assert min(pitch["FEA"], pitch["HAP"]) > pitch["NEU"]
@@ -248,7 +248,7 @@ def test_voices_differ_by_actor():
 
 
 def drawn(emotion, actor=2):
-    """One frame in each of four takes; the takes differ in pose, the emotions of one take do not."""
+    """One frame from each of four takes; takes differ in pose, but the emotions of one take do not."""
     pictures = []
     for take in range(4):
         of_actor, of_take = np.random.default_rng(actor), np.random.default_rng([take])
@@ -260,7 +260,7 @@ def difference(first, second):
     return np.mean([np.abs(a - b).mean() for a, b in zip(first, second, strict=True)])
 
 
-def test_faces_of_one_actor_differ_by_emotion_and_those_of_actors_more():
+def test_faces_differ_by_emotion_and_more_by_actor():
     pictures = {emotion: drawn(emotion) for emotion in EXPRESSIONS}
     assert sorted(pictures) == CLASSES
     for emotion in EXPRESSIONS:
@@ -287,7 +287,7 @@ def test_speech_opens_the_mouth():
     assert 0.7 * HEIGHT < rows.mean() < 0.85 * HEIGHT and np.ptp(columns) < WIDTH / 3
 
 
-def test_prepared_as_cremad_is(prepared, planned):
+def test_the_prepared_folder_is_like_cremads(prepared, planned):
     record = json.loads((prepared / "prepared.json").read_text())
     assert record["synthetic"] is True
     assert record["title"] == "synthetic stand-in"
@@ -306,14 +306,14 @@ def test_prepared_as_cremad_is(prepared, planned):
     assert set(listed.values()) == {"audio", "visual"}
 
 
-def test_other_sizes_do_not_fit_a_prepared_folder(prepared):
+def test_other_sizes_are_refused_in_a_prepared_folder(prepared):
     before = contents(prepared)
     with pytest.raises(InputError, match="--out"):
         Synthetic.prepare(out=prepared, clips=24, actors=2, seed=3, workers=1)
     assert contents(prepared) == before
 
 
-def test_the_banner_says_what_the_data_are_not():
+def test_the_banner_calls_the_data_synthetic():
     assert "synthetic" in Synthetic.banner.lower()
     assert "method" in Synthetic.banner
     assert "\n" not in Synthetic.banner

@@ -11,16 +11,16 @@ from mmpareto.data.ucf101 import UCF101, read_lists
 from mmpareto.errors import InputError
 from PIL import Image
 
-# The class whose videos are written otherwise than its folder is part of the real set.
+# As in the real data set, one class has videos whose names are capitalised differently from their folder.
 TRAIN = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1", "HandstandPushups/v_HandStandPushups_g08_c01.avi 2"]
 TEST = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c01.avi"]
 CLIPS = [line.split("/")[1].split(".")[0] for line in [*TRAIN, *TEST]]
 PICTURE = raw_mp4.texture(400, 400)
-RATE, FRAMES = 5, 11  # frames 0, 5 and 10 are kept at 1 fps, but the last one has none after it
+RATE, FRAMES = 5, 11  # frames 0, 5 and 10 are kept at 1 fps, but no frame follows the last one
 
 
 def moving(right: int, down: int, count: int = FRAMES) -> list[np.ndarray]:
-    """Frames in which the picture moves by so many pixels from each to the next."""
+    """Frames in which the picture moves by `right` and `down` pixels per frame."""
     tops, lefts = (150 - down * np.arange(count), 150 - right * np.arange(count))
     return [PICTURE[top : top + 64, left : left + 96] for top, left in zip(tops, lefts, strict=True)]
 
@@ -69,7 +69,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
             assert np.abs(shown.astype(int) - moving(*motion)[frame]).mean() < 8
             for folder, pixels in zip(("flow_u", "flow_v"), motion, strict=True):
                 part = pixels_of(out / folder / clip / f"frame_{number:05d}.jpg")
-                assert part.shape == (64, 96)  # greyscale, of the video's own size
+                assert part.shape == (64, 96)  # greyscale, of the size of the video
                 inside = part[16:-16, 16:-16].astype(float) * 40 / 255 - 20
                 assert abs(np.median(inside) - pixels) < 0.3
 
@@ -97,14 +97,14 @@ def test_another_fold_in_the_same_folder(raw, tmp_path):
 
 
 def write_published(folder: Path, clip: str, count: int = FRAMES - 1) -> None:
-    """Pictures that show their own number, times 20 for u and times 5 for v."""
+    """Write pictures whose grey value is their number times 20 for u and times 5 for v."""
     for part, times in (("u", 20), ("v", 5)):
         (folder / part / clip).mkdir(parents=True)
         for number in range(1, count + 1):
             Image.new("L", (32, 24), times * number).save(folder / part / clip / f"frame{number:06d}.jpg")
 
 
-def test_published_flow_is_taken_at_the_same_frames(raw, tmp_path):
+def test_published_flow_is_read_at_the_kept_frames(raw, tmp_path):
     for clip in CLIPS[:3]:
         write_published(tmp_path / "tvl1_flow", clip.replace("HandStand", "Handstand"))
     cut = tmp_path / "tvl1_flow" / "v" / CLIPS[2] / "frame000006.jpg"
@@ -127,7 +127,7 @@ def test_published_flow_is_taken_at_the_same_frames(raw, tmp_path):
         UCF101.prepare(raw=raw, out=tmp_path / "other", flow=raw, workers=1)
 
 
-def test_published_flow_does_without_computing(raw, tmp_path, monkeypatch):
+def test_published_flow_is_not_computed_again(raw, tmp_path, monkeypatch):
     write_published(tmp_path / "tvl1_flow", CLIPS[0])
     monkeypatch.setattr(optical_flow, "flow", None)
     write_lists(tmp_path / "lists", TRAIN[:1], TEST[:1])
@@ -135,7 +135,7 @@ def test_published_flow_does_without_computing(raw, tmp_path, monkeypatch):
         raw=raw, out=tmp_path / "out", flow=tmp_path / "tvl1_flow", split_files=tmp_path / "lists", workers=1
     )
     assert report.prepared == 1 and report.outside == 2
-    assert report.skipped == {"no flow": {CLIPS[2]: report.skipped["no flow"][CLIPS[2]]}}  # of the lists' videos only
+    assert report.skipped == {"no flow": {CLIPS[2]: report.skipped["no flow"][CLIPS[2]]}}  # only videos in the lists
 
 
 def test_videos_that_cannot_be_used_are_reported(raw, tmp_path):
@@ -177,20 +177,20 @@ def test_missing_clips_are_named(raw, tmp_path):
         (f"{TEST[0]} 1", r"testlist01\.txt, line 1: v_ApplyEyeMakeup_g01_c01 is listed before"),
     ],
 )
-def test_wrong_lists_are_refused_by_line(tmp_path, line, complaint):
+def test_errors_in_lists_name_the_line(tmp_path, line, complaint):
     write_lists(tmp_path, [*TRAIN, line])
     with pytest.raises(InputError, match=complaint):
         read_lists([tmp_path], 1)
 
 
-def test_wrong_class_list(tmp_path):
+def test_a_wrong_class_list_is_refused(tmp_path):
     write_lists(tmp_path)
     (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 ApplyEyeMakeup\n")
     with pytest.raises(InputError, match=r"classInd\.txt, line 2: '2 ApplyEyeMakeup' is not `number class`"):
         read_lists([tmp_path], 1)
 
 
-def test_without_lists_or_videos(raw, tmp_path):
+def test_missing_lists_or_videos_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match=r"do not have classInd\.txt, trainlist03\.txt and testlist03\.txt.*crcv\.ucf"):
         UCF101.prepare(raw=raw, out=tmp_path / "out", fold=3, workers=1)
     write_lists(tmp_path / "lists", ["ApplyEyeMakeup/v_ApplyEyeMakeup_g24_c01.avi 1"], [])

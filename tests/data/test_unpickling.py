@@ -26,28 +26,28 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    assert type(found) is type(expected)
+def assert_same(result: Any, expected: Any) -> None:
+    assert type(result) is type(expected)
     if isinstance(expected, np.ndarray):
-        assert found.dtype == expected.dtype and found.shape == expected.shape
+        assert result.dtype == expected.dtype and result.shape == expected.shape
         if expected.dtype == object:
-            for one, other in zip(found.ravel(), expected.ravel(), strict=True):
+            for one, other in zip(result.ravel(), expected.ravel(), strict=True):
                 assert_same(one, other)
         else:
-            assert found.tobytes() == expected.tobytes()
-            assert found.flags.writeable
+            assert result.tobytes() == expected.tobytes()
+            assert result.flags.writeable
     elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert result.keys() == expected.keys()
         for key in expected:
-            assert_same(found[key], expected[key])
+            assert_same(result[key], expected[key])
     elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(result) == len(expected)
+        for one, other in zip(result, expected, strict=True):
             assert_same(one, other)
     elif isinstance(expected, np.generic):
-        assert found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+        assert result.dtype == expected.dtype and result.tobytes() == expected.tobytes()
     else:
-        assert found == expected
+        assert result == expected
 
 
 EXAMPLE = {
@@ -77,7 +77,7 @@ def test_reads_what_pickle_writes(tmp_path: Path, protocol: int) -> None:
     assert_same(load_pickle(written(tmp_path / "x.pkl", pickle.dumps(EXAMPLE, protocol))), EXAMPLE)
 
 
-@pytest.mark.parametrize("protocol", range(4))  # in these, names are lines of text
+@pytest.mark.parametrize("protocol", range(4))  # these write names as lines of text
 def test_reads_the_names_of_numpy_1_and_of_numpy_2(tmp_path: Path, protocol: int) -> None:
     value = {"a": np.arange(4.0), "s": np.float32(3)}
     new = pickle.dumps(value, protocol)
@@ -108,15 +108,15 @@ def test_equals_what_pickle_itself_reads(tmp_path_factory: pytest.TempPathFactor
     assert_same(load_pickle(path), value)
 
 
-def test_what_occurs_twice_is_one_object_and_circles_stay_circles(tmp_path: Path) -> None:
+def test_shared_and_cyclic_references_are_preserved(tmp_path: Path) -> None:
     array = np.arange(3)
-    circle: list[Any] = [array, (array,)]
-    circle.append(circle)
-    found = load_pickle(written(tmp_path / "x.pkl", pickle.dumps(circle)))
-    assert found[0] is found[1][0] and found[2] is found
+    cycle: list[Any] = [array, (array,)]
+    cycle.append(cycle)
+    result = load_pickle(written(tmp_path / "x.pkl", pickle.dumps(cycle)))
+    assert result[0] is result[1][0] and result[2] is result
 
 
-# As Python 2 with numpy 1 wrote them: strings are bytes (opcodes U and T), and so is an array's content.
+# As written by Python 2 with NumPy 1: strings are bytes (opcodes U and T), and so is the content of an array.
 def python2_string(content: bytes) -> bytes:
     return b"T" + struct.pack("<i", len(content)) + content
 
@@ -145,9 +145,9 @@ def test_reads_pickles_of_python_2_strings_as_latin1(tmp_path: Path) -> None:
         b"na\xefve": python2_string(b"\xe9"),
     }
     data = b"\x80\x02" + python2_dictionary(content) + b"."
-    found = load_pickle(written(tmp_path / "x.pkl", data))
-    assert_same(found, {"image": image, "label": label, "naïve": "é"})
-    assert_same(found, pickle.loads(data, encoding="latin1"))
+    result = load_pickle(written(tmp_path / "x.pkl", data))
+    assert_same(result, {"image": image, "label": label, "naïve": "é"})
+    assert_same(result, pickle.loads(data, encoding="latin1"))
 
 
 def npy(content: bytes, header: str = "{'descr': '|O', 'fortran_order': False, 'shape': (), }") -> bytes:
@@ -195,7 +195,7 @@ def test_other_npy_files_are_refused(tmp_path: Path, content: bytes, message: st
 
 
 class Reducing:
-    """Pickled as the call of a function."""
+    """Pickled as a function call."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -212,7 +212,7 @@ def leave_a_mark(path: Path) -> Reducing:
     return Reducing(os.system, f"touch '{path}'")
 
 
-PLACES = {
+NESTINGS = {
     "alone": lambda bad: bad,
     "in a dictionary": lambda bad: {"train": {"x": [1, bad]}},
     "as a key": lambda bad: {bad: 1},
@@ -223,13 +223,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("nesting", NESTINGS)
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_a_file_that_would_run_a_command_is_refused_by_name_and_nothing_runs(
-    tmp_path: Path, place: str, protocol: int
-) -> None:
+def test_a_pickle_that_runs_a_command_is_refused_and_nothing_runs(tmp_path: Path, nesting: str, protocol: int) -> None:
     mark = tmp_path / "mark"
-    content = pickle.dumps(PLACES[place](leave_a_mark(mark)), protocol)
+    content = pickle.dumps(NESTINGS[nesting](leave_a_mark(mark)), protocol)
     path = written(tmp_path / "bad.pkl", content)
     with pytest.raises(InputError, match=r"bad\.pkl requests posix\.system.*None of it was run"):
         load_pickle(path)
@@ -238,7 +236,7 @@ def test_a_file_that_would_run_a_command_is_refused_by_name_and_nothing_runs(
     assert mark.exists()
 
 
-def test_so_is_an_npy_file(tmp_path: Path) -> None:
+def test_an_npy_file_that_runs_a_command_is_refused(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     np.save(tmp_path / "bad.npy", np.array({"train_image": leave_a_mark(mark)}, dtype=object))
     with pytest.raises(InputError, match=r"bad\.npy requests posix\.system"):
@@ -269,7 +267,7 @@ def test_so_is_an_npy_file(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_whatever_is_no_array_and_no_builtin_container_is_refused(
+def test_types_other_than_arrays_and_containers_are_refused(
     tmp_path: Path, thing: Any, name: str, protocol: int
 ) -> None:
     path = written(tmp_path / "bad.pkl", pickle.dumps({"fine": np.ones(2), "odd": thing}, protocol))
@@ -284,7 +282,7 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        # functions of the list used for what they are not there for
+        # misuse of allowed functions
         (b"c_codecs\nencode\n.", "contains a function"),
         (b"cnumpy\nndarray\n(K\x05t\x85R.", "calls numpy.ndarray"),
         (b"cnumpy\nndarray\n(K\x05\x85t\x81.", "damaged"),  # NEWOBJ: ndarray.__new__(ndarray, …)
@@ -294,7 +292,7 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
         (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR.", "damaged"),
         (b"c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.", "changes a function"),
         (b"c_codecs\nencode\nN}X\x05\x00\x00\x00_callK\x01s\x86b.", "changes a function"),
-        # arrays that say more than they hold
+        # arrays that declare more than they contain
         (NDARRAY + b"(K\x01J\xff\xff\xff\x7f\x85" + FLOATS + b"\x89C\x04abcdtb.", "damaged.*4 bytes or items"),
         (NDARRAY + b"(K\x01J\xff\xff\xff\x7f\x85" + OBJECTS + b"\x89](K\x01K\x02etb.", "damaged.*2 bytes or items"),
         (NDARRAY + b"(K\x01K\x01\x85" + OBJECTS + b"\x89C\x08abcdefghtb.", "objects without a list"),
@@ -302,10 +300,10 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
         (NDARRAY + b".", "damaged"),
         (b"cnumpy.core.multiarray\nscalar\n" + FLOATS + b"C\x02ab\x86R.", "damaged"),
         (b"cnumpy.core.multiarray\nscalar\n" + OBJECTS + b"](K\x01e\x86R.", "scalar that is an object"),
-        # dtypes that reach outside their items
+        # dtypes that reach beyond their items
         (FLOATS + b"(K\x03X\x01\x00\x00\x00<NX\x01\x00\x00\x00a\x85}J\x00\x00\x01\x00K\x01K\x00tb.", "structured"),
         (b"cnumpy\ndtype\nX\x05\x00\x00\x00i4,i4\x89\x88\x87R.", "i4,i4"),
-        # the other ways in
+        # other opcodes that load functions or outside data
         (b"(cposix\nsystem\nX\x02\x00\x00\x00lso.", "requests posix.system"),
         (b"(X\x02\x00\x00\x00lsiposix\nsystem\n.", "requests posix.system"),
         (b"\x82\x01.", "registered extension 1"),
@@ -313,7 +311,7 @@ FLOATS, OBJECTS = (b"cnumpy\ndtype\nX\x02\x00\x00\x00" + code + b"\x89\x88\x87R"
         (b"\x97.", "damaged"),  # a buffer outside the file
     ],
 )
-def test_programs_that_misuse_what_is_allowed_are_refused(tmp_path: Path, program: bytes, message: str) -> None:
+def test_programs_that_misuse_allowed_functions_are_refused(tmp_path: Path, program: bytes, message: str) -> None:
     with pytest.raises(InputError, match=rf"(?s)bad\.pkl.*{message}"):
         load_pickle(written(tmp_path / "bad.pkl", b"\x80\x04" + program))
 
@@ -321,15 +319,15 @@ def test_programs_that_misuse_what_is_allowed_are_refused(tmp_path: Path, progra
 @pytest.mark.parametrize(
     "program",
     [
-        b"K\x01r\x00\x00\x00\x02.",  # remember it as number 33,554,432 (C: room for twice as many)
-        b"\x8e\x00\x00\x00\x00\x01\x00\x00\x00.",  # bytes, 4 GiB of them
-        b"\x96\x00\x00\x00\x00\x00\x01\x00\x00.",  # a bytearray of a terabyte
+        b"K\x01r\x00\x00\x00\x02.",  # memo entry 33,554,432, for which C allocates twice as many
+        b"\x8e\x00\x00\x00\x00\x01\x00\x00\x00.",  # 4 GiB of bytes
+        b"\x96\x00\x00\x00\x00\x00\x01\x00\x00.",  # a bytearray of one tebibyte
         b"\x8d\x00\x00\x00\x00\x01\x00\x00\x00.",
         b"B\xff\xff\xff\xff.",
         NDARRAY + b"(K\x01(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ft" + FLOATS + b"\x89C\x04abcdtb.",
     ],
 )
-def test_a_few_bytes_do_not_take_gigabytes(tmp_path: Path, program: bytes) -> None:
+def test_small_files_do_not_allocate_gigabytes(tmp_path: Path, program: bytes) -> None:
     path = written(tmp_path / "small.pkl", b"\x80\x05" + program)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contextlib.suppress(InputError):
@@ -377,7 +375,7 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
         load_pickle(written(tmp_path / "deep.pkl", b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b"."))
 
 
-def test_memory_is_that_of_the_arrays_and_of_one_more(tmp_path: Path) -> None:
+def test_peak_memory_is_at_most_one_array_above_the_content(tmp_path: Path) -> None:
     arrays = {str(number): np.full(2_000_000, number, dtype=np.uint8) for number in range(8)}
     path = written(tmp_path / "large.pkl", pickle.dumps(arrays))
     tracemalloc.start()

@@ -45,7 +45,7 @@ def test_all_ways_to_write_a_clip_are_one(video, start):
 @pytest.mark.parametrize(
     "name", ["---g-f_I2yQ", "-g-f_I2yQ_1", "---g-f_I2yQ_1_12", "---g-f_I2yQ_1500_11500", "---g-f_I2yQ_1_"]
 )
-def test_names_that_say_no_clip(name):
+def test_names_that_are_no_clip(name):
     assert clip_in(name) is None
 
 
@@ -59,7 +59,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert [*report.skipped["name not of the form"]] == [str(raw / "--0PQM4-hqg.mp4")]
     assert "3 classes, but the whole list has 309" in report.text() and not report.split.official
 
-    # As the released loaders read it: a label with commas is one cell.
+    # As the released loaders read them: a label with commas is one cell.
     rows = {part: [*csv.reader((out / f"{part}.csv").open())] for part in ("stat", "train", "test")}
     assert rows["stat"] == [["people marching"], [HORN], ["waterfall burbling"]]
     assert rows["train"] == [["--0PQM4-hqg_000030", "waterfall burbling"], ["--56QUhyDQM_000185", HORN]]
@@ -68,7 +68,7 @@ def test_from_raw_files_to_samples(raw, tmp_path):
     assert [samples.classes[sample.label] for sample in samples] == ["people marching", HORN]
 
 
-def test_the_list_may_be_elsewhere(raw, tmp_path):
+def test_the_list_may_be_in_another_folder(raw, tmp_path):
     (tmp_path / "list").mkdir()
     (raw / "vggsound.csv").rename(tmp_path / "list" / "vggsound.csv")
     with pytest.raises(InputError, match=r"raw does not have vggsound\.csv.*https://www\.robots"):
@@ -90,19 +90,19 @@ def test_the_list_may_be_elsewhere(raw, tmp_path):
         ('"CCCC', r"vggsound\.csv is not a CSV file"),
     ],
 )
-def test_wrong_lists_are_refused_by_line(tmp_path, line, complaint):
+def test_errors_in_lists_name_the_line(tmp_path, line, complaint):
     (tmp_path / "vggsound.csv").write_text(LIST + line + "\n")
     with pytest.raises(InputError, match=complaint):
         read_list(tmp_path)
 
 
-def test_a_line_that_is_repeated_counts_once(tmp_path):
+def test_a_repeated_line_counts_once(tmp_path):
     (tmp_path / "vggsound.csv").write_text(LIST + LIST)
     labels, split = read_list(tmp_path)
     assert len(labels) == 5 and len(split.train) == 3 and len(split.test) == 2
 
 
-def test_clips_of_something_else(raw, tmp_path):
+def test_a_folder_without_listed_clips_is_refused(raw, tmp_path):
     (raw / "vggsound.csv").write_text("CCCCCCCCCCC,5,bark,train\n")
     with pytest.raises(InputError, match=r"no clip that VGGSound's lists name, but 4 others"):
         VGGSound.prepare(raw=raw, out=tmp_path / "out", workers=1)
