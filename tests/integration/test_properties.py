@@ -1,4 +1,4 @@
-"""Properties for arbitrary gradients; losses that are linear in the parameters have exactly the gradients drawn here."""
+"""Properties for arbitrary gradients; losses that are linear in the parameters have exactly the drawn gradients."""
 
 from dataclasses import dataclass, replace
 from typing import Any
