@@ -312,7 +312,7 @@ class Tied(nn.Module):
 
 
 class Unused(nn.Module):
-    """A linear layer beside one that no loss ever reaches."""
+    """A linear layer, and another one that no loss reaches."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

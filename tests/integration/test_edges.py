@@ -248,7 +248,7 @@ BAD = [math.nan, math.inf, -math.inf]
     ],
 )
 def test_a_nonfinite_loss_is_flagged(method: str, which: str, bad: float) -> None:
-    """Its gradients stay non-finite, so that a GradScaler sees them, and only its flag is False."""
+    """Gradients stay non-finite, so that a GradScaler detects them; only the flag of this loss is False."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     losses = {"joint": joint, **unimodal}

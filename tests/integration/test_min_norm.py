@@ -449,7 +449,7 @@ def test_shapes_and_types(n: int) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("n", [2, 3, 6])
 def test_a_nonfinite_group_does_not_affect_the_others(n: int, bad: float) -> None:
-    """Its own weights are not finite."""
+    """Only the weights of that group are not finite."""
     gradients = normal(n, 4, torch.Generator().manual_seed(0))
     gramian = gradients @ gradients.T
     spoilt = gramian.clone()

@@ -472,7 +472,7 @@ def test_one_objective_is_plain_descent(options: Options) -> None:
 @pytest.mark.parametrize("zeros", [(0,), (2,), (0, 3), (0, 1, 2), (1, 2, 3, 4)], ids=str)
 @by_option
 def test_zero_gradients_are_left_out(options: Options, zeros: tuple[int, ...]) -> None:
-    """As if those objectives, which have weight 0, did not exist; n counts the others only."""
+    """The step is as if those objectives, which have weight 0, did not exist; n counts the others only."""
     gradients = random_gradients(5, sum(zeros))
     others = [own for i, own in enumerate(gradients) if i not in zeros]
     wanted, alone = call([[*own] for own in others], MMPareto(**options.arguments()))

@@ -379,7 +379,7 @@ def test_a_zero_gradient_gives_a_zero_step(weights: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_a_tensor_that_one_loss_does_not_reach(count: int) -> None:
-    """Its gradient counts as zero: h is 0 if the tensor is weighted alone, but not as part of the encoder."""
+    """The missing gradient counts as zero: h is 0 if the tensor is weighted alone, but not as part of the encoder."""
     shapes = [torch.zeros(4, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)]
     for weights in WEIGHTS:
         generator = torch.Generator().manual_seed(count)

@@ -346,7 +346,7 @@ def direct_reference(
 
 
 def test_a_feature_on_its_prototype_has_a_finite_gradient() -> None:
-    """Its distance has none at 0, but the distances to the other prototypes have one."""
+    """The distance has no gradient at 0, but the distances to the other prototypes have one."""
     tables = {"audio": torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "visual": torch.tensor([[0.0, 0.0], [9.0, 0.0]])}
     method = PMR(mu=0.5)
     method.update_prototypes([(tables, torch.tensor([0, 1]))])

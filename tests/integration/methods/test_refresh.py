@@ -543,7 +543,7 @@ def test_models_for_which_it_would_be_wrong_are_rejected(case: str, between: boo
 
 
 def test_a_compiled_model_is_rejected() -> None:
-    """Its features are separate outputs of the compiled graph: the losses do not depend on the encoders through them."""
+    """Features are separate outputs of the compiled graph, so losses do not depend on the encoders through them."""
     model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     torch._dynamo.reset()
