@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
-COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # any list of objectives will do
+COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
 STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending")
 
 
@@ -27,13 +27,13 @@ class Outputs(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Image of 2×5×5 → 4 features; a convolution for the methods that look at 4-D weights; no BatchNorm."""
+    """Encoder of 2×5×5 images to 4 features; has a 4-D weight, which some methods treat separately; no BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 3, 3)
         self.layer = nn.Linear(27, FEATURE)
-        self.gate = nn.Linear(FEATURE, FEATURE)  # what Greedy takes for its bypass
+        self.gate = nn.Linear(FEATURE, FEATURE)  # Greedy's bypass
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer(torch.tanh(self.conv(x)).flatten(1))
@@ -103,7 +103,7 @@ def batch_of(count: int = 2, size: int = 12, seed: int = 0) -> Batch:
 
 
 class Loop:
-    """A user's own loop with everything of `mmpareto.integration.hooks.TrainingContext`."""
+    """A user-written loop that implements `mmpareto.integration.hooks.TrainingContext`."""
 
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
         self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
@@ -124,7 +124,7 @@ def make(name: str, modality: str = "audio") -> Method:
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:
-    """A method after the beginning of training and of an epoch of `batch`."""
+    """Return a method, and its loop, after the hooks of one epoch on `batch`."""
     method, loop = make(name), Loop(model, batch)
     method.begin_training(loop)
     method.begin_epoch(loop)
@@ -147,10 +147,10 @@ def step(
     model: nn.Module | None = None,
     seed: int = 0,
 ) -> Report:
-    """Hooks, forward pass, losses, backward pass. `model` may be compiled."""
+    """Take one step: hooks, forward pass, losses, backward pass; `model` may be a compiled version of the network."""
     inputs, labels = batch
-    asked = method.before_forward(loop, inputs, labels)
-    outputs = (loop.network if model is None else model)(inputs, **asked)
+    forward_arguments = method.before_forward(loop, inputs, labels)
+    outputs = (loop.network if model is None else model)(inputs, **forward_arguments)
     joint, unimodal = losses_of(outputs, labels, share)
     torch.manual_seed(seed)
     return method.backward(
@@ -165,14 +165,14 @@ def step(
 
 
 def take_grads(model: nn.Module) -> dict[str, Tensor | None]:
-    """Return `.grad` by name and clear it."""
-    found = {name: p.grad for name, p in model.named_parameters()}
+    """Return `.grad` by name, and clear it."""
+    result = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    return found
+    return result
 
 
 def assert_close(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None], tolerance: float = 1e-6) -> None:
-    """Both have the same gradients, to `tolerance` of each one's norm; None only where the other has None."""
+    """Assert that gradients are equal to `tolerance`, relative to their norms; None equals None only."""
     assert list(a) == list(b)
     for name, left in a.items():
         right = b[name]
@@ -182,7 +182,7 @@ def assert_close(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None],
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors of a state, at any depth."""
+    """Yield all tensors of a state, at any depth."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -194,7 +194,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def assert_same_state(a: Any, b: Any) -> None:
-    """Bitwise equal at any depth; NaN equals NaN."""
+    """Assert bitwise equality at any depth; NaN equals NaN."""
     assert type(a) is type(b)
     if isinstance(a, Tensor):
         assert a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and torch.equal(a[~a.isnan()], b[~b.isnan()])

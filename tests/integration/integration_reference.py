@@ -1,8 +1,8 @@
-"""The gradient integration, derived a second time and slowly: the truth that these tests compare with.
+"""Slow, independently derived reference of the gradient integration, with which these tests compare.
 
 Everything here follows the equations of the MMPareto paper (Wei & Hu, ICML 2024, arXiv 2405.17730) one loss and one
 group at a time, in float64, with one autograd.grad per loss. The min-norm weights are *searched for* (bisection on
-the derivative of ‖α·g₁ + (1 − α)·g₂‖²); the closed form serves only as a cross-check of the search.
+the derivative of ‖α·g₁ + (1 − α)·g₂‖²); the closed form is used only to check the search.
 """
 
 import copy
@@ -54,7 +54,7 @@ def option_name(options: Options) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What one encoder's integration should give; `stationary` tells for each rescale group that its h is 0."""
+    """Expected result of one encoder's integration; `stationary` marks the rescale groups whose h is 0."""
 
     h: list[Tensor]
     cosine: float
@@ -68,7 +68,7 @@ class Expected:
 
 
 def searched_weights(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """The α ≥ 0, Σα = 1 of least ‖α₁·first + α₂·second‖, by bisection on the derivative along the segment."""
+    """Return the α ≥ 0, Σα = 1 of smallest ‖α₁·first + α₂·second‖, by bisection on the derivative along the segment."""
     difference = first - second
 
     def slope(alpha: float) -> float:
@@ -89,7 +89,7 @@ def searched_weights(first: np.ndarray, second: np.ndarray) -> tuple[float, floa
 
 
 def closed_form_weights(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """The same weights by the closed form."""
+    """Return the same weights by the closed form."""
     a, b, c = float(first @ first), float(second @ second), float(first @ second)
     if np.array_equal(first, second):
         return 0.5, 0.5
@@ -101,7 +101,7 @@ def closed_form_weights(first: np.ndarray, second: np.ndarray) -> tuple[float, f
 
 
 def flat(tensors: Iterable[Tensor]) -> np.ndarray:
-    """All elements as one float64 vector."""
+    """Return all elements as one float64 vector."""
     return np.concatenate([np.zeros(0)] + [t.detach().cpu().double().reshape(-1).numpy() for t in tensors])
 
 
@@ -118,10 +118,10 @@ def grouping(kind: str, count: int) -> list[list[int]]:
 
 
 def integrated(first: Sequence[Tensor], second: Sequence[Tensor], options: Options, eps: float) -> Expected:
-    """MMPareto on the two gradients of one encoder, a tensor of zeros where a loss does not reach.
+    """Apply MMPareto to the two gradients of one encoder; tensors that a loss does not reach have a gradient of zeros.
 
     Arguments:
-        first, second: one tensor a parameter, any dtype; the arithmetic here is float64.
+        first, second: one tensor per parameter, of any dtype; the arithmetic here is float64.
         options: MMPareto's arguments.
         eps: machine epsilon of the arithmetic under test, for the stationary threshold only.
     """
@@ -166,8 +166,8 @@ Gradients = dict[nn.Parameter, Tensor | None]
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    result = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return dict(zip(parameters, result, strict=True))
 
 
 def plain_sum(gradients: Iterable[Tensor | None]) -> Tensor | None:
@@ -184,14 +184,14 @@ def reference_gradients(
     options: Options = PER_TENSOR,
     objectives: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Gradients, dict[str, Expected]]:
-    """What one step should leave in `.grad`, and what it should report; the graph of the losses is kept.
+    """Return the expected `.grad` and reports of one step; the graph of the losses is retained.
 
     Arguments:
         method: "joint", "uniform" or "mmpareto".
         joint, unimodal: the scalar losses; `joint` may be None.
-        parameters: all parameters of the model; the frozen ones are left out here.
+        parameters: all parameters of the model; frozen ones are ignored.
         encoders: modality → its parameters.
-        objectives: encoder → the two unimodal losses that are its objectives; else the joint loss and its own.
+        objectives: encoder → two unimodal losses; by default, the joint loss and the encoder's own unimodal loss.
     """
     trainable = [p for p in parameters if p.requires_grad]
     losses: dict[str, Tensor] = dict(unimodal) if joint is None else {"(joint)": joint, **unimodal}
@@ -216,7 +216,7 @@ def reference_gradients(
 
 
 def assert_gradients(expected: Gradients, before: Mapping[nn.Parameter, Tensor] | None = None) -> None:
-    """`.grad` of every parameter equals `expected` (on top of `before`) to 1e-6 of its norm, zeros exactly."""
+    """Assert that `.grad` of every parameter is `expected` (plus `before`) to 1e-6 of its norm, zeros exactly."""
     for parameter, wanted in expected.items():
         start = (before or {}).get(parameter)
         if wanted is None and start is None:
@@ -229,32 +229,32 @@ def assert_gradients(expected: Gradients, before: Mapping[nn.Parameter, Tensor] 
         assert float((left - right).norm()) <= allowed, f"{left} is not {right}"
 
 
-def assert_report(found: Any, expected: Expected, tolerance: float = 1e-6) -> None:
-    """An encoder's report equals the reference's; the rescaling of a stationary group is only finite."""
+def assert_report(result: Any, expected: Expected, tolerance: float = 1e-6) -> None:
+    """Assert that an encoder's report equals the reference's; rescaling of a stationary group need only be finite."""
 
     def close(left: Tensor, right: Tensor) -> None:
         torch.testing.assert_close(left.double(), right.double(), rtol=tolerance, atol=tolerance)
 
-    assert found.cosine.shape == ()
-    assert found.norms.shape == (2,)
-    assert found.weights.shape == expected.weights.shape
-    assert found.conflict.shape == expected.conflict.shape
-    assert found.conflict.dtype == torch.bool
-    assert found.rescale.shape == expected.rescale.shape
+    assert result.cosine.shape == ()
+    assert result.norms.shape == (2,)
+    assert result.weights.shape == expected.weights.shape
+    assert result.conflict.shape == expected.conflict.shape
+    assert result.conflict.dtype == torch.bool
+    assert result.rescale.shape == expected.rescale.shape
     if math.isnan(expected.cosine):
-        assert bool(found.cosine.isfinite())
+        assert bool(result.cosine.isfinite())
     else:
-        close(found.cosine, torch.tensor(expected.cosine, dtype=torch.float64))
+        close(result.cosine, torch.tensor(expected.cosine, dtype=torch.float64))
     wanted = torch.tensor(expected.norms, dtype=torch.float64)
-    torch.testing.assert_close(found.norms.double(), wanted, rtol=tolerance, atol=0.0)
-    close(found.weights, expected.weights)
-    assert torch.equal(found.conflict, expected.conflict)
+    torch.testing.assert_close(result.norms.double(), wanted, rtol=tolerance, atol=0.0)
+    close(result.weights, expected.weights)
+    assert torch.equal(result.conflict, expected.conflict)
     moving = ~expected.stationary
     torch.testing.assert_close(
-        found.rescale.double()[moving], expected.rescale[moving], rtol=max(tolerance, 1e-6), atol=0.0
+        result.rescale.double()[moving], expected.rescale[moving], rtol=max(tolerance, 1e-6), atol=0.0
     )
-    assert bool(found.rescale.isfinite().all())
-    for tensor in (found.cosine, found.norms, found.weights, found.conflict, found.rescale):
+    assert bool(result.rescale.isfinite().all())
+    for tensor in (result.cosine, result.norms, result.weights, result.conflict, result.rescale):
         assert not tensor.requires_grad
 
 
@@ -262,11 +262,11 @@ def finite_flags(report: Any) -> list[bool]:
     return [bool(flag) for flag in report.finite]
 
 
-# --- losses with the gradients one wants -------------------------------------------------------------------------
+# --- losses with given gradients ---------------------------------------------------------------------------------
 
 
 def linear_loss(parameters: Iterable[nn.Parameter], gradients: Iterable[Tensor | None]) -> Tensor:
-    """Σ⟨Aᵢ, θᵢ⟩, whose gradient with respect to θᵢ is exactly Aᵢ; None: the loss does not reach θᵢ."""
+    """Return Σ⟨Aᵢ, θᵢ⟩, whose gradient with respect to θᵢ is exactly Aᵢ; None if the loss does not reach θᵢ."""
     terms = [(a * p).sum() for p, a in zip(parameters, gradients, strict=True) if a is not None]
     total = terms[0]
     for term in terms[1:]:
@@ -312,7 +312,7 @@ class Tied(nn.Module):
 
 
 class Unused(nn.Module):
-    """A linear layer beside one that no loss ever reaches."""
+    """A linear layer, and another one that no loss reaches."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ def mlp() -> nn.Module:
 
 
 def convolutional() -> nn.Module:
-    """Image of 1×6×6 → 4 features; the convolution has no bias, which BatchNorm would make pure rounding noise."""
+    """Encoder of 1×6×6 images to 4 features; no bias before BatchNorm, where its gradient is only rounding noise."""
     return nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
 
 
@@ -367,7 +367,7 @@ ENCODER_SETS: dict[str, dict[str, Callable[[], nn.Module]]] = {
 
 
 class Multimodal(nn.Module):
-    """Encoders, a fusion by concatenation with a joint head, and one head a modality; in float64."""
+    """Encoders, a fusion by concatenation with a joint head, and one head per modality; in float64."""
 
     def __init__(self, kinds: Mapping[str, Callable[[], nn.Module]]) -> None:
         super().__init__()
@@ -393,7 +393,7 @@ class Multimodal(nn.Module):
 
 
 class Dense(Multimodal):
-    """Every encoder's second layer also takes the other encoders' first activations."""
+    """Every encoder's second layer also receives the other encoders' first activations."""
 
     def __init__(self, names: Sequence[str] = ("audio", "visual")) -> None:
         super().__init__(dict.fromkeys(names, linear))
@@ -411,7 +411,7 @@ class Dense(Multimodal):
 
 
 class Tasks(nn.Module):
-    """One shared network with a head a task."""
+    """One shared network with one head per task."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__()
@@ -462,9 +462,11 @@ def tasks_and_batch(seed: int = 0) -> tuple[Tasks, Tensor, Tensor]:
 def expectation(
     method: str, model: Multimodal, batch: Batch, options: Options = PER_TENSOR
 ) -> tuple[dict[nn.Parameter, Tensor | None], dict[str, Expected]]:
-    """The reference for one step of `model` on `batch`; it works on a copy, so that nothing of it reaches `model`."""
+    """Return the reference for one step of `model` on `batch`, computed on a copy so that `model` does not change."""
     twin = copy.deepcopy(model)
     joint, unimodal = twin.losses(*batch)
-    found, reports = reference_gradients(method, joint, unimodal, twin.parameters(), twin.encoder_parameters(), options)
+    result, reports = reference_gradients(
+        method, joint, unimodal, twin.parameters(), twin.encoder_parameters(), options
+    )
     pairs: Iterator[tuple[nn.Parameter, nn.Parameter]] = zip(model.parameters(), twin.parameters(), strict=True)
-    return {p: found.get(other) for p, other in pairs}, reports
+    return {p: result.get(other) for p, other in pairs}, reports

@@ -34,7 +34,7 @@ by_variant = pytest.mark.parametrize("variant", METHOD_VARIANTS)
 
 
 def shares_of(batch: Batch, sizes: list[int]) -> list[tuple[Batch, float]]:
-    """Micro-batches, each with its share of the samples."""
+    """Return micro-batches, each with its share of the samples."""
     inputs, labels = batch
     pieces = {name: tensor.split(sizes) for name, tensor in inputs.items()}
     return [
@@ -78,7 +78,7 @@ def test_micro_batches_equal_the_whole(sizes: list[int], name: str, variant: str
 
 @by_variant
 def test_a_context_for_each_micro_batch(variant: str) -> None:
-    """A loop that decides at every micro-batch whether it is the last."""
+    """As in a loop that decides at every micro-batch whether it is the last."""
     method, make, options = METHOD_VARIANTS[variant]
     model, batch = model_and_batch("three modalities", size=9)
     expected, _ = expectation(method, model, batch, options)
@@ -92,7 +92,7 @@ def test_a_context_for_each_micro_batch(variant: str) -> None:
 
 
 @by_variant
-def test_grad_is_touched_by_the_last_call_only(variant: str) -> None:
+def test_only_the_last_call_changes_grad(variant: str) -> None:
     method, make, options = METHOD_VARIANTS[variant]
     model, batch = model_and_batch("three modalities", size=9)
     expected, _ = expectation(method, model, batch, options)
@@ -115,7 +115,7 @@ def test_grad_is_touched_by_the_last_call_only(variant: str) -> None:
 
 
 @by_variant
-def test_nothing_is_left_for_the_next_step(variant: str) -> None:
+def test_a_step_leaves_nothing_for_the_next_one(variant: str) -> None:
     method, make, options = METHOD_VARIANTS[variant]
     integrate = make()
     model, batch = model_and_batch("three modalities", size=9)
@@ -150,8 +150,8 @@ def test_interaction(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["uniform", "per_tensor", "paper", "released"])
-def test_a_bad_micro_batch_is_flagged_at_the_end(variant: str) -> None:
-    """The gradients are non-finite, whichever micro-batch caused it."""
+def test_a_nonfinite_micro_batch_is_flagged_in_the_report(variant: str) -> None:
+    """Gradients and flags are those of the whole batch, whichever micro-batch is non-finite."""
     _, make, _ = METHOD_VARIANTS[variant]
     integrate = make()
     model, batch = model_and_batch("three modalities", size=9)
@@ -168,7 +168,7 @@ def test_a_bad_micro_batch_is_flagged_at_the_end(variant: str) -> None:
 @by_variant
 @pytest.mark.parametrize("calls", [0, 1])
 def test_an_exception_leaves_a_usable_object(calls: int, variant: str) -> None:
-    """The next call fills `.grad` again, without the micro-batches of the step that failed."""
+    """The next call sets `.grad`, without the micro-batches of the step that failed."""
     method, make, options = METHOD_VARIANTS[variant]
     integrate = make()
     model, batch = model_and_batch("three modalities", size=9)
@@ -182,7 +182,7 @@ def test_an_exception_leaves_a_usable_object(calls: int, variant: str) -> None:
     assert_gradients(expected)
 
 
-def test_a_refused_call_leaves_a_usable_object() -> None:
+def test_a_rejected_call_leaves_a_usable_object() -> None:
     integrate = MMPareto()
     model, batch = model_and_batch("three modalities", size=9)
     expected, _ = expectation("mmpareto", model, batch)

@@ -1,4 +1,4 @@
-"""Cost of a step: passes through the encoders, graphs that are kept, waiting for the device."""
+"""Cost of a step: passes through the encoders, retained graphs, and synchronization with the device."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def mlps(monkeypatch: pytest.MonkeyPatch) -> None:
 @VARIANTS
 @pytest.mark.parametrize("further", [{}, {"scale": 8.0}], ids=str)
 @pytest.mark.parametrize("names", ["ab", "abc"])
-def test_mmpareto_passes_twice(names: str, further: dict[str, float], options: Options) -> None:
+def test_mmpareto_takes_two_passes_per_encoder(names: str, further: dict[str, float], options: Options) -> None:
     """Two backward passes per encoder, for any number of modalities, and one through fusion and heads."""
     passes = check_passes(MMPareto(**options.arguments()), f"mlps {names}", **further)
     assert {name: passes[f"{name} backward"] for name in names} == dict.fromkeys(names, 2)
@@ -92,14 +92,14 @@ def test_mmpareto_passes_twice(names: str, further: dict[str, float], options: O
 
 @pytest.mark.parametrize("method", ["joint", "uniform"])
 @pytest.mark.parametrize("names", ["ab", "abc"])
-def test_plain_methods_pass_once(names: str, method: str) -> None:
+def test_plain_methods_take_one_pass(names: str, method: str) -> None:
     passes = check_passes(METHODS[method](), f"mlps {names}")
     assert {name: passes[f"{name} backward"] for name in names} == dict.fromkeys(names, 1)
     assert passes["fusion backward"] == 1
     assert all(passes[f"head of {name} backward"] == (method == "uniform") for name in names)
 
 
-def test_two_tasks_pass_twice() -> None:
+def test_two_tasks_take_two_passes() -> None:
     model, inputs, labels = tasks_and_batch()
     passes: Counter[str] = Counter()
     first, *rest = model.shared
@@ -111,7 +111,7 @@ def test_two_tasks_pass_twice() -> None:
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_no_graph_is_kept(accumulate: bool, method: str) -> None:
+def test_no_graph_is_retained(accumulate: bool, method: str) -> None:
     """A second backward pass through an encoder raises: its activations are freed."""
     model, batch = model_and_batch("mlps ab")
     joint, unimodal = model.losses(*batch)
@@ -139,7 +139,7 @@ def sync_is_an_error() -> Iterator[None]:
 @pytest.mark.parametrize("interaction", [False, True])
 @VARIANTS
 def test_backward_reads_no_value(options: Options, interaction: bool) -> None:
-    """On the meta device tensors have no values and reading one raises, so a step that runs there reads none."""
+    """On the meta device, tensors have no values and reading one raises, so a step that runs there reads none."""
     for name in ("convolution and mlp", "unused and frozen"):
         model, (inputs, labels) = model_and_batch(name)
         model = model.to("meta")
@@ -174,7 +174,7 @@ def test_backward_never_waits_for_the_device(options: Options) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @VARIANTS
-def test_the_device_agrees_with_the_reference(options: Options) -> None:
+def test_the_gpu_matches_the_reference(options: Options) -> None:
     model, batch = model_and_batch("one-element and tied")
     expected, _ = expectation("mmpareto", model, batch, options)
     wanted = [expected[p] for p in model.parameters()]

@@ -1,4 +1,4 @@
-"""Encoder by encoder, where the outputs allow it: the same gradients as at once, from less memory."""
+"""Backward passes encoder by encoder, where the outputs allow it: the same gradients with less memory."""
 
 import functools
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def can_be_cut(model: Any, joint: Tensor, unimodal: dict[str, Tensor], features:
 
 @pytest.mark.parametrize("name", ENCODER_SETS)
 @pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=option_name)
-def test_the_step_is_the_equations(options: Options, name: str) -> None:
+def test_a_step_matches_the_equations(options: Options, name: str) -> None:
     for seed in range(3):
         model, batch = model_and_batch(name, seed)
         expected, reports = expectation("mmpareto", model, batch, options)
@@ -62,7 +62,7 @@ def test_the_step_is_the_equations(options: Options, name: str) -> None:
 
 @pytest.mark.parametrize("scale", [None, 1024.0])
 @pytest.mark.parametrize("name", TWO_GRADIENTS)
-def test_bit_by_bit_the_step_without_outputs(name: str, scale: float | None) -> None:
+def test_a_step_is_bit_identical_with_and_without_outputs(name: str, scale: float | None) -> None:
     model, batch = Model(3), batch_of(3)
 
     def grads(outputs_given: bool) -> tuple[dict[str, Tensor | None], Report]:
@@ -73,11 +73,11 @@ def test_bit_by_bit_the_step_without_outputs(name: str, scale: float | None) -> 
         report = one_backward(method, model, batch, outputs_given, scale)
         return take_grads(model), report
 
-    (found, report), (expected, wanted) = grads(True), grads(False)
-    assert_same_state(found, expected)
+    (result, report), (expected, wanted) = grads(True), grads(False)
+    assert_same_state(result, expected)
     assert finite_flags(report) == finite_flags(wanted)
-    for modality, seen in wanted.items():
-        assert_same_state(vars(report[modality]), vars(seen))
+    for modality, encoder in wanted.items():
+        assert_same_state(vars(report[modality]), vars(encoder))
 
 
 def one_backward(method: Method, model: Model, batch: Batch, outputs_given: bool, scale: float | None) -> Report:
@@ -90,15 +90,15 @@ def one_backward(method: Method, model: Model, batch: Batch, outputs_given: bool
 
 
 def order_of_passes(model: Multimodal) -> list[str]:
-    """A list to which each part appends its name when its backward pass begins."""
+    """Return a list to which each part of the model appends its name during its backward pass."""
     order: list[str] = []
     for name, part in [("fusion", model.fusion), *model.encoders.items()]:
         next(part.parameters()).register_hook(lambda _, name=name: order.append(name))
     return order
 
 
-def test_two_passes_of_an_encoder_follow_each_other() -> None:
-    """The same work: two passes per encoder, one through the fusion; no graph is left."""
+def test_the_two_passes_of_an_encoder_are_consecutive() -> None:
+    """The number of passes is the same: two per encoder, one through the fusion; no graph is retained."""
     model, (inputs, labels) = model_and_batch("three modalities")
     order = order_of_passes(model)
     features = model.features(inputs)
@@ -113,9 +113,9 @@ def test_two_passes_of_an_encoder_follow_each_other() -> None:
 
 @functools.cache
 def peak(name: str, outputs_given: bool) -> int:
-    """Bytes that a step holds at most: ResNet-18s, 16 samples of two images and a filterbank.
+    """Return the peak memory of a step, in bytes: ResNet-18s, 16 samples of two images and a filterbank.
 
-    On the meta device, where tensors have sizes and no values, a step holds what it does on the CPU.
+    On the meta device, where tensors have sizes but no values, a step needs as much as on the CPU.
     """
     inputs = {"audio": torch.empty(16, 1, 256, 128), "visual": torch.empty(16, 2, 3, 96, 96)}
     inputs = {modality: x.to("meta") for modality, x in inputs.items()}
@@ -144,11 +144,13 @@ def test_memory_beyond_that_of_the_plain_sum(name: str) -> None:
 def step_with_penalty(model: Multimodal, batch: Any, outputs_given: bool) -> tuple[Tensor, dict[str, Tensor], Any]:
     features = model.features(batch[0])
     joint, unimodal = model.losses_of(features, batch[1])
-    joint = joint + model.encoders["visual"][0].weight.square().sum()  # reaches an encoder past its output
+    joint = (
+        joint + model.encoders["visual"][0].weight.square().sum()
+    )  # depends on the encoder other than through its output
     return joint, unimodal, SimpleNamespace(features=features) if outputs_given else None
 
 
-def test_a_loss_that_looks_into_an_encoder() -> None:
+def test_a_loss_on_an_encoders_weights() -> None:
     model, batch = model_and_batch("convolution and mlp")
     joint, unimodal, outputs = step_with_penalty(model, batch, True)
     assert not can_be_cut(model, joint, unimodal, outputs.features)
@@ -173,7 +175,7 @@ def test_encoders_that_exchange_features() -> None:
     assert_gradients(expected)
 
 
-def test_a_tensor_that_all_encoders_learn() -> None:
+def test_a_parameter_before_all_encoders() -> None:
     model, (inputs, labels) = model_and_batch("two linear")
     offset = nn.Parameter(torch.ones((), dtype=torch.float64))
     features = model.features({name: offset * x for name, x in inputs.items()})
@@ -188,7 +190,7 @@ def test_a_tensor_that_all_encoders_learn() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"audio": None}, {"audio": torch.ones(8, 4, dtype=torch.float64)}], ids=str)
-def test_features_that_are_not_there(given: dict[str, Any]) -> None:
+def test_missing_features(given: dict[str, Any]) -> None:
     model, batch = model_and_batch("two linear")
     expected, _ = expectation("mmpareto", model, batch)
     joint, unimodal = model.losses(*batch)
@@ -201,7 +203,7 @@ def test_features_that_are_not_there(given: dict[str, Any]) -> None:
 
 
 def test_an_encoder_that_the_joint_loss_does_not_reach() -> None:
-    """Such as one whose feature is dropped for a batch."""
+    """For example, one whose feature is dropped for a batch."""
     model, (inputs, labels) = model_and_batch("two linear")
     stray = nn.Linear(2, 2).double()
     expected, _ = expectation("mmpareto", model, (inputs, labels), PER_TENSOR)
@@ -219,7 +221,7 @@ def test_an_encoder_that_the_joint_loss_does_not_reach() -> None:
 
 
 @pytest.mark.parametrize("bad", ["joint", "audio", "visual"])
-def test_a_loss_that_is_not_finite_is_named(bad: str) -> None:
+def test_a_nonfinite_loss_is_flagged(bad: str) -> None:
     model, (inputs, labels) = model_and_batch("two linear")
     flags = []
     for outputs_given in (True, False):
@@ -238,18 +240,18 @@ def test_a_loss_that_is_not_finite_is_named(bad: str) -> None:
     assert flags[0] == flags[1] == [name != bad for name in ("joint", "audio", "visual")]
 
 
-def test_gradients_that_overflow_inside_an_encoder_are_told() -> None:
+def test_an_overflow_inside_an_encoder_is_flagged() -> None:
     model, (inputs, labels) = model_and_batch("two linear")
     features = model.features(inputs)
     features["visual"] = Overflow.apply(model.encoders["visual"](inputs["visual"]))
-    seen = {"audio": features["audio"], "visual": features["visual"].view_as(features["visual"])}
-    joint, unimodal = model.losses_of(seen, labels)
+    inputs_of_fusion = {"audio": features["audio"], "visual": features["visual"].view_as(features["visual"])}
+    joint, unimodal = model.losses_of(inputs_of_fusion, labels)
     outputs = SimpleNamespace(features=features)
     report = MMPareto().backward(joint, unimodal, encoders=dict(model.encoders.items()), outputs=outputs)
     assert finite_flags(report) == [False, True, False]
 
 
-def test_a_refused_call_leaves_grad_alone() -> None:
+def test_a_rejected_call_does_not_change_grad() -> None:
     model, (inputs, labels) = model_and_batch("two linear")
     features = model.features(inputs)
     joint, unimodal = model.losses_of(features, labels)

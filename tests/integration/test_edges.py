@@ -28,7 +28,7 @@ by_option = pytest.mark.parametrize("options", ALL_OPTIONS, ids=option_name)
 
 
 def call(joint: list[Tensor | None], unimodal: list[Tensor | None], integrate: Any) -> tuple[list[nn.Parameter], Any]:
-    """One step on one encoder with exactly these gradients."""
+    """Take one step on one encoder with exactly these gradients."""
     shapes = [first if first is not None else second for first, second in zip(joint, unimodal, strict=True)]
     parameters = parameters_like(shapes)
     losses = linear_loss(parameters, joint), {"touch": linear_loss(parameters, unimodal)}
@@ -42,7 +42,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 @by_option
 @pytest.mark.parametrize("which", ["joint", "unimodal", "both"])
 def test_zero_gradients(which: str, options: Options) -> None:
-    """Finite and no conflict, even with zero_is_conflict, whose weights would be (0, 1) and h = 0."""
+    """The step is finite and without conflict, even with zero_is_conflict, where weights of (0, 1) would give h = 0."""
     gradients = {"joint": [normal(6), normal(2, 2, seed=1)], "unimodal": [normal(6, seed=2), normal(2, 2, seed=3)]}
     for name in gradients if which == "both" else [which]:
         gradients[name] = [torch.zeros_like(g) for g in gradients[name]]
@@ -50,12 +50,12 @@ def test_zero_gradients(which: str, options: Options) -> None:
     factor = 1.5 if options.boost == "always" else 1.0
     for parameter, first, second in zip(parameters, gradients["joint"], gradients["unimodal"], strict=True):
         torch.testing.assert_close(parameter.grad, factor * (first + second), rtol=1e-6, atol=0.0)
-    seen = report["touch"]
-    assert not bool(seen.conflict.any())
-    assert bool((seen.weights == 0.5).all())
-    assert bool((seen.rescale == 1).all())
-    assert bool(seen.cosine.isfinite())
-    assert bool(seen.norms.isfinite().all())
+    encoder_report = report["touch"]
+    assert not bool(encoder_report.conflict.any())
+    assert bool((encoder_report.weights == 0.5).all())
+    assert bool((encoder_report.rescale == 1).all())
+    assert bool(encoder_report.cosine.isfinite())
+    assert bool(encoder_report.norms.isfinite().all())
     assert finite_flags(report) == [True, True]
 
 
@@ -119,7 +119,7 @@ def test_a_million_opposite_elements(factor: float, variant: Callable[[], Any]) 
 @pytest.mark.parametrize("variant", [MMPareto.per_tensor, MMPareto.paper, MMPareto.released])
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_a_million_nearly_opposite_elements(offset: float, variant: Callable[[], Any]) -> None:
-    """Beyond the threshold, h is the remainder of the gradients and not the noise of the sums."""
+    """Above the threshold, h is what remains of the gradients, and not noise from the sums."""
     joint = normal(1000, 1000) + offset
     unimodal = -2 * joint + 0.01 * normal(1000, 1000, seed=1)
     (parameter,), _ = call([joint], [unimodal], variant())
@@ -133,7 +133,7 @@ def test_a_million_nearly_opposite_elements(offset: float, variant: Callable[[],
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_stationary_threshold(dtype: torch.dtype) -> None:
-    """On both sides of ‖h‖ = 32·eps·(‖g_m‖ + ‖g_u‖): a sideways part s leaves ‖h‖ = 2·s·½ of ‖g_m‖ + ‖g_u‖ = 2."""
+    """Both sides of ‖h‖ = 32·eps·(‖g_m‖ + ‖g_u‖): a sideways component s gives ‖h‖ = 2·½·s, with ‖g_m‖ + ‖g_u‖ = 2."""
     eps = torch.finfo(dtype).eps
     for sideways, stationary in ((16 * eps, True), (256 * eps, False)):
         joint, unimodal = torch.tensor([1.0, 0.0], dtype=dtype), torch.tensor([-1.0, sideways], dtype=dtype)
@@ -149,7 +149,7 @@ def test_stationary_threshold(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_one_element_tensors(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """On its own, such a tensor either agrees or is stationary."""
+    """Weighted alone, such a tensor either has no conflict or is stationary."""
     for seed in range(50):
         joint, unimodal = normal(2, seed=seed, dtype=dtype).mul(10.0 ** (seed % 7 - 3)).unbind()
         unimodal = unimodal * 3.7
@@ -161,7 +161,7 @@ def test_one_element_tensors(dtype: torch.dtype, shape: tuple[int, ...]) -> None
 
 
 def test_a_tensor_that_cancels_inside_an_encoder_that_does_not() -> None:
-    """`released` weighs the encoder as a whole, then divides by ‖h‖ of each tensor, which here is 0 for the first."""
+    """`released` weights the encoder as a whole, then divides by ‖h‖ per tensor, which is 0 for the first one here."""
     joint = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
     unimodal = [torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 0.0])]
     # c = -1, a = b = 2, α = (½, ½): the first tensor's h is 0, the second's is (1, 1)
@@ -177,7 +177,7 @@ def test_a_tensor_that_cancels_inside_an_encoder_that_does_not() -> None:
     torch.testing.assert_close(parameters[1].grad, torch.tensor([0.0, 3.0]))
 
 
-# --- the fact that the README tells ------------------------------------------------------------------------------
+# --- the example in the README -----------------------------------------------------------------------------------
 
 
 def two_scalars(*values: float) -> list[Tensor | None]:
@@ -191,13 +191,13 @@ def test_released_rescaling_can_harm() -> None:
     assert h == pytest.approx([3.0, -3.0])
     assert report["touch"].weights[0].tolist() == pytest.approx([0.2, 0.8])
     assert report["touch"].rescale.tolist() == pytest.approx([5.0, 2.5])
-    assert -3 * h[0] - 2 * h[1] < -2.9, "it leads uphill for the joint loss"
+    assert -3 * h[0] - 2 * h[1] < -2.9, "the step should increase the joint loss"
     unscaled = [h[0] / 5, h[1] / 2.5]
-    assert -3 * unscaled[0] - 2 * unscaled[1] > 0, "before the rescaling it did not"
+    assert -3 * unscaled[0] - 2 * unscaled[1] > 0, "without the rescaling it should not"
     assert unscaled[0] > 0
 
 
-def test_paper_and_brief_do_not_harm_there() -> None:
+def test_paper_and_per_tensor_do_no_harm() -> None:
     parameters, report = call(two_scalars(-3, -2), two_scalars(1, 0), MMPareto.paper())
     size = math.sqrt(8) / math.sqrt(0.8)
     assert report["touch"].rescale.tolist() == pytest.approx([size])
@@ -213,7 +213,7 @@ def test_paper_and_brief_do_not_harm_there() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=["per_tensor", "paper", "released"])
 def test_half_precision_parameters(options: Options, dtype: torch.dtype) -> None:
-    """The arithmetic is float32 at least: 1,000 squares of 30² overflow float16, and bfloat16 has 8 bits."""
+    """Arithmetic is at least float32: 1,000 squares of 30 overflow float16, and bfloat16 has 8 bits of precision."""
     joint = (30 * normal(1000)).to(dtype)
     unimodal = (20 * normal(1000, seed=1) - 10 * normal(1000)).to(dtype)
     (parameter,), report = call([joint], [unimodal], MMPareto(**options.arguments()))
@@ -234,7 +234,7 @@ def test_an_encoder_of_two_dtypes() -> None:
         assert_report(report["touch"], expected, 1e-5)
 
 
-# --- not a number ------------------------------------------------------------------------------------------------
+# --- non-finite numbers ------------------------------------------------------------------------------------------
 
 BAD = [math.nan, math.inf, -math.inf]
 
@@ -247,8 +247,8 @@ BAD = [math.nan, math.inf, -math.inf]
         *((method, which) for method in ("uniform", "mmpareto") for which in ("joint", "audio", "visual")),
     ],
 )
-def test_a_loss_that_is_not_finite(method: str, which: str, bad: float) -> None:
-    """Its gradients stay non-finite, so that a GradScaler sees them, and only its flag is False."""
+def test_a_nonfinite_loss_is_flagged(method: str, which: str, bad: float) -> None:
+    """Gradients stay non-finite, so that a GradScaler detects them; only the flag of this loss is False."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     losses = {"joint": joint, **unimodal}
@@ -267,8 +267,8 @@ def test_a_loss_that_is_not_finite(method: str, which: str, bad: float) -> None:
 
 @pytest.mark.parametrize("bad", BAD)
 @by_option
-def test_gradients_that_are_not_finite(options: Options, bad: float) -> None:
-    """The losses are finite: the flag is about their gradients in the encoder."""
+def test_nonfinite_gradients_of_finite_losses_are_flagged(options: Options, bad: float) -> None:
+    """The flag depends on the gradients at the encoder, not only on the loss."""
     for position in range(2):
         gradients = [[normal(6), normal(4, seed=1)], [normal(6, seed=2), normal(4, seed=3)]]
         gradients[position][0][2] = bad
@@ -292,7 +292,7 @@ def test_gradients_that_are_not_finite(options: Options, bad: float) -> None:
 
 @pytest.mark.parametrize("bad", BAD)
 @by_option
-def test_infinite_and_missing_numbers_pass_through(options: Options, bad: float) -> None:
+def test_infinity_and_nan_propagate(options: Options, bad: float) -> None:
     """No comparison may turn a non-finite gradient into zero, whatever the other gradient is."""
     for other in (normal(6), torch.zeros(6), -normal(6), torch.full((6,), -bad)):
         for swapped in (False, True):
@@ -307,8 +307,8 @@ def test_infinite_and_missing_numbers_pass_through(options: Options, bad: float)
 
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
-def test_finite_losses_whose_heads_are_not(method: str) -> None:
-    """A non-finite gradient outside the encoders is flagged too, or the loop would never stop."""
+def test_nonfinite_gradients_outside_the_encoders_are_flagged(method: str) -> None:
+    """Otherwise, training would continue with them for ever."""
     inside, outside = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(1))
     joint = inside.sum() + torch.sqrt(outside).sum()
     report = METHODS[method]().backward(joint, {"touch": 2 * inside.sum()}, encoders={"touch": [inside]})
@@ -318,15 +318,15 @@ def test_finite_losses_whose_heads_are_not(method: str) -> None:
         assert finite_flags(report) == [False, True]
 
 
-def test_finite_gradients_of_any_size_are_finite() -> None:
-    """The check reads no squares and no sums, which could overflow."""
+def test_huge_finite_gradients_are_not_flagged() -> None:
+    """The check uses no squares or sums, which could overflow."""
     parameter = nn.Parameter(torch.zeros(3))
     loss = (torch.tensor([3e38, -3e38, 3e38]) * parameter).sum()
     report = METHODS["uniform"]().backward(loss, {"touch": 0 * parameter.sum()}, encoders={"touch": [parameter]})
     assert finite_flags(report) == [True, True]
 
 
-def test_only_the_spoiled_tensor_suffers() -> None:
+def test_nan_in_one_tensor_does_not_affect_the_others() -> None:
     joint, unimodal = [normal(6), normal(4, seed=1)], [normal(6, seed=2), normal(4, seed=3)]
     spoiled = [joint[0].clone().fill_(math.nan), joint[1]]
     clean, _ = call([*joint], [*unimodal], MMPareto())
@@ -335,7 +335,7 @@ def test_only_the_spoiled_tensor_suffers() -> None:
     assert torch.equal(parameters[1].grad, clean[1].grad)
 
 
-# --- what is reported --------------------------------------------------------------------------------------------
+# --- reports -----------------------------------------------------------------------------------------------------
 
 
 def test_reports_hold_no_graph() -> None:
@@ -343,15 +343,21 @@ def test_reports_hold_no_graph() -> None:
     for options in (PER_TENSOR, PAPER, RELEASED):
         joint, unimodal = model.losses(*batch)
         report = MMPareto(**options.arguments()).backward(joint, unimodal, encoders=dict(model.encoders.items()))
-        for seen in report.values():
-            tensors = (seen.cosine, seen.norms, seen.weights, seen.conflict, seen.rescale)
+        for encoder_report in report.values():
+            tensors = (
+                encoder_report.cosine,
+                encoder_report.norms,
+                encoder_report.weights,
+                encoder_report.conflict,
+                encoder_report.rescale,
+            )
             assert not any(t.requires_grad or t.grad_fn for t in tensors)
         assert not any(torch.as_tensor(flag).requires_grad for flag in report.finite)
         assert not any(p.grad is not None and p.grad.requires_grad for p in model.parameters())
 
 
-def test_reports_outlive_the_next_step() -> None:
-    """The loop reads the flags up to 20 steps later: they are not views of tensors that the next step overwrites."""
+def test_reports_remain_valid_after_the_next_step() -> None:
+    """The loop reads flags up to 20 steps later: they must not be views of tensors that the next step overwrites."""
     integrate, kept, wanted = MMPareto(), [], []
     for seed in range(3):
         model, batch = model_and_batch("convolution and mlp", seed)
@@ -366,8 +372,8 @@ def test_reports_outlive_the_next_step() -> None:
             assert_report(report[modality], expected[modality])
 
 
-def test_grad_of_two_parameters_does_not_overlap() -> None:
-    """Clipping works in place on `.grad`."""
+def test_gradients_of_two_parameters_share_no_memory() -> None:
+    """Gradient clipping modifies `.grad` in place."""
     model, batch = model_and_batch("two linear")
     for options in (PER_TENSOR, PAPER, RELEASED):
         joint, unimodal = model.losses(*batch)

@@ -1,4 +1,4 @@
-"""Wrong calls raise an error that names the cause, before anything is changed."""
+"""Invalid calls raise an error that names the cause, and leave no gradient."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def losses(model: Multimodal) -> tuple[Tensor, dict[str, Tensor]]:
     return model.losses(*model_and_batch("two linear")[1])
 
 
-def refused(match: str, model: Multimodal, joint: Any, unimodal: Any, encoders: Any = None) -> None:
+def assert_rejected(match: str, model: Multimodal, joint: Any, unimodal: Any, encoders: Any = None) -> None:
     encoders = dict(model.encoders.items()) if encoders is None else encoders
     with pytest.raises(ValueError, match=match):
         MMPareto().backward(joint, unimodal, encoders=encoders)
@@ -29,50 +29,50 @@ def refused(match: str, model: Multimodal, joint: Any, unimodal: Any, encoders: 
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
-def test_a_loss_that_needs_no_gradient(model: Multimodal, losses: Losses) -> None:
+def test_a_loss_that_requires_no_gradient(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
-    refused("audio", model, joint, {**unimodal, "audio": unimodal["audio"].detach()})
-    refused("visual", model, joint, {**unimodal, "visual": torch.tensor(1.0)})
-    refused("joint", model, joint.detach(), unimodal)
+    assert_rejected("audio", model, joint, {**unimodal, "audio": unimodal["audio"].detach()})
+    assert_rejected("visual", model, joint, {**unimodal, "visual": torch.tensor(1.0)})
+    assert_rejected("joint", model, joint.detach(), unimodal)
 
 
 def test_a_modality_without_a_loss(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
-    refused("visual", model, joint, {"audio": unimodal["audio"]})
+    assert_rejected("visual", model, joint, {"audio": unimodal["audio"]})
 
 
 def test_a_loss_without_an_encoder(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
-    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"]})
-    refused("vidual", model, joint, unimodal | {"vidual": unimodal["audio"] * 1.0})
+    assert_rejected("visual", model, joint, unimodal, {"audio": model.encoders["audio"]})
+    assert_rejected("vidual", model, joint, unimodal | {"vidual": unimodal["audio"] * 1.0})
 
 
 def test_a_task_without_a_loss_or_an_encoder(model: Multimodal, losses: Losses) -> None:
     _, unimodal = losses
     both = list(model.encoders.parameters())
     assert both
-    refused("depth", model, None, unimodal, {"shared": (model.encoders, ["audio", "depth"])})
-    refused("visual", model, None, unimodal, {"shared": (model.encoders, ["audio"])})
+    assert_rejected("depth", model, None, unimodal, {"shared": (model.encoders, ["audio", "depth"])})
+    assert_rejected("visual", model, None, unimodal, {"shared": (model.encoders, ["audio"])})
 
 
 def test_an_encoder_without_trainable_parameters(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
-    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": []})
-    refused("audio", model, joint, unimodal, {"audio": nn.Identity(), "visual": model.encoders["visual"]})
+    assert_rejected("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": []})
+    assert_rejected("audio", model, joint, unimodal, {"audio": nn.Identity(), "visual": model.encoders["visual"]})
     frozen = [nn.Parameter(torch.ones(2), requires_grad=False)]
-    refused("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": frozen})
+    assert_rejected("visual", model, joint, unimodal, {"audio": model.encoders["audio"], "visual": frozen})
 
 
 def test_a_parameter_in_two_encoders(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
     audio, visual = (list(encoder.parameters()) for encoder in model.encoders.values())
-    refused("audio|visual", model, joint, unimodal, {"audio": audio, "visual": [*visual, audio[0]]})
+    assert_rejected("audio|visual", model, joint, unimodal, {"audio": audio, "visual": [*visual, audio[0]]})
 
 
-def test_a_loss_that_is_no_scalar(model: Multimodal, losses: Losses) -> None:
+def test_a_loss_that_is_not_a_scalar(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
-    refused("audio", model, joint, {**unimodal, "audio": unimodal["audio"] * torch.ones(3)})
-    refused("joint", model, joint * torch.ones(3), unimodal)
+    assert_rejected("audio", model, joint, {**unimodal, "audio": unimodal["audio"] * torch.ones(3)})
+    assert_rejected("joint", model, joint * torch.ones(3), unimodal)
 
 
 @pytest.mark.parametrize("gamma", [0.0, -1.5, float("nan"), float("inf")])
@@ -89,7 +89,7 @@ def test_unknown_option_values(option: str) -> None:
             MMPareto(**arguments)
 
 
-def test_rescaling_encoders_whose_tensors_were_weighted_alone() -> None:
-    """A combination of options without meaning."""
+def test_weights_per_parameter_cannot_be_rescaled_per_encoder() -> None:
+    """This combination of options has no meaning."""
     with pytest.raises(ValueError, match="rescale"):
         MMPareto(weights="parameter", rescale="encoder")

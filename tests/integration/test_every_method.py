@@ -1,4 +1,4 @@
-"""What holds for every method alike, on any number of modalities."""
+"""Properties of every method, for any number of modalities."""
 
 import copy
 import io
@@ -40,24 +40,24 @@ def test_any_number_of_modalities(name: str, count: int) -> None:
     for _ in range(2):
         report = step(method, loop, batch)
         assert bool(report.finite.all()) and len(report.losses) == len(report.finite)
-        found = take_grads(model)
+        actual = take_grads(model)
         trained = ["audio"] if name == "unimodal" else NAMES[:count]
         for modality in NAMES[:count]:
-            got = [g for key, g in found.items() if key.startswith(f"encoders.{modality}.")]
-            assert all((g is not None and bool(g.isfinite().all())) == (modality in trained) for g in got), modality
+            grads = [g for key, g in actual.items() if key.startswith(f"encoders.{modality}.")]
+            assert all((g is not None and bool(g.isfinite().all())) == (modality in trained) for g in grads), modality
 
 
 @pytest.mark.parametrize("name", [*JOINT_ONLY, "pretrain_finetune"])
-def test_one_modality_degenerates_to_plain_training(name: str) -> None:
-    """Methods that modulate the joint loss's gradient leave it as it is (OGM-GE's noise and PMR's prototypes apart)."""
+def test_one_modality_is_plain_training(name: str) -> None:
+    """Methods that modulate the joint loss's gradient leave it unchanged (except OGM-GE's noise, PMR's prototypes)."""
     if name in ("ogm_ge", "pmr"):
-        pytest.skip("adds something of its own whatever the number of modalities")
+        pytest.skip("adds noise or a prototype loss for any number of modalities")
     model, batch = Model(1), batch_of(1)
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
-    found = take_grads(model)
+    actual = take_grads(model)
     cross_entropy(model(batch[0]).joint, batch[1]).backward()
-    assert_close(found, take_grads(model), 1e-12)
+    assert_close(actual, take_grads(model), 1e-12)
 
 
 @every
@@ -93,17 +93,17 @@ def test_loss_scaling_changes_nothing_but_the_scale(name: str) -> None:
         plain, scaled = step(method, loop, batch, seed=number), None
         expected = take_grads(model)
         scaled = step(other, loop, batch, scale=1024.0, seed=number)
-        found = {key: None if g is None else g / 1024 for key, g in take_grads(model).items()}
-        assert_close(found, expected, 1e-9)
-        for modality, seen in plain.items():
+        actual = {key: None if g is None else g / 1024 for key, g in take_grads(model).items()}
+        assert_close(actual, expected, 1e-9)
+        for modality, encoder in plain.items():
             for field in ("cosine", "norms", "weights", "conflict", "rescale"):
-                torch.testing.assert_close(getattr(scaled[modality], field), getattr(seen, field))
+                torch.testing.assert_close(getattr(scaled[modality], field), getattr(encoder, field))
     for a, b in zip(tensors_in(method.state_dict()), tensors_in(other.state_dict()), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @every
-def test_a_step_that_is_not_finite_leaves_the_memory_as_it_was(name: str) -> None:
+def test_a_nonfinite_step_does_not_change_the_state(name: str) -> None:
     model, batch = Model(), batch_of()
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
@@ -112,14 +112,14 @@ def test_a_step_that_is_not_finite_leaves_the_memory_as_it_was(name: str) -> Non
     bad = {m: torch.full_like(x, float("nan")) for m, x in batch[0].items()}, batch[1]
     report = step(method, loop, bad)
     assert not bool(report.finite.any())
-    found = [g for g in take_grads(model).values() if g is not None]
-    assert found and not any(bool(g.isfinite().all()) for g in found)
+    actual = [g for g in take_grads(model).values() if g is not None]
+    assert actual and not any(bool(g.isfinite().all()) for g in actual)
     for a, b in zip(tensors_in(method.state_dict()), tensors_in(before), strict=True):
         assert_same_state(a, b)
 
 
 @every
-def test_the_state_survives_and_the_next_step_is_the_same_bit_for_bit(name: str) -> None:
+def test_a_loaded_state_continues_bit_for_bit(name: str) -> None:
     model, batches = Model(), [batch_of(seed=seed) for seed in range(4)]
     method, loop = ready(name, model, batches[0])
     for batch in batches[:2]:
@@ -130,18 +130,18 @@ def test_the_state_survives_and_the_next_step_is_the_same_bit_for_bit(name: str)
     file.seek(0)
     fresh = make(name)
     fresh.load_state_dict(torch.load(file, weights_only=True))
-    fresh.begin_training(loop)  # as on --resume in mid-epoch: no epoch begins
+    fresh.begin_training(loop)  # as with --resume in mid-epoch: no epoch begins
     for batch in batches[2:]:
         step(method, loop, batch, seed=7)
         expected = take_grads(model)
         step(fresh, loop, batch, seed=7)
-        found = take_grads(model)
-        assert_same_state(found, expected)
+        actual = take_grads(model)
+        assert_same_state(actual, expected)
     assert_same_state(fresh.state_dict(), method.state_dict())
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_methods_with_a_memory_have_one(name: str) -> None:
+def test_stateful_methods_have_a_state(name: str) -> None:
     model, batch = Model(), batch_of()
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
@@ -152,8 +152,8 @@ def test_methods_with_a_memory_have_one(name: str) -> None:
 
 # One method per way of using the model: passes, forward arguments, features, forward passes in evaluation mode.
 @pytest.mark.parametrize("name", ["joint", "mmpareto", "dgl", "greedy", "pmr", "agm"])
-def test_a_compiled_model_gives_the_same(name: str) -> None:
-    """The gradient of a parameter that a loss does not reach is zero there instead of None."""
+def test_a_compiled_model_gives_the_same_gradients(name: str) -> None:
+    """In a compiled model, the gradient of an unreached parameter may be zero instead of None."""
     model, batch = Model(), batch_of()
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
@@ -161,16 +161,16 @@ def test_a_compiled_model_gives_the_same(name: str) -> None:
     other, _ = ready(name, model, batch)
     torch._dynamo.reset()
     step(other, loop, batch, model=torch.compile(model, backend="aot_eager"))
-    found = take_grads(model)
-    for key, gradient in found.items():
+    actual = take_grads(model)
+    for key, gradient in actual.items():
         if expected[key] is None:
             assert gradient is None or not bool(gradient.any()), key
-            found[key] = None
-    assert_close(found, expected, 1e-9)
+            actual[key] = None
+    assert_close(actual, expected, 1e-9)
 
 
 @every
-def test_recomputed_activations_give_the_same(name: str) -> None:
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
     model, batch = Model(), batch_of()
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
@@ -182,19 +182,19 @@ def test_recomputed_activations_give_the_same(name: str) -> None:
 
 
 @every
-def test_frozen_parameters_stay_without_gradient(name: str) -> None:
+def test_frozen_parameters_receive_no_gradient(name: str) -> None:
     model, batch = Model(), batch_of()
     for encoder in model.encoders.values():
         encoder.conv.requires_grad_(False)
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
-    found = take_grads(model)
-    assert all(g is None for key, g in found.items() if ".conv." in key)
-    assert found["encoders.audio.layer.weight"] is not None
+    actual = take_grads(model)
+    assert all(g is None for key, g in actual.items() if ".conv." in key)
+    assert actual["encoders.audio.layer.weight"] is not None
 
 
 @every
-def test_it_adds_to_what_is_there_and_to_nothing_else(name: str) -> None:
+def test_it_adds_to_existing_gradients(name: str) -> None:
     model, batch = Model(), batch_of()
     method, loop = ready(name, model, batch)
     step(method, loop, batch)
@@ -203,30 +203,30 @@ def test_it_adds_to_what_is_there_and_to_nothing_else(name: str) -> None:
         p.grad = torch.ones_like(p)
     other, _ = ready(name, model, batch)
     step(other, loop, batch)
-    found = take_grads(model)
+    actual = take_grads(model)
     assert_close(
-        {key: g - 1 for key, g in found.items() if g is not None},
-        {key: torch.zeros_like(found[key]) if g is None else g for key, g in expected.items()},
+        {key: g - 1 for key, g in actual.items() if g is not None},
+        {key: torch.zeros_like(actual[key]) if g is None else g for key, g in expected.items()},
         1e-9,
     )
 
 
 @every
 def test_encoders_that_exchange_information(name: str) -> None:
-    """One's loss reaches the other's encoder; every method runs, and what it descends is what it says."""
+    """Each loss also reaches the other encoders; the step is finite and trains the encoders."""
     model, batch = Model(3, mixed=True), batch_of(3)
     method, loop = ready(name, model, batch)
     report = step(method, loop, batch)
     assert bool(report.finite.all())
-    found = take_grads(model)
-    assert all(g is not None for key, g in found.items() if key.startswith("encoders.audio."))
+    actual = take_grads(model)
+    assert all(g is not None for key, g in actual.items() if key.startswith("encoders.audio."))
 
 
 def backward_on(method: Method, model: Model, **changes: object) -> None:
-    """One call with everything right but what `changes` says."""
+    """Call `backward` with valid arguments, except for `changes`."""
     batch = batch_of(len(model.modalities))
-    asked = method.before_forward(Loop(model, batch), *batch)
-    outputs = model(batch[0], **asked)
+    forward_arguments = method.before_forward(Loop(model, batch), *batch)
+    outputs = model(batch[0], **forward_arguments)
     joint, unimodal = losses_of(outputs, batch[1])
     given = {
         "joint": joint,
@@ -239,7 +239,7 @@ def backward_on(method: Method, model: Model, **changes: object) -> None:
 
 
 @every
-def test_bad_input_is_told_and_touches_nothing(name: str) -> None:
+def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     model = Model()
     tied = Model()
     tied.encoders["visual"].conv = tied.encoders["audio"].conv
@@ -255,7 +255,7 @@ def test_bad_input_is_told_and_touches_nothing(name: str) -> None:
     cases.append(("'audio' has no trainable parameter", frozen, {}))
     if cls.descends_joint:
         cases.append(("'joint' needs no gradient", model, {"joint": joint.detach()}))
-        if name != "dgl":  # there the fusion may see detached features
+        if name != "dgl":  # it accepts a fusion of detached features
             cases.append(("'joint' does not reach encoder", model, {"joint": joint}))
         cases.append(("'joint' is no scalar", model, {"joint": torch.ones(2, requires_grad=True)}))
     if cls.descends_unimodal:
@@ -271,7 +271,7 @@ def test_bad_input_is_told_and_touches_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in COMBINING])
-def test_methods_of_the_joint_loss_refuse_to_go_without(name: str) -> None:
+def test_methods_that_descend_the_joint_loss_require_it(name: str) -> None:
     if name in ("unimodal", "gblending", "pretrain_finetune"):
         pytest.skip("descends unimodal losses")
     model = Model()
@@ -281,7 +281,7 @@ def test_methods_of_the_joint_loss_refuse_to_go_without(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr"])
-def test_methods_that_read_outputs_refuse_to_go_without(name: str) -> None:
+def test_methods_that_read_outputs_require_them(name: str) -> None:
     model = Model()
     for missing in ("labels", "outputs") if name != "agm" else ():
         method, _ = ready(name, model, batch_of())
@@ -314,8 +314,8 @@ def test_several_tasks_on_one_encoder(name: str, count: int) -> None:
         if count == 1:  # one task is plain training
             for p, g in zip(shared.parameters(), plain, strict=True):
                 torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-14)
-        for seen in report.values():
-            assert seen.norms.shape == (count,) and seen.weights.shape[1] == count
+        for encoder in report.values():
+            assert encoder.norms.shape == (count,) and encoder.weights.shape[1] == count
         for p in [*shared.parameters(), *heads.parameters()]:
             assert p.grad is not None and bool(p.grad.isfinite().all())
             p.grad = None

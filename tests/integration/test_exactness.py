@@ -1,4 +1,4 @@
-"""One step in float64 equals the equations to 1e-6, for every method, option and kind of model."""
+"""One step in float64 matches the equations to 1e-6, for every method, option and kind of model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,15 +44,15 @@ def test_searched_weights_agree_with_the_closed_form() -> None:
             assert searched_weights(first, second) == pytest.approx(closed_form_weights(first, second), abs=1e-12)
 
 
-def test_models_show_conflict_and_harmony() -> None:
-    """The comparisons cover groups with and without conflict."""
+def test_models_have_groups_with_and_without_conflict() -> None:
+    """Otherwise the comparisons would cover only one of the cases."""
     for options in (PER_TENSOR, PAPER):
-        seen = []
+        flags = []
         for name in ENCODER_SETS:
             for seed in SEEDS:
                 _, reports = expectation("mmpareto", *model_and_batch(name, seed), options)
-                seen += [flag for report in reports.values() for flag in report.conflict.tolist()]
-        assert min(sum(seen), len(seen) - sum(seen)) >= 5
+                flags += [flag for report in reports.values() for flag in report.conflict.tolist()]
+        assert min(sum(flags), len(flags) - sum(flags)) >= 5
 
 
 @by_model
@@ -64,7 +64,7 @@ def test_plain_methods(method: str, name: str) -> None:
     report = METHODS[method]().backward(joint, unimodal, encoders=dict(model.encoders.items()))
     assert_gradients(expected)
     assert list(report) == []
-    flags = finite_flags(report)  # one joint loss looks at no other
+    flags = finite_flags(report)  # joint training ignores the unimodal losses
     assert flags == [True] * (1 if method == "joint" else 1 + len(unimodal))
 
 
@@ -112,7 +112,7 @@ def test_registry_and_state(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
 def test_grad_accumulates(method: str) -> None:
-    """Like Tensor.backward it adds to `.grad`; where no loss reaches, `.grad` is unchanged."""
+    """Like `Tensor.backward`, a step adds to `.grad`; parameters that no loss reaches keep theirs."""
     model, batch = model_and_batch("unused and frozen")
     expected, _ = expectation(method, model, batch)
     before = {p: torch.full_like(p, 0.5) for p in model.parameters() if p.requires_grad}
@@ -135,7 +135,7 @@ def test_unreached_and_frozen_parameters() -> None:
     assert report["audio"].weights.shape == (4, 2)
 
 
-def test_an_encoder_that_its_loss_does_not_reach_is_told() -> None:
+def test_an_encoder_that_its_loss_does_not_reach_is_rejected() -> None:
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     encoders = {**dict(model.encoders.items()), "touch": torch.nn.Linear(2, 2).double()}
@@ -145,7 +145,7 @@ def test_an_encoder_that_its_loss_does_not_reach_is_told() -> None:
     assert all(p.grad is None for p in [*model.parameters(), *encoders["touch"].parameters()])
 
 
-def test_an_encoder_that_the_joint_loss_does_not_reach_takes_its_own_gradient() -> None:
+def test_an_encoder_that_the_joint_loss_does_not_reach_descends_its_own_loss() -> None:
     """For example, a modality whose feature is dropped for a batch."""
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
@@ -160,7 +160,7 @@ def test_an_encoder_that_the_joint_loss_does_not_reach_takes_its_own_gradient() 
     assert report["touch"].norms[0] == 0 and not bool(report["touch"].conflict.any())
 
 
-def test_unimodal_heads_of_the_joint_loss_keep_no_gradient() -> None:
+def test_joint_training_leaves_no_gradient_on_unimodal_heads() -> None:
     model, batch = model_and_batch("two linear")
     joint, unimodal = model.losses(*batch)
     METHODS["joint"]().backward(joint, unimodal, encoders=dict(model.encoders.items()))
@@ -190,18 +190,18 @@ def test_forms_of_encoders(form: str, method: str) -> None:
 def test_tensors_are_reported_in_the_order_given() -> None:
     model, batch = model_and_batch("three modalities", seed=2)
     joint, unimodal = model.losses(*batch)
-    there = MMPareto().backward(joint, unimodal, encoders=model.encoder_parameters())
+    original = MMPareto().backward(joint, unimodal, encoders=model.encoder_parameters())
     joint, unimodal = model.losses(*batch)
-    back = MMPareto().backward(
+    reordered = MMPareto().backward(
         joint, unimodal, encoders={name: members[::-1] for name, members in model.encoder_parameters().items()}
     )
     for modality in model.encoders:
-        torch.testing.assert_close(back[modality].weights, there[modality].weights.flip(0))
-        torch.testing.assert_close(back[modality].rescale, there[modality].rescale.flip(0))
+        torch.testing.assert_close(reordered[modality].weights, original[modality].weights.flip(0))
+        torch.testing.assert_close(reordered[modality].rescale, original[modality].rescale.flip(0))
 
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
-def test_outputs_and_labels_are_not_needed(method: str) -> None:
+def test_outputs_and_labels_are_ignored(method: str) -> None:
     model, batch = model_and_batch("two linear")
     expected, _ = expectation(method, model, batch)
     joint, unimodal = model.losses(*batch)
@@ -237,7 +237,7 @@ def test_uniform_with_two_tasks_on_one_encoder() -> None:
     assert_gradients(expected)
 
 
-def test_one_object_serves_many_steps() -> None:
+def test_one_object_can_take_many_steps() -> None:
     """A step does not depend on earlier steps."""
     integrate = MMPareto()
     for seed in SEEDS:

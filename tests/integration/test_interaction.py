@@ -41,7 +41,7 @@ def test_cross_terms_are_left_out(names: tuple[str, ...], options: Options) -> N
             assert_report(report[modality], wanted)
 
 
-def test_heads_and_fusion_take_the_plain_sum() -> None:
+def test_heads_and_fusion_receive_the_plain_sum() -> None:
     model, batch = dense_and_batch()
     joint, unimodal = model.losses(*batch)
     outside = [*model.fusion.parameters(), *model.joint_head.parameters(), *model.heads.parameters()]
@@ -53,7 +53,7 @@ def test_heads_and_fusion_take_the_plain_sum() -> None:
 
 
 @pytest.mark.parametrize("scale", [None, 256.0])
-def test_without_interaction_the_option_changes_nothing(scale: float | None) -> None:
+def test_the_option_changes_nothing_for_a_model_without_interaction(scale: float | None) -> None:
     model, batch = model_and_batch("three modalities")
     expected, reports = expectation("mmpareto", model, batch, PER_TENSOR)
     joint, unimodal = model.losses(*batch)

@@ -1,4 +1,4 @@
-"""The arithmetic on a GPU, one vector per objective, equals that on the CPU; tested on the CPU."""
+"""GPU arithmetic, on one concatenated vector per objective, matches CPU arithmetic; tested on the CPU."""
 
 import pytest
 import torch
@@ -18,17 +18,17 @@ KINDS = {
 
 
 def concatenate(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Concatenate the CPU's tensors like a GPU's; returns a list that receives the number of tensors each time."""
-    seen: list[int] = []
+    """Concatenate tensors on the CPU as on a GPU; return a list to which each call appends its number of tensors."""
+    counts: list[int] = []
 
     def of(gradients: list[list[Tensor | None]]) -> object:
         if not any(g is not None for objective in gradients for g in objective):
             return None
-        seen.append(len(gradients[0]))
+        counts.append(len(gradients[0]))
         return linear_algebra._Concatenated(gradients)
 
     monkeypatch.setattr(linear_algebra._Concatenated, "of", staticmethod(of))
-    return seen
+    return counts
 
 
 def step(method: Method, name: str, dtype: torch.dtype) -> tuple[dict[str, Tensor | None], Report]:
@@ -42,26 +42,30 @@ def step(method: Method, name: str, dtype: torch.dtype) -> tuple[dict[str, Tenso
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ENCODER_SETS)
-def test_a_step_is_the_same(name: str, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, told = step(KINDS[kind](), name, dtype)
-    seen = concatenate(monkeypatch)
-    found, report = step(KINDS[kind](), name, dtype)
-    assert seen
+def test_a_step_on_concatenated_gradients_is_the_same(
+    name: str, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, expected_report = step(KINDS[kind](), name, dtype)
+    counts = concatenate(monkeypatch)
+    actual, report = step(KINDS[kind](), name, dtype)
+    assert counts
     tolerance = {"rtol": 1e-10, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 1e-6}
-    assert [key for key, g in found.items() if g is None] == [key for key, g in expected.items() if g is None]
-    for key, gradient in found.items():
+    assert [key for key, g in actual.items() if g is None] == [key for key, g in expected.items() if g is None]
+    for key, gradient in actual.items():
         if gradient is not None:
             torch.testing.assert_close(gradient, expected[key], **tolerance)
-    for modality, seen_there in told.items():
-        torch.testing.assert_close(report[modality].weights, seen_there.weights, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(report[modality].norms, seen_there.norms, rtol=1e-4, atol=1e-8)
-        assert torch.equal(report[modality].conflict, seen_there.conflict)
+    for modality, encoder_report in expected_report.items():
+        torch.testing.assert_close(report[modality].weights, encoder_report.weights, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(report[modality].norms, encoder_report.norms, rtol=1e-4, atol=1e-8)
+        assert torch.equal(report[modality].conflict, encoder_report.conflict)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_function_of_concatenated_gradients_is_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(3,), (2, 5, 3, 3), (), (70_000,), (0,), (4, 4)]  # more than a piece, and nothing
+    shapes = [(3,), (2, 5, 3, 3), (), (70_000,), (0,), (4, 4)]  # including more than one chunk, and no element
 
     def made() -> list[list[Tensor | None]]:
         generator.manual_seed(1)
@@ -86,15 +90,15 @@ def test_each_function_is_the_same(dtype: torch.dtype, monkeypatch: pytest.Monke
 
     expected = results()
     concatenate(monkeypatch)
-    for found, right in zip(results(), expected, strict=True):
-        assert (found is None) == (right is None)
-        if found is not None and right is not None:
-            assert found.dtype == right.dtype and found.shape == right.shape
-            torch.testing.assert_close(found, right, rtol=1e-5 if dtype != torch.float64 else 1e-12, atol=1e-9)
+    for actual, wanted in zip(results(), expected, strict=True):
+        assert (actual is None) == (wanted is None)
+        if actual is not None and wanted is not None:
+            assert actual.dtype == wanted.dtype and actual.shape == wanted.shape
+            torch.testing.assert_close(actual, wanted, rtol=1e-5 if dtype != torch.float64 else 1e-12, atol=1e-9)
 
 
 def operations(layers: int) -> int:
-    """Number of operations that would launch a kernel in the integration of an encoder of so many layers."""
+    """Return the number of operations that would launch a kernel, for an encoder with this many layers."""
     encoder = nn.Sequential(*[nn.Linear(4, 4) for _ in range(layers)])
     head, other = nn.Linear(4, 3), nn.Linear(4, 3)
     features = encoder(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
@@ -109,7 +113,7 @@ def operations(layers: int) -> int:
         method._apply = marked  # type: ignore[method-assign, assignment]
         method.backward(head(features).sum(), {"a": other(features).sum()}, encoders={"a": encoder})
     (marker,) = [event for event in profile.events() if event.name == "integration"]
-    # These launch no kernel: views, conversions to the same dtype, questions about dtypes.
+    # These launch no kernel: views, conversions to the same dtype, and type promotion.
     views = ("view", "split", "reshape", "narrow", "expand", "select", "as_strided", "unsqueeze", "detach", "alias")
     free = (*views, "to", "promote_types")
     within = [e for e in profile.events() if e.time_range.start >= marker.time_range.start and e.cpu_parent == marker]

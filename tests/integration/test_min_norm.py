@@ -36,7 +36,7 @@ def spread(n: int, generator: Generator) -> Tensor:
 
 
 def shared_part(n: int, dimension: int, generator: Generator) -> Tensor:
-    """Gradients with few conflicts: 0 is outside the hull, and the solution inside a face."""
+    """Gradients with few conflicts: 0 is outside the convex hull, and the solution is inside a face."""
     return normal(n, dimension, generator) + 0.7
 
 
@@ -122,7 +122,7 @@ by_kind = pytest.mark.parametrize("draw", KINDS, ids=lambda draw: draw.__name__)
 
 
 def problems(draw: Draw, *sizes: int) -> list[Tensor]:
-    """Gradients whose dimension is below, at and above their number n, for every n of `sizes`."""
+    """Return gradients of dimension below, equal to and above their number n, for every n in `sizes`."""
     return [
         draw(n, dimension, torch.Generator().manual_seed(100 * seed + dimension))
         for n in sizes
@@ -139,12 +139,12 @@ def solved(gradients: Tensor, skip_zero: bool = False) -> Tensor:
 
 
 def assert_optimal(alpha: Tensor, gramian: Tensor, tolerance: float = TOLERANCE) -> None:
-    """α ≥ 0, Σα = 1, (Gα)ᵢ ≥ αᵀGα, and equal where αᵢ > 0.
+    """Assert that α ≥ 0, Σα = 1, and (Gα)ᵢ ≥ αᵀGα with equality where αᵢ > 0.
 
-    Condition i is about ⟨gᵢ, h⟩ with h = Σ αg, at most ‖gᵢ‖·‖h‖ ≤ ‖gᵢ‖·min‖g‖. What is allowed is a millionth of this
-    bound. Where norms are spread, a millionth of the largest element of G would allow anything to all but the
-    longest gradients; and one of min‖g‖² would ask more of ⟨gᵢ, h⟩, a sum of terms of size ‖gᵢ‖·min‖g‖, than
-    float64 holds. A gradient of norm 0 leaves nothing: there Gα must be 0.
+    Condition i is about ⟨gᵢ, h⟩ with h = Σ αg, which is at most ‖gᵢ‖·‖h‖ ≤ ‖gᵢ‖·min‖g‖; the tolerance is relative to
+    this bound. If norms differ by orders of magnitude, a tolerance relative to the largest element of G would accept
+    anything for all but the longest gradients, and one relative to min‖g‖² would require more precision of ⟨gᵢ, h⟩, a
+    sum of terms of size ‖gᵢ‖·min‖g‖, than float64 has. If a gradient is 0, so is the tolerance: Gα must be 0.
     """
     assert alpha.shape == gramian.shape[:-1]
     assert bool((alpha >= 0).all())
@@ -165,13 +165,13 @@ def test_optimality_conditions(draw: Draw) -> None:
 
 @by_kind
 def test_optimality_conditions_of_float32_gradients(draw: Draw) -> None:
-    """Checked against the Gramian of the same gradients in float64; rounding may use up part of the tolerance."""
+    """Checked against the float64 Gramian of the same gradients, with a tolerance for float32 rounding."""
     for gradients in problems(draw, *SIZES):
         single = gradients.float()
         products = (single[:, None] * single[None]).sum(-1)
         exact = single.double() @ single.double().T
-        # The weights that Gramians in float32 determine: an error of eps in the gradients' products is one in ⟨gᵢ, h⟩
-        # of eps·‖gᵢ‖·Σ αⱼ‖gⱼ‖, and those terms outgrow min‖g‖ where they cancel (nearly opposite gradients).
+        # A relative error of eps in the products is an error of eps·‖gᵢ‖·Σ αⱼ‖gⱼ‖ in ⟨gᵢ, h⟩, and this sum exceeds
+        # min‖g‖ where its terms cancel (nearly opposite gradients).
         alpha = min_norm_weights(products.double())
         terms = float((alpha * exact.diagonal().sqrt()).sum()) / float(exact.diagonal().sqrt().min().clamp(min=1e-300))
         assert_optimal(alpha, exact, 16 * torch.finfo(torch.float32).eps * max(1.0, terms))
@@ -181,9 +181,9 @@ def test_optimality_conditions_of_float32_gradients(draw: Draw) -> None:
 
 
 def shortest(gradients: Tensor) -> Tensor:
-    """Return the shortest point of the gradients' hull, by the dual: the shortest x with ⟨x, gᵢ⟩ ≥ 1 gives h = x/‖x‖².
+    """Return the shortest point of the convex hull, by the dual: the shortest x with ⟨x, gᵢ⟩ ≥ 1 gives h = x/‖x‖².
 
-    There is no such x if and only if 0 is in the hull. The constraints are divided by ‖gᵢ‖/min‖g‖, to keep their range.
+    There is no such x if and only if 0 is in the hull. Constraints are divided by ‖gᵢ‖/min‖g‖, to keep them in range.
     """
     norms = gradients.norm(dim=1)
     if not bool(norms.all()):
@@ -199,8 +199,8 @@ def shortest(gradients: Tensor) -> Tensor:
 
 
 @by_kind
-def test_equals_a_quadratic_programme_on_the_gradients(draw: Draw) -> None:
-    """Compares h, to a millionth of the shortest gradient, because the weights themselves are not unique."""
+def test_h_matches_a_quadratic_programme_on_the_gradients(draw: Draw) -> None:
+    """Compares h, relative to the shortest gradient, because the weights are not unique."""
     for gradients in problems(draw, *SIZES):
         h, wanted = solved(gradients) @ gradients, shortest(gradients)
         assert float((h - wanted).norm()) <= TOLERANCE * float(gradients.norm(dim=1).min())
@@ -222,10 +222,10 @@ def solved_exactly(matrix: list[list[Fraction]], target: list[Fraction]) -> list
 
 
 def enumerated(gradients: list[list[Fraction]]) -> list[Fraction]:
-    """Return the shortest point of the hull, without rounding: the shortest of those of all simplices inside them.
+    """Return the shortest point of the convex hull, without rounding: the shortest one inside any simplex.
 
-    It is in the hull of affinely independent gradients (Carathéodory), on which [G 1; 1ᵀ 0](α, −m) = (0, 1) has one
-    solution.
+    It is in the hull of affinely independent gradients (Carathéodory), for which [G 1; 1ᵀ 0](α, −m) = (0, 1) has
+    exactly one solution.
     """
     best: list[Fraction] | None = None
     one, zero = Fraction(1), Fraction(0)
@@ -261,7 +261,7 @@ def test_the_enumeration_itself() -> None:
 def whole_gradients(draw: st.DrawFn) -> list[list[int]]:
     n, dimension = draw(st.integers(1, 6)), draw(st.integers(1, 5))
     size = draw(st.sampled_from([1, 3, 50]))  # small numbers: equal, opposite, collinear and zero gradients
-    shift = draw(st.sampled_from([0, 0, size]))  # all of the same sign: 0 lies outside the hull
+    shift = draw(st.sampled_from([0, 0, size]))  # all of the same sign: 0 is outside the hull
     number = st.integers(-size, size).map(lambda x: x + shift)
     factor = st.sampled_from([1, 1, 1, 10, 10**6])
     row = st.tuples(st.lists(number, min_size=dimension, max_size=dimension), factor)
@@ -270,10 +270,10 @@ def whole_gradients(draw: st.DrawFn) -> list[list[int]]:
 
 @settings(max_examples=50)
 @given(whole_gradients())
-def test_equals_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
+def test_h_matches_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
     gradients = torch.tensor(rows, dtype=torch.float64)
     alpha, wanted = solved(gradients), enumerated([[Fraction(x) for x in row] for row in rows])
-    # h in fractions, too: what is compared is the weights' error and not that of the sum
+    # h in fractions, too, so that the error is that of the weights and not of the sum
     columns = zip(*rows, strict=True)
     h = [sum((Fraction(a) * x for a, x in zip(alpha.tolist(), column, strict=True)), Fraction(0)) for column in columns]
     difference = [a - b for a, b in zip(h, wanted, strict=True)]
@@ -285,7 +285,7 @@ def test_equals_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
 
 
 def closed_form(a: float, b: float, c: float) -> tuple[Fraction, Fraction]:
-    """Return the closed form of two gradients, in fractions."""
+    """Return the closed-form weights of two gradients, as fractions."""
     if a == b == c:
         return Fraction(1, 2), Fraction(1, 2)
     if c >= a:
@@ -303,11 +303,11 @@ def closed_form(a: float, b: float, c: float) -> tuple[Fraction, Fraction]:
     cosine=st.floats(-1, 1) | st.sampled_from([-1.0, 0.0, 1.0]),
 )
 def test_closed_form(norm: float, ratio: float, cosine: float) -> None:
-    """Each weight to a relative 1e-12, including the tiny one of a gradient that is 10¹² times longer."""
+    """Each weight has a relative error below 1e-12, even the tiny weight of a gradient that is 10¹² times longer."""
     a, b = norm**2, (norm * ratio) ** 2
     c = cosine * norm * norm * ratio
     alpha = min_norm_weights(torch.tensor([[a, c], [c, b]], dtype=torch.float64))
-    if 0 < a + b - 2 * c < 1e-3 * (a + b):  # nearly equal: the difference's digits are lost, and nothing hangs on them
+    if 0 < a + b - 2 * c < 1e-3 * (a + b):  # nearly equal: weights are ill-conditioned, but h does not depend on them
         assert float(alpha.sum()) == pytest.approx(1, abs=1e-15)
         assert bool((alpha >= 0).all())
         return
@@ -333,13 +333,13 @@ def test_closed_form(norm: float, ratio: float, cosine: float) -> None:
 def test_closed_form_by_hand(
     skip_zero: bool, first: tuple[int, ...], second: tuple[int, ...], wanted: tuple[float, float]
 ) -> None:
-    """Here skip_zero has no effect: it is for more than two gradients."""
+    """`skip_zero` has no effect here: it applies to more than two gradients."""
     gradients = torch.tensor([first, second], dtype=torch.float64)
     assert solved(gradients, skip_zero).tolist() == pytest.approx(wanted, abs=1e-15)
 
 
-def test_two_gradients_solved_as_many() -> None:
-    """A third gradient that has weight 0 does not change the weights of the other two."""
+def test_a_third_gradient_of_weight_zero_changes_nothing() -> None:
+    """The solver for many gradients gives the weights of the closed form for two."""
     for seed in range(10):
         pair = normal(2, 4, torch.Generator().manual_seed(seed))
         alpha = solved(pair)
@@ -424,7 +424,7 @@ def test_skip_zero_changes_nothing_without_zeros(n: int) -> None:
 
 @pytest.mark.parametrize("skip_zero", [False, True])
 @by_size
-def test_each_group_is_solved_alone(n: int, skip_zero: bool) -> None:
+def test_each_group_is_solved_independently(n: int, skip_zero: bool) -> None:
     groups = [gradients @ gradients.T for draw in KINDS for gradients in problems(draw, n)[:2]]
     together = min_norm_weights(torch.stack(groups), skip_zero=skip_zero)
     assert together.shape == (len(groups), n)
@@ -448,8 +448,8 @@ def test_shapes_and_types(n: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("n", [2, 3, 6])
-def test_a_group_that_is_not_finite(n: int, bad: float) -> None:
-    """Its weights are not finite, and the other groups do not change."""
+def test_a_nonfinite_group_does_not_affect_the_others(n: int, bad: float) -> None:
+    """Only the weights of that group are not finite."""
     gradients = normal(n, 4, torch.Generator().manual_seed(0))
     gramian = gradients @ gradients.T
     spoilt = gramian.clone()

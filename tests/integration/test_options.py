@@ -1,4 +1,4 @@
-"""Checks of options: accepted and rejected values, and messages that name option and value."""
+"""Checks of options: accepted and rejected values, and error messages that name the option and the value."""
 
 import math
 from collections.abc import Callable

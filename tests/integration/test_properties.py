@@ -1,4 +1,4 @@
-"""Properties that hold for any gradients; losses linear in the parameters have exactly the gradients drawn here."""
+"""Properties for arbitrary gradients; losses that are linear in the parameters have exactly the drawn gradients."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +45,7 @@ SHAPES = ((), (1,), (2,), (7,), (3, 4), (2, 1, 3), (40, 33), (0,))
 
 @dataclass(frozen=True)
 class Problem:
-    """Gradients of one encoder's tensors; None where a loss does not reach, `frozen` for frozen tensors."""
+    """Gradients of one encoder's tensors, None where a loss does not reach; `frozen` marks frozen tensors."""
 
     joint: list[Tensor | None]
     unimodal: list[Tensor | None]
@@ -70,7 +70,7 @@ class Problem:
         return replace(self, joint=times(self.joint), unimodal=times(self.unimodal))
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """The two gradients of every trainable tensor, zeros where a loss does not reach."""
+        """Return the two gradients of every trainable tensor, zeros where a loss does not reach."""
         rows = zip(self.joint, self.unimodal, self.zeros, self.frozen, strict=True)
         return [(z if j is None else j, z if u is None else u) for j, u, z, frozen in rows if not frozen]
 
@@ -90,7 +90,7 @@ class Step:
 
 
 def step(problem: Problem, integrate: MMPareto) -> Step:
-    """One call on parameters that start at 0, so that even huge gradients give finite losses."""
+    """Take one step from parameters of 0, so that even huge gradients give finite losses."""
     parameters = parameters_like(problem.zeros)
     for parameter, frozen in zip(parameters, problem.frozen, strict=True):
         parameter.data.zero_()
@@ -154,9 +154,9 @@ option_sets = st.sampled_from(ALL_OPTIONS)
 
 
 def rounding(problem: Problem, index: int, expected: Expected) -> float:
-    """Relative error that rounding may leave in the h of rescale group `index`: ~ eps·(‖g₁‖ + ‖g₂‖)/‖h‖.
+    """Return the relative rounding error allowed in h of rescale group `index`: about eps·(‖g₁‖ + ‖g₂‖)/‖h‖.
 
-    ‖h‖ is that before rescaling, which makes the errors grow with it; γ < 4 only adds to the margin.
+    ‖h‖ is the norm before rescaling, which enlarges errors as much as h; the factor 32 is enough for γ < 4.
     """
     pairs, group = problem.pairs(), expected.rescale_groups[index]
     size = norm(expected.h[i] for i in group) / float(expected.rescale[index])
@@ -165,7 +165,7 @@ def rounding(problem: Problem, index: int, expected: Expected) -> float:
 
 
 def is_discontinuous(problem: Problem, options: Options, dtype: torch.dtype) -> bool:
-    """Whether a group is so close to c = 0, or to the stationary threshold, that float32 may decide otherwise."""
+    """Return whether a group is so close to c = 0, or to the stationary threshold, that rounding may decide."""
     expected, pairs = problem.expected(options), problem.pairs()
     for group in expected.groups:
         one, two = norm(pairs[i][0] for i in group), norm(pairs[i][1] for i in group)
@@ -182,24 +182,24 @@ def is_discontinuous(problem: Problem, options: Options, dtype: torch.dtype) -> 
 
 @examples
 @given(problems(), option_sets)
-def test_equals_the_equations(problem: Problem, options: Options) -> None:
+def test_a_step_matches_the_equations(problem: Problem, options: Options) -> None:
     if is_discontinuous(problem, options, problem.dtype):
         event("left out")  # --hypothesis-show-statistics prints how many
         return
-    expected, found = problem.expected(options), step(problem, MMPareto(**options.arguments()))
+    expected, result = problem.expected(options), step(problem, MMPareto(**options.arguments()))
     tolerance = 1e-5 if problem.dtype == torch.float32 else 1e-9
-    assert_report(found.report, expected, 1e-3 if problem.dtype == torch.float32 else 1e-9)
+    assert_report(result.report, expected, 1e-3 if problem.dtype == torch.float32 else 1e-9)
     for index, group in enumerate(expected.rescale_groups):
         allowed = tolerance + (0.0 if expected.stationary[index] else rounding(problem, index, expected))
         wanted = norm(expected.h[i] for i in group)
-        assert norm(found.h[i].double() - expected.h[i] for i in group) <= allowed * wanted
+        assert norm(result.h[i].double() - expected.h[i] for i in group) <= allowed * wanted
 
 
 @examples
 @given(problems(), option_sets)
-def test_what_no_loss_reaches_or_nobody_trains(problem: Problem, options: Options) -> None:
-    found = step(problem, MMPareto(**options.arguments()))
-    rows = zip(found.parameters, problem.joint, problem.unimodal, problem.frozen, strict=True)
+def test_unreached_and_frozen_tensors(problem: Problem, options: Options) -> None:
+    result = step(problem, MMPareto(**options.arguments()))
+    rows = zip(result.parameters, problem.joint, problem.unimodal, problem.frozen, strict=True)
     for parameter, first, second, frozen in rows:
         if frozen or (first is None and second is None):
             assert parameter.grad is None
@@ -207,21 +207,21 @@ def test_what_no_loss_reaches_or_nobody_trains(problem: Problem, options: Option
             assert parameter.grad is not None
             assert parameter.grad.shape == parameter.shape
             assert parameter.grad.dtype == parameter.dtype
-        assert not bool(parameter.any()), "the parameters themselves are not touched"
-    assert torch.equal(found.other.grad, 3 * torch.arange(1, 4, dtype=problem.dtype))
+        assert not bool(parameter.any()), "the parameters themselves must not change"
+    assert torch.equal(result.other.grad, 3 * torch.arange(1, 4, dtype=problem.dtype))
     count = sum(not frozen for frozen in problem.frozen)
-    assert found.report.weights.shape == (count if options.weights == "parameter" else 1, 2)
-    assert found.report.conflict.shape == (count if options.weights == "parameter" else 1,)
-    assert found.report.rescale.shape == (count if options.rescale == "parameter" else 1,)
+    assert result.report.weights.shape == (count if options.weights == "parameter" else 1, 2)
+    assert result.report.conflict.shape == (count if options.weights == "parameter" else 1,)
+    assert result.report.rescale.shape == (count if options.rescale == "parameter" else 1,)
 
 
 @examples
 @given(problems(), st.sampled_from([options for options in ALL_OPTIONS if options.weights == options.rescale]))
 def test_harmless_direction(problem: Problem, options: Options) -> None:
-    """⟨h, g⟩ ≥ 0 for both losses in every group; `released`, which mixes groups, is not promised this."""
-    found, pairs, expected = step(problem, MMPareto(**options.arguments())), problem.pairs(), problem.expected(options)
+    """⟨h, g⟩ ≥ 0 for both losses in every group; `released`, which mixes groups, does not guarantee this."""
+    result, pairs, expected = step(problem, MMPareto(**options.arguments())), problem.pairs(), problem.expected(options)
     for index, group in enumerate(expected.rescale_groups):
-        h = [found.h[i] for i in group]
+        h = [result.h[i] for i in group]
         slack = rounding(problem, index, expected) * norm(h)
         for column in (0, 1):
             gradient = [pairs[i][column] for i in group]
@@ -231,13 +231,13 @@ def test_harmless_direction(problem: Problem, options: Options) -> None:
 @examples
 @given(problems(), option_sets, st.sampled_from([0.5, 1.0, 1.5, 3.0]))
 def test_magnitude_in_conflict(problem: Problem, options: Options, gamma: float) -> None:
-    """In conflict ‖h‖ ≥ γ‖g₁ + g₂‖ over every group that is rescaled and not stationary (where h is exactly 0)."""
+    """In conflict, ‖h‖ ≥ γ‖g₁ + g₂‖ over every rescale group that is not stationary (there h is exactly 0)."""
     options = replace(options, gamma=gamma)
-    found, pairs = step(problem, MMPareto(**options.arguments())), problem.pairs()
+    result, pairs = step(problem, MMPareto(**options.arguments())), problem.pairs()
     expected = problem.expected(options)
-    conflict = found.report.conflict.expand(len(pairs)) if options.weights == "encoder" else found.report.conflict
+    conflict = result.report.conflict.expand(len(pairs)) if options.weights == "encoder" else result.report.conflict
     for group in expected.rescale_groups:
-        h, plain = norm(found.h[i] for i in group), norm(pairs[i][0].double() + pairs[i][1].double() for i in group)
+        h, plain = norm(result.h[i] for i in group), norm(pairs[i][0].double() + pairs[i][1].double() for i in group)
         if bool(conflict[group[0]]) and h > 0:
             assert h >= gamma * plain * (1 - 64 * problem.eps)
 
@@ -245,32 +245,32 @@ def test_magnitude_in_conflict(problem: Problem, options: Options, gamma: float)
 @examples
 @given(problems(), option_sets)
 def test_no_conflict_is_the_plain_sum(problem: Problem, options: Options) -> None:
-    """Without conflict h is g₁ + g₂ to the last bit (γ times it under boost=always), with weights ½ and ½."""
-    found = step(problem, MMPareto(**options.arguments()))
+    """Without conflict, h is exactly g₁ + g₂ (γ times that with boost=always), with weights ½ and ½."""
+    result = step(problem, MMPareto(**options.arguments()))
     expected = problem.expected(options)
     for index, group in enumerate(expected.groups):
-        if bool(found.report.conflict[index]):
+        if bool(result.report.conflict[index]):
             continue
-        assert found.report.weights[index].tolist() == [0.5, 0.5]
+        assert result.report.weights[index].tolist() == [0.5, 0.5]
         for i in group:
             plain = problem.pairs()[i][0] + problem.pairs()[i][1]
             if options.boost == "conflict":
-                assert torch.equal(found.h[i], plain)
+                assert torch.equal(result.h[i], plain)
             else:
-                torch.testing.assert_close(found.h[i], 1.5 * plain, rtol=4 * problem.eps, atol=0.0)
+                torch.testing.assert_close(result.h[i], 1.5 * plain, rtol=4 * problem.eps, atol=0.0)
 
 
 @examples
 @given(problems(), option_sets)
 def test_the_shorter_gradient_gets_the_larger_weight(problem: Problem, options: Options) -> None:
-    found, pairs = step(problem, MMPareto(**options.arguments())), problem.pairs()
+    result, pairs = step(problem, MMPareto(**options.arguments())), problem.pairs()
     for index, group in enumerate(problem.expected(options).groups):
-        first, second = found.report.weights[index].tolist()
+        first, second = result.report.weights[index].tolist()
         assert first >= 0
         assert second >= 0
         assert first + second == pytest.approx(1, abs=4 * problem.eps)
         one, two = norm(pairs[i][0] for i in group), norm(pairs[i][1] for i in group)
-        if bool(found.report.conflict[index]) and abs(one - two) > 1e-4 * max(one, two):
+        if bool(result.report.conflict[index]) and abs(one - two) > 1e-4 * max(one, two):
             assert (first > second) == (one < two)
 
 
@@ -278,33 +278,33 @@ def test_the_shorter_gradient_gets_the_larger_weight(problem: Problem, options: 
 @given(problems(), option_sets)
 def test_swapping_the_losses_swaps_the_weights(problem: Problem, options: Options) -> None:
     integrate = MMPareto(**options.arguments())
-    there, back = step(problem, integrate), step(problem.swapped(), integrate)
+    original, swapped = step(problem, integrate), step(problem.swapped(), integrate)
     tolerance = 1e-4 if problem.dtype == torch.float32 else 1e-10
-    assert torch.equal(there.report.conflict, back.report.conflict)
-    torch.testing.assert_close(there.report.weights, back.report.weights.flip(1), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(there.report.norms, back.report.norms.flip(0), rtol=tolerance, atol=0.0)
-    torch.testing.assert_close(there.report.cosine, back.report.cosine, rtol=tolerance, atol=tolerance)
+    assert torch.equal(original.report.conflict, swapped.report.conflict)
+    torch.testing.assert_close(original.report.weights, swapped.report.weights.flip(1), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(original.report.norms, swapped.report.norms.flip(0), rtol=tolerance, atol=0.0)
+    torch.testing.assert_close(original.report.cosine, swapped.report.cosine, rtol=tolerance, atol=tolerance)
     if is_discontinuous(problem, options, problem.dtype):
         event("left out")  # --hypothesis-show-statistics prints how many
         return
     expected = problem.expected(options)
     for index, group in enumerate(expected.rescale_groups):
-        size = max(norm(there.h[i] for i in group), norm(back.h[i] for i in group))
+        size = max(norm(original.h[i] for i in group), norm(swapped.h[i] for i in group))
         allowed = 1e-5 + rounding(problem, index, expected)
-        assert norm(there.h[i].double() - back.h[i].double() for i in group) <= allowed * size
+        assert norm(original.h[i].double() - swapped.h[i].double() for i in group) <= allowed * size
 
 
 def check_scaling(problem: Problem, options: Options, factor: float) -> None:
     """A power of two does not change the mantissas, so only the range of the numbers matters."""
     integrate = MMPareto(**options.arguments())
-    there, scaled = step(problem, integrate), step(problem.scaled(factor), integrate)
+    original, scaled = step(problem, integrate), step(problem.scaled(factor), integrate)
     tolerance = 1e-5 if problem.dtype == torch.float32 else 1e-12
-    assert torch.equal(there.report.conflict, scaled.report.conflict)
-    torch.testing.assert_close(there.report.weights, scaled.report.weights, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(there.report.cosine, scaled.report.cosine, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(there.report.rescale, scaled.report.rescale, rtol=tolerance, atol=0.0)
-    torch.testing.assert_close(there.report.norms.double() * factor, scaled.report.norms.double(), rtol=1e-5, atol=0)
-    for left, right in zip(there.h, scaled.h, strict=True):
+    assert torch.equal(original.report.conflict, scaled.report.conflict)
+    torch.testing.assert_close(original.report.weights, scaled.report.weights, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(original.report.cosine, scaled.report.cosine, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(original.report.rescale, scaled.report.rescale, rtol=tolerance, atol=0.0)
+    torch.testing.assert_close(original.report.norms.double() * factor, scaled.report.norms.double(), rtol=1e-5, atol=0)
+    for left, right in zip(original.h, scaled.h, strict=True):
         assert norm([left.double() * factor - right.double()]) <= tolerance * factor * norm([left])
 
 
@@ -317,7 +317,7 @@ def test_scaling_both_gradients_scales_the_result(problem: Problem, options: Opt
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**60])
 @pytest.mark.parametrize("options", [PER_TENSOR, PAPER, RELEASED], ids=["per_tensor", "paper", "released"])
 def test_scaling_to_the_ends_of_float32(options: Options, factor: float) -> None:
-    """1e±18: the squares of the gradients are the smallest and the largest that float32 holds in full."""
+    """At about 1e±18, squares of gradients are the smallest and largest that float32 represents in full precision."""
     generator = torch.Generator().manual_seed(0)
     joint = [torch.randn(20, generator=generator), torch.randn(3, 4, generator=generator)]
     unimodal = [0.3 * torch.randn(20, generator=generator) - 0.4 * joint[0], joint[1].flip(0)]

@@ -1,4 +1,4 @@
-"""N processes with shares of a batch, compared with one process with the whole batch, in float64."""
+"""N processes that share a batch, compared with one process that has the whole batch, in float64."""
 
 import copy
 import importlib.util
@@ -19,9 +19,9 @@ from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 
 SIZE = 12
-# Samples of each process, step by step; in the last step one has none.
+# Samples per process at each step; at the last step, one process has none.
 SHARES = {2: [(7, 5), (6, 6), (12, 0)], 4: [(3, 3, 3, 3), (5, 4, 2, 1), (6, 5, 0, 1)]}
-REFRESHED = "mmpareto, decided at every second step"
+REFRESHED = "mmpareto, refreshed every second step"
 NAMES = [*METHODS, *(["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else [])]
 
 
@@ -30,10 +30,10 @@ def part(batch: Batch, start: int, size: int) -> Batch:
 
 
 def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
-    """Like `every_method.step`, on a share of SIZE samples; the losses add up to the batch's mean."""
+    """Like `every_method.step`, on a share of SIZE samples; losses sum to the batch mean over all processes."""
     inputs, labels = batch
-    asked = method.before_forward(loop, inputs, labels)
-    outputs = loop.network(inputs, **asked)
+    forward_arguments = method.before_forward(loop, inputs, labels)
+    outputs = loop.network(inputs, **forward_arguments)
     joint, *own = (
         cross_entropy(z, labels, reduction="sum") / SIZE for z in (outputs.joint, *outputs.unimodal.values())
     )
@@ -58,12 +58,12 @@ def descend(model: nn.Module) -> dict[str, Tensor | None]:
 
 
 def plain(report: Report) -> dict[str, Tensor]:
-    found = {f"{m}.{name}": value.double() for m, seen in report.items() for name, value in vars(seen).items()}
-    return found | {"finite": report.finite.double()} | report.metrics
+    result = {f"{m}.{name}": value.double() for m, encoder in report.items() for name, value in vars(encoder).items()}
+    return result | {"finite": report.finite.double()} | report.metrics
 
 
 def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> list[tuple[Any, Any, Any]]:
-    """Gradients, report and state of every step, on this process's share or on the whole batch."""
+    """Return gradients, report and state of every step, on this process's share or on the whole batch."""
     model = Model(mixed=mixed)
     steps: list[tuple[Any, Any, Any]] = []
     if name == REFRESHED:
@@ -106,7 +106,7 @@ def assert_state_close(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "mixed"), RUNS)
-def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, shared: list[Any]) -> None:
+def test_shares_of_a_batch_give_the_update_of_the_whole_batch(name: str, mixed: bool, shared: list[Any]) -> None:
     whole = trained(name, None, mixed)
     for process in shared:
         for (grads, report, state), (wanted, report_wanted, state_wanted) in zip(
@@ -115,67 +115,67 @@ def test_shares_of_a_batch_give_the_update_of_the_whole(name: str, mixed: bool, 
             assert_close(grads, wanted)
             assert_state_close(report, report_wanted)
             assert_state_close(state, state_wanted)
-    for process in shared[1:]:  # bit by bit the same everywhere, or the processes' weights would drift apart
+    for process in shared[1:]:  # bit-identical on all processes, or their weights would drift apart
         for ours, theirs in zip(process[name, mixed], shared[0][name, mixed], strict=True):
             assert all(g is None or torch.equal(g, theirs[0][key]) for key, g in ours[0].items())
 
 
 def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
-    """Process 0 has three micro-batches, process 1 one; return the gradients and the collectives."""
+    """Return the gradients and the all-reduces; process 0 has three micro-batches, process 1 has one."""
     model, method = Model(), MMPareto()
     method.reduce, loop = SumReducer(), Loop(model, batch_of(size=SIZE))
-    begun = count_sums()
+    calls = count_sums()
     sizes = [(0, 3), (3, 2), (5, 2)] if dist.get_rank() == 0 else [(7, 5)]
     with method.accumulate():
         for start, size in sizes[:-1]:
             step(method, loop, part(batch_of(size=SIZE), start, size), 0)
-    assert set(begun) == {"pass"} or not begun  # nothing is summed before the last part
+    assert set(calls) == {"pass"} or not calls  # no all-reduce before the last micro-batch
     step(method, loop, part(batch_of(size=SIZE), *sizes[-1]), 0)
-    return take_grads(model), begun
+    return take_grads(model), calls
 
 
 def count_sums() -> list[str]:
-    """A list to which every collective and every backward pass is appended from now on."""
-    begun: list[str] = []
+    """Return a list to which every later all-reduce and backward pass is appended."""
+    calls: list[str] = []
     all_reduce, grad = dist.all_reduce, torch.autograd.grad
 
     def summing(buffer: Tensor, **options: Any) -> Any:
         assert options["async_op"] and buffer.dim() == 1
-        begun.append(f"sum of {buffer.numel()}")
+        calls.append(f"sum of {buffer.numel()}")
         return all_reduce(buffer, **options)
 
     def differentiating(*arguments: Any, **options: Any) -> Any:
-        begun.append("pass")
+        calls.append("pass")
         return grad(*arguments, **options)
 
     reduction.dist.all_reduce, torch.autograd.grad = summing, differentiating  # type: ignore[assignment]
-    return begun
+    return calls
 
 
 def at_once() -> list[str]:
     model, method = Model(), MMPareto()
     method.over = reduction.SumOver()  # the former names of `reduce` and `SumReducer`
-    begun = count_sums()
+    calls = count_sums()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
-    return begun
+    return calls
 
 
-def test_parts_of_a_share_are_summed_over_processes_once(tmp_path: Path) -> None:
+def test_micro_batches_are_reduced_over_processes_once(tmp_path: Path) -> None:
     model, method = Model(), MMPareto()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     wanted = take_grads(model)
-    for grads, begun in in_processes(2, in_parts, tmp_path):
+    for grads, calls in in_processes(2, in_parts, tmp_path):
         assert_close(grads, wanted)
-        assert len([what for what in begun if what != "pass"]) == 4
+        assert len([what for what in calls if what != "pass"]) == 4
 
 
-def test_one_buffer_a_pass_and_the_first_is_on_its_way_during_the_second(tmp_path: Path) -> None:
+def test_each_pass_has_one_all_reduce_that_overlaps_the_next_pass(tmp_path: Path) -> None:
     model = Model()
     inside = sum(p.numel() for p in model.encoders.parameters())
     outside = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoders."))
-    for begun in in_processes(2, at_once, tmp_path):
-        # The last three numbers: which of the three losses are not finite.
-        assert begun == ["pass", f"sum of {inside}", "pass", f"sum of {inside}", f"sum of {outside}", "sum of 3"]
+    for calls in in_processes(2, at_once, tmp_path):
+        # The last three numbers flag which of the three losses are not finite.
+        assert calls == ["pass", f"sum of {inside}", "pass", f"sum of {inside}", f"sum of {outside}", "sum of 3"]
 
 
 def not_finite() -> tuple[list[bool], bool]:
@@ -188,12 +188,12 @@ def not_finite() -> tuple[list[bool], bool]:
     return report.finite.tolist(), all(bool(p.grad.isfinite().all()) for p in model.encoders["audio"].parameters())  # type: ignore[union-attr]
 
 
-def test_every_process_is_told_of_a_loss_that_is_not_finite_in_one(tmp_path: Path) -> None:
+def test_a_nonfinite_loss_on_one_process_is_reported_on_all(tmp_path: Path) -> None:
     assert [flags for flags, _ in in_processes(2, not_finite, tmp_path)] == [[False, True, False]] * 2
 
 
 def as_laid_out() -> list[Any]:
-    """Strides of a convolution's gradient and of its weight, in channels-last format."""
+    """Return the strides of a convolution's gradient and of its weight, in channels-last format."""
     model = Model().to(memory_format=torch.channels_last)
     method = MMPareto()
     method.reduce = SumReducer()
@@ -202,6 +202,6 @@ def as_laid_out() -> list[Any]:
     return [weight.grad.stride(), weight.stride()]  # type: ignore[union-attr]
 
 
-def test_gradients_lie_in_memory_as_their_parameters_do(tmp_path: Path) -> None:
+def test_gradients_have_the_memory_format_of_their_parameters(tmp_path: Path) -> None:
     for gradient, weight in in_processes(2, as_laid_out, tmp_path):
         assert gradient == weight and weight[1] == 1

@@ -1,4 +1,4 @@
-"""Every path of the production code gives the step of `reference.py`, in float64, to 1e-6 relative."""
+"""Every code path takes the same step as `reference.py`, to a relative 1e-6 in float64."""
 
 import copy
 from pathlib import Path
@@ -40,7 +40,7 @@ def reference(model: Multimodal, batch: Batch, options: Options) -> Grads:
 
 
 def backward(method: MMPareto, model: Multimodal, batch: Batch, *, outputs: bool, scale: float | None = None) -> None:
-    """One call of `backward`, with losses weighted by the batch's share of SIZE samples."""
+    """Call `backward` once, with losses weighted by the batch's share of SIZE samples."""
     features = model.features(batch[0])
     joint, unimodal = model.losses_of(features, batch[1])
     share = len(batch[1]) / SIZE
@@ -67,8 +67,8 @@ def assert_step(model: Multimodal, expected: Grads, scale: float = 1.0) -> None:
 
 
 @pytest.mark.parametrize("options", ALL_OPTIONS, ids=option_name)
-def test_the_reference_is_the_equations(options: Options) -> None:
-    """Against a second derivation, which searches for the weights instead of using the closed form."""
+def test_the_reference_matches_the_equations(options: Options) -> None:
+    """Compared with a second derivation, which searches for the weights instead of using the closed form."""
     for seed in range(5):
         model, batch = model_and_batch(MODELS[seed], seed, SIZE)
         expected, _ = expectation("mmpareto", model, batch, options)
@@ -106,7 +106,7 @@ def test_accumulated_and_scaled(variant: str, name: str, outputs: bool) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_named_variants(variant: str) -> None:
-    """The class methods are what the table of variants says."""
+    """Each class method has the options of its variant."""
     model, batch = model_and_batch("two linear", 1, SIZE)
     expected = reference(model, batch, VARIANTS[variant])
     backward(getattr(MMPareto, variant)(), model, batch, outputs=False)
@@ -114,7 +114,7 @@ def test_the_named_variants(variant: str) -> None:
 
 
 def of_two_processes() -> list[tuple[str, str, bool, Grads]]:
-    """Gradients of unequal shares of a batch, per variant, model and number of micro-batches."""
+    """Return the gradients of unequal shares of a batch, per variant and model, with and without micro-batches."""
     results = []
     for variant, options in VARIANTS.items():
         for name in MODELS:

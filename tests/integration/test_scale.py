@@ -1,4 +1,4 @@
-"""`scale`, a GradScaler's factor: `.grad` carries it and nothing else depends on it."""
+"""`scale`, the factor of a GradScaler: `.grad` is multiplied by it, and nothing else depends on it."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_plain_methods(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["joint", "uniform", "mmpareto"])
-def test_what_was_in_grad_is_not_scaled(method: str) -> None:
+def test_existing_gradients_are_not_scaled(method: str) -> None:
     model, batch = model_and_batch("two linear")
     expected, _ = expectation(method, model, batch)
     before = {p: torch.full_like(p, 0.5) for p in model.parameters()}
@@ -87,7 +87,7 @@ def test_half_precision_gradients_do_not_underflow(method: str) -> None:
 
 def scaled_step(bad: float, optimizer: torch.optim.Optimizer, scaler: Any, model: Any, batch: Any) -> None:
     joint, unimodal = model.losses(*batch)
-    scaler.scale(torch.zeros(()))  # a GradScaler makes its factor when it first scales something
+    scaler.scale(torch.zeros(()))  # a GradScaler creates its factor at its first use
     MMPareto().backward(joint * bad, unimodal, encoders=dict(model.encoders.items()), scale=scaler.get_scale())
     scaler.step(optimizer)
     scaler.update()

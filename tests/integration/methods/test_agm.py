@@ -398,7 +398,7 @@ def test_the_hook_observes_with_eval_forward_without_a_graph() -> None:
         ({"ratio": "both"}, "ratio must be 'paper' or 'released'"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, Any], match: str) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         AGM(**options)
 

@@ -440,13 +440,13 @@ def ready(network: MultimodalNetwork, **options: Any) -> Greedy:
 
 
 def step(method: Greedy, network: MultimodalNetwork, batch: Batch) -> tuple[str | None, Outputs]:
-    asked = method.before_forward(context_of(network), *batch)
-    assert set(asked) == {"hold"}
-    outputs = network(batch[0], **asked)
+    forward_arguments = method.before_forward(context_of(network), *batch)
+    assert set(forward_arguments) == {"hold"}
+    outputs = network(batch[0], **forward_arguments)
     unimodal = {name: cross_entropy(z, batch[1]) for name, z in outputs.unimodal.items()}
     joint = cross_entropy(outputs.joint, batch[1])
     method.backward(joint, unimodal, encoders=dict(network.encoders.items()), interaction=True)
-    return asked["hold"], outputs
+    return forward_arguments["hold"], outputs
 
 
 @pytest.mark.parametrize("count", [2, 3])

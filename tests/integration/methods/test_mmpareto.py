@@ -1,4 +1,4 @@
-"""MMPareto with any number of objectives an encoder, and of modalities, against the equations written out again."""
+"""MMPareto with any number of modalities and of objectives per encoder, against an independent derivation."""
 
 import copy
 import itertools
@@ -55,10 +55,10 @@ by_option = pytest.mark.parametrize("options", ALL_OPTIONS, ids=option_name)
 
 
 def searched_weights(rows: np.ndarray) -> np.ndarray:
-    """α ≥ 0, Σα = 1 of least ‖αᵀ rows‖: the shortest of the points that are shortest in their face, over all faces.
+    """Return α ≥ 0, Σα = 1 with the smallest ‖αᵀ rows‖, by comparing the shortest points of all faces.
 
-    The shortest point of the plane through the chosen rows by least squares, from one of them along the others; only
-    faces of independent directions are needed (Carathéodory).
+    In the plane through some rows, the shortest point is found by least squares, from one row in the directions of the
+    others; only faces with independent directions are needed (Carathéodory).
     """
     best, least = np.zeros(len(rows)), math.inf
     for count in range(1, len(rows) + 1):
@@ -77,18 +77,18 @@ def searched_weights(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Group:
-    """What the weights of one group of tensors should be, and the gradients (n, elements) that they are for."""
+    """Expected weights of one group of tensors, and its gradients `rows` (n, elements)."""
 
     rows: np.ndarray
     conflict: bool
     alpha: np.ndarray
     left: int
-    """How many gradients are not zero; all of them without a conflict."""
+    """Number of nonzero gradients; n without a conflict."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one encoder's integration should give. `sizes`: by tensor, the sum of the gradients' norms."""
+    """Expected result of one encoder's integration. `sizes`: sum of the gradients' norms, per tensor."""
 
     h: list[Tensor]
     sizes: list[float]
@@ -104,7 +104,7 @@ def rows_of(gradients: Sequence[Sequence[Tensor]], members: Iterable[int]) -> np
 
 
 def weighed(rows: np.ndarray, zero_is_conflict: bool) -> Group:
-    """A conflict is a pair of gradients, neither of them 0, with ⟨gᵢ, gⱼ⟩ < 0 (≤ 0)."""
+    """Return the expected weights; a conflict is a pair of nonzero gradients with ⟨gᵢ, gⱼ⟩ < 0 (≤ 0)."""
     nonzero = rows.any(axis=1)
     products = [float(a @ b) for a, b in itertools.combinations(rows[nonzero], 2)]
     if not any(product < 0 or (zero_is_conflict and product == 0) for product in products):
@@ -115,17 +115,18 @@ def weighed(rows: np.ndarray, zero_is_conflict: bool) -> Group:
 
 
 def is_decided(rows: np.ndarray) -> bool:
-    """Whether gradients that cancel do so beyond doubt, so that the group must be stationary.
+    """Return whether gradients that cancel must be recognized as a stationary group.
 
-    Two always do. More leave ‖h‖ ~ eps·Σ‖gᵢ‖/σ², σ the least singular value (but 0) of their directions, since what is
-    known of them is the Gramian: where it is small, noise may pass the threshold. NaN stands for either, here.
+    Two always are. With more, ‖h‖ ~ eps·Σ‖gᵢ‖/σ² remains, where σ is the smallest nonzero singular value of their
+    directions, because the weights are computed from the Gramian: for small σ, this noise may exceed the threshold.
+    Both results are then accepted, and the expected rescaling is NaN.
     """
     values = np.linalg.svd(rows / np.linalg.norm(rows, axis=1, keepdims=True), compute_uv=False)
     return len(rows) < 3 or float(values[values > 1e-9].min()) > 0.5
 
 
 def integrated(gradients: Sequence[Sequence[Tensor]], options: Options) -> Expected:
-    """MMPareto on n lists of gradients, a tensor of zeros where a loss does not reach."""
+    """Apply MMPareto to n lists of gradients; tensors that a loss does not reach have a gradient of zeros."""
     count = len(gradients[0])
     each, whole = [[i] for i in range(count)], [list(range(count))]
     members = each if options.weights == "parameter" else whole
@@ -158,30 +159,30 @@ def integrated(gradients: Sequence[Sequence[Tensor]], options: Options) -> Expec
 
 Encoders = Mapping[str, tuple[Sequence[nn.Parameter], Sequence[str]]]
 Wanted = dict[nn.Parameter, tuple[Tensor | None, float]]
-"""Gradients, and the sum of the norms of those that they are made of."""
+"""Parameter → (gradient, sum of the norms of the gradients that it combines)."""
 
 
 def derived(
     losses: Mapping[str, Tensor], model: nn.Module, encoders: Encoders, options: Options
 ) -> tuple[Wanted, dict[str, Expected]]:
-    """`.grad` of every trainable parameter and, by encoder, the report; one grad call a loss."""
+    """Return the expected `.grad` of every trainable parameter and reports by encoder, from one grad call per loss."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     each = {name: gradients_of(loss, trainable) for name, loss in losses.items()}
-    found: Wanted = {p: (plain_sum(gradients[p] for gradients in each.values()), 0.0) for p in trainable}
+    actual: Wanted = {p: (plain_sum(gradients[p] for gradients in each.values()), 0.0) for p in trainable}
     reports = {}
     for modality, (members, names) in encoders.items():
         filled = [[torch.zeros_like(p) if (g := each[name][p]) is None else g for p in members] for name in names]
         expected = reports[modality] = integrated(filled, options)
         for p, h, size in zip(members, expected.h, expected.sizes, strict=True):
-            found[p] = (None if all(each[name][p] is None for name in names) else h, size)
-    return found, reports
+            actual[p] = (None if all(each[name][p] is None for name in names) else h, size)
+    return actual, reports
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------
 
 
 def assert_wanted(pairs: Iterable[tuple[nn.Parameter, tuple[Tensor | None, float]]], scale: float = 1.0) -> None:
-    """`.grad` is `scale` times what is wanted, to 1e-6; 0 where nothing else is wanted."""
+    """Assert that `.grad` is `scale` times the expected gradient to 1e-6, zeros exactly."""
     for parameter, (wanted, size) in pairs:
         if wanted is None:
             assert parameter.grad is None
@@ -197,24 +198,24 @@ def assert_wanted(pairs: Iterable[tuple[nn.Parameter, tuple[Tensor | None, float
             assert not bool(parameter.grad.any())
 
 
-def assert_report(found: Any, expected: Expected) -> None:
+def assert_report(actual: Any, expected: Expected) -> None:
     count = len(expected.norms)
-    assert found.cosine.shape == ()
-    assert float(found.cosine) == pytest.approx(expected.cosine, abs=1e-9)
-    assert found.norms.tolist() == pytest.approx(expected.norms, rel=1e-9)
-    assert found.conflict.tolist() == [group.conflict for group in expected.groups]
-    assert bool(found.rescale.isfinite().all())
-    decided = [(a, b) for a, b in zip(found.rescale.tolist(), expected.rescale, strict=True) if not math.isnan(b)]
+    assert actual.cosine.shape == ()
+    assert float(actual.cosine) == pytest.approx(expected.cosine, abs=1e-9)
+    assert actual.norms.tolist() == pytest.approx(expected.norms, rel=1e-9)
+    assert actual.conflict.tolist() == [group.conflict for group in expected.groups]
+    assert bool(actual.rescale.isfinite().all())
+    decided = [(a, b) for a, b in zip(actual.rescale.tolist(), expected.rescale, strict=True) if not math.isnan(b)]
     assert [a for a, _ in decided] == pytest.approx([b for _, b in decided], rel=1e-6)
-    assert found.weights.shape == (len(expected.groups), count)
-    for alpha, group in zip(found.weights.numpy(), expected.groups, strict=True):
+    assert actual.weights.shape == (len(expected.groups), count)
+    for alpha, group in zip(actual.weights.numpy(), expected.groups, strict=True):
         assert (alpha >= 0).all()
         assert alpha.sum() == pytest.approx(1, abs=1e-12)
-        # Compared by the point that they give: on tensors of fewer elements than losses, the weights are not unique.
+        # Compared by Σ αg, because the weights are not unique on tensors with fewer elements than losses.
         assert np.linalg.norm((alpha - group.alpha) @ group.rows) <= 1e-6 * np.linalg.norm(group.rows)
         if not group.conflict or np.linalg.matrix_rank(group.rows) == count:
             assert alpha.tolist() == pytest.approx(group.alpha.tolist(), abs=1e-6)
-    for tensor in (found.cosine, found.norms, found.weights, found.conflict, found.rescale):
+    for tensor in (actual.cosine, actual.norms, actual.weights, actual.conflict, actual.rescale):
         assert not tensor.requires_grad
 
 
@@ -233,7 +234,7 @@ def test_the_searched_weights_themselves() -> None:
 
 
 class Several(nn.Module):
-    """One shared network with a head a task, and a joint head over all their logits."""
+    """One shared network with one head per task, and a joint head on all their logits."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -243,7 +244,7 @@ class Several(nn.Module):
         self.double()
 
     def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The joint loss first; labels (B, 1 + tasks), since a task has its own. Means over the samples."""
+        """Return the losses, the joint loss first; labels (B, 1 + tasks), because each task has its own."""
         features = self.shared(inputs)
         logits = {name: head(features) for name, head in self.heads.items()}
         joint = self.joint_head(torch.tanh(torch.cat(list(logits.values()), 1)))
@@ -252,7 +253,7 @@ class Several(nn.Module):
 
 
 def gained_features() -> nn.Module:
-    """6 → 4 features, with two one-element tensors."""
+    """Return a network of 6 to 4 features, with two one-element tensors."""
     return nn.Sequential(nn.Linear(6, 5), gained())
 
 
@@ -274,7 +275,7 @@ def several_expected(model: Several, inputs: Tensor, labels: Tensor, joint: bool
     return derived(losses, model, encoders, options)
 
 
-def several_found(model: Several, inputs: Tensor, labels: Tensor, joint: bool, integrate: Any, **further: Any) -> Any:
+def several_step(model: Several, inputs: Tensor, labels: Tensor, joint: bool, integrate: Any, **further: Any) -> Any:
     first, own = split(model.losses(inputs, labels), joint)
     return integrate.backward(first, own, encoders={"shared": (model.shared, list(own))}, **further)
 
@@ -291,7 +292,7 @@ def test_objectives_of_one_encoder(options: Options, count: int, joint: bool) ->
     for seed in SEEDS:
         model, inputs, labels = several_and_batch(count, seed)
         wanted, reports = several_expected(model, inputs, labels, joint, options)
-        report = several_found(model, inputs, labels, joint, MMPareto(**options.arguments()))
+        report = several_step(model, inputs, labels, joint, MMPareto(**options.arguments()))
         assert_wanted(wanted.items())
         assert list(report) == ["shared"]
         assert report.losses == [*(["joint"] if joint else []), *NAMES[:count]]
@@ -299,8 +300,8 @@ def test_objectives_of_one_encoder(options: Options, count: int, joint: bool) ->
         assert_report(report["shared"], reports["shared"])
 
 
-def test_the_models_show_conflict_harmony_and_rescaling() -> None:
-    """A comparison says little if no group is ever in conflict, or all are."""
+def test_models_have_groups_with_and_without_conflict_and_rescaling() -> None:
+    """Otherwise the comparisons would cover only some of the cases."""
     for options in (PER_TENSOR, PAPER):
         flags, factors = [], []
         for (count, joint), seed in itertools.product(OBJECTIVES, SEEDS):
@@ -323,7 +324,7 @@ def modalities_and_batch(count: int, seed: int) -> tuple[Multimodal, Batch]:
 @pytest.mark.parametrize("count", [1, 3, 6])
 @by_option
 def test_modalities(options: Options, count: int) -> None:
-    """Two objectives an encoder: also by the reference of the other tests, which has the equations for two alone."""
+    """Two objectives per encoder; also compared with the other tests' reference, which is for two objectives only."""
     model, batch = modalities_and_batch(count, 0)
     twin = copy.deepcopy(model)
     joint, unimodal = twin.losses(*batch)
@@ -341,7 +342,7 @@ def test_modalities(options: Options, count: int) -> None:
 
 @by_variant
 def test_encoders_with_different_numbers_of_objectives(variant: str) -> None:
-    """The joint loss and none of its own, one, or three; losses that no encoder takes two of share a pass."""
+    """The joint loss with no, one, or three unimodal losses; losses of different encoders share a backward pass."""
     make, options = VARIANTS[variant]
     model, (inputs, labels) = modalities_and_batch(3, 1)
     own = {"text": ["text", "order", "length"], "audio": ["audio"], "visual": []}
@@ -368,13 +369,13 @@ def test_encoders_with_different_numbers_of_objectives(variant: str) -> None:
         assert_report(report[modality], expected)
 
 
-# --- gradients that one wants ------------------------------------------------------------------------------------
+# --- given gradients ---------------------------------------------------------------------------------------------
 
 Gradients = list[list[Tensor | None]]
 
 
 def call(gradients: Gradients, integrate: Any, scale: float | None = None) -> tuple[list[Tensor], Any]:
-    """(h by tensor, the encoder's report) of n objectives with exactly these gradients."""
+    """Return (h by tensor, the encoder's report) for n objectives with exactly these gradients."""
     shapes = [next(g for g in tensors if g is not None) for tensors in zip(*gradients, strict=True)]
     parameters = parameters_like(shapes)
     losses = {f"task{i}": linear_loss(parameters, own) for i, own in enumerate(gradients)}
@@ -383,7 +384,7 @@ def call(gradients: Gradients, integrate: Any, scale: float | None = None) -> tu
 
 
 def whole_numbers(*rows: tuple[int, ...]) -> Gradients:
-    """One tensor an encoder."""
+    """Return gradients of an encoder with one tensor."""
     return [[torch.tensor(row, dtype=torch.float64)] for row in rows]
 
 
@@ -397,7 +398,7 @@ def random_gradients(
 @pytest.mark.parametrize("pair", list(itertools.combinations(range(4), 2)), ids=str)
 @by_variant
 def test_any_negative_pair_is_a_conflict(variant: str, pair: tuple[int, int]) -> None:
-    """Of four gradients that agree but for one pair, whichever it is."""
+    """Any single pair among four gradients that otherwise agree."""
     make, options = VARIANTS[variant]
     gradients = torch.cat([torch.eye(4, dtype=torch.float64) + 1, torch.zeros(4, 2, dtype=torch.float64)], 1)
     first, second = pair
@@ -412,7 +413,7 @@ def test_any_negative_pair_is_a_conflict(variant: str, pair: tuple[int, int]) ->
 
 
 def test_three_objectives_by_hand() -> None:
-    """g = (1, 0), (0, 2), (−1, −1): Gα = 0 at α = (2, 1, 2)/5, so stationary; without the last, no conflict."""
+    """g = (1, 0), (0, 2), (−1, −1): Gα = 0 at α = (2, 1, 2)/5, so the group is stationary."""
     h, report = call(whole_numbers((1, 0), (0, 2), (-1, -1)), MMPareto())
     assert report.weights[0].tolist() == pytest.approx([0.4, 0.2, 0.4])
     assert report.rescale.tolist() == [0.0]
@@ -425,7 +426,7 @@ def test_three_objectives_by_hand() -> None:
 
 
 def test_a_long_direction_is_not_shortened() -> None:
-    """λ < 1 counts as 1. It takes `released`: over the group that α is computed for, h is never longer than the sum.
+    """λ < 1 counts as 1. This needs `released`: over the group for which α is computed, h is never longer than the sum.
 
     g = (1, 0), (−1, 3), (1, 5), two tensors of one element: α = (11, 2, 0)/13, h = (27, 18)/13, Σg = (1, 8).
     """
@@ -441,25 +442,25 @@ def test_a_long_direction_is_not_shortened() -> None:
 @by_option
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_no_conflict_is_the_plain_sum(count: int, options: Options) -> None:
-    """To the last bit, γ times it under boost=always."""
+    """Exactly, or γ times that with boost=always."""
     gradients = random_gradients(count, count, shift=2.5)
     h, report = call(gradients, MMPareto(**options.arguments()))
     assert not bool(report.conflict.any())
     assert bool((report.weights == 1 / count).all())
     assert bool((report.rescale == 1).all())
-    for found, tensors in zip(h, zip(*gradients, strict=True), strict=True):
+    for actual, tensors in zip(h, zip(*gradients, strict=True), strict=True):
         plain = sum(tensors[1:], tensors[0])
-        assert torch.equal(found, plain * 1.5 if options.boost == "always" else plain)
+        assert torch.equal(actual, plain * 1.5 if options.boost == "always" else plain)
 
 
 @by_option
 def test_one_objective_is_plain_descent(options: Options) -> None:
-    """Nothing to be in conflict with; γ where it applies everywhere."""
+    """There is no conflict; γ applies only with boost=always."""
     model, inputs, labels = several_and_batch(1, 0)
     (loss,) = split(model.losses(inputs, labels), joint=False)[1].values()
     own = list(model.shared.parameters())
     gradients = torch.autograd.grad(loss, own)
-    report = several_found(model, inputs, labels, False, MMPareto(**options.arguments()))["shared"]
+    report = several_step(model, inputs, labels, False, MMPareto(**options.arguments()))["shared"]
     for parameter, gradient in zip(own, gradients, strict=True):
         assert torch.equal(parameter.grad, gradient * (1.5 if options.boost == "always" else 1.0))
     assert not bool(report.conflict.any())
@@ -471,15 +472,15 @@ def test_one_objective_is_plain_descent(options: Options) -> None:
 @pytest.mark.parametrize("zeros", [(0,), (2,), (0, 3), (0, 1, 2), (1, 2, 3, 4)], ids=str)
 @by_option
 def test_zero_gradients_are_left_out(options: Options, zeros: tuple[int, ...]) -> None:
-    """As if those objectives had not been there, n too: they have no weight. Whether as zeros or as None."""
+    """The step is as if those objectives, which have weight 0, did not exist; n counts the others only."""
     gradients = random_gradients(5, sum(zeros))
     others = [own for i, own in enumerate(gradients) if i not in zeros]
     wanted, alone = call([[*own] for own in others], MMPareto(**options.arguments()))
     for i in zeros:
         gradients[i] = [torch.zeros_like(g) for g in gradients[i]]
     h, report = call(gradients, MMPareto(**options.arguments()))
-    for found, right in zip(h, wanted, strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+    for actual, right in zip(h, wanted, strict=True):
+        torch.testing.assert_close(actual, right, rtol=1e-9, atol=1e-12)
     assert torch.equal(report.conflict, alone.conflict)
     assert bool(report.conflict.any()) == (len(others) > 1)
     torch.testing.assert_close(report.rescale, alone.rescale, rtol=1e-9, atol=0.0)
@@ -493,7 +494,7 @@ def test_zero_gradients_are_left_out(options: Options, zeros: tuple[int, ...]) -
 
 @by_option
 def test_tensors_that_some_losses_do_not_reach(options: Options) -> None:
-    """Left out in that group only; over the whole encoder, the objective counts."""
+    """An objective is left out only in groups that its loss does not reach."""
     for seed in range(5):
         filled = random_gradients(4, seed, shapes=((6,), (3, 4), (), (5,)))
         missing = [(0, 1), (2, 1), (1, 3), (2, 3), (3, 3)]  # only the first loss reaches the last tensor
@@ -504,15 +505,15 @@ def test_tensors_that_some_losses_do_not_reach(options: Options) -> None:
             filled[i][k] = torch.zeros_like(filled[i][k])
         h, report = call(given, MMPareto(**options.arguments()))
         expected = integrated(filled, options)
-        for found, wanted, size in zip(h, expected.h, expected.sizes, strict=True):
-            assert float((found - wanted).norm()) <= 1e-6 * float(wanted.norm()) + 1e-14 * size
+        for actual, wanted, size in zip(h, expected.h, expected.sizes, strict=True):
+            assert float((actual - wanted).norm()) <= 1e-6 * float(wanted.norm()) + 1e-14 * size
         assert_report(report, expected)
 
 
 @pytest.mark.parametrize("count", [3, 6])
 @by_variant
-def test_a_product_of_zero(variant: str, count: int) -> None:
-    """Orthogonal gradients are in conflict for `released` alone: αᵢ ∝ 1/‖gᵢ‖² there."""
+def test_orthogonal_gradients(variant: str, count: int) -> None:
+    """They are in conflict for `released` only, with αᵢ ∝ 1/‖gᵢ‖²."""
     make, _ = VARIANTS[variant]
     sizes = torch.arange(1, count + 1, dtype=torch.float64)
     gradients = [[row] for row in sizes.diag()]
@@ -530,7 +531,7 @@ def test_a_product_of_zero(variant: str, count: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("count", [3, 4, 6])
 def test_one_element_tensors(count: int, dtype: torch.dtype) -> None:
-    """Alone, such a tensor can only agree or be stationary, however many losses there are, and of whatever sizes."""
+    """Weighted alone, such a tensor has no conflict or is stationary, for any number and sizes of gradients."""
     seen = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
@@ -551,7 +552,7 @@ def test_one_element_tensors(count: int, dtype: torch.dtype) -> None:
 
 @st.composite
 def problems(draw: st.DrawFn) -> list[list[Tensor]]:
-    """Gradients of 1 to 6 objectives for 1 to 3 tensors, some in one plane, equal, zero or of other sizes."""
+    """Draw gradients of 1 to 6 objectives for 1 to 3 tensors, some of them parallel, zero, small or large."""
     count, tensors = draw(st.sampled_from([1, 2, 3, 4, 6])), draw(st.integers(1, 3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     shapes = [(draw(st.integers(count, 12)),) for _ in range(tensors)]
@@ -568,7 +569,7 @@ def problems(draw: st.DrawFn) -> list[list[Tensor]]:
 
 
 def is_discontinuous(gradients: list[list[Tensor]], options: Options) -> bool:
-    """A pair of some group is so near to c = 0 that rounding decides."""
+    """Return whether a pair in some group is so close to c = 0 that rounding decides."""
     indices = [[i] for i in range(len(gradients[0]))] if options.weights == "parameter" else [range(len(gradients[0]))]
     for rows in (rows_of(gradients, group) for group in indices):
         for a, b in itertools.combinations(rows[rows.any(axis=1)], 2):
@@ -582,21 +583,21 @@ option_sets = st.sampled_from(ALL_OPTIONS)
 
 @settings(max_examples=50)
 @given(problems(), option_sets)
-def test_equals_the_equations(gradients: list[list[Tensor]], options: Options) -> None:
+def test_a_step_matches_the_equations(gradients: list[list[Tensor]], options: Options) -> None:
     if is_discontinuous(gradients, options):
         event("left out")  # --hypothesis-show-statistics prints how many
         return
     h, report = call([[*own] for own in gradients], MMPareto(**options.arguments()))
     expected = integrated(gradients, options)
     assert_report(report, expected)
-    for found, wanted in zip(h, expected.h, strict=True):
-        assert float((found - wanted).norm()) <= 1e-6 * float(wanted.norm())
+    for actual, wanted in zip(h, expected.h, strict=True):
+        assert float((actual - wanted).norm()) <= 1e-6 * float(wanted.norm())
 
 
 @settings(max_examples=50)
 @given(problems(), st.sampled_from([options for options in ALL_OPTIONS if options.weights == options.rescale]))
 def test_harmless_and_not_shortened(gradients: list[list[Tensor]], options: Options) -> None:
-    """⟨h, gᵢ⟩ ≥ 0 in conflict, and ‖h‖ ≥ γ‖Σg‖; without, h is the sum (times γ), which harms none either."""
+    """In conflict, ⟨h, gᵢ⟩ ≥ 0 and ‖h‖ ≥ γ‖Σg‖; without conflict, the sum has ⟨h, gᵢ⟩ ≥ 0, too."""
     h, report = call([[*own] for own in gradients], MMPareto(**options.arguments()))
     indices = [[i] for i in range(len(h))] if options.weights == "parameter" else [range(len(h))]
     for group, conflict, rescale in zip(indices, report.conflict, report.rescale, strict=True):
@@ -617,9 +618,9 @@ def test_the_order_of_the_objectives_does_not_matter(
         return
     order = list(range(len(gradients)))
     random.shuffle(order)
-    there, first = call([[*own] for own in gradients], MMPareto(**options.arguments()))
-    back, second = call([[*gradients[i]] for i in order], MMPareto(**options.arguments()))
-    for left, right in zip(there, back, strict=True):
+    original, first = call([[*own] for own in gradients], MMPareto(**options.arguments()))
+    reordered, second = call([[*gradients[i]] for i in order], MMPareto(**options.arguments()))
+    for left, right in zip(original, reordered, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-9 * float(left.norm()))
     assert torch.equal(first.conflict, second.conflict)
     torch.testing.assert_close(first.norms[order], second.norms)
@@ -632,15 +633,15 @@ def test_the_order_of_the_objectives_does_not_matter(
 @by_objectives
 @by_variant
 def test_scale(variant: str, count: int, joint: bool) -> None:
-    """A power of two leaves every bit of the mantissas alone: gradients times it, and the same report."""
+    """A power of two does not change mantissas: gradients are multiplied by it, and the report is the same."""
     make, _ = VARIANTS[variant]
     model, inputs, labels = several_and_batch(count, 1)
-    plain = several_found(model, inputs, labels, joint, make())["shared"]
+    plain = several_step(model, inputs, labels, joint, make())["shared"]
     wanted = [p.grad for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    scaled = several_found(model, inputs, labels, joint, make(), scale=65536.0)["shared"]
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    for right, left in zip(wanted, found, strict=True):
+    scaled = several_step(model, inputs, labels, joint, make(), scale=65536.0)["shared"]
+    actual = [p.grad for p in model.parameters() if p.grad is not None]
+    for right, left in zip(wanted, actual, strict=True):
         torch.testing.assert_close(left, 65536 * right, rtol=1e-9, atol=0.0)
     for field in ("cosine", "norms", "weights", "rescale"):
         torch.testing.assert_close(getattr(scaled, field), getattr(plain, field), rtol=1e-9, atol=0.0)
@@ -648,8 +649,8 @@ def test_scale(variant: str, count: int, joint: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 6])
-def test_scale_that_float16_needs(count: int) -> None:
-    """Gradients that are 0 in float16 unless they are scaled on their way back, three objectives and more."""
+def test_half_precision_gradients_do_not_underflow(count: int) -> None:
+    """These gradients are 0 in float16 unless they are scaled in the backward pass."""
     parameter = nn.Parameter(torch.zeros(16))
     generator = torch.Generator().manual_seed(count)
     rows = (torch.randn(count, 16, generator=generator) * 64).round() / 64  # so that float16 holds them

@@ -46,7 +46,7 @@ by_count = pytest.mark.parametrize("count", COUNTS)
 def convex_weights(rows: np.ndarray) -> np.ndarray:
     """Return α ≥ 0, Σα = 1 with the smallest ‖αᵀ rows‖: u/Σu of the least-squares u ≥ 0 with [rows, s]ᵀu ≈ (0, s).
 
-    For a given Σu = t the residual is t²·‖Σ αg‖² + s²(1 − t)², least where ‖Σ αg‖ is. Rows of 0: u is shared out.
+    For Σu = t, the residual is t²·‖Σ αg‖² + s²(1 − t)², smallest where ‖Σ αg‖ is. Rows of 0 have equal weights.
     """
     norms = np.linalg.norm(rows, axis=1)
     if not norms.all():
@@ -59,7 +59,7 @@ def convex_weights(rows: np.ndarray) -> np.ndarray:
 
 
 Wanted = dict[nn.Parameter, tuple[Tensor | None, float]]
-"""Parameter → (gradient, sum of the norms of the gradients that it is made of)."""
+"""Parameter → (gradient, sum of the norms of the gradients that it combines)."""
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,11 @@ def test_tasks_on_one_encoder(count: int, weights: str) -> None:
 
 def test_tasks_are_reported_in_the_order_given() -> None:
     model, losses = tasks_and_losses(6, 0)
-    there = Pareto().backward(None, losses, encoders={"shared": (model.shared, list(losses))})["shared"]
+    original = Pareto().backward(None, losses, encoders={"shared": (model.shared, list(losses))})["shared"]
     model, losses = tasks_and_losses(6, 0)
-    back = Pareto().backward(None, losses, encoders={"shared": (model.shared, list(losses)[::-1])})["shared"]
-    torch.testing.assert_close(back.weights, there.weights.flip(1), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(back.norms, there.norms.flip(0))
+    reordered = Pareto().backward(None, losses, encoders={"shared": (model.shared, list(losses)[::-1])})["shared"]
+    torch.testing.assert_close(reordered.weights, original.weights.flip(1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(reordered.norms, original.norms.flip(0))
 
 
 @by_weights
@@ -338,10 +338,10 @@ def test_weights_per_encoder_and_per_parameter_differ() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_torchjd(count: int) -> None:
-    """Its MGDA is Frank & Wolfe's iteration on convex weights: exact for two, otherwise the error falls as 1/steps.
+    """TorchJD's MGDA is a Frank–Wolfe iteration: exact for two gradients, otherwise its error falls as 1/steps.
 
-    The iteration ends where a step is shorter than epsilon. Compared by the square of the norm, in which that holds; h
-    lies within the root of it (the minimum is strongly convex in h).
+    The iteration ends when a step is shorter than epsilon. The error is that of the squared norm; the error of h is at
+    most its square root, because the squared norm is strongly convex in h.
     """
     aggregation = pytest.importorskip("torchjd.aggregation")
     library = aggregation.MGDA(epsilon=1e-9, max_iters=2000)
@@ -379,7 +379,7 @@ def test_a_zero_gradient_gives_a_zero_step(weights: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_a_tensor_that_one_loss_does_not_reach(count: int) -> None:
-    """Its gradient is zero there: h is 0 if the tensor is weighted alone, but not as part of the encoder."""
+    """The missing gradient counts as zero: h is 0 if the tensor is weighted alone, but not as part of the encoder."""
     shapes = [torch.zeros(4, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)]
     for weights in WEIGHTS:
         generator = torch.Generator().manual_seed(count)

@@ -346,12 +346,12 @@ def direct_reference(
 
 
 def test_a_feature_on_its_prototype_has_a_finite_gradient() -> None:
-    """Its distance has none at 0, but the distances to the other prototypes have one."""
+    """The distance has no gradient at 0, but the distances to the other prototypes have one."""
     tables = {"audio": torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "visual": torch.tensor([[0.0, 0.0], [9.0, 0.0]])}
     method = PMR(mu=0.5)
     method.update_prototypes([(tables, torch.tensor([0, 1]))])
     actual = Direct(audio=torch.tensor([[0.0, 0.0]]), visual=torch.tensor([[0.0, 0.0]])).gradients(method, [0])
-    p = 1 / (1 + math.exp(-5))  # of audio; of visual, 1/(1 + exp(−9)), a little more
+    p = 1 / (1 + math.exp(-5))  # for audio; for visual, 1/(1 + exp(−9)), slightly larger
     q = 1 / (1 + math.exp(-9))
     pull = (q / p - 1) * (1 - p) / 5
     # CE = log(1 + exp(−d₁)), d₁ = ‖x − (3, 4)‖: its gradient is −(1 − p)·(x − (3, 4))/d₁ = (1 − p)·(3, 4)/5.
@@ -414,7 +414,7 @@ def test_distances_are_exact_for_features_far_from_0() -> None:
             # A prototype is rounded to float32, by 3e-5, where distances are about 1.
             torch.testing.assert_close(actual[name].double(), wanted, rtol=1e-3, atol=1e-4)
             return
-    raise AssertionError("neither was weaker")
+    raise AssertionError("no modality was weaker")
 
 
 class NoWaiting(TorchDispatchMode):
@@ -497,18 +497,18 @@ def test_epochs_in_which_it_is_active() -> None:
 
 def test_the_hook_updates_prototypes_before_every_epoch_that_uses_them() -> None:
     model, _, sample = two_groups()
-    asked = []
+    requested = []
 
     class Watched(Loop):
         def features(self, share: float) -> Any:
-            asked.append((self.epoch, share))
+            requested.append((self.epoch, share))
             return super().features(share)
 
     method = PMR(modulation_starts=1, modulation_ends=2)
     for epoch in (1, 2, 3, 4):
         method.begin_epoch(Watched(model, sample, epoch))
         assert method.epoch == epoch - 1
-    assert asked == [(1, 0.1), (2, 0.1), (3, 0.1)] and method.renewals == 3
+    assert requested == [(1, 0.1), (2, 0.1), (3, 0.1)] and method.renewals == 3
     means = class_means(model(sample[0]).features, sample[1])
     for name, table in method.prototypes.items():
         torch.testing.assert_close(table, torch.stack([means[name][c] for c in range(CLASSES)]))

@@ -1,4 +1,4 @@
-"""`refresh`: between two decisions one backward pass of mixed cotangents, against gradients derived one by one."""
+"""Refresh, which takes one backward pass at steps between two decisions, against separately derived gradients."""
 
 import copy
 import io
@@ -25,7 +25,7 @@ from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 
 K = 3
-SHIFTS = (1, 0, 1, 0, 1, 1, 0, 1)  # a step's unimodal labels are shifted, so that it is in conflict, or not
+SHIFTS = (1, 0, 1, 0, 1, 1, 0, 1)  # shifts of the unimodal labels per step, which cause conflicts
 PAPER = Options(weights="encoder", rescale="encoder")
 Steps = list[tuple[Batch, int]]
 
@@ -47,7 +47,7 @@ def step(method: Method, model: Model, batch: Batch, shift: int, share: float = 
 
 
 class Slow:
-    """The same by its definition: every gradient by a pass of its own, factors by the reference's search."""
+    """Refresh by its definition: one pass per gradient, and factors from the reference's search."""
 
     def __init__(self, refresh: int, options: Options = PAPER) -> None:
         self.refresh, self.options, self.number = refresh, options, 0
@@ -60,9 +60,9 @@ class Slow:
         joint, unimodal = losses_of(twin(batch[0]), batch[1], shift)
         each = {name: gradients_of(loss, parameters) for name, loss in [("joint", joint), *unimodal.items()]}
         total = {p: [g[p] for g in each.values() if g[p] is not None] for p in parameters}
-        found = {p: torch.stack(gs).sum(0) if gs else None for p, gs in total.items()}
+        actual = {p: torch.stack(gs).sum(0) if gs else None for p, gs in total.items()}
         for name, encoder in twin.encoders.items():
-            own = [p for p in encoder.parameters() if found.get(p) is not None]
+            own = [p for p in encoder.parameters() if actual.get(p) is not None]
             pairs = [
                 [torch.zeros_like(p) if each[loss][p] is None else each[loss][p] for p in own]
                 for loss in ("joint", name)
@@ -70,21 +70,21 @@ class Slow:
             if self.number % self.refresh == 0:
                 self.decide(name, *pairs)
             for p, one, two in zip(own, *pairs, strict=True):
-                found[p] = self.factors[name][0] * one + self.factors[name][1] * two
+                actual[p] = self.factors[name][0] * one + self.factors[name][1] * two
         self.number += 1
         names = {p: name for name, p in twin.named_parameters()}
-        return dict.fromkeys(names.values()) | {names[p]: g for p, g in found.items()}
+        return dict.fromkeys(names.values()) | {names[p]: g for p, g in actual.items()}
 
     def decide(self, name: str, first: list[Tensor], second: list[Tensor]) -> None:
-        seen = integrated(first, second, self.options, torch.finfo(torch.float64).eps)
-        self.conflict[name] = bool(seen.conflict)
+        expected = integrated(first, second, self.options, torch.finfo(torch.float64).eps)
+        self.conflict[name] = bool(expected.conflict)
         boost = self.options.gamma if self.conflict[name] or self.options.boost == "always" else 1.0
-        self.factors[name] = [2 * float(alpha) * float(seen.rescale) * boost for alpha in seen.weights[0]]
+        self.factors[name] = [2 * float(alpha) * float(expected.rescale) * boost for alpha in expected.weights[0]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("boost", ["conflict", "always"])
-def test_every_step_is_the_definition_s(count: int, boost: str) -> None:
+def test_every_step_matches_the_definition(count: int, boost: str) -> None:
     options = Options(2.0, "encoder", "encoder", boost)
     model, slow, method = Model(count), Slow(K, options), Refresh(MMPareto(**options.arguments()), K)
     seen = set()
@@ -98,40 +98,40 @@ def test_every_step_is_the_definition_s(count: int, boost: str) -> None:
     assert seen == {True, False}
 
 
-def test_steps_that_decide_are_the_exact_ones_bit_for_bit() -> None:
+def test_steps_that_decide_are_bit_identical_to_exact_steps() -> None:
     model, method, exact = Model(), Refresh(MMPareto.paper(), K), MMPareto.paper()
     differing = 0
     for number, (batch, shift) in enumerate(steps_of()):
         report, wanted = step(method, model, batch, shift), None
-        found = take_grads(model)
+        actual = take_grads(model)
         wanted = step(exact, model, batch, shift)
         expected = take_grads(model)
         if number % K == 0:
-            assert_same_state(found, expected)
-            for name, seen in wanted.items():
-                assert_same_state(vars(report[name]), vars(seen))
+            assert_same_state(actual, expected)
+            for name, encoder in wanted.items():
+                assert_same_state(vars(report[name]), vars(encoder))
         else:
             cosine = torch.nn.functional.cosine_similarity(
                 *(
                     torch.from_numpy(flat(g for n, g in gs.items() if n.startswith("encoders")))
-                    for gs in (found, expected)
+                    for gs in (actual, expected)
                 ),
                 dim=0,
             )
             differing += float(cosine) < 0.999
-    assert differing  # so that the steps between are seen to use what was decided before
+    assert differing  # the steps between use an earlier decision
 
 
-def test_the_report_of_a_step_between() -> None:
+def test_the_report_between_decisions() -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     first = step(method, model, *steps_of()[0])
     second = step(method, model, *steps_of()[1])
     assert second.losses == first.losses and bool(second.finite.all())
-    for name, seen in second.items():
+    for name, encoder in second.items():
         for field in ("weights", "conflict", "rescale"):
-            assert torch.equal(getattr(seen, field), getattr(first[name], field))
-        assert seen.cosine.shape == () and seen.cosine.isnan()
-        assert seen.norms.shape == (2,) and bool(seen.norms.isnan().all())
+            assert torch.equal(getattr(encoder, field), getattr(first[name], field))
+        assert encoder.cosine.shape == () and encoder.cosine.isnan()
+        assert encoder.norms.shape == (2,) and bool(encoder.norms.isnan().all())
 
 
 def test_micro_batches_count_as_one_step_and_decide_once() -> None:
@@ -151,7 +151,7 @@ def test_micro_batches_count_as_one_step_and_decide_once() -> None:
         assert method.age == whole.age
 
 
-def test_scale() -> None:
+def test_a_loss_scale_changes_nothing_but_the_scale() -> None:
     model, method, plain = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of():
         step(plain, model, batch, shift)
@@ -161,7 +161,7 @@ def test_scale() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 5])
-def test_it_resumes_in_the_middle_bit_for_bit(after: int) -> None:
+def test_a_loaded_state_continues_bit_for_bit(after: int) -> None:
     model, method, fresh = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:after]:
         step(method, model, batch, shift)
@@ -182,7 +182,7 @@ def spoilt(batch: Batch) -> Batch:
     return {name: torch.full_like(x, math.nan) for name, x in batch[0].items()}, batch[1]
 
 
-def test_a_step_that_is_not_finite_decides_nothing() -> None:
+def test_a_nonfinite_step_decides_nothing() -> None:
     model, method = Model(), Refresh(MMPareto.paper(), 2)
     steps = steps_of()
     step(method, model, *steps[0])
@@ -197,7 +197,7 @@ def test_a_step_that_is_not_finite_decides_nothing() -> None:
     assert bool(report.finite.all()) and bool(report["visual"].conflict)  # as step 0 decided
 
 
-def test_a_loss_that_is_not_finite_decides_nothing_at_any_encoder() -> None:
+def test_a_nonfinite_loss_decides_nothing_for_any_encoder() -> None:
     model, method = Model(), Refresh(MMPareto.paper(), 2)
     batch, shift = steps_of()[0]
     outputs = model(batch[0])
@@ -214,20 +214,20 @@ def test_a_loss_that_is_not_finite_decides_nothing_at_any_encoder() -> None:
     assert all(float(kept["magnitude"]) == 1 and not bool(kept["conflict"]) for kept in method.decided.values())
 
 
-def test_before_anything_is_decided_it_is_the_plain_sum() -> None:
+def test_before_the_first_decision_a_step_is_the_plain_sum() -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, spoilt(batch), shift)
     take_grads(model)
     step(method, model, batch, shift)
-    found = take_grads(model)
+    actual = take_grads(model)
     joint, unimodal = losses_of(model(batch[0]), batch[1], shift)
     (joint + sum(unimodal.values())).backward()
-    assert_close(found, take_grads(model), 1e-9)
+    assert_close(actual, take_grads(model), 1e-9)
 
 
 @pytest.mark.parametrize("bad", ["joint", "audio", "visual"])
-def test_the_flags_of_a_step_between(bad: str) -> None:
+def test_the_flags_between_decisions(bad: str) -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, batch, shift)
@@ -240,13 +240,13 @@ def test_the_flags_of_a_step_between(bad: str) -> None:
     assert dict(zip(report.losses, report.finite.tolist(), strict=True)) == {
         name: name != bad for name in ("joint", "audio", "visual")
     }
-    found = take_grads(model)
-    wrong = {name for name, g in found.items() if g is not None and not bool(g.isfinite().all())}
+    actual = take_grads(model)
+    wrong = {name for name, g in actual.items() if g is not None and not bool(g.isfinite().all())}
     reached = [name for name in model.modalities if bad in ("joint", name)]
     assert {name.split(".")[1] for name in wrong if name.startswith("encoders")} == set(reached)
 
 
-def test_an_overflow_inside_an_encoder_is_flagged_between() -> None:
+def test_an_overflow_inside_an_encoder_is_flagged_between_decisions() -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     step(method, model, batch, shift)
@@ -266,7 +266,7 @@ def partly_frozen() -> Model:
 @pytest.mark.parametrize(
     "make", [partly_frozen, lambda: Model(recompute=True)], ids=["frozen and idle", "checkpointed"]
 )
-def test_models(make: Callable[[], Model]) -> None:
+def test_frozen_and_checkpointed_models(make: Callable[[], Model]) -> None:
     model, slow, method = make(), Slow(K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:5]:
         expected = slow.step(model, batch, shift)
@@ -274,7 +274,7 @@ def test_models(make: Callable[[], Model]) -> None:
         assert_close(take_grads(model), expected, 1e-9)
 
 
-def test_it_adds_to_what_is_there() -> None:
+def test_it_adds_to_existing_gradients() -> None:
     model, method, other = Model(), Refresh(MMPareto.paper(), K), Refresh(MMPareto.paper(), K)
     for batch, shift in steps_of()[:2]:
         take_grads(model)
@@ -283,12 +283,12 @@ def test_it_adds_to_what_is_there() -> None:
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         step(other, model, batch, shift)
-    found = take_grads(model)
-    assert_close({name: g - 1 for name, g in found.items()}, expected, 1e-9)
+    actual = take_grads(model)
+    assert_close({name: g - 1 for name, g in actual.items()}, expected, 1e-9)
 
 
 class Twice(nn.Module):
-    """Two parameters whose gradients autograd hands out as one and the same tensor."""
+    """Two parameters for whose gradients autograd returns the same tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Twice(nn.Module):
         return x.flatten(1)[:, :4] * (self.a + self.b)
 
 
-def test_gradients_that_share_their_memory_are_multiplied_once() -> None:
+def test_gradients_that_share_memory_are_multiplied_once() -> None:
     model = Model()
     model.encoders["audio"] = Twice()
     options = Options(2.0, "encoder", "encoder", "always")
@@ -321,15 +321,15 @@ def test_two_tasks_on_one_encoder() -> None:
         pairs = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses.values()]
         outputs = Outputs(x, {}, {"shared": x}, {})
         report = method.backward(None, losses, encoders={"shared": (shared, list(losses))}, outputs=outputs)
-        seen = integrated(pairs[0], pairs[1], PAPER, torch.finfo(torch.float64).eps)
-        assert bool(report["shared"].conflict) == bool(seen.conflict)
+        expected = integrated(pairs[0], pairs[1], PAPER, torch.finfo(torch.float64).eps)
+        assert bool(report["shared"].conflict) == bool(expected.conflict)
         decided.append(torch.cat([p.grad.flatten() for p in parameters]))
         shared.zero_grad()
-    torch.testing.assert_close(decided[0], torch.from_numpy(flat(seen.h)), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(decided[0], torch.from_numpy(flat(expected.h)), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(decided[1], decided[0], rtol=1e-9, atol=1e-12)
 
 
-def test_an_encoder_that_is_new_is_decided_on_at_once() -> None:
+def test_a_new_encoder_causes_a_decision() -> None:
     model, method, exact = Model(), Refresh(MMPareto.paper(), K), MMPareto.paper()
     batch, shift = steps_of()[0]
     outputs = model(batch[0])
@@ -338,39 +338,39 @@ def test_an_encoder_that_is_new_is_decided_on_at_once() -> None:
     method.backward(unimodal["audio"], {"audio": unimodal["audio"]}, encoders=audio, outputs=outputs)
     take_grads(model)
     step(method, model, batch, shift)
-    found = take_grads(model)
+    actual = take_grads(model)
     step(exact, model, batch, shift)
-    assert_same_state(found, take_grads(model))
+    assert_same_state(actual, take_grads(model))
 
 
 def shared_steps(cuts: list[tuple[int, int]]) -> list[dict[str, Tensor | None]]:
-    """The gradients of all steps, of a process with the samples from one number to another of each batch."""
+    """Return the gradients of all steps, on this process's share of each batch; `cuts` are (start, end) by rank."""
     model, method = Model(), Refresh(MMPareto.paper(), K)
     method.reduce = SumReducer()
     start, end = cuts[dist.get_rank()]
-    found = []
+    actual = []
     for (inputs, labels), shift in steps_of():
         part = {name: x[start:end] for name, x in inputs.items()}, labels[start:end]
         step(method, model, part, shift, (end - start) / 12)
-        found.append(take_grads(model))
-    return found
+        actual.append(take_grads(model))
+    return actual
 
 
-def test_processes_decide_and_step_as_one(tmp_path: Path) -> None:
+def test_processes_that_share_a_batch_give_the_full_batch(tmp_path: Path) -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     shared = in_processes(2, shared_steps, tmp_path, [(0, 5), (5, 12)])
     for number, (batch, shift) in enumerate(steps_of()):
         step(method, model, batch, shift)
         expected = take_grads(model)
-        for found in shared:
-            assert_close(found[number], expected, 1e-9)
+        for actual in shared:
+            assert_close(actual[number], expected, 1e-9)
 
 
-# What a step between costs
+# --- cost of a step between decisions ---
 
 
 class Count(torch.autograd.Function):
-    """The identity; counts how often it is passed backwards."""
+    """The identity; counts its backward passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, passes: Counter[str]) -> Tensor:
@@ -384,7 +384,7 @@ class Count(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_step_between_passes_the_encoders_once_and_keeps_no_graph(count: int) -> None:
+def test_a_step_between_decisions_takes_one_pass_per_encoder_and_retains_no_graph(count: int) -> None:
     model, method = Model(count), Refresh(MMPareto.paper(), 2)
     passes: Counter[str] = Counter()
     for name, encoder in model.encoders.items():
@@ -401,8 +401,8 @@ def test_a_step_between_passes_the_encoders_once_and_keeps_no_graph(count: int) 
                 loss.backward()
 
 
-def test_it_reads_no_value() -> None:
-    """On the meta device a value cannot be read, so that no step waits for the device."""
+def test_a_step_reads_no_value() -> None:
+    """On the meta device, values cannot be read; a step that runs there never waits for the device."""
     model, method = Model().to("meta"), Refresh(MMPareto.paper(), 2)
     (inputs, labels), shift = steps_of()[0]
     batch = {name: x.to("meta") for name, x in inputs.items()}, labels.to("meta")
@@ -427,17 +427,17 @@ def test_bf16_autocast() -> None:
             if each is exact:
                 expected = take_grads(model)
         assert outputs.features["audio"].dtype == torch.bfloat16
-        found = take_grads(model)
-        assert all(g is not None and g.dtype == torch.float32 for g in found.values())
-        assert_close(found, expected, 0.05)
+        actual = take_grads(model)
+        assert all(g is not None and g.dtype == torch.float32 for g in actual.values())
+        assert_close(actual, expected, 0.05)
 
 
-# What is refused
+# --- errors ---
 
 
 @pytest.mark.parametrize("weights", ["parameter", "encoder"])
 @pytest.mark.parametrize("rescale", ["parameter", "encoder"])
-def test_it_goes_with_factors_of_the_whole_encoder_only(weights: str, rescale: str) -> None:
+def test_it_requires_factors_of_the_whole_encoder(weights: str, rescale: str) -> None:
     for boost, zero, refresh in itertools.product(("conflict", "always"), (False, True), (2, 10)):
         if (weights, rescale) == ("encoder", "encoder"):
             assert Refresh(MMPareto(1.5, weights, rescale, boost, zero), refresh).every == refresh
@@ -447,12 +447,12 @@ def test_it_goes_with_factors_of_the_whole_encoder_only(weights: str, rescale: s
 
 
 @pytest.mark.parametrize("refresh", [0, -1])
-def test_at_least_one(refresh: int) -> None:
+def test_refresh_is_at_least_one(refresh: int) -> None:
     with pytest.raises(ValueError, match="refresh must be at least 1"):
         Refresh(MMPareto.paper(), refresh)
 
 
-def test_on_the_command_line() -> None:
+def test_command_line_options() -> None:
     assert read_options("mmpareto", "paper", ["--refresh", "10"], [])[1]["refresh"] == 10
     assert read_options("mmpareto", None, [], [])[1]["refresh"] == 1
     assert isinstance(make_method("mmpareto", {"refresh": 1}), MMPareto)
@@ -464,7 +464,7 @@ def test_on_the_command_line() -> None:
 
 
 class Beside(nn.Module):
-    """An encoder with a second output, which a loss may use beside the first."""
+    """An encoder with a second output, which a loss may use in addition to the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -495,7 +495,7 @@ def with_features(outputs: Outputs, **features: Any) -> Outputs:
         "three",
     ],
 )
-def test_a_model_in_which_it_would_be_wrong_is_refused(case: str, between: bool) -> None:
+def test_models_for_which_it_would_be_wrong_are_rejected(case: str, between: bool) -> None:
     model, method = Model(), Refresh(MMPareto.paper(), K)
     if case == "past it":
         model.encoders["audio"] = Beside()
@@ -542,8 +542,8 @@ def test_a_model_in_which_it_would_be_wrong_is_refused(case: str, between: bool)
     assert all(g is None for g in take_grads(model).values())
 
 
-def test_a_compiled_model_is_refused() -> None:
-    """There the features are outputs beside the logits, and no way to the encoder."""
+def test_a_compiled_model_is_rejected() -> None:
+    """Features are separate outputs of the compiled graph, so losses do not depend on the encoders through them."""
     model, method = Model(), Refresh(MMPareto.paper(), K)
     batch, shift = steps_of()[0]
     torch._dynamo.reset()
@@ -556,7 +556,7 @@ def test_a_compiled_model_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_it_is_the_definition_s_and_waits_for_nothing() -> None:
+def test_on_a_gpu_it_matches_the_definition_and_never_waits() -> None:
     model, slow, method = Model(), Slow(K), Refresh(MMPareto.paper(), K)
     on_device = copy.deepcopy(model).cuda()
     for number, ((inputs, labels), shift) in enumerate(steps_of()):
@@ -568,5 +568,5 @@ def test_on_a_gpu_it_is_the_definition_s_and_waits_for_nothing() -> None:
             method.backward(joint, unimodal, encoders=dict(on_device.encoders.items()), outputs=outputs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        found = {name: None if g is None else g.cpu() for name, g in take_grads(on_device).items()}
-        assert_close(found, expected, 1e-9)
+        actual = {name: None if g is None else g.cpu() for name, g in take_grads(on_device).items()}
+        assert_close(actual, expected, 1e-9)

@@ -123,7 +123,7 @@ def test_it_matches_the_library(name: str, count: int) -> None:
 def test_joint_and_unimodal_losses(name: str, count: int) -> None:
     """Two objectives per encoder, one aggregator per encoder, over two steps."""
     if FEWEST.get(name, 2) > 2:
-        pytest.skip("takes more than two objectives")
+        pytest.skip("needs more than two objectives")
     model, batch = Model(count), batch_of(count)
     loop, method = Loop(model, batch), TorchJD.of(name)(**arguments(name, 2))
     library = {modality: direct(name, 2) for modality in model.modalities}
