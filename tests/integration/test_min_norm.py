@@ -270,10 +270,10 @@ def whole_gradients(draw: st.DrawFn) -> list[list[int]]:
 
 @settings(max_examples=50)
 @given(whole_gradients())
-def test_h_matches_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
+def test_equals_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
     gradients = torch.tensor(rows, dtype=torch.float64)
     alpha, wanted = solved(gradients), enumerated([[Fraction(x) for x in row] for row in rows])
-    # h in fractions, too, so that the error is that of the weights and not of the sum
+    # h in fractions, too: what is compared is the weights' error and not that of the sum
     columns = zip(*rows, strict=True)
     h = [sum((Fraction(a) * x for a, x in zip(alpha.tolist(), column, strict=True)), Fraction(0)) for column in columns]
     difference = [a - b for a, b in zip(h, wanted, strict=True)]

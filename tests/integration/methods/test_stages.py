@@ -240,7 +240,7 @@ def test_the_stage_belongs_to_the_object() -> None:
 @pytest.mark.parametrize(("at", "joint"), [(2, False), (3, False), (4, True), (5, True)])
 @pytest.mark.parametrize("pretrain_epochs", [3, None])
 def test_the_state_keeps_the_stage(pretrain_epochs: int | None, at: int, joint: bool) -> None:
-    """The stage is kept if the run is resumed in mid-epoch, so that no epoch begins, or with more epochs than before."""
+    """The stage is kept if the run is resumed in mid-epoch, where no epoch begins, or with more epochs than before."""
     method = PretrainFinetune(pretrain_epochs)
     for epoch in range(1, at + 1):
         method.begin_epoch(context_of(epoch, 6))
