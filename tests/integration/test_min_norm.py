@@ -281,6 +281,16 @@ def test_equals_the_enumeration_of_active_sets(rows: list[list[int]]) -> None:
     assert_optimal(alpha, gradients @ gradients.T)
 
 
+lost_digits = pytest.mark.xfail(strict=True, reason="Ĝ + ttᵀ loses the digits of ttᵀ; see _solve_as_least_distance")
+
+
+@pytest.mark.parametrize("ratio", [1e2, pytest.param(1e6, marks=lost_digits)])
+def test_opposite_gradients_much_longer_than_a_third(ratio: float) -> None:
+    """Their mean is 0, the minimum; the short gradient has no weight."""
+    gradients = torch.tensor([[ratio, 0.0], [0.0, 1.0], [-ratio, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(solved(gradients), torch.tensor([0.5, 0, 0.5], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 # --- two gradients -----------------------------------------------------------------------------------------------
 
 
