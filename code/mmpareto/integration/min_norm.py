@@ -56,8 +56,8 @@ def _solve_as_least_distance(gramian: Tensor, norms: Tensor) -> Tensor:
 
     With the directions ĝᵢ = gᵢ/‖gᵢ‖ and tᵢ = min‖g‖/‖gᵢ‖, the shortest x with ⟨x, ĝᵢ⟩ ≥ tᵢ points along the solution.
     It is x = Σ μᵢ ĝᵢ, where μ ≥ 0 minimises ½ μᵀ(Ĝ + ttᵀ)μ − tᵀμ, and αᵢ ∝ μᵢ tᵢ. All of these numbers are between 0
-    and 1. Where gradients cancel that are r times as long as the shortest one, Ĝ + ttᵀ loses digits of ttᵀ: the error of
-    h, relative to the shortest gradient, is then about r²·1e-16 (1e-4 for r = 1e6).
+    and 1. Where gradients cancel that are r times as long as the shortest one, Ĝ + ttᵀ loses digits of ttᵀ: the error
+    of h, relative to the shortest gradient, is then about r²·1e-16 (1e-4 for r = 1e6).
     """
     t = norms.min() / norms
     matrix = gramian / norms.outer(norms) + t.outer(t)
