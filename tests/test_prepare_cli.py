@@ -159,7 +159,11 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     ("sent", "status", "line"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -9, "")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_leaves_no_process_and_can_be_resumed(tmp_path, sent, status, line):
     raw, out = tmp_path / "raw", tmp_path / "out"

@@ -129,7 +129,7 @@ def peak(name: str, outputs_given: bool) -> int:
     return counted.peak
 
 
-@pytest.mark.parametrize("name", ["mmpareto", "pareto"])
+@pytest.mark.parametrize("name", ["mmpareto", pytest.param("pareto", marks=pytest.mark.slow)])
 def test_memory_beyond_that_of_the_plain_sum(name: str) -> None:
     network = build_network({"audio": 1, "visual": 3}, 6)
     copy = sum(p.numel() * p.element_size() for p in network.encoders.parameters())

@@ -327,6 +327,7 @@ def batch_statistics() -> list[dict[str, list[Tensor]]]:
     return [*results, gated(share, processes.synchronise(block(), cpu))]
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Statistics of BatchNorm and mean gates of MMTM, including those used in the same forward pass."""
     results = in_processes(3, batch_statistics, tmp_path)
@@ -365,6 +366,7 @@ def own_group(data: Path, folder: Path, fails: bool) -> tuple[Any, str]:
     return result, printed.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_creates_and_destroys_its_process_group(fails: bool, data: Path, tmp_path: Path) -> None:
     """Only rank 0 prints; a process that fails exits without waiting, and the others fail with it."""

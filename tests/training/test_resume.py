@@ -126,7 +126,12 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "call"), [(loop.Trainer, "step", 6), (loop, "write_scalars", 2), (loop.Trainer, "save", 2)]
+    ("owner", "name", "call"),
+    [
+        pytest.param(loop.Trainer, "step", 6, marks=pytest.mark.slow),
+        (loop, "write_scalars", 2),
+        pytest.param(loop.Trainer, "save", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_tensorboard_shows_every_epoch_once_after_a_kill(
     owner: object, name: str, call: int, data: Path, tmp_path: Path

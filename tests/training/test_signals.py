@@ -46,7 +46,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("sent", "to_group", "status"),
-    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)],
+    [(signal.SIGINT, True, 130), pytest.param(signal.SIGTERM, False, 143, marks=pytest.mark.slow)],
     ids=["Ctrl-C in a terminal", "kill"],
 )
 def test_a_signal_finishes_the_step_saves_and_leaves_no_process(

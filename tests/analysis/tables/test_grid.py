@@ -268,6 +268,7 @@ def test_two_concurrent_grids_share_one_folder(stage: Stage, grids: Grids) -> No
     assert [o.folder for o in find_runs(cells, stage.runs)] == [stage.folder(cell) for cell in cells]
 
 
+@pytest.mark.slow
 def test_runs_of_a_killed_grid_are_left_alone_until_they_end(stage: Stage, grids: Grids) -> None:
     cells = stage.cells()
     grid = grids.start_waiting(cells[:2])
