@@ -249,6 +249,7 @@ def outcomes_of(output: str) -> list[str]:
     return [line.split(" ", 2)[2] for line in output.splitlines() if line.startswith("outcome ")]
 
 
+@pytest.mark.slow
 def test_two_concurrent_grids_share_one_folder(stage: Stage, grids: Grids) -> None:
     cells = stage.cells()
     for cell in cells:
