@@ -73,9 +73,10 @@ class Refresh(Method):
         if cut.features is None:
             raise ValueError(f"refresh needs {cut.needed}")
         self._reuses = 0 < self.age < self.every and set(objectives.encoders) <= set(self.decided)
-        if not self._reuses:
+        if not self._reuses and after_pass is not None:
             return super().differentiate(objectives, outputs, scale, after_pass)
-        return differentiate_per_encoder(objectives, cut.features, self.passes(objectives), scale, self._mix)
+        mix = self._mix if self._reuses else None
+        return differentiate_per_encoder(objectives, cut.features, self.passes(objectives), scale, mix)
 
     def _mix(self, modality: str, at_output: list[Tensor | None]) -> list[Tensor | None]:
         """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x."""
