@@ -29,6 +29,7 @@ CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two
 
 _RELEASED = {
     "encoder": Value("resnet18", "released MMPareto code (models/backbone.py), from scratch"),
+    "init": Value("mmpareto", "released MMPareto code (models/backbone.py)"),
     "learning_rate": Value(0.002, RELEASED_CODE),
     "batch_size": Value(64, RELEASED_CODE),
     "epochs": Value(50, RELEASED_CODE),
@@ -39,8 +40,11 @@ _RELEASED = {
     "lr_decay_step": Value(30, f"{RELEASED_CODE}; without effect unless the scheduler is 'step'"),
     "lr_decay_ratio": Value(0.1, f"{RELEASED_CODE}; without effect unless the scheduler is 'step'"),
     "clip_grad": Value(None, f"{RELEASED_CODE}: a flag that is off by default"),
+    "drop_last": Value("none", RELEASED_CODE),
+    "best_from_epoch": Value(1, RELEASED_CODE),
     "audio": Value("fbank", RELEASED_LOADER),
     "frames": Value(2, RELEASED_LOADER),
+    "frame_choice": Value("released", RELEASED_LOADER),
     "image_size": Value(224, RELEASED_LOADER),
     "crop_scale": Value((0.08, 1.0), f"{RELEASED_LOADER}: torchvision's default"),
     "audio_frames": Value(1024, RELEASED_LOADER),

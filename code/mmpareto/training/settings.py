@@ -126,6 +126,9 @@ class Settings:
 
     encoder: str = _setting(NETWORK, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
     fusion: str = _setting(NETWORK, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat")
+    init: Literal["mmpareto", "ogm_ge"] = _setting(
+        NETWORK, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
+    )
     pretrained: str | None = _setting(
         NETWORK, "ImageNet weights for the encoders; never downloaded", metavar="FILE", default=None
     )
@@ -147,11 +150,20 @@ class Settings:
     clip_grad: float | None = _setting(
         OPTIMISATION, "clip gradients to NORM (bare: 40)", metavar="NORM", nargs="?", const=40.0, check=POSITIVE
     )
+    drop_last: Literal["none", "train", "all"] = _setting(
+        OPTIMISATION, "drop the last batch if it is partial: never, in training, or in evaluation, too", older="none"
+    )
+    best_from_epoch: int = _setting(
+        OPTIMISATION, "first epoch that may be chosen as the best", metavar="EPOCH", check=AT_LEAST_1, older=1
+    )
     amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
     accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
 
     audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
+    frame_choice: Literal["spread", "released", "first"] = _setting(
+        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+    )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
         INPUT, "area of the random crop, as a fraction of the image", metavar=("MIN", "MAX"), check=CROP
