@@ -6,7 +6,8 @@ from mmpareto.analysis.report.claims import CLAIMS_TEXT, check_claims
 from mmpareto.analysis.report.embedded_plots import embedded_plots
 from mmpareto.analysis.report.noise import ABSENT, noise_part
 from mmpareto.analysis.report.notes import commands, missing_runs, notes
-from mmpareto.analysis.report.published import Footnotes, published_cells, published_of, published_part
+from mmpareto.analysis.report.published import published_of
+from mmpareto.analysis.report.published_parts import Footnotes, published_cells, published_parts
 from mmpareto.analysis.report.results import CellResults, gather, paired_differences
 from mmpareto.analysis.report.sheet import Interval, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.statistics import Comparison, compare, mean_and_std, signed
@@ -65,7 +66,7 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
         missing=missing_runs(table, results),
         intervals=[_interval(*key, comparison) for key, comparison in comparisons.items()],
         intervals_text=INTERVALS_TEXT.format(baseline=table.baseline),
-        parts=[part for part in (noise, published_part(table, results, footnotes)) if part is not None],
+        parts=[*([noise] if noise else []), *published_parts(table, results, footnotes)],
         claims=check_claims(results, comparisons),
         claims_text=CLAIMS_TEXT,
         commands=commands(results),
