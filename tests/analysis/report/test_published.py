@@ -131,6 +131,13 @@ def test_known_names_have_known_options_and_facts() -> None:
             assert one.options.keys() <= options.keys()  # a misspelt option would never agree
         if one.method == "unimodal":
             assert one.options is not None and set(one.options) == {"modality"}
+        if one.detail or one.metric or (one.repeated and one.n_classes != 33):
+            assert one.dataset not in DATASETS or one.method not in METHODS or one.all_options is None
+
+
+def test_second_hand_figures_stand_beside_nothing() -> None:
+    second_hand = [one for table in published_tables() if table.source.second_hand for one in table.figures]
+    assert second_hand and all(None in one.facts.values() for one in second_hand)
 
 
 def test_figures_of_a_table_and_data_set_share_their_setting() -> None:
@@ -163,7 +170,7 @@ def test_sources_have_title_and_address() -> None:
         assert one.title in one.text and one.address in one.text
 
 
-UNRELIABLE = {
+UNRELIABLE = {  # of a machine-written summary that contradicts the table of the paper it is about
     "cremad": {"joint": "63.2", "ogm": "66.1", "pmr": "65.8", "agm": "67.3", "dgl": "70.2"},
     "kinetics_sounds": {"joint": "67.5", "ogm": "69.3", "pmr": "68.9", "agm": "70.1", "dgl": "72.1"},
 }
@@ -226,8 +233,8 @@ def test_the_page_has_every_figure_and_no_other_one() -> None:
     for table in published_tables():
         for one in table.figures:
             if one.dataset in DATASETS:
-                assert f"| {one.label} |" in sections[table.source.name.lower()]
-                assert one.text in sections[table.source.name.lower()]
+                section = sections[table.source.name.lower()]
+                assert re.search(rf"^\| {re.escape(one.label)}[ ,].*\b{re.escape(one.text)}", section, re.M), one
 
 
 def test_both_results_of_one_command_are_named_together() -> None:

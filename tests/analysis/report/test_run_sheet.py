@@ -215,6 +215,18 @@ def test_other_class_sets_and_options_are_named(tmp_path: Path) -> None:
     assert "one command gave both 75.10 and 76.28" in source.note
 
 
+@pytest.mark.parametrize(("classes", "text"), [(31, "68.31 [1]"), (33, None)])
+def test_the_class_set_is_that_of_the_runs(tmp_path: Path, classes: int, text: str | None) -> None:
+    """The command line does not say with how many classes Kinetics-Sounds was prepared."""
+    sounds, lines = Column("Kinetics-Sounds", "--dataset kinetics_sounds"), [{"per_class_accuracy": [0.5] * classes}]
+    outcomes = runs_of(tmp_path, UNIFORM, BASE, sounds, history=lines * 2)
+    sheet = sheet_of(table_of(columns=[sounds]), outcomes)
+    if text:
+        assert cell(sheet, "Uniform", "published").text == text
+    else:
+        assert [part.title for part in sheet.parts] == ["Reported elsewhere"]
+
+
 def test_an_accuracy_published_for_several_rows_is_listed_once(tmp_path: Path) -> None:
     again = Row("MMPareto, 3 frames", "--method mmpareto --variant released --frames 3")
     outcomes = runs_of(tmp_path, UNIFORM, BASE) + runs_of(tmp_path, RELEASED, BETTER) + runs_of(tmp_path, again, BASE)

@@ -1,5 +1,6 @@
 """Published accuracies in a report: beside the runs that they agree with, and the rest in a table of their own."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mmpareto.analysis.report.published import (
@@ -66,12 +67,27 @@ def conditions(table: PublishedTable, figures: Sequence[Published]) -> str:
     return "; ".join(texts) + "."
 
 
+def settings_of(cell: CellResults) -> Settings:
+    """The settings of a cell, with the number of classes of its runs where they have recorded one accuracy per class.
+
+    Without `--n_classes`, the settings do not say whether Kinetics-Sounds was prepared with 31 or with 33 classes.
+    """
+    for result in cell.results.values():
+        classes = result.run.history[-1].get("per_class_accuracy")
+        if classes:
+            return dataclasses.replace(cell.settings, n_classes=len(classes))
+    return cell.settings
+
+
 def published_cells(cells: Mapping[str, CellResults], footnotes: Footnotes) -> dict[str, SheetCell]:
-    """Row → its published accuracies; a row with the same ones as an earlier row refers to that row."""
+    """Row → its published accuracies; a row with the same ones as an earlier row refers to that row.
+
+    Empty if no row has any.
+    """
     earlier: dict[tuple[Published, ...], str] = {}
     sheet_cells = {}
     for label, cell in cells.items():
-        found = published_of(cell.settings)
+        found = published_of(settings_of(cell))
         figures = tuple(one for _, one in found)
         value = float(figures[0].accuracy) / 100 if figures else None
         if not figures:
@@ -82,7 +98,7 @@ def published_cells(cells: Mapping[str, CellResults], footnotes: Footnotes) -> d
             earlier[figures] = label
             texts = [f"{one.text} [{footnotes.number(footnote(table, [one]))}]" for table, one in found]
             sheet_cells[label] = SheetCell("; ".join(texts), value)
-    return sheet_cells
+    return sheet_cells if earlier else {}
 
 
 def published_parts(table: Table, results: Results, footnotes: Footnotes) -> Iterator[SheetPart]:
@@ -90,7 +106,7 @@ def published_parts(table: Table, results: Results, footnotes: Footnotes) -> Ite
     beside = list(_beside(table, results, footnotes))
     if beside:
         yield SheetPart("Published accuracies", BESIDE, [SheetColumn(title) for title in BESIDE_TITLES], beside)
-    elsewhere = list(_elsewhere([cell.settings for cell in results.values()]))
+    elsewhere = list(_elsewhere([settings_of(cell) for cell in results.values()]))
     if elsewhere:
         yield SheetPart("Reported elsewhere", ELSEWHERE, [SheetColumn(title) for title in ELSEWHERE_TITLES], elsewhere)
 
@@ -101,7 +117,7 @@ def _beside(table: Table, results: Results, footnotes: Footnotes) -> Iterator[Sh
         found: dict[tuple[PublishedTable, Published], list[CellResults]] = {}
         for row in table.rows:
             cell = results.get((row.label, column.label))
-            for pair in published_of(cell.settings) if cell else ():
+            for pair in published_of(settings_of(cell)) if cell else ():
                 found.setdefault(pair, []).append(results[row.label, column.label])
         for (source, one), cells in found.items():
             yield _beside_row(column.label, source, one, cells, footnotes)

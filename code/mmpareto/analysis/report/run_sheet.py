@@ -6,7 +6,6 @@ from mmpareto.analysis.report.claims import CLAIMS_TEXT, check_claims
 from mmpareto.analysis.report.embedded_plots import embedded_plots
 from mmpareto.analysis.report.noise import ABSENT, noise_part
 from mmpareto.analysis.report.notes import commands, missing_runs, notes
-from mmpareto.analysis.report.published import published_of
 from mmpareto.analysis.report.published_parts import Footnotes, published_cells, published_parts
 from mmpareto.analysis.report.results import CellResults, gather, paired_differences
 from mmpareto.analysis.report.sheet import Interval, Sheet, SheetCell, SheetColumn, SheetRow
@@ -116,8 +115,7 @@ def _columns(
             SheetColumn(f"{modality} alone, %", title, f"accuracy of the {modality} head"),
             {label: _accuracy(group.get(label), f"acc_{modality}") for label in labels},
         )
-    if any(published_of(cell.settings) for cell in group.values()):
-        cells = published_cells(group, footnotes)
+    if cells := published_cells(group, footnotes):
         yield (
             SheetColumn("published, %", title, "as the source gives it"),
             {label: cells.get(label, SheetCell("–")) for label in labels},
