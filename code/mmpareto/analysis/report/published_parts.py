@@ -1,9 +1,10 @@
 """Published accuracies in a report: beside the runs that they agree with, and the rest in a table of their own."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmpareto.analysis.report.published import (
+    AUDIO,
     CLASS_SET,
     Published,
     PublishedTable,
@@ -34,9 +35,10 @@ BESIDE_TITLES = (
     "source",
 )
 ELSEWHERE = (
-    "Accuracies in percent on the same data sets that no run here can stand beside, because something differs or is "
-    "not known. Compare them with others of the same line only. Every line has all rows of its source's table for the "
-    "methods of this project."
+    "Accuracies in percent on the same data sets that stand beside no run here, because something differs or is not "
+    "known, or because no run is of their method. Compare them with others of the same line only. Together with those "
+    "beside the runs, they are all rows of their sources' tables for the methods of this project; docs/published.md "
+    "has the tables whole."
 )
 ELSEWHERE_TITLES = ("data", "accuracies, %", "not known", "differs from the runs here", "source")
 
@@ -207,12 +209,12 @@ def dataset_text(one: Published) -> str:
 
 def not_known(figures: Sequence[Published]) -> list[str]:
     """Names of the conditions that are not known of figures with the same setting."""
-    first = figures[0]
+    first = _typical(figures)
     names = [name for name, value in first.facts.items() if value is None]
-    names += ["frames"] if "audio feature" in first.facts and first.frames is None else []
+    names += ["frames"] if AUDIO in first.facts and first.frames is None else []
     names += [] if first.selection else ["selection of the epoch"]
     without_options = [one.name for one in figures if one.method in METHODS and one.all_options is None]
-    names += [f"options of {_listed(without_options)}"] if without_options else []
+    names += [f"options of {', '.join(dict.fromkeys(without_options))}"] if without_options else []
     return names
 
 
@@ -220,20 +222,19 @@ def _differs(figures: Sequence[Published], runs: Sequence[Settings]) -> list[str
     """Known conditions of the figures that no run has."""
     facts = [facts_of(settings) for settings in runs]
     texts = []
-    for name, value in figures[0].facts.items():
+    for name, value in _typical(figures).facts.items():
         if value is not None and value not in [run[name] for run in facts]:
             texts.append(shown(value) if name == CLASS_SET else f"{name}: {shown(value)}")
     other = [one.label for one in figures if _has_other_options(one, runs)]
-    absent = [one.name for one in figures if one.method not in [settings.method for settings in runs]]
-    texts += [f"options: {', '.join(other)}"] if other else []
-    return texts + ([f"no run of {_listed(absent)}"] if absent else [])
+    return texts + ([f"options: {', '.join(other)}"] if other else [])
+
+
+def _typical(figures: Sequence[Published]) -> Published:
+    """A figure with all facts of the others: one with a fusion, if any has."""
+    return next((one for one in figures if one.method != "unimodal"), figures[0])
 
 
 def _has_other_options(one: Published, runs: Sequence[Settings]) -> bool:
     """True if its options are known and no run of its method has them."""
     options = [one.differences(settings).get("options") for settings in runs if settings.method == one.method]
     return bool(options) and all(options)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
