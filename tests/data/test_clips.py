@@ -9,6 +9,7 @@ import torch
 from mmpareto.data.loading import sources
 from mmpareto.data.loading.batches import Batch, make_loader, to_device
 from mmpareto.data.loading.layout import read_frame
+from mmpareto.data.loading.options import options_of
 from mmpareto.data.loading.samples import prepare_input
 from PIL import Image
 from prepared_clips import open_clips, write_prepared
@@ -146,7 +147,11 @@ def test_options_shape_the_inputs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"audio": "spectrogram", "frames": 3}, {"image_size": 32, "audio_frames": 400, "audio_pool": (2, 2)}],
+    [
+        {},
+        {"audio": "spectrogram", "frames": 3, "frame_choice": "spread"},
+        {"image_size": 32, "audio_frames": 400, "audio_pool": (2, 2), "frame_choice": "first"},
+    ],
 )
 def test_prepare_input_equals_the_prepared_sample(folder: Path, options: dict[str, Any]) -> None:
     dataset = open_clips(folder, "train", training=False, **options)
@@ -158,6 +163,26 @@ def test_prepare_input_equals_the_prepared_sample(folder: Path, options: dict[st
         expected = dataset[index][0]
         assert list(inputs) == list(expected) == list(dataset.channels)
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_the_frames_of_a_short_clip_are_as_chosen_with_and_without_a_cache(folder: Path) -> None:
+    """Clip 4 has three frames."""
+    for cache in (False, True):
+        for choice, numbers in (("spread", (1, 3)), ("released", (1, 2)), ("first", (1, 2))):
+            dataset = open_clips(folder, "train", training=False, image_size=60, frame_choice=choice, cache=cache)
+            expected = [sources.resized(read_frame(folder, "clip_004", number), 60) for number in numbers]
+            assert torch.equal(dataset[4].inputs["visual"], torch.stack(expected)), (choice, cache)
+    training = open_clips(folder, "train", training=True, image_size=60, frame_choice="first", crop_scale=(0.1, 0.2))
+    assert not torch.equal(training[0, 5].inputs["visual"], training[1, 5].inputs["visual"])  # crops are random
+
+
+def test_a_description_of_before_frame_choice_means_spread(folder: Path) -> None:
+    description = open_clips(folder, "train", training=False, image_size=24).description
+    assert options_of(description).frame_choice == "released"
+    del description["frame_choice"]
+    frames = [torch.full((3, 9, 9), number, dtype=torch.uint8) for number in (1, 2, 3)]
+    visual = prepare_input(description, torch.zeros(1024, 128), frames)["visual"]
+    assert visual[:, 0, 0, 0].tolist() == [1, 3]
 
 
 def test_the_description_survives_weights_only_loading(folder: Path, tmp_path: Path) -> None:

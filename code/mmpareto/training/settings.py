@@ -162,7 +162,9 @@ class Settings:
     audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
     frame_choice: Literal["spread", "released", "first"] = _setting(
-        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+        INPUT,
+        "which frames: as the released MMPareto code, likewise but spread over short clips, or always the first ones",
+        older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(

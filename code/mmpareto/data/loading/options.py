@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+FrameChoice = Literal["spread", "released", "first"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,6 +14,8 @@ class InputOptions:
     Attributes:
         audio: the audio feature, "fbank" or "spectrogram".
         frames: frames per clip.
+        frame_choice: which frames (see `sampling`): "released" as in the released MMPareto code; "spread" likewise, but
+            spread over clips of few frames; "first" for the first ones always.
         image_size: side of the square images, in pixels.
         crop_scale: range of the fraction of the area that a training crop covers.
         audio_frames: number of time steps to keep, from the beginning; None for all, as published. Fewer save time on a
@@ -23,6 +27,7 @@ class InputOptions:
 
     audio: str = "fbank"
     frames: int = 2
+    frame_choice: FrameChoice = "released"
     image_size: int = 224
     crop_scale: tuple[float, float] = (0.08, 1.0)
     audio_frames: int | None = None
@@ -36,6 +41,7 @@ def options_of(description: Mapping[str, Any]) -> InputOptions:
     return InputOptions(
         audio=description["audio"],
         frames=description["frames"],
+        frame_choice=description.get("frame_choice", "spread"),  # the only one there was before it was recorded
         image_size=description["image_size"],
         audio_frames=description["audio_frames"],
         audio_pool=tuple(description["audio_pool"]),

@@ -114,5 +114,6 @@ def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames:
     layout.check_feature(audio_feature, options.audio, "the audio feature")
     if not frames:
         raise InputError("the clip has no frame; pass a video with at least one.")
-    images = [resized(frames[number - 1], options.image_size) for number in fixed_frames(len(frames), options.frames)]
+    numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
+    images = [resized(frames[number - 1], options.image_size) for number in numbers]
     return {"audio": audio_input(audio_feature.float(), options), "visual": torch.stack(images)}

@@ -76,9 +76,9 @@ class AudioSource:
 
 
 class _SeveralFrames:
-    """Several frames of a clip, uint8 (frames, C, size, size), chosen as in the released MMPareto code.
+    """Several frames of a clip, uint8 (frames, C, size, size).
 
-    Training draws the frames (`random_frames`), crops each independently (`random_crop`) and resizes it; evaluation
+    Training chooses the frames (`random_frames`), crops each independently (`random_crop`) and resizes it; evaluation
     reads fixed frames (`fixed_frames`), resized without keeping their aspect ratio.
     """
 
@@ -91,8 +91,8 @@ class _SeveralFrames:
 
     def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
         """Return the frames."""
-        available, wanted = self._count(index), self.options.frames
-        numbers = fixed_frames(available, wanted) if generator is None else random_frames(available, wanted, generator)
+        how = self._count(index), self.options.frames, self.options.frame_choice
+        numbers = fixed_frames(*how) if generator is None else random_frames(*how, generator)
         return torch.stack([cropped(self.frame(index, number), self.options, generator) for number in numbers])
 
     def frame(self, index: int, number: int) -> Tensor:
@@ -112,7 +112,7 @@ class FramesSource(_SeveralFrames):
         folder: the prepared folder, with frames in visual/<clip>.
         split: the split of `names`; part of the cache's name.
         names: of the clips.
-        options: `frames`, `image_size`, `crop_scale` and `cache`.
+        options: `frames`, `frame_choice`, `image_size`, `crop_scale` and `cache`.
     """
 
     channels = 3
@@ -146,7 +146,7 @@ class FlowSource(_SeveralFrames):
     Arguments:
         folder: the prepared folder, with images in flow_u/<clip> and flow_v/<clip>.
         names: of the clips.
-        options: `frames`, `image_size` and `crop_scale`; there is no cache of flow.
+        options: `frames`, `frame_choice`, `image_size` and `crop_scale`; there is no cache of flow.
     """
 
     channels = 2
