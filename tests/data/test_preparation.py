@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import AUDIO_FOLDERS
 from mmpareto.data.preparation.clip_preparation import RawClip, prepare_clips
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
 from mmpareto.data.preparation.splits import Split
@@ -257,7 +257,7 @@ def test_numbers_below_one_are_refused(raw, tmp_path, option):
 
 
 def test_every_feature_has_a_folder():
-    assert FEATURE_FILES.keys() == FEATURES.keys()
+    assert AUDIO_FOLDERS.keys() == FEATURES.keys()
 
 
 def test_long_lists_are_shortened(raw, tmp_path):

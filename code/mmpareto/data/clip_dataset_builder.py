@@ -37,7 +37,7 @@ class RawContents(NamedTuple):
 
 
 class ClipDatasetBuilder(DatasetBuilder):
-    """Two modalities, loaded as in the released code: "audio" (filterbank or spectrogram) and "visual" (frames)."""
+    """Two modalities, loaded as in the released code: "audio" (a feature of it) and "visual" (frames)."""
 
     @classmethod
     def sources(
@@ -91,7 +91,7 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
             raw: the raw folder.
             out: the prepared folder.
             fps: frames kept per second.
-            audio: names of audio features.
+            audio: contents of audio files; see `clip_preparation.prepare_clips`.
             seed: of a random split.
             workers: parallel processes; one per core by default.
             own_options: passed to `find`.

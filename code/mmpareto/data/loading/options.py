@@ -12,7 +12,7 @@ class InputOptions:
     """Options for reading a prepared folder; the fields have the names of train.py's flags.
 
     Attributes:
-        audio: the audio feature, "fbank" or "spectrogram".
+        audio: the audio feature, a key of `FEATURE_FILES`.
         frames: frames per clip.
         frame_choice: which frames (see `sampling`): "released" as in the released MMPareto code; "spread" likewise, but
             spread over clips of few frames; "first" for the first ones always.
@@ -78,14 +78,30 @@ class SampleList(NamedTuple):
 
 
 class FeatureFiles(NamedTuple):
-    """Files of one kind of audio feature: <folder>/<clip>.pt, float32."""
+    """An audio feature, and the prepared files from which it is read: <folder>/<clip>.pt.
 
+    Attributes:
+        stored: content of the files, a value of `prepare.py --audio`: the feature itself, or the waveform from which
+            the loader computes it.
+        folder: of the files.
+        shape: of the feature.
+        time_axis: of the feature.
+    """
+
+    stored: str
     folder: str
     shape: tuple[int, int]
     time_axis: int
 
 
 FEATURE_FILES = {
-    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
-    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
+    "fbank": FeatureFiles("fbank", "audio", (1024, 128), time_axis=0),
+    "spectrogram": FeatureFiles("spectrogram", "audio_spectrogram", (257, 188), time_axis=1),
+    "stft": FeatureFiles("waveform", "audio_waveform", (129, 626), time_axis=1),
 }
+AUDIO_FOLDERS = {files.stored: files.folder for files in FEATURE_FILES.values()}
+
+
+def prepared_features(kinds: Sequence[str]) -> list[str]:
+    """Audio features that can be read from a folder that has files of these kinds (keys of `AUDIO_FOLDERS`)."""
+    return [audio for audio, files in FEATURE_FILES.items() if files.stored in kinds]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import AUDIO_FOLDERS
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
 from mmpareto.data.preparation.report import PreparationReport
@@ -17,7 +17,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 
 FRAMES = "visual"
-AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": ("fbank", "spectrogram")}
+BOTH = ("fbank", "spectrogram")
 
 
 class RawClip(NamedTuple):
@@ -35,17 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=int, default=1, help="frames kept per second (default: %(default)s)")
     parser.add_argument(
         "--audio",
-        type=_audio_kinds,
-        default="fbank",
-        metavar="|".join(AUDIO_CHOICES),
-        help="audio feature to prepare (default: %(default)s)",
+        nargs="+",
+        choices=[*AUDIO_FOLDERS, "both"],
+        default=["fbank"],
+        metavar="KIND",
+        help="audio features to prepare: fbank (default), spectrogram, waveform (16 kHz, for train.py --audio stft); "
+        "both means fbank spectrogram",
     )
-
-
-def _audio_kinds(choice: str) -> tuple[str, ...]:
-    if choice not in AUDIO_CHOICES:
-        raise argparse.ArgumentTypeError(f"{choice!r} is not one of {', '.join(AUDIO_CHOICES)}")
-    return AUDIO_CHOICES[choice]
 
 
 def prepare_clips(
@@ -62,15 +58,18 @@ def prepare_clips(
 
     Arguments:
         fps: frames kept per second.
-        audio: names of audio features, see FEATURE_FILES.
+        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`, or "both" for fbank and spectrogram.
         clips, split, info, out, options: see `sample_preparation.prepare_samples`.
 
     Raises:
-        InputError: `fps` is below 1, or as `prepare_samples`.
+        InputError: `fps` is below 1, `audio` has an unknown name, or as `prepare_samples`.
     """
     if fps < 1:
         raise InputError(f"--fps must be at least 1, not {fps}.")
-    builder = ClipSampleBuilder(fps, tuple(audio))
+    wanted = {kind for choice in audio for kind in (BOTH if choice == "both" else (choice,))}
+    if not wanted <= AUDIO_FOLDERS.keys():
+        raise InputError(f"--audio must be of {', '.join(AUDIO_FOLDERS)} and both, not {' '.join(audio)}.")
+    builder = ClipSampleBuilder(fps, tuple(kind for kind in AUDIO_FOLDERS if kind in wanted))
     return sample_preparation.prepare_samples(clips, split, info, builder, out=out, **options)
 
 
@@ -80,7 +79,7 @@ class ClipSampleBuilder:
 
     Arguments:
         fps: frames kept per second.
-        audio: names of audio features.
+        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`.
     """
 
     fps: int
@@ -93,8 +92,8 @@ class ClipSampleBuilder:
 
     @property
     def folders(self) -> Sequence[str]:
-        """Folders of the frames and of every kind of feature."""
-        return (FRAMES, *(files.folder for files in FEATURE_FILES.values()))
+        """Folders of the frames and of all audio files."""
+        return (FRAMES, *AUDIO_FOLDERS.values())
 
     def is_done(self, sample: RawClip, out: Path) -> bool:
         """Return whether features and frames exist."""
@@ -117,8 +116,8 @@ class ClipSampleBuilder:
             write_frames(out / FRAMES, sample.name, content.frames)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """The features that every listed clip has, from this run or an earlier one."""
-        return {"audio": [k for k in FEATURE_FILES if all(_feature_path(out, k, name).exists() for name in names)]}
+        """The audio files that every listed clip has, from this run or an earlier one."""
+        return {"audio": [k for k in AUDIO_FOLDERS if all(_feature_path(out, k, name).exists() for name in names)]}
 
     def _missing(self, sample: RawClip, out: Path) -> list[str]:
         return [kind for kind in self.audio if not _feature_path(out, kind, sample.name).exists()]
@@ -140,4 +139,4 @@ def _has_frames(clip: RawClip, out: Path) -> bool:
 
 
 def _feature_path(out: Path, kind: str, name: str) -> Path:
-    return out / FEATURE_FILES[kind].folder / f"{name}.pt"
+    return out / AUDIO_FOLDERS[kind] / f"{name}.pt"
