@@ -125,7 +125,8 @@ def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predict
         origin["warning"] = trained.banner
     extra = extra_metrics(predictions, DATASETS[trained.dataset].extra_metrics, dataset.scores)
     content = origin | head_metrics(predictions) | extra | {"confusion": matrices}
-    title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
+    name = dataset.prepared.get("title", DATASETS[trained.dataset].title)
+    title = f"{name}, {len(dataset)} clips: % of the true class"
     try:
         write_text(out / "metrics.json", json.dumps(content, indent=1) + "\n")
         write_per_clip(out / "per_clip.csv", dataset, predictions)
