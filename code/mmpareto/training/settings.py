@@ -163,9 +163,10 @@ class Settings:
         INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
     )
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
-    frame_choice: Literal["spread", "released", "first"] = _setting(
+    frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
         INPUT,
-        "which frames: as the released MMPareto code, likewise but spread over short clips, or always the first ones",
+        "which frames: as the released MMPareto code, likewise but spread over short clips, the first ones, or the first "
+        "of each segment",
         older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)

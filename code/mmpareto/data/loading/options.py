@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-FrameChoice = Literal["spread", "released", "first"]
+FrameChoice = Literal["spread", "released", "first", "starts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class InputOptions:
         audio: the audio feature, a key of `FEATURE_FILES`.
         frames: frames per clip.
         frame_choice: which frames (see `sampling`): "released" as in the released MMPareto code; "spread" likewise, but
-            spread over clips of few frames; "first" for the first ones always.
+            spread over clips of few frames; "first" for the first ones, and "starts" for the first of each segment.
         image_size: side of the square images, in pixels.
         crop_scale: range of the fraction of the area that a training crop covers.
         audio_frames: number of time steps to keep, from the beginning; None for all, as published. Fewer save time on a

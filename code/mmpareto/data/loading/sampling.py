@@ -24,11 +24,11 @@ def fixed_frames(available: int, wanted: int, choice: FrameChoice) -> list[int]:
     does not exist. "released" then reads frames 1 … wanted, as in its training and in its authors' later loaders, whose
     number is i·seg + max(seg // 2, 1); "spread" reads frames spaced evenly from the first to the last.
 
-    "first" reads frames 1 … wanted always. Where there are too few, frames are read several times.
+    "first" and "starts" read the same frames as in training. Where there are too few, frames are read several times.
     """
     segment = available // wanted
-    if choice == "first" or (choice == "released" and segment < 2):
-        return _first_frames(available, wanted)
+    if choice in ("first", "starts") or (choice == "released" and segment < 2):
+        return _first_frames(available, wanted, choice)
     if segment >= 2:
         return [i * segment + segment // 2 for i in range(wanted)]
     if wanted == 1:
@@ -47,11 +47,12 @@ def random_frames(available: int, wanted: int, choice: FrameChoice, generator: n
     the rest with replacement.
 
     "first" reads frames 1 … wanted always: OGM-GE and DGL draw frame numbers, but then read the frames that their
-    folder lists first. There, a folder is listed in the file system's order; here, in the order of time.
+    folder lists first. There, a folder is listed in the file system's order; here, in the order of time. "starts" reads
+    frame i·seg + 1 of each segment always, as OGM-GE does on Kinetics-Sounds and AVE (its dataset/dataset.py).
     """
     segment = available // wanted
-    if choice == "first" or (choice == "released" and segment < 2):
-        return _first_frames(available, wanted)
+    if choice in ("first", "starts") or (choice == "released" and segment < 2):
+        return _first_frames(available, wanted, choice)
     if segment >= 2:
         return [i * segment + int(generator.integers(1, segment + 1)) for i in range(wanted)]
     if available >= wanted:
@@ -62,8 +63,10 @@ def random_frames(available: int, wanted: int, choice: FrameChoice, generator: n
     return [1 + int(number) for number in np.sort(chosen)]
 
 
-def _first_frames(available: int, wanted: int) -> list[int]:
-    """Frames 1 … wanted; the last one again where there are fewer."""
+def _first_frames(available: int, wanted: int, choice: FrameChoice) -> list[int]:
+    """The first frame of each segment for "starts", else frames 1 … wanted, the last one again where there are fewer."""
+    if choice == "starts":
+        return [i * (available // wanted) + 1 for i in range(wanted)]
     return [min(number, available) for number in range(1, wanted + 1)]
 
 
