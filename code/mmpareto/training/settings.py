@@ -165,8 +165,8 @@ class Settings:
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
     frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
         INPUT,
-        "which frames: as the released MMPareto code, likewise but spread over short clips, the first ones, or the first "
-        "of each segment",
+        "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
+        "first, the first ones; starts, the first of each segment",
         older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)

@@ -64,7 +64,7 @@ def random_frames(available: int, wanted: int, choice: FrameChoice, generator: n
 
 
 def _first_frames(available: int, wanted: int, choice: FrameChoice) -> list[int]:
-    """The first frame of each segment for "starts", else frames 1 … wanted, the last one again where there are fewer."""
+    """Frames 1 … wanted, the last one again where there are fewer; for "starts" the first of each segment."""
     if choice == "starts":
         return [i * (available // wanted) + 1 for i in range(wanted)]
     return [min(number, available) for number in range(1, wanted + 1)]
