@@ -1,7 +1,6 @@
 """Prepare a data set: `prepare.py cremad --raw DIR`, `prepare.py --list`; `prepare.py NAME --help` for options."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,17 +85,13 @@ def _check(dataset: Any, out: Path) -> bool:
 
 
 def _draw(dataset: Any, out: Path, sheet: Path) -> None:
-    from mmpareto.data.loading.layout import read_prepared
-    from mmpareto.data.loading.options import prepared_features
+    from mmpareto.data.loading.layout import with_prepared_audio
     from mmpareto.data.preparation.sheet import contact_sheet
     from mmpareto.training.data import recipe_options
 
-    options, prepared = recipe_options(dataset.name), read_prepared(out)
-    features = prepared_features(prepared.get("audio", []))
-    if features and options.audio not in features:
-        options = dataclasses.replace(options, audio=features[0])
-    title = prepared.get("title", dataset.title)
-    contact_sheet(dataset.open(out, "train", training=True, options=options), title, sheet)
+    options = with_prepared_audio(recipe_options(dataset.name), out)
+    samples = dataset.open(out, "train", training=True, options=options)
+    contact_sheet(samples, samples.prepared.get("title", dataset.title), sheet)
     print(f"contact sheet    {sheet}")
 
 

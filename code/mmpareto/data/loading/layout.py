@@ -8,6 +8,7 @@ prepared.json                record of the preparation; missing if other softwar
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
 from mmpareto.errors import InputError, first_few
 
 
@@ -60,6 +61,12 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
     return content
+
+
+def with_prepared_audio(options: InputOptions, folder: Path) -> InputOptions:
+    """The options, with another audio feature if the prepared folder lacks theirs."""
+    features = prepared_features(read_prepared(folder))
+    return options if not features or options.audio in features else dataclasses.replace(options, audio=features[0])
 
 
 def read_classes(folder: Path) -> list[str]:

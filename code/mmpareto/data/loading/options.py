@@ -102,6 +102,7 @@ FEATURE_FILES = {
 AUDIO_FOLDERS = {files.stored: files.folder for files in FEATURE_FILES.values()}
 
 
-def prepared_features(kinds: Sequence[str]) -> list[str]:
-    """Audio features that can be read from a folder that has files of these kinds (keys of `AUDIO_FOLDERS`)."""
-    return [audio for audio, files in FEATURE_FILES.items() if files.stored in kinds]
+def prepared_features(prepared: Mapping[str, Any]) -> list[str]:
+    """Audio features that can be read from a folder with this prepared.json; [] if it does not say."""
+    kinds = prepared.get("audio")
+    return [audio for audio, files in FEATURE_FILES.items() if isinstance(kinds, list) and files.stored in kinds]

@@ -76,9 +76,7 @@ def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
 
 def _options(prepared: dict[str, Any]) -> list[InputOptions]:
     """Options that read each audio feature that the folder has; the default ones if it has none."""
-    kinds = prepared.get("audio")
-    stored = kinds if isinstance(kinds, list) else []
-    return [InputOptions(audio=audio) for audio in prepared_features(stored)] or [InputOptions()]
+    return [InputOptions(audio=audio) for audio in prepared_features(prepared)] or [InputOptions()]
 
 
 def _compare_checksums(folder: Path, report: CheckReport) -> None:
