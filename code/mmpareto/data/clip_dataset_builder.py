@@ -43,7 +43,7 @@ class RawContents(NamedTuple):
 
 
 class ClipDatasetBuilder(DatasetBuilder):
-    """Two modalities, loaded as in the released code: "audio" (a feature of it) and "visual" (frames)."""
+    """Two modalities, loaded as in the released code: "audio" (an audio feature) and "visual" (frames)."""
 
     @classmethod
     def sources(

@@ -41,10 +41,10 @@ def random_frames(available: int, wanted: int, choice: FrameChoice, generator: n
     """Frame numbers (from 1) that training reads: a sorted list of length `wanted`.
 
     "released" and "spread", with 2·wanted frames or more: one of i·seg + 1 … i·seg + seg from each of the `wanted`
-    segments of seg = available // wanted frames, as in the released MMPareto loader. With fewer, seg is 1, so that this
-    loader always reads frames 1 … wanted, or 0, and it fails; "released" reads frames 1 … wanted, the last one again
-    where there are fewer. "spread" then draws `wanted` different frames; if there are too few, each of them once, and
-    the rest with replacement.
+    segments of seg = available // wanted frames, as in the released MMPareto loader. With fewer, seg is 1, and that
+    loader always reads frames 1 … wanted, as "released" does; if seg is 0, it fails, and "released" repeats the last
+    frame. "spread" then draws `wanted` different frames; if there are too few, each of them once, and the rest with
+    replacement.
 
     "first" reads frames 1 … wanted always: OGM-GE and DGL draw frame numbers, but then read the frames that their
     folder lists first. There, a folder is listed in the file system's order; here, in the order of time. "starts" reads
