@@ -159,10 +159,15 @@ class Settings:
     amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
     accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
 
-    audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
+    audio: Literal["fbank", "spectrogram", "stft"] = _setting(
+        INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
+    )
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
-    frame_choice: Literal["spread", "released", "first"] = _setting(
-        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+    frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
+        INPUT,
+        "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
+        "first, the first ones; starts, the first of each segment",
+        older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
