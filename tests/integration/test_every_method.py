@@ -8,6 +8,7 @@ import pytest
 import torch
 from every_method import (
     COMBINING,
+    CONTROLS,
     NAMES,
     STATEFUL,
     Encoder,
@@ -29,6 +30,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 every = pytest.mark.parametrize("name", list(METHODS))
+every_path = pytest.mark.parametrize("name", [*METHODS, *CONTROLS])
 JOINT_ONLY = [name for name in METHODS if not METHODS[name].descends_unimodal]
 
 
@@ -60,7 +62,7 @@ def test_one_modality_is_plain_training(name: str) -> None:
     assert_close(actual, take_grads(model), 1e-12)
 
 
-@every
+@every_path
 @pytest.mark.parametrize("count", [2, 3])
 def test_micro_batches_give_the_full_batch(name: str, count: int) -> None:
     model, batch = Model(count), batch_of(count)
@@ -85,7 +87,7 @@ def test_micro_batches_give_the_full_batch(name: str, count: int) -> None:
             torch.testing.assert_close(report.metrics[key], value, rtol=1e-6, atol=1e-12)
 
 
-@every
+@every_path
 def test_loss_scaling_changes_nothing_but_the_scale(name: str) -> None:
     model, batch = Model(), batch_of()
     (method, loop), (other, _) = ready(name, model, batch), ready(name, model, batch)
