@@ -316,7 +316,7 @@ def test_each_part_can_be_switched_off(kind: str, flags: tuple[bool, bool, bool]
 
 
 def test_the_controls_are_known_methods() -> None:
-    """With neither truncation and α = 1, DGL is the uniform baseline; without unimodal losses as well, joint training."""
+    """With neither truncation and α = 1, DGL is the uniform baseline; with no unimodal loss either, joint training."""
     network, batch = network_and_batch("film")
     step(DGL(1.0, truncate_joint=False, truncate_unimodal=False), network, batch)
     actual = take_grads(network)
