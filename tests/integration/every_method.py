@@ -125,6 +125,7 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "mmpareto, no λ": ("mmpareto", {"rescale": "none", "gamma": 1.0}),
     "dgl, joint loss not truncated": ("dgl", {"truncate_joint": False}),
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
+    "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
 }
 
 

@@ -61,7 +61,7 @@ class Method(Hooks, abc.ABC):
 
     @property
     def trains_encoders(self) -> bool:
-        """Whether the encoders are in training; if not, they are frozen and in evaluation mode."""
+        """True if the encoders are trained; if not, they are frozen and in evaluation mode."""
         return True
 
     def objectives(

@@ -18,7 +18,8 @@ class Ensemble(PlainSum):
     one best epoch for all. To choose an epoch per modality, train each by `Unimodal`. One backward pass.
 
     The joint prediction is the mean of the unimodal softmax probabilities, or of the scores in a regression. In
-    train.py it comes from the fusion "average", whatever `--fusion` is; in your own loop, compute it yourself.
+    train.py it comes from the fusion "average"; in your own loop, compute it yourself. (The MCR paper's released code
+    adds logits instead, those of each modality standardised over the batch.)
 
     Raises:
         ValueError: `backward`: a loss or an encoder is missing.
