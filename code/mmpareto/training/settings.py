@@ -18,7 +18,14 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.training.method_options import make_method, method_name, read_options, typed_options, variant_name
+from mmpareto.training.method_options import (
+    make_method,
+    method_name,
+    read_options,
+    typed_options,
+    variant_name,
+    whole_options,
+)
 from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
@@ -354,7 +361,7 @@ def to_config(settings: Settings) -> dict[str, Any]:
 
 
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the "arguments" of a config.json of any age, under today's names and with the settings added since.
+    """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
     Raises:
         InputError: the method or variant no longer exists.
@@ -363,6 +370,8 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = added | config["arguments"]
     if "method" in arguments and arguments.get("variant") is not None:
         arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    if "method" in arguments and arguments.get("options") is not None:
+        arguments["options"] = whole_options(arguments["method"], arguments["options"])
     return arguments
 
 
