@@ -119,7 +119,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         **method.network,
     }
     pretrained = Path(settings.pretrained) if settings.pretrained and not checkpoint else None
-    network = build_network(**shape, pretrained=pretrained)
+    network = build_network(**shape, init=settings.init, pretrained=pretrained)
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
     _check_fits(network, data, settings)
