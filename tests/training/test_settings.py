@@ -87,15 +87,6 @@ def test_the_released_schedule_has_no_effect_without_scheduler_step() -> None:
     )
 
 
-def test_the_dgl_recipe_holds_the_settings_of_its_released_runs() -> None:
-    parsed = settings("--dataset cremad --method dgl --recipe dgl")
-    assert_values(parsed, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
-    assert parsed.audio == "spectrogram" and parsed.options == {"alpha": 4.0}
-    assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71, 100)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
-    stand_in = settings("--dataset synthetic --method dgl --recipe dgl --clip_grad 7")
-    assert_values(stand_in, {"frames": 1, "audio": "fbank", "clip_grad": 7.0, "scheduler": "step"})
-
-
 def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
     assert_values(settings("--dataset cremad"), RELEASED)
     assert_values(settings("--dataset cremad --recipe paper"), RELEASED | {"learning_rate": 1e-3})
@@ -264,6 +255,7 @@ def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
 
 
 VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
+VALUES |= {"drop_last": "all", "best_from_epoch": "2", "frame_choice": "spread"}
 WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
 
 

@@ -26,8 +26,8 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     """Load ImageNet weights in torchvision's ResNet format into an encoder with torchvision's names.
 
     The file's classifier, `fc.*`, is ignored. A stem with c ≠ 3 channels keeps its initial weights, as in the released
-    MMPareto code (models/models.py, `RFClassifier`: optical flow). Batch counters, which old files lack, may be missing.
-    Nothing is ever downloaded.
+    MMPareto code (models/models.py, `RFClassifier`, for optical flow). Batch counters, which old files lack, may be
+    missing. Nothing is ever downloaded.
 
     Arguments:
         encoder: changed in place; unchanged if an error is raised.

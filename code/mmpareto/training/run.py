@@ -53,8 +53,7 @@ def _train(request: Request, processes: Processes) -> int:
 
     trainer = make_trainer(settings, request.resume, processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    sizes = ", ".join(f"{count} {part}" for part, count in trainer.data.record["clips"].items() if count)
-    print(f"{settings.name}: {sizes} samples on {where}, into {trainer.folder}", flush=True)
+    print(f"{settings.name}: {sizes_text(trainer.data.record)} samples on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
@@ -81,6 +80,16 @@ def _train(request: Request, processes: Processes) -> int:
         f"more metrics: {_python()} code/evaluate.py {trainer.folder / BEST}"
     )
     return 0
+
+
+def sizes_text(record: dict[str, Any]) -> str:
+    """The numbers of samples in `Data.record`, such as "6,656 of 6,698 train, 704 of 744 test"."""
+    available = record.get("available", record["clips"])
+    return ", ".join(
+        f"{count:,}{'' if count == available[part] else f' of {available[part]:,}'} {part}"
+        for part, count in record["clips"].items()
+        if count
+    )
 
 
 def make_stand_in(settings: Settings) -> None:
@@ -178,7 +187,7 @@ def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> N
 
     BatchNorm needs more than one value per channel, and every convolution an image at least as large as its kernel.
     """
-    full, samples = settings.batch_size, len(data.train)
+    full, samples = settings.batch_size, data.record["clips"]["train"]
     batches = {min(full, samples), samples % full or full}
     parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
