@@ -153,6 +153,24 @@ def test_the_summary_of_the_papers_protocol(data: Path, tmp_path: Path, capsys: 
     assert "best on test (papers' protocol)" in printed and f"{100 * summary['last']['acc']:.2f}" in printed
 
 
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ("--method mmpareto", "MMPareto (per_tensor)"),
+        ("--method mmpareto --variant released --gamma 2", "MMPareto (released, gamma 2)"),
+        ("--method uniform", "Uniform"),
+    ],
+)
+def test_the_first_line_names_method_variant_and_options(
+    more: str, name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(data, folder, "--epochs", 1, "--protocol", "paper", *more.split()) == 0
+    method = more.split()[1]
+    expected = f"cremad-{method}-seed0: {name}, 18 train, 7 test samples on cpu, into {folder}"
+    assert capsys.readouterr().out.splitlines()[0] == expected
+
+
 def test_the_summary_selects_the_earlier_epoch_in_a_tie() -> None:
     history = [{"epoch": n, "acc": a, "val_acc": v} for n, a, v in ((1, 0.1, 0.2), (2, 0.5, 0.9), (3, 0.5, 0.9))]
     summary = summarise(history, "validation")

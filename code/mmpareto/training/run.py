@@ -20,6 +20,7 @@ from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_gro
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
+from mmpareto.training.method_labels import label
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
@@ -53,7 +54,10 @@ def _train(request: Request, processes: Processes) -> int:
 
     trainer = make_trainer(settings, request.resume, processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    print(f"{settings.name}: {sizes_text(trainer.data.record)} samples on {where}, into {trainer.folder}", flush=True)
+    further = [f"pretrained {Path(settings.pretrained).name}"] if settings.pretrained else []
+    method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
+    sizes = sizes_text(trainer.data.record)
+    print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 
-from mmpareto.analysis.labels import name_of
 from mmpareto.analysis.report.results import CellResults, Results
 from mmpareto.analysis.report.sheet import SheetCell, SheetColumn, SheetPart, SheetRow
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.data import DATASETS
+from mmpareto.training.method_labels import name_of
 from mmpareto.training.method_options import read_options
 from mmpareto.training.settings import Settings
 
