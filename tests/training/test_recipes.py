@@ -41,7 +41,11 @@ def settings(line: str) -> Settings:
         ("ave --recipe dgl --method dgl", DGL | SPECTROGRAM, 4),
         ("cremad --recipe ogm_ge --method ogm_ge", OGM | SPECTROGRAM | {"frame_choice": "first"}, 0.8),
         ("cremad --recipe ogm_ge --method ogm", OGM, 0.8),
-        ("kinetics_sounds --recipe ogm_ge --method ogm_ge", OGM | {"audio": "fbank", "frames": 3}, 0.8),
+        (
+            "kinetics_sounds --recipe ogm_ge --method ogm_ge",
+            OGM | {"audio": "fbank", "frames": 3, "frame_choice": "starts"},
+            0.8,
+        ),
         ("vggsound --recipe ogm_ge --method ogm_ge", OGM | STFT | {"frame_choice": "first"}, 0.1),
     ],
 )

@@ -133,7 +133,7 @@ class FinishedRun:
 
     @property
     def details(self) -> list[str]:
-        """What the label says besides method, variant and options."""
+        """Parts of the label besides method, variant and options."""
         return ["pretrained"] if self.arguments.get("pretrained") else []
 
     @property

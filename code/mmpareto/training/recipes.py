@@ -162,10 +162,7 @@ _OGM_KINETICS = _with_ogm_alpha(
     "audio": Value("fbank", f"{OGM}, data/KineticSound/process_audio.py), described as one of its preprocessings"),
     "audio_frames": Value(1024, f"{OGM}, data/KineticSound/process_audio.py)"),
     "frames": Value(3, f"{OGM}, dataset/dataset.py)"),
-    "frame_choice": Value(
-        "released",
-        f"chosen as the nearest: {OGM}, dataset/dataset.py) reads the first frame of each third, in training and test",
-    ),
+    "frame_choice": Value("starts", f"{OGM}, dataset/dataset.py): the first frame of each third, in test, too"),
 }
 _OGM_VGGSOUND = _with_ogm_alpha(_OGM, 0.1, f"{OGM}, README.md, Tips)")
 _OGM_VGGSOUND = _over(_OGM_VGGSOUND, f"{OGM}, dataset/VGGSoundDataset.py)", **_STFT)

@@ -172,8 +172,11 @@ class Settings:
         INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
     )
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
-    frame_choice: Literal["spread", "released", "first"] = _setting(
-        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+    frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
+        INPUT,
+        "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
+        "first, the first ones; starts, the first of each segment",
+        older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
