@@ -64,10 +64,11 @@ def test_the_journal_recipe_is_that_of_issue_3() -> None:
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
 
 
-def test_the_pmr_recipe_of_the_digits() -> None:
+def test_the_pmr_recipe_is_that_of_its_commands() -> None:
     parsed = settings("--dataset cgmnist --recipe pmr --method pmr")
     expected = {"learning_rate": 0.001, "batch_size": 64, "epochs": 100, "encoder": "cnn", "optimizer": "sgd"}
     assert {name: getattr(parsed, name) for name in expected} == expected
+    assert {"alpha": 1.0, "momentum_coef": 0.0, "modulation_ends": 60}.items() <= parsed.options.items()
     assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71)] == pytest.approx([1e-3, 1e-3, 1e-4])
 
 

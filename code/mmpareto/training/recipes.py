@@ -190,23 +190,21 @@ _JOURNAL = _over(
 
 _DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
 _PMR_CODE = f"{PMR}, main_Prototype_grad.py)"
-_PMR = (
-    _over(_from(_PMR_CODE, _RELEASED), DIGITS, **_DIGITS)
-    | {
-        "init": Value("ogm_ge", f"{_PMR_CODE}: weight_init of utils/utils.py on the whole model"),
-        "learning_rate": Value(
-            0.001, f"{PMR}, bash.sh): its commands, all for CREMA-D; the parsers' default is 0.0001"
-        ),
-        "epochs": Value(100, f"{PMR}, main_CE_test_grad.py): its baselines; main_Prototype_grad.py has 150"),
-        "scheduler": Value("step", _PMR_CODE),
-        "lr_decay_step": Value(70, f"{_PMR_CODE}: a StepLR that steps at the end of each epoch"),
-        "best_from_epoch": Value(1, f"{_PMR_CODE}, which prints every epoch and chooses none"),
-    }
-    | {
-        name: Value(_RELEASED[name].value, "without effect on digits")
-        for name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool")
-    }
-)
+_PMR_COMMANDS = f"{PMR}, bash.sh)"
+_PMR = _over(_from(_PMR_CODE, _RELEASED), DIGITS, **_DIGITS) | {
+    "init": Value("ogm_ge", f"{_PMR_CODE}: weight_init of utils/utils.py on the whole model"),
+    "learning_rate": Value(0.001, _PMR_COMMANDS),
+    "epochs": Value(100, _PMR_COMMANDS),
+    "scheduler": Value("step", _PMR_CODE),
+    "lr_decay_step": Value(70, f"{_PMR_CODE}: a StepLR that steps at the end of each epoch"),
+    "best_from_epoch": Value(1, f"{_PMR_CODE}, which prints every epoch and chooses none"),
+    "pmr.alpha": Value(1.0, _PMR_COMMANDS),
+    "pmr.momentum_coef": Value(0.0, _PMR_COMMANDS),
+    "pmr.modulation_ends": Value(60, _PMR_COMMANDS),
+    "ogm_ge.alpha": Value(0.2, _PMR_COMMANDS),
+}
+for _name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool"):
+    _PMR[_name] = Value(_RELEASED[_name].value, "without effect on digits")
 
 # The synthetic stand-in
 
