@@ -181,6 +181,7 @@ def test_the_best_epoch_is_not_before_the_first_that_may_be_chosen() -> None:
     history = [{"epoch": n, "acc": a, "val_acc": a} for n, a in ((1, 0.9), (2, 0.5), (3, 0.4))]
     assert [summarise(history, "paper", first)["best_test"]["epoch"] for first in (1, 2, 3, 4)] == [1, 2, 3, 3]
     assert summarise(history, "validation", 2)["best_val"]["epoch"] == 2
+    assert "best_from_epoch" not in summarise(history, "paper")
 
 
 @pytest.mark.parametrize("first", [2, 3, 9])
@@ -368,9 +369,10 @@ def test_the_warning_of_the_stand_in_is_printed_and_stored(
 def test_the_printed_table_shows_percentages_and_missing_values() -> None:
     line = {"epoch": 7, "acc": 0.75125, "acc_a": 0.5, "acc_v": None}
     summary = {"name": "n", "last": line, "best_val": None, "best_val_reason": "why", "best_test": line}
+    summary["best_from_epoch"] = 2
     summary["data"] = {"clips": {"test": 704}, "available": {"test": 744}}
     text = summary_text(summary, ["a", "v"]).splitlines()
-    assert "704 of its 744 clips" in text[0]
+    assert "704 of its 744 clips" in text[0] and "from epoch 2 on" in text[5]
     assert text[2].split() == ["last", "epoch", "7", "75.12", "50.00", "–"] and "(why)" in text[3]
 
 

@@ -46,6 +46,8 @@ def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int
         summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
     summary["best_test"] = max(candidates, key=lambda line: line["acc"])
     summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
+    if best_from_epoch > 1:
+        summary["best_from_epoch"] = best_from_epoch
     return summary
 
 
@@ -86,6 +88,8 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
             accuracies = [line["acc"], *(line[f"acc_{name}"] for name in modalities)]
             cells = _cells(["–" if value is None else f"{100 * value:.2f}" for value in accuracies])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
+    if "best_from_epoch" in summary:
+        lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")
     if "unimodal_note" in summary:
         lines.append(f"  ({summary['unimodal_note']})")
     return "\n".join(lines)
