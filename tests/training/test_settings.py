@@ -45,7 +45,7 @@ BAD_VALUES = (
     "batch_size=0 batch_size=-1 epochs=0 learning_rate=0 learning_rate=-1 learning_rate=nan learning_rate=inf "
     "momentum=-0.1 weight_decay=-1 weight_decay=nan lr_decay_step=0 lr_decay_ratio=0 clip_grad=0 clip_grad=nan "
     "frames=0 image_size=0 audio_frames=0 workers=-1 random_seed=-1 random_seed=4294967296 val_fraction=0 "
-    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0"
+    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0 best_from_epoch=0"
 )
 
 
@@ -188,6 +188,10 @@ def test_a_run_older_than_a_setting_has_its_default() -> None:
     parsed = parse(["--dataset", "cremad"]).settings
     older = {name: value for name, value in to_config(parsed).items() if name != "fused"}
     assert from_config({"arguments": older}) == parsed and not parsed.fused
+    added = {"init": "mmpareto", "drop_last": "none", "best_from_epoch": 1, "frame_choice": "spread"}
+    dgl = to_config(parse(["--dataset", "cremad", "--recipe", "dgl"]).settings)
+    before = from_config({"arguments": {name: value for name, value in dgl.items() if name not in added}})
+    assert_values(before, added | {"recipe": "dgl", "epochs": 100})  # as that run was trained
     later = parse(["--dataset", "cremad", "--fused"]).settings
     assert from_config({"arguments": to_config(later)}) == later != parsed
 
