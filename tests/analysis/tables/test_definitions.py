@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from mmpareto.analysis.finished_run import identity
-from mmpareto.analysis.labels import NAMES, label
 from mmpareto.analysis.tables import choices, stand_in
 from mmpareto.analysis.tables.cells import Cell, make_cells
 from mmpareto.analysis.tables.definitions import DERIVED, QUICK, TABLES, Column, Row, Table, list_text, method_row
 from mmpareto.data import DATASETS
 from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import NAMES, label
 from mmpareto.training.settings import Settings, to_config
 
 GRIDS = [name for name, table in TABLES.items() if table.columns]

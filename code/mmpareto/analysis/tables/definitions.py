@@ -6,7 +6,7 @@ set; followed by a suffix of `DERIVED`, for the folder of the same data prepared
 
 import dataclasses
 
-from mmpareto.analysis.labels import NAMES, name_of
+from mmpareto.training.method_labels import NAMES, name_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Table:
 
 
 def method_row(method: str, variant: str | None = None, **options: float) -> Row:
-    """The row of a method, with the label that its runs have in plots (`labels.label`).
+    """The row of a method, with the label that its runs have in plots (`method_labels.label`).
 
     Arguments:
         variant, options: only where they are not the method's default, which a label does not mention.
