@@ -1,6 +1,7 @@
 """The tables: every cell is a command line that train.py accepts and that matches its labels."""
 
 import dataclasses
+import itertools
 import shlex
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_a_row_of_a_bridge_makes_one_change_to_the_row_before(name: str) -> None
         feature = tuple(settings.pop(key) for key in ("data", "audio", "audio_frames"))
         del settings["recipe"], settings["variant"]  # names for values that are compared one by one
         rows.append(settings | settings.pop("options") | {"feature": feature, "selection": cell.row.protocol})
-    changes = [{key for key in row if row[key] != before[key]} for before, row in zip(rows, rows[1:], strict=False)]
+    changes = [{key for key in row if row[key] != before[key]} for before, row in itertools.pairwise(rows)]
     assert changes == [{change} for change in BRIDGES[name]]
     assert (rows[0]["protocol"], rows[0]["selection"]) == ("paper", "paper")
     assert (rows[-1]["protocol"], rows[-1]["selection"]) == ("validation", "validation")
