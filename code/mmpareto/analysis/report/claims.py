@@ -42,7 +42,7 @@ CLAIMS_TEXT = (
 )
 ACCURACY = "acc in summary.json, at the epoch that the protocol chooses"
 TRAIN = "to measure it, train the runs with python code/tables.py"
-# Methods that modulate gradients; both papers compare themselves with some of them.
+# Methods that modulate gradients: in table 1 of the MMPareto paper, and what the DGL paper's abstract argues against.
 MODULATING = ("ogm", "ogm_ge", "pmr", "agm")
 T = TypeVar("T")
 
