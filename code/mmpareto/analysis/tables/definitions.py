@@ -302,7 +302,7 @@ _TABLES = (
         "Methods of multi-task learning",
         "Do methods made for conflicts between several tasks do as well as MMPareto on the losses of one task?",
         (CREMAD, KINETICS_SOUNDS),
-        method_rows("uniform", "gradnorm", "pcgrad", "metabalance", "mmpareto"),
+        method_rows("joint", "uniform", "pareto", "gradnorm", "pcgrad", "metabalance", "mmpareto"),
         UNIFORM.label,
         f"{ONE_RECIPE}.",
     ),
