@@ -158,7 +158,7 @@ def _between_rows(cells: Sequence[CellResults]) -> Iterator[Evidence]:
     - DGL paper: DGL is more accurate than joint, MMPareto and other methods, and its encoders are more accurate than
       unimodal models (table 1); an encoder trained by joint is less accurate than a unimodal model (figure 1); and
       without either truncation DGL is less accurate (table 3).
-    - Controls: without its unimodal losses DGL is less accurate, and MMPareto is more accurate than uniform with encoder
+    - Controls: without its unimodal losses DGL is less accurate; MMPareto is more accurate than uniform with encoder
       gradients times γ.
 
     Of several rows of MMPareto, that of the released code counts, or else that of the paper's text, or else the first.
@@ -170,8 +170,8 @@ def _between_rows(cells: Sequence[CellResults]) -> Iterator[Evidence]:
             if not worse.settings.options.get("freeze_encoders", False):
                 yield _pair(mmpareto, worse, MMPARETO_PAPER)
     if dgl:
-        yield from (_pair(dgl, worse, DGL_PAPER) for worse in _of_method(cells, *RIVALS))
-        yield from (_pair(dgl, worse, DGL_PAPER) for worse in ([mmpareto] if mmpareto else []))
+        for worse in (*_of_method(cells, *RIVALS), *([mmpareto] if mmpareto else [])):
+            yield _pair(dgl, worse, DGL_PAPER)
         for part in (cell for cell in _of_method(cells, "dgl") if not _is_whole(cell)):
             yield _pair(dgl, part, DGL_PAPER if part.settings.options["unimodal_loss"] else OURS)
     for alone in _of_method(cells, "unimodal"):
