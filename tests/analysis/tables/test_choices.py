@@ -74,6 +74,8 @@ def test_methods_can_be_selected_and_added() -> None:
     assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
     with pytest.raises(InputError, match="Did you mean 'mmpareto'"):
         labels("main", "mpareto")
+    (added,) = [row for row in choices.with_methods(TABLES["dgl"], ["agm"]).rows if row.label == "AGM"]
+    assert choices.flag_of(added.flags, "--recipe") == "dgl"  # that of the whole table
     columns = choices.with_methods(TABLES["preprocessing"], ["mmpareto", "dgl"]).columns
     assert [column.label for column in columns] == ["MMPareto", "DGL"]
     assert choices.data_sets_of(columns) == ["cremad"]

@@ -66,7 +66,8 @@ def _with_modalities(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ..
 def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     """The table with the baseline and these methods, "name" or "name:variant"; those that it lacks are appended.
 
-    A name without a variant selects all rows of that method (or columns, if the columns are the methods).
+    A name without a variant selects all rows of that method (or columns, if the columns are the methods). Appended rows
+    have the recipe of the baseline.
 
     Raises:
         InputError: an unknown method or variant.
@@ -76,7 +77,8 @@ def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     present: Sequence[Row | Column] = table.columns if in_columns else table.rows
     selected = [entry for entry in present if any(_matches(entry.flags, *method) for method in methods)]
     absent = [method for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
-    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns))]
+    recipe = next(flag_of(row.flags, "--recipe") for row in table.rows if row.label == table.baseline)
+    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), recipe)]
     if not in_columns:
         rows = [row for row in table.rows if row in selected or row.label == table.baseline]
         return dataclasses.replace(table, rows=(*rows, *added))
@@ -135,10 +137,10 @@ def _default_variant(method: str) -> Any:
     return next(iter(method_class(method).variants), None)
 
 
-def _rows(method: str, variant: str | None, datasets: Sequence[str]) -> tuple[Row, ...]:
+def _rows(method: str, variant: str | None, datasets: Sequence[str], recipe: str | None) -> tuple[Row, ...]:
     if method == "unimodal":
-        return unimodal_rows(datasets)
-    return (method_row(method, None if variant is None or variant == _default_variant(method) else variant),)
+        return unimodal_rows(datasets, recipe)
+    return (method_row(method, None if variant == _default_variant(method) else variant, recipe=recipe),)
 
 
 def _matches(flags: str, method: str, variant: str | None) -> bool:
