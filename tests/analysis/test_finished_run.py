@@ -12,7 +12,7 @@ from made_runs import SETTINGS, accuracies, options_of, write_gradients, write_r
 from mmpareto.analysis.finished_run import FinishedRun, identity, read_clip_results
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
-from mmpareto.training.settings import parse, to_config
+from mmpareto.training.settings import parse, to_config, whole_arguments
 
 CLIPS = "clip,class,joint,joint_a,joint_b,audio,audio_a,audio_b\n"
 
@@ -72,7 +72,8 @@ def test_identity_contains_only_what_the_result_depends_on(tmp_path: Path) -> No
     assert FinishedRun(write_run(tmp_path / "b", accuracies(1), **irrelevant)).identity == run.identity
     for number, other in enumerate(({"random_seed": 1}, {"epochs": 9}, {"fusion": "film"}, {"fingerprint": "f"})):
         assert FinishedRun(write_run(tmp_path / str(number), accuracies(0), **other)).identity != run.identity
-    assert run.identity == identity(SETTINGS | {"fused": False}, "0123456789abcdef")
+    assert run.identity == identity(whole_arguments({"arguments": SETTINGS}), "0123456789abcdef")
+    assert run.identity["fused"] is False and run.identity["options"] == {"encoder_scale": 1.0}  # added since the run
 
 
 def test_history_and_series(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_released_schedule_has_no_effect_without_scheduler_step() -> None:
 def test_the_dgl_recipe_holds_the_settings_of_its_released_runs() -> None:
     parsed = settings("--dataset cremad --method dgl --recipe dgl")
     assert_values(parsed, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
-    assert parsed.audio == "spectrogram" and parsed.options == {"alpha": 4.0}
+    assert parsed.audio == "spectrogram" and parsed.options["alpha"] == 4.0
     assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71, 100)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
     stand_in = settings("--dataset synthetic --method dgl --recipe dgl --clip_grad 7")
     assert_values(stand_in, {"frames": 1, "audio": "fbank", "clip_grad": 7.0, "scheduler": "step"})
@@ -191,6 +191,14 @@ def test_settings_survive_a_round_trip_through_config_json() -> None:
         from_config({"arguments": {k: v for k, v in to_config(parsed).items() if k != "epochs"}})
     with pytest.raises(InputError, match=r"another version.*unheard_of"):
         from_config({"arguments": to_config(parsed) | {"unheard_of": 1}})
+
+
+def test_a_run_older_than_an_option_has_its_default() -> None:
+    now = settings(f"{CREMAD} --method dgl --alpha 2")
+    older = to_config(now) | {"options": {"alpha": 2.0}}
+    assert from_config({"arguments": older}) == now and now.options["truncate_joint"] is True
+    unknown = to_config(now) | {"method": "of a later version", "variant": None, "options": {"beta": 1}}
+    assert whole_arguments({"arguments": unknown})["options"] == {"beta": 1}
 
 
 def test_a_run_older_than_a_setting_has_its_default() -> None:

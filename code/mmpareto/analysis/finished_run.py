@@ -129,7 +129,10 @@ class FinishedRun:
 
     @property
     def title(self) -> str:
-        """The data set's name as papers write it."""
+        """The data set's name as papers write it, with its class set where there are several."""
+        prepared = self.config.get("data", {}).get("prepared") or {}
+        if "title" in prepared:
+            return str(prepared["title"])
         return DATASETS[self.dataset].title if self.dataset in DATASETS else self.dataset
 
     @property

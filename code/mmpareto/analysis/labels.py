@@ -20,6 +20,7 @@ NAMES = {
     "mmpareto": "MMPareto",
     "dgl": "DGL",
     "unimodal": "Unimodal",
+    "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",

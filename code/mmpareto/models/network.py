@@ -43,6 +43,7 @@ class MultimodalNetwork(nn.Module):
             need encoders with `stages()`, `widths` and `pool()`, such as ResNet18.
 
     Attributes:
+        frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
         interaction: whether a unimodal loss reaches encoders other than its own.
         channels_last: whether images have their channels last in memory (`to_channels_last`).
         recompute: whether the encoders' activations are recomputed in the backward pass instead of kept.
@@ -68,6 +69,7 @@ class MultimodalNetwork(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
         self.blocks = nn.ModuleList(blocks)
+        self.frozen = False
         self.interaction = len(self.blocks) > 0
         self.channels_last = False
         self.recompute = False
@@ -136,17 +138,28 @@ class MultimodalNetwork(nn.Module):
         shared = [p for block in self.blocks for p in block.squeeze.parameters()]
         return {name: shared + [p for b in self.blocks for p in b.excite[name].parameters()] for name in self.encoders}
 
+    def train(self, mode: bool = True) -> "MultimodalNetwork":
+        """Set the training mode; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoders.eval()
+        return self
+
     def to_channels_last(self) -> None:
         """Store images and the weights of convolutions with their channels last from now on; shapes do not change."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch declares it for a tensor only
         self.channels_last = True
 
-    def train_parts(self, *, joint: bool, unimodal: bool) -> None:
-        """Make trainable what the descended losses reach, and freeze the other heads; encoders are not changed.
+    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool = True) -> None:
+        """Make trainable what the descended losses reach, and freeze the other heads.
 
         Otherwise, an unused head's gradient may be zero instead of None (in compiled and replicated models), and
-        weight decay would shrink its weights.
+        weight decay would shrink its weights. The encoders are frozen, for good, if `encoders` is False, and are not
+        changed otherwise.
         """
+        if not encoders:
+            self.frozen = True
+            self.encoders.requires_grad_(False).eval()
         self.fusion.requires_grad_(joint or (unimodal and not self.heads))
         self.heads.requires_grad_(unimodal)
 

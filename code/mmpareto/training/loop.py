@@ -188,7 +188,11 @@ class Trainer:
             self.method.begin_epoch(self.method_context)
         # Freezes what the method does not train: weight decay would shrink weights whose gradient is zero.
         before = [p.requires_grad for p in self.network.parameters()]
-        self.network.train_parts(joint=self.method.descends_joint, unimodal=self.method.descends_unimodal)
+        self.network.train_parts(
+            joint=self.method.descends_joint,
+            unimodal=self.method.descends_unimodal,
+            encoders=self.method.trains_encoders,
+        )
         if self.settings.compile and before != [p.requires_grad for p in self.network.parameters()]:
             torch.compiler.reset()  # compiled code does not notice the change
         self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, len(self.data.train)))

@@ -55,10 +55,21 @@ def read_options(
     """
     kind = _class(method)
     variant = next(iter(kind.variants), None) if variant is None else variant_name(method, variant)
-    defaults = {option.name: option.default for option in _options(kind) if option.default is not option.empty}
-    options = defaults | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
+    options = _defaults(kind) | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
     make_method(method, options)
     return variant, options
+
+
+def whole_options(method: str, options: Mapping[str, Any]) -> Options:
+    """Return the options of a recorded run, with the defaults of those that were added since and change nothing.
+
+    The options of a method that is unknown here, of another version or of a library that is not installed, stay as
+    they are.
+    """
+    try:
+        return _defaults(_class(method)) | dict(options)
+    except InputError:
+        return dict(options)
 
 
 def typed_options(method: str, words: Sequence[str], flags: Sequence[str]) -> Options:
@@ -146,6 +157,10 @@ def _options(kind: Any) -> list[inspect.Parameter]:
     if kind.refreshable:  # not an argument of the class: `make_method` wraps the method
         options.append(inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int))
     return options
+
+
+def _defaults(kind: Any) -> Options:
+    return {option.name: option.default for option in _options(kind) if option.default is not option.empty}
 
 
 def _argument_options(option: inspect.Parameter) -> dict[str, Any]:

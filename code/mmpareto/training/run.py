@@ -158,6 +158,9 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
     if method.needs_classes and len(data.train.classes) == 1:
         raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    fusion = method.network.get("fusion", settings.fusion)
+    if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
+        raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 

@@ -18,7 +18,14 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.training.method_options import make_method, method_name, read_options, typed_options, variant_name
+from mmpareto.training.method_options import (
+    make_method,
+    method_name,
+    read_options,
+    typed_options,
+    variant_name,
+    whole_options,
+)
 from mmpareto.training.recipes import ADAM, recipe
 from mmpareto.training.run_folder import read_config
 
@@ -159,10 +166,15 @@ class Settings:
     amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
     accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
 
-    audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
+    audio: Literal["fbank", "spectrogram", "stft"] = _setting(
+        INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
+    )
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
-    frame_choice: Literal["spread", "released", "first"] = _setting(
-        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+    frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
+        INPUT,
+        "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
+        "first, the first ones; starts, the first of each segment",
+        older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
@@ -349,7 +361,7 @@ def to_config(settings: Settings) -> dict[str, Any]:
 
 
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the "arguments" of a config.json of any age, under today's names and with the settings added since.
+    """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
     Raises:
         InputError: the method or variant no longer exists.
@@ -358,6 +370,8 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = added | config["arguments"]
     if "method" in arguments and arguments.get("variant") is not None:
         arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    if "method" in arguments and arguments.get("options") is not None:
+        arguments["options"] = whole_options(arguments["method"], arguments["options"])
     return arguments
 
 

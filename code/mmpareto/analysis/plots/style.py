@@ -96,6 +96,7 @@ BY_METHOD = {
     "pmr": LineStyle(PURPLE, LONG, "p"),
     "agm": LineStyle(ORANGE, TWO_DOTS, "d"),
     "unimodal": LineStyle(GREY, SPARSE, "."),
+    "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),

@@ -6,7 +6,7 @@ from mmpareto.analysis.report.claims import CLAIMS_TEXT, check_claims
 from mmpareto.analysis.report.embedded_plots import embedded_plots
 from mmpareto.analysis.report.noise import ABSENT, noise_part
 from mmpareto.analysis.report.notes import commands, missing_runs, notes
-from mmpareto.analysis.report.published import Footnotes, published_cells, published_of, published_part
+from mmpareto.analysis.report.published_parts import Footnotes, published_cells, published_parts
 from mmpareto.analysis.report.results import CellResults, gather, paired_differences
 from mmpareto.analysis.report.sheet import Interval, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.statistics import Comparison, compare, mean_and_std, signed
@@ -70,7 +70,7 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
         missing=missing_runs(table, results),
         intervals=[_interval(*key, comparison) for key, comparison in comparisons.items()],
         intervals_text=INTERVALS_TEXT.format(baseline=table.baseline),
-        parts=[part for part in (noise, published_part(table, results, footnotes)) if part is not None],
+        parts=[*([noise] if noise else []), *published_parts(table, results, footnotes)],
         claims=check_claims(results, comparisons),
         claims_text=CLAIMS_TEXT,
         commands=commands(results),
@@ -120,8 +120,7 @@ def _columns(
             SheetColumn(f"{modality} alone, %", title, f"accuracy of the {modality} head"),
             {label: _accuracy(group.get(label), f"acc_{modality}") for label in labels},
         )
-    if any(published_of(cell.settings) for cell in group.values()):
-        cells = published_cells(group, footnotes)
+    if cells := published_cells(group, footnotes):
         yield (
             SheetColumn("published, %", title, "as the source gives it"),
             {label: cells.get(label, SheetCell("–")) for label in labels},
