@@ -261,6 +261,19 @@ def test_the_protocol_is_described(tmp_path: Path, protocol: str, words: str) ->
     assert words in sheet.protocol and sheet.optimistic == (protocol == "paper")
 
 
+def test_a_row_may_be_reported_by_a_protocol_of_its_own(tmp_path: Path) -> None:
+    """Of a bridge's two rows with the same runs, one is the epoch that was best on the test set."""
+    on_test, last = (dataclasses.replace(MMPARETO, label=name, protocol=name) for name in ("paper", "last"))
+    history = [{"acc": 0.8}, {"acc": 0.6}]  # the fake summary's best epochs are the first
+    outcomes = [finished(tmp_path, row, CREMAD, 0, 0.5, history=history) for row in (UNIFORM, on_test, last)]
+    sheet = sheet_of(table_of(on_test, last), outcomes)
+    assert [row.cells[0].text for row in sheet.rows] == ["80.00", "80.00", "60.00"]
+    assert (
+        sheet.optimistic and "each row chooses as its label says" in sheet.protocol and "OPTIMISTIC" in sheet.protocol
+    )
+    assert not sheet_of(table_of(last), [outcomes[0], outcomes[2]]).optimistic
+
+
 def test_different_commits_and_data_are_noted(tmp_path: Path) -> None:
     outcomes = runs_of(tmp_path, UNIFORM, BASE)
     assert f"Code of all runs: commit {'c' * 10}." in sheet_of(table_of(), outcomes).notes

@@ -125,3 +125,18 @@ def test_extra_flags_apply_to_every_cell_and_override() -> None:
     assert {cell.settings.data for cell in cells} == {"my data", "my data-fps3", "my data-spectrogram"}
     with pytest.raises(InputError, match=r"--data x .* several data sets"):
         make_cells(TABLES["main"], [0], "last", ["--data=x"])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "flags", "expected"),
+    [
+        ("paper", "", "paper"),
+        ("paper", "--protocol validation", "validation"),
+        ("validation", "", "validation"),
+        (None, "", "validation"),
+    ],
+)
+def test_a_row_with_a_protocol_of_its_own_is_trained_for_it(protocol: str | None, flags: str, expected: str) -> None:
+    table = dataclasses.replace(ONE, rows=(Row("Uniform", f"--method uniform {flags}", protocol),))
+    (cell,) = make_cells(table, [0], "last")
+    assert cell.settings.protocol == expected

@@ -21,6 +21,10 @@ PROTOCOL_TEXTS = {
     "paper": "OPTIMISTIC: accuracy on the test set at the epoch that was best on that same test set (the papers' "
     "protocol).",
 }
+ROWS_TEXT = (
+    "Accuracy on the test set, at an epoch that each row chooses as its label says. OPTIMISTIC where that epoch was "
+    "best on that same test set (the papers' protocol)."
+)
 INTERVALS_TEXT = (
     "Differences from {baseline} in points of accuracy, paired by seed, with t intervals corrected by Holm's procedure "
     "over the column. Filled and coloured: the interval excludes zero. An open circle without a line has no interval."
@@ -50,6 +54,7 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
                 cells[row.label].append(sheet_cells[row.label])
     banners = dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in results.values())
     share = next(iter(results.values())).settings.val_fraction if results else 0.1
+    protocols = {row.protocol or protocol for row in table.rows}
     noise = noise_part(table, results)
     return Sheet(
         title=table.title,
@@ -58,8 +63,8 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
         rows=[SheetRow(label, row, label == table.baseline) for label, row in cells.items()],
         name=table.name,
         banner=" ".join(banner for banner in banners if banner) or None,
-        protocol=PROTOCOL_TEXTS[protocol].format(share=share),
-        optimistic=protocol == "paper",
+        protocol=ROWS_TEXT if len(protocols) > 1 else PROTOCOL_TEXTS[protocol].format(share=share),
+        optimistic="paper" in protocols,
         notes=[*([table.note] if table.note else []), *notes(table, results), *([] if noise else [ABSENT])],
         footnotes=footnotes.texts,
         missing=missing_runs(table, results),
