@@ -28,12 +28,12 @@ def parser() -> ArgumentParser:
         help="the DGL code's --fusion_method (default: concat, the only one of the MMPareto code)",
     )
     parser.add_argument("--steps", type=at_least(1), default=100, help="default: 100")
-    parser.add_argument("--batch_size", type=at_least(2), default=4, help="samples per step (default: 4)")
+    parser.add_argument("--batch_size", type=at_least(2), default=8, help="samples per step (default: 8)")
     parser.add_argument(
         "--image_size",
         type=at_least(32),
-        default=64,
-        help="height and width in pixels, and time steps of the audio feature (default: 64)",
+        default=48,
+        help="height and width in pixels, and time steps of the audio feature (default: 48)",
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights and batches (default: 0)")
     parser.add_argument(
@@ -45,8 +45,8 @@ def parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Replay, and print the comparison; return the exit status."""
     given = vars(parser().parse_args(arguments))
+    from mmpareto.analysis.replay.comparison import comparison_text
     from mmpareto.analysis.replay.lockstep import Conditions, replay
-    from mmpareto.analysis.replay.text import comparison_text
 
     comparison = replay(given.pop("against"), Conditions(**given))
     print(comparison_text(comparison))

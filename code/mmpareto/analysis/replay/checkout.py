@@ -78,7 +78,7 @@ class Overlay:
 class Float64Input(Tensor):
     """An input that stays in float64 when a loop calls `.float()` on it, or on a view of it; a plain tensor results."""
 
-    def float(self, *options: Any, **more: Any) -> Tensor:  # type: ignore[override]
+    def float(self, *options: Any, **more: Any) -> Tensor:
         """The values in float64."""
         return self.as_subclass(Tensor)
 
@@ -94,7 +94,7 @@ class Forwarding(nn.Module):
         """The module's outputs."""
         return self.module(*inputs)
 
-    def cuda(self, *options: Any) -> "Forwarding":  # type: ignore[override]
+    def cuda(self, *options: Any) -> "Forwarding":
         """The module where it is."""
         return self
 

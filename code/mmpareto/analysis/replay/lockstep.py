@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.analysis.replay.checkout import CPU, Float64Input
-from mmpareto.analysis.replay.repositories import Decisions, ReleasedRepository, recognise
+from mmpareto.analysis.replay.comparison import Comparison, StepComparison, largest
+from mmpareto.analysis.replay.repositories import ReleasedRepository, recognise
 from mmpareto.data.loading.batches import Batch
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
@@ -26,6 +27,7 @@ from mmpareto.training.settings import Settings, parse
 CHANNELS = {"audio": 1, "visual": 3}
 CLASSES = 6  # of CREMA-D
 EPOCHS = 4
+REPEATS = 10
 FREQUENCIES = 32
 
 
@@ -43,88 +45,11 @@ class Conditions:
     """
 
     steps: int = 100
-    batch_size: int = 4
-    image_size: int = 64
+    batch_size: int = 8
+    image_size: int = 48
     seed: int = 0
     fusion: str = "concat"
     tolerance: float = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """Largest difference over all tensors, and the released code's name of the tensor."""
-
-    size: float
-    where: str
-
-
-@dataclasses.dataclass(frozen=True)
-class StepComparison:
-    """The two networks after a step, parameters and statistics of BatchNorm, and the decisions in the step.
-
-    Attributes:
-        step: from 1.
-        absolute: largest difference of two elements.
-        relative: largest difference of a tensor: of two elements, over the tensor's largest element.
-        theirs, ours: decision → whether it was taken.
-    """
-
-    step: int
-    absolute: Difference
-    relative: Difference
-    theirs: Decisions
-    ours: Decisions
-
-
-@dataclasses.dataclass
-class Comparison:
-    """Result of a replay.
-
-    Attributes:
-        repository: that was replayed.
-        tolerance: see `Conditions`.
-        settings: hyper-parameter → (theirs, ours).
-        rates: learning rates of all epochs of the whole training, theirs and ours, and after them those of the epochs
-            that were replayed.
-        steps: of the replay; fewer than asked for if values were no longer finite.
-    """
-
-    repository: ReleasedRepository
-    tolerance: float
-    settings: dict[str, tuple[Any, Any]]
-    rates: list[tuple[str, float, float]]
-    steps: list[StepComparison] = dataclasses.field(default_factory=list)
-
-    @property
-    def different_settings(self) -> list[str]:
-        """The hyper-parameters that differ, with both values."""
-        return [f"{name} {theirs} / {ours}" for name, (theirs, ours) in self.settings.items() if theirs != ours]
-
-    @property
-    def different_rates(self) -> list[str]:
-        """The epochs whose learning rates differ, with both values."""
-        return [
-            f"{epoch} {theirs:g} / {ours:g}"
-            for epoch, theirs, ours in self.rates
-            if not math.isclose(theirs, ours, rel_tol=1e-9)
-        ]
-
-    @property
-    def first_decision(self) -> tuple[int, str] | None:
-        """The first step at which a decision differs, and the decision; None where all agree."""
-        different = ((s.step, name) for s in self.steps for name in s.theirs if s.theirs[name] != s.ours.get(name))
-        return next(different, None)
-
-    @property
-    def first_above(self) -> StepComparison | None:
-        """The first step after which the relative difference is above the tolerance."""
-        return next((s for s in self.steps if not s.relative.size <= self.tolerance), None)
-
-    @property
-    def agrees(self) -> bool:
-        """True if parameters agree within the tolerance after every step, and everything else agrees exactly."""
-        differs = self.different_settings or self.different_rates or self.first_decision or self.first_above
-        return bool(self.steps) and not differs
 
 
 class LockStep:
@@ -146,6 +71,7 @@ class LockStep:
         self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
         self.steps: list[StepComparison] = []
         self.rates: list[tuple[str, float, float]] = []
+        self.error: Exception | None = None
         self.bar = progress(total=conditions.steps, desc="steps", leave=False, disable=None)
 
     def __len__(self) -> int:
@@ -171,7 +97,8 @@ class LockStep:
                 ours.copy_(theirs)
         self.trainer.epoch, self.trainer.steps = len(self.rates) + 1, 0
         self.trainer.begin_epoch()
-        self.repository.freeze(self.trainer.network)
+        for module in self.repository.frozen(self.trainer.network):
+            module.requires_grad_(False)
 
     def end_epoch(self) -> None:
         """Record both learning rates of the epoch."""
@@ -183,7 +110,7 @@ class LockStep:
         try:
             metrics = self.trainer.step(batch)
         except Exception as error:
-            error.ours = True  # type: ignore[attr-defined]  # it passes through their loop
+            self.error = error  # it passes through their loop
             raise
         prefix = "conflict_rate_"
         ours = {f"conflict of {key.removeprefix(prefix)}": bool(x > 0) for key, x in metrics.items() if prefix in key}
@@ -196,6 +123,8 @@ class LockStep:
 
 class ScheduleOnly:
     """A loader without batches, for a run that only reads the released code's hyper-parameters and schedule."""
+
+    error: Exception | None = None
 
     def __init__(self) -> None:
         self.optimizer: dict[str, Any] = {}
@@ -246,7 +175,8 @@ def replay(against: Path, conditions: Conditions) -> Comparison:
     settings = parse([*repository.our_words, "--gpu_ids", "cpu"]).settings
     schedule = ScheduleOnly()
     arguments = repository.run(schedule, [])
-    whole = dataclasses.asdict(settings) | dict(settings.options) | optimiser_settings(make_optimizer(settings, _AnyModule()))
+    optimizer = make_optimizer(settings, nn.Linear(1, 1))
+    whole = dataclasses.asdict(settings) | dict(settings.options) | optimiser_settings(optimizer)
     values = schedule.optimizer | repository.hyper_parameters(arguments)
     rates = [
         (f"epoch {epoch}", theirs, learning_rate(settings, epoch)) for epoch, theirs in enumerate(schedule.rates, 1)
@@ -282,14 +212,17 @@ def make_trainer(settings: Settings, samples: int) -> Trainer:
 
 
 def random_batches(conditions: Conditions, frames: int) -> Iterator[Batch]:
-    """Random inputs and labels, in float64."""
+    """Random inputs and labels in float64, each batch ten times in a row.
+
+    Gradients are large for a new batch and small for one that has been learned, so that some are clipped and some not.
+    """
     generator = torch.Generator().manual_seed(conditions.seed)
     samples, side = conditions.batch_size, conditions.image_size
-    for step in range(conditions.steps):
+    for _ in range(0, conditions.steps, REPEATS):
         labels = torch.randint(CLASSES, (samples,), generator=generator)
         audio = torch.randn(samples, 1, side, FREQUENCIES, generator=generator, dtype=torch.float64)
         images = torch.randn(samples, frames, 3, side, side, generator=generator, dtype=torch.float64)
-        yield Batch({"audio": audio, "visual": images}, labels, torch.arange(samples) + step * samples)
+        yield from [Batch({"audio": audio, "visual": images}, labels, torch.arange(samples))] * REPEATS
 
 
 def matching(repository: ReleasedRepository, model: Any, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -325,22 +258,9 @@ def _renamed(name: str, names: Mapping[str, str]) -> str | None:
     return None if module is None else names[module] + name.removeprefix(module)
 
 
-def largest(sizes: Mapping[str, float]) -> Difference:
-    """The largest of the named sizes; NaN counts as the largest."""
-    where = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
-    return Difference(sizes[where], where)
-
-
 def optimiser_settings(optimizer: Any) -> dict[str, Any]:
     """Kind and settings of an optimiser, by the names of `Settings` where it has them."""
     group = optimizer.param_groups[0]
     kept = ("momentum", "weight_decay", "dampening", "nesterov")
     values = {name: group[name] for name in kept if name in group}
     return {"optimizer": type(optimizer).__name__.lower(), "learning_rate": group["lr"], **values}
-
-
-class _AnyModule(nn.Linear):
-    """A module with parameters, for an optimiser whose settings are of interest."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 1)

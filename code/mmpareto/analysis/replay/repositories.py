@@ -3,7 +3,6 @@
 import abc
 import argparse
 import ast
-import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from mmpareto.analysis.replay.checkout import Float64Input, Overlay, command_line, imported, without_gpus
+from mmpareto.analysis.replay.checkout import Overlay, command_line, imported, without_gpus
 from mmpareto.errors import InputError
 from mmpareto.models.pretrained import RELEASED_NAMES
 from mmpareto.training.settings import Settings
@@ -27,12 +26,18 @@ Decisions = dict[str, bool]
 class EpochLoader(Protocol):
     """The data loader that a released loop is given, which also learns when an epoch begins and ends."""
 
+    error: Exception | None
+    """Raised by this project's own step, and passed on through their loop."""
+
     def __len__(self) -> int:
         """Number of batches."""
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches of one epoch: audio, images, labels."""
+
     def begin_epoch(self, model: nn.Module, optimizer: Any) -> None:
         """Called before their `train_epoch`, with its model, inside DataParallel's stand-in, and its optimiser."""
+
     def end_epoch(self) -> None:
         """Called after their `train_epoch`."""
 
@@ -62,9 +67,9 @@ class ReleasedRepository(abc.ABC):
     """Name of CREMA-D's class in the script."""
     required: ClassVar[tuple[str, ...]] = ()
     """Further names that the script must have."""
-    words: ClassVar[tuple[str, ...]]
+    words: tuple[str, ...]
     """Arguments of their script."""
-    our_words: ClassVar[tuple[str, ...]]
+    our_words: tuple[str, ...]
     """Arguments of train.py that stand for the same run."""
     fusions: ClassVar[Mapping[str, str]]
     """Their name of a fusion → ours."""
@@ -110,8 +115,9 @@ class ReleasedRepository(abc.ABC):
         """Further arguments of their script, and our settings, for a run of a few epochs."""
         return ["--epochs", str(epochs)], dataclasses.replace(settings, epochs=epochs)
 
-    def freeze(self, network: Any) -> None:
-        """Freeze what the released code leaves untrained, after ours has begun an epoch; see `note`."""
+    def frozen(self, network: Any) -> list[nn.Module]:
+        """Modules of ours that the released code leaves untrained; see `note`."""
+        return []
 
     def run(self, loader: EpochLoader, more: list[str]) -> argparse.Namespace:
         """Run their `main()` with this loader in place of theirs; return the arguments that it ran with.
@@ -128,7 +134,7 @@ class ReleasedRepository(abc.ABC):
             except InputError:
                 raise
             except Exception as error:
-                if getattr(error, "ours", False):
+                if error is loader.error:
                     raise
                 raise self._differs(f"its main() raised {type(error).__name__}: {error}") from error
         return arguments
@@ -184,10 +190,19 @@ class MMParetoRepository(ReleasedRepository):
     script = ("code/MMPareto.py", "MMPareto.py")
     dataset = "AVDataset_CD"
     required = ("MinNormSolver",)
-    words = ("--dataset", "CREMAD", "--train")
-    our_words = ("--dataset", "cremad", "--method", "mmpareto", "--variant", "released", "--recipe", "released")
+    words: tuple[str, ...] = ("--dataset", "CREMAD", "--train")
+    our_words: tuple[str, ...] = (
+        "--dataset",
+        "cremad",
+        "--method",
+        "mmpareto",
+        "--variant",
+        "released",
+        "--recipe",
+        "released",
+    )
     fusions: ClassVar[Mapping[str, str]] = {"concat": "concat"}
-    names = RELEASED_NAMES  # type: ignore[assignment]
+    names = RELEASED_NAMES
 
     def layout(self, audio: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, time, frequency) and (B, T, 3, H, W)."""
@@ -227,14 +242,14 @@ class DGLRepository(ReleasedRepository):
     script = ("main_dgl.py",)
     dataset = "CramedDataset"
     # As in its cramed_dgl.sh; α is the parser's default.
-    words = ("--dataset", "CREMAD", "--train", "--ckpt_path", "results", "--learning_rate", "0.002")
-    our_words = ("--dataset", "cremad", "--method", "dgl", "--recipe", "dgl")
+    words: tuple[str, ...] = ("--dataset", "CREMAD", "--train", "--ckpt_path", "results", "--learning_rate", "0.002")
+    our_words: tuple[str, ...] = ("--dataset", "cremad", "--method", "dgl", "--recipe", "dgl")
     fusions: ClassVar[Mapping[str, str]] = {"concat": "concat", "sum": "sum", "film": "bilinear", "gated": "gated"}
 
     def __init__(self, folder: Path, fusion: str = "concat") -> None:
         super().__init__(folder, fusion)
-        self.words = (*type(self).words, "--fusion_method", fusion)  # type: ignore[misc]
-        self.our_words = (*type(self).our_words, "--fusion", self.fusions[fusion])  # type: ignore[misc]
+        self.words = (*self.words, "--fusion_method", fusion)
+        self.our_words = (*self.our_words, "--fusion", self.fusions[fusion])
         if fusion == "concat":
             self.untrained = ("fusion_module.fc_auxi",)
         if fusion == "gated":
@@ -287,10 +302,9 @@ class DGLRepository(ReleasedRepository):
         step = max(1, settings.lr_decay_step - earlier)
         return [*words, "--lr_decay_step", f"[{milestone}]"], dataclasses.replace(settings, lr_decay_step=step)
 
-    def freeze(self, network: Any) -> None:
-        """Freeze fc_k of the gated fusion."""
-        if self.fusion == "gated":
-            network.fusion.fc.requires_grad_(False)
+    def frozen(self, network: Any) -> list[nn.Module]:
+        """fc_k of the gated fusion."""
+        return [network.fusion.fc] if self.fusion == "gated" else []
 
 
 REPOSITORIES: tuple[type[ReleasedRepository], ...] = (MMParetoRepository, DGLRepository)
@@ -306,4 +320,4 @@ def recognise(folder: Path, fusion: str) -> ReleasedRepository:
         if kind.find(folder).is_file():
             return kind(folder, fusion)
     known = " or ".join(f"{kind.title} ({kind.script[0]})" for kind in REPOSITORIES)
-    raise InputError(f"{folder} is no checkout of {known}: it has neither script; clone one of them and give its folder.")
+    raise InputError(f"{folder} is no checkout of {known}: it has neither script; give the folder of a clone.")
