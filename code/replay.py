@@ -28,7 +28,7 @@ def parser() -> ArgumentParser:
         help="the DGL code's --fusion_method (default: concat, the only one of the MMPareto code)",
     )
     parser.add_argument("--steps", type=at_least(1), default=100, help="default: 100")
-    parser.add_argument("--batch_size", type=at_least(2), default=8, help="samples per step (default: 8)")
+    parser.add_argument("--batch_size", type=at_least(2), default=4, help="samples per step (default: 4)")
     parser.add_argument(
         "--image_size",
         type=at_least(32),

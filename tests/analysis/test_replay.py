@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import replay
-import torch
 from mmpareto.analysis.replay import lockstep
-from mmpareto.analysis.replay.checkout import Float64Input, imported
 from mmpareto.analysis.replay.lockstep import Comparison, Conditions
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
+from mmpareto.training.recipes import recipe
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 IMPORTS = """
@@ -37,7 +36,7 @@ def get_arguments():
     parser.add_argument("--learning_rate", type=float, default=0.002)
     parser.add_argument("--ckpt_path")
     parser.add_argument("--fusion_method", default="concat")
-    parser.add_argument("--lr_decay_step", default="[70]")
+    parser.add_argument("--lr_decay_step", default="[{milestone}]")
     parser.add_argument("--alpha", type=float, default=4.0)
     return parser.parse_args()
 
@@ -188,41 +187,135 @@ def write(folder: Path, script: str, source: str, network: str) -> Path:
 
 
 def mmpareto(folder: Path, old: str = "", new: str = "") -> Path:
-    """A checkout like MMPareto's, with a part of its loop replaced."""
-    assert old in MMPARETO_LOOP
-    source = IMPORTS.format(dataset="AVDataset_CD", epochs=50) + MMPARETO_LOOP.replace(old, new)
-    return write(folder, "code/MMPareto.py", source, MMPARETO_NETWORK)
-
-
-def dgl(folder: Path, old: str = "", new: str = "") -> Path:
-    """A checkout like DGL's, with a part of its script replaced."""
-    source = IMPORTS.format(dataset="CramedDataset", epochs=100) + DGL_LOOP
+    """A checkout like MMPareto's, with a part of its script replaced."""
+    source = IMPORTS.format(dataset="AVDataset_CD", epochs=50, milestone=70) + MMPARETO_LOOP
     assert old in source
-    return write(folder, "main_dgl.py", source.replace(old, new), DGL_NETWORK)
+    return write(folder, "code/MMPareto.py", source.replace(old, new), MMPARETO_NETWORK)
+
+
+def dgl(folder: Path, old: str = "", new: str = "", early: int = 0) -> Path:
+    """A checkout like DGL's, with a part of its loop replaced, whose learning rate falls `early` epochs before ours.
+
+    Its scheduler is stepped at the beginning of an epoch, so that the epoch of the milestone is the first lower one.
+    """
+    milestone = recipe("cremad", "dgl")["lr_decay_step"].value + 1 - early
+    assert old in DGL_LOOP
+    source = IMPORTS.format(dataset="CramedDataset", epochs=100, milestone=milestone) + DGL_LOOP.replace(old, new)
+    return write(folder, "main_dgl.py", source, DGL_NETWORK)
 
 
 def compare(folder: Path, **conditions: Any) -> Comparison:
-    return lockstep.replay(folder, Conditions(**{"steps": 16, "image_size": 32} | conditions))
+    return lockstep.replay(folder, Conditions(**{"steps": 24, "batch_size": 8, "image_size": 32} | conditions))
+
+
+def largest(comparison: Comparison) -> float:
+    return max(step.relative.size for step in comparison.steps)
 
 
 def test_mmpareto_agrees_step_by_step(tmp_path: Path) -> None:
     comparison = compare(mmpareto(tmp_path))
-    assert comparison.agrees and len(comparison.steps) == 16
-    assert max(step.relative.size for step in comparison.steps) < 1e-10
+    assert comparison.agrees and len(comparison.steps) == 24
+    assert largest(comparison) < 1e-10
     for encoder in ("audio", "visual"):
-        conflicts = [step.theirs[f"conflict of {encoder}"] for step in comparison.steps]
-        assert {*conflicts} == {True, False}
-    assert {name: pair[0] for name, pair in comparison.settings.items()} == {
+        assert {step.theirs[f"conflict of {encoder}"] for step in comparison.steps} == {True, False}
+    assert {name: theirs for name, (theirs, _) in comparison.settings.items()} == {
         "optimizer": "sgd", "learning_rate": 0.002, "momentum": 0.9, "weight_decay": 1e-4, "dampening": 0,
         "nesterov": False, "batch_size": 64, "epochs": 50,
     }  # fmt: skip
+    assert [theirs for _, theirs, _ in comparison.rates] == [0.002] * 54
 
 
 @pytest.mark.parametrize("fusion", ["concat", "sum", "film", "gated"])
 def test_dgl_agrees_step_by_step(tmp_path: Path, fusion: str) -> None:
     comparison = compare(dgl(tmp_path), fusion=fusion)
-    assert max(step.relative.size for step in comparison.steps[:8]) < 1e-10
-    assert comparison.first_decision is None and not comparison.different_settings
+    assert comparison.agrees and largest(comparison) < 1e-10
     if fusion == "concat":
         assert {step.theirs["clipping"] for step in comparison.steps} == {True, False}
+    assert [round(theirs, 9) for _, theirs, _ in comparison.rates[-4:]] == [0.002, 0.002, 0.0002, 0.0002]
     assert ("frozen" in comparison.repository.note) == (fusion == "gated")
+
+
+def test_a_boost_on_conflict_only_is_caught_at_the_first_step_without_one(tmp_path: Path) -> None:
+    comparison = compare(mmpareto(tmp_path, "h * 1.5", "h * (1.5 if conflict else 1)"))
+    first = next(step.step for step in comparison.steps if not all(step.theirs.values()))
+    assert first > 1 and comparison.first_above is not None
+    assert comparison.first_above.step == first
+    assert comparison.steps[first - 2].relative.size < 1e-10
+    assert not comparison.agrees
+
+
+def test_a_loop_without_clipping_is_caught(tmp_path: Path) -> None:
+    comparison = compare(dgl(tmp_path, "nn.utils.clip_grad_norm_(model.parameters(), max_norm=40)", "pass"))
+    assert comparison.first_decision == (1, "clipping")
+    assert comparison.first_above is not None and comparison.first_above.step == 1
+
+
+def test_a_learning_rate_that_falls_an_epoch_earlier_is_caught(tmp_path: Path) -> None:
+    comparison = compare(dgl(tmp_path, early=1))
+    assert len(comparison.different_rates) == 2  # in the whole training, and in the replay
+    assert comparison.first_above is not None and comparison.first_above.step == 13
+    assert comparison.first_decision is None or comparison.first_decision[0] > comparison.first_above.step
+
+
+def test_other_hyper_parameters_are_caught(tmp_path: Path) -> None:
+    comparison = compare(mmpareto(tmp_path, "weight_decay=1e-4", "weight_decay=1e-3"), steps=1)
+    assert comparison.different_settings == ["weight_decay 0.001 / 0.0001"]
+    assert not comparison.agrees
+
+
+def test_values_that_are_not_finite_end_the_replay(tmp_path: Path) -> None:
+    comparison = compare(mmpareto(tmp_path, "h * 1.5", "h * float('nan')"))
+    assert len(comparison.steps) == 1 and not comparison.agrees
+
+
+def test_the_command_prints_the_first_difference_and_returns_the_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--steps", "24", "--batch_size", "8", "--image_size", "32", "--against"]
+    assert replay.main([*words, str(mmpareto(tmp_path / "same"))]) == 0
+    assert "decision differs: none" in capsys.readouterr().out
+    assert replay.main([*words, str(dgl(tmp_path / "other", "max_norm=40", "max_norm=1e9"))]) == 1
+    assert "decision differs: 1, clipping" in capsys.readouterr().out
+
+
+def test_the_process_and_the_checkout_stay_as_they_were(tmp_path: Path) -> None:
+    folder = mmpareto(
+        tmp_path, "import argparse", "import argparse, os, sys; sys.path.append('x'); os.environ['X_']='1'"
+    )
+    state = lambda: ({*sys.modules}, [*sys.path], [*sys.argv], [*sys.meta_path], dict(os.environ), Path.cwd())  # noqa: E731
+    compare(folder, steps=1)
+    before, files = state(), {*folder.rglob("*")}
+    compare(folder, steps=1)
+    assert state() == before and {*folder.rglob("*")} == files
+    assert not {name for name in sys.modules if name.startswith(("a_package_that_nobody_has", "MMPareto"))}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("def valid", "def evaluate", "it has no valid"),
+        ("optimizer, scheduler, writer", "optimiser, scheduler, writer", "no argument optimizer"),
+        ('"--random_seed"', '"--seed"', "raised|arguments"),
+        ("from solver import", "from models.solver import", "models.solver"),
+        ("model.train()", "model.to_train()", "AttributeError"),
+        ("in dataloader:", "in range(0):", "took 0 of 24 batches"),
+        ("import torch\n", "import torch\n1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_another_interface_is_refused_in_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare(mmpareto(tmp_path, old, new))
+
+
+def test_other_networks_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither script"):
+        compare(tmp_path)
+    folder = mmpareto(tmp_path)
+    with pytest.raises(InputError, match="no fusion 'sum'"):
+        compare(folder, fusion="sum")
+    network = folder / "code/models/networks.py"
+    network.write_text(
+        network.read_text().replace("nn.Linear(8, 6), nn.Linear(8, 6)", "nn.Linear(8, 6), nn.Linear(8, 6, False)")
+    )
+    with pytest.raises(InputError, match=r"lacks our tensor heads\.visual\.bias"):
+        compare(folder)

@@ -101,7 +101,7 @@ def comparison_text(comparison: Comparison) -> str:
         f"ours: train.py {' '.join(repository.our_words)}",
         f"hyper-parameters ({', '.join(comparison.settings)}) that differ, theirs / ours: "
         f"{_listed(comparison.different_settings)}",
-        f"epochs with another learning rate, theirs / ours, of {len(comparison.rates)}: "
+        "learning rates (of all epochs of the training, and of the replay's) that differ, theirs / ours: "
         f"{_listed(comparison.different_rates)}",
     ]
     if repository.note:

@@ -45,7 +45,7 @@ class Conditions:
     """
 
     steps: int = 100
-    batch_size: int = 8
+    batch_size: int = 4
     image_size: int = 48
     seed: int = 0
     fusion: str = "concat"
@@ -79,14 +79,21 @@ class LockStep:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for _ in range(self.lengths[len(self.rates)]):
+            if self.finished:
+                return  # a value is no longer finite
             batch = next(self.batches)
             inputs = self.repository.layout(batch.inputs["audio"], batch.inputs["visual"])
             audio, images = (x.clone().as_subclass(Float64Input) for x in inputs)
             yield audio, images, batch.labels.clone()
             self._compare(batch)
             self.bar.update()
-            if not math.isfinite(self.steps[-1].absolute.size):
-                return
+
+    @property
+    def finished(self) -> bool:
+        """True after the last step, or when a value is no longer finite."""
+        return len(self.steps) == self.conditions.steps or not all(
+            math.isfinite(step.absolute.size) for step in self.steps[-1:]
+        )
 
     def begin_epoch(self, model: nn.Module, optimizer: Any) -> None:
         """Take over their weights, in the first epoch, and begin ours."""
@@ -147,7 +154,7 @@ class ScheduleOnly:
 
 
 class ObservingPrecision(Precision):
-    """Float precision as it is, which records whether the last step's gradients were clipped."""
+    """No mixed precision; records whether the last step's gradients were clipped."""
 
     def __init__(self) -> None:
         super().__init__(None, CPU)
@@ -191,6 +198,9 @@ def replay(against: Path, conditions: Conditions) -> Comparison:
     sizes = ["--batch_size", str(conditions.batch_size), "--random_seed", str(conditions.seed)]
     with lock_step.bar:
         repository.run(lock_step, [*words, *sizes])
+    if not lock_step.finished:
+        taken = f"{len(lock_step.steps)} of {conditions.steps} batches"
+        raise InputError(f"{repository.path}: its train_epoch took {taken}; give an unchanged checkout.")
     comparison.rates += lock_step.rates
     comparison.steps = lock_step.steps
     return comparison
