@@ -43,14 +43,14 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Replay, and print the comparison; return the exit status."""
+    """Replay, and print the result; return the exit status."""
     given = vars(parser().parse_args(arguments))
-    from mmpareto.analysis.replay.comparison import comparison_text
-    from mmpareto.analysis.replay.lockstep import Conditions, replay
+    from mmpareto.analysis.replay.lockstep import ReplayConditions, replay
+    from mmpareto.analysis.replay.result import result_text
 
-    comparison = replay(given.pop("against"), Conditions(**given))
-    print(comparison_text(comparison))
-    return 0 if comparison.agrees else 1
+    result = replay(given.pop("against"), ReplayConditions(**given))
+    print(result_text(result))
+    return 0 if result.agrees else 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import replay
 from mmpareto.analysis.replay import lockstep
-from mmpareto.analysis.replay.lockstep import Comparison, Conditions
+from mmpareto.analysis.replay.lockstep import ReplayConditions, ReplayResult
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
@@ -204,11 +204,11 @@ def dgl(folder: Path, old: str = "", new: str = "", early: int = 0) -> Path:
     return write(folder, "main_dgl.py", source, DGL_NETWORK)
 
 
-def compare(folder: Path, **conditions: Any) -> Comparison:
-    return lockstep.replay(folder, Conditions(**{"steps": 24, "batch_size": 8, "image_size": 32} | conditions))
+def compare(folder: Path, **conditions: Any) -> ReplayResult:
+    return lockstep.replay(folder, ReplayConditions(**{"steps": 24, "batch_size": 8, "image_size": 32} | conditions))
 
 
-def largest(comparison: Comparison) -> float:
+def largest(comparison: ReplayResult) -> float:
     return max(step.relative.size for step in comparison.steps)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.analysis.replay.checkout import CPU, Float64Input
-from mmpareto.analysis.replay.comparison import Comparison, StepComparison, largest
 from mmpareto.analysis.replay.repositories import ReleasedRepository, recognise
+from mmpareto.analysis.replay.result import ReplayResult, StepComparison, largest
 from mmpareto.data.loading.batches import Batch
 from mmpareto.errors import InputError
 from mmpareto.models.network import build_network
@@ -32,8 +32,8 @@ FREQUENCIES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Conditions:
-    """Conditions of a replay.
+class ReplayConditions:
+    """ReplayConditions of a replay.
 
     Attributes:
         steps: number of steps, in four epochs.
@@ -61,7 +61,7 @@ class LockStep:
         conditions: of the replay.
     """
 
-    def __init__(self, repository: ReleasedRepository, settings: Settings, conditions: Conditions) -> None:
+    def __init__(self, repository: ReleasedRepository, settings: Settings, conditions: ReplayConditions) -> None:
         self.repository, self.conditions = repository, conditions
         self.lengths = [len(part) for part in np.array_split(range(conditions.steps), settings.epochs)]
         self.batches = random_batches(conditions, settings.frames)
@@ -168,7 +168,7 @@ class ObservingPrecision(Precision):
         super().step(optimizer, clip_grad)
 
 
-def replay(against: Path, conditions: Conditions) -> Comparison:
+def replay(against: Path, conditions: ReplayConditions) -> ReplayResult:
     """Train by a checkout's own loop and by ours, from the same weights and on the same batches, in float64.
 
     The checkout's code is executed. It is run twice: once without batches, for its hyper-parameters and its schedule;
@@ -188,7 +188,7 @@ def replay(against: Path, conditions: Conditions) -> Comparison:
     rates = [
         (f"epoch {epoch}", theirs, learning_rate(settings, epoch)) for epoch, theirs in enumerate(schedule.rates, 1)
     ]
-    comparison = Comparison(
+    result = ReplayResult(
         repository, conditions.tolerance, {name: (value, whole[name]) for name, value in values.items()}, rates
     )
 
@@ -201,9 +201,9 @@ def replay(against: Path, conditions: Conditions) -> Comparison:
     if not lock_step.finished:
         taken = f"{len(lock_step.steps)} of {conditions.steps} batches"
         raise InputError(f"{repository.path}: its train_epoch took {taken}; give an unchanged checkout.")
-    comparison.rates += lock_step.rates
-    comparison.steps = lock_step.steps
-    return comparison
+    result.rates += lock_step.rates
+    result.steps = lock_step.steps
+    return result
 
 
 def make_trainer(settings: Settings, samples: int) -> Trainer:
@@ -221,7 +221,7 @@ def make_trainer(settings: Settings, samples: int) -> Trainer:
     return trainer
 
 
-def random_batches(conditions: Conditions, frames: int) -> Iterator[Batch]:
+def random_batches(conditions: ReplayConditions, frames: int) -> Iterator[Batch]:
     """Random inputs and labels in float64, each batch ten times in a row.
 
     Gradients are large for a new batch and small for one that has been learned, so that some are clipped and some not.

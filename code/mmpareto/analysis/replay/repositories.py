@@ -220,7 +220,7 @@ class MMParetoRepository(ReleasedRepository):
         module.MinNormSolver = Overlay(solver, find_min_norm_element=find_min_norm_element)
 
     def decisions(self, model: Any) -> Decisions:
-        """Whether each encoder's gradients were in conflict: whether the solver was called for it."""
+        """Conflict of each encoder's gradients: true if the solver was called for it."""
         solved, self._solved[:] = [*self._solved], []
         encoders = {"audio": model.module.audio_net, "visual": model.module.visual_net}
         shapes = {name: [p.shape for p in encoder.parameters()] for name, encoder in encoders.items()}
@@ -286,7 +286,7 @@ class DGLRepository(ReleasedRepository):
         module.nn = Overlay(module.nn, utils=Overlay(module.nn.utils, clip_grad_norm_=clip_grad_norm_))
 
     def decisions(self, model: nn.Module) -> Decisions:
-        """Whether the gradients were clipped."""
+        """Clipping: true if the gradients' norm was above the threshold."""
         clipped, self._clipped[:] = [*self._clipped], []
         return {"clipping": any(clipped)}
 

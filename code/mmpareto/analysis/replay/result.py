@@ -37,12 +37,12 @@ class StepComparison:
 
 
 @dataclasses.dataclass
-class Comparison:
+class ReplayResult:
     """Result of a replay.
 
     Attributes:
         repository: that was replayed.
-        tolerance: see `Conditions`.
+        tolerance: see `ReplayConditions`.
         settings: hyper-parameter → (theirs, ours).
         rates: learning rates of all epochs of the whole training, theirs and ours, and after them those of the epochs
             that were replayed.
@@ -89,29 +89,33 @@ class Comparison:
 
 def largest(sizes: Mapping[str, float]) -> Difference:
     """The largest of the named sizes; NaN counts as the largest."""
-    where = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
+    where = max(sizes, key=lambda name: _nan_last(sizes[name]))
     return Difference(sizes[where], where)
 
 
-def comparison_text(comparison: Comparison) -> str:
+def _nan_last(size: float) -> float:
+    return math.inf if math.isnan(size) else size
+
+
+def result_text(result: ReplayResult) -> str:
     """Settings, differences after some of the steps, decisions, and the verdict."""
-    repository, steps = comparison.repository, comparison.steps
+    repository, steps = result.repository, result.steps
     lines = [
         f"theirs: {repository.title}, {repository.path.name} {' '.join(repository.words)}",
         f"ours: train.py {' '.join(repository.our_words)}",
-        f"hyper-parameters ({', '.join(comparison.settings)}) that differ, theirs / ours: "
-        f"{_listed(comparison.different_settings)}",
+        f"hyper-parameters ({', '.join(result.settings)}) that differ, theirs / ours: "
+        f"{_listed(result.different_settings)}",
         "learning rates (of all epochs of the training, and of the replay's) that differ, theirs / ours: "
-        f"{_listed(comparison.different_rates)}",
+        f"{_listed(result.different_rates)}",
     ]
     if repository.note:
         lines.append(f"known difference: {repository.note}")
     lines.append(f"{'step':>6}  {'absolute':>8}  {'relative':>8}  tensor of the largest relative difference")
     lines += [_line(step) for step in steps if step.step in SHOWN or step is steps[-1] or step.step % 100 == 0]
-    lines += [_decision(name, comparison) for name in steps[0].theirs]
-    first = comparison.first_decision
+    lines += [_decision(name, result) for name in steps[0].theirs]
+    first = result.first_decision
     lines.append(f"first step at which a decision differs: {'none' if first is None else f'{first[0]}, {first[1]}'}")
-    lines.append(_verdict(comparison))
+    lines.append(_verdict(result))
     return "\n".join(lines)
 
 
@@ -119,21 +123,21 @@ def _line(step: StepComparison) -> str:
     return f"{step.step:6}  {step.absolute.size:8.1e}  {step.relative.size:8.1e}  {step.relative.where}"
 
 
-def _decision(name: str, comparison: Comparison) -> str:
-    steps = comparison.steps
+def _decision(name: str, result: ReplayResult) -> str:
+    steps = result.steps
     count = sum(step.theirs[name] for step in steps)
     ours = sum(step.ours.get(name, False) for step in steps)
     warning = "" if 0 < count < len(steps) else "; WARNING: only one of the two cases was compared"
     return f"{name}: in {count} of {len(steps)} steps, ours in {ours}{warning}"
 
 
-def _verdict(comparison: Comparison) -> str:
-    largest = max((step.absolute for step in comparison.steps), key=lambda difference: difference.size)
+def _verdict(result: ReplayResult) -> str:
+    largest = max((step.absolute for step in result.steps), key=lambda difference: _nan_last(difference.size))
     where = f"largest difference of all steps {largest.size:.1e} in {largest.where}"
-    if comparison.agrees:
-        return f"agree within a relative {comparison.tolerance:g} after every step; {where}"
-    first = comparison.first_above
-    when = f", first above {comparison.tolerance:g} after step {first.step}" if first else ""
+    if result.agrees:
+        return f"agree within a relative {result.tolerance:g} after every step; {where}"
+    first = result.first_above
+    when = f", first above {result.tolerance:g} after step {first.step}" if first else ""
     return f"DIFFER; {where}{when}"
 
 
