@@ -295,7 +295,8 @@ def test_the_process_and_the_checkout_stay_as_they_were(tmp_path: Path) -> None:
     [
         ("def valid", "def evaluate", "it has no valid"),
         ("optimizer, scheduler, writer", "optimiser, scheduler, writer", "no argument optimizer"),
-        ('"--random_seed"', '"--seed"', "raised|arguments"),
+        ('"--random_seed"', '"--seed"', "parser has no random_seed"),
+        ('"--train"', '"--practise"', "does not take the arguments"),
         ("from solver import", "from models.solver import", "models.solver"),
         ("model.train()", "model.to_train()", "AttributeError"),
         ("in dataloader:", "in range(0):", "took 0 of 24 batches"),

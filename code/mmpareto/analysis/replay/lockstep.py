@@ -179,7 +179,7 @@ def replay(against: Path, conditions: ReplayConditions) -> ReplayResult:
             interface than `ReleasedRepository` states.
     """
     repository = recognise(against, conditions.fusion)
-    settings = parse([*repository.our_words, "--gpu_ids", "cpu"]).settings
+    settings = parse([*repository.our_arguments.split(), "--gpu_ids", "cpu"]).settings
     schedule = ScheduleOnly()
     arguments = repository.run(schedule, [])
     optimizer = make_optimizer(settings, nn.Linear(1, 1))

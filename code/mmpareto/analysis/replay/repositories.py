@@ -5,6 +5,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -67,9 +68,11 @@ class ReleasedRepository(abc.ABC):
     """Name of CREMA-D's class in the script."""
     required: ClassVar[tuple[str, ...]] = ()
     """Further names that the script must have."""
-    words: tuple[str, ...]
+    options: ClassVar[tuple[str, ...]] = ("batch_size", "epochs", "random_seed")
+    """Options that its argument parser must have."""
+    arguments: str
     """Arguments of their script."""
-    our_words: tuple[str, ...]
+    our_arguments: str
     """Arguments of train.py that stand for the same run."""
     fusions: ClassVar[Mapping[str, str]]
     """Their name of a fusion → ours."""
@@ -125,7 +128,7 @@ class ReleasedRepository(abc.ABC):
         Raises:
             InputError: the checkout has another interface, or its code raises an exception.
         """
-        with imported(self.path) as module, command_line(self.path, [*self.words, *more]):
+        with imported(self.path) as module, command_line(self.path, [*self.arguments.split(), *more]):
             self._check(module)
             arguments = self._arguments(module)
             self._replace(module, loader)
@@ -168,9 +171,13 @@ class ReleasedRepository(abc.ABC):
 
     def _arguments(self, module: Any) -> argparse.Namespace:
         try:
-            return module.get_arguments()
+            arguments = module.get_arguments()
         except SystemExit:
-            raise self._differs(f"it does not take the arguments {' '.join(self.words)}") from None
+            raise self._differs(f"it does not take the arguments {' '.join(sys.argv[1:])}") from None
+        lacking = [name for name in self.options if not hasattr(arguments, name)]
+        if lacking:
+            raise self._differs(f"its argument parser has no {', '.join(lacking)}")
+        return arguments
 
     def _differs(self, how: str) -> InputError:
         return InputError(
@@ -190,17 +197,8 @@ class MMParetoRepository(ReleasedRepository):
     script = ("code/MMPareto.py", "MMPareto.py")
     dataset = "AVDataset_CD"
     required = ("MinNormSolver",)
-    words: tuple[str, ...] = ("--dataset", "CREMAD", "--train")
-    our_words: tuple[str, ...] = (
-        "--dataset",
-        "cremad",
-        "--method",
-        "mmpareto",
-        "--variant",
-        "released",
-        "--recipe",
-        "released",
-    )
+    arguments = "--dataset CREMAD --train"
+    our_arguments = "--dataset cremad --method mmpareto --variant released --recipe released"
     fusions: ClassVar[Mapping[str, str]] = {"concat": "concat"}
     names = RELEASED_NAMES
 
@@ -241,15 +239,16 @@ class DGLRepository(ReleasedRepository):
     title = "shicaiwei123/ICCV2025-GDL"
     script = ("main_dgl.py",)
     dataset = "CramedDataset"
+    options = (*ReleasedRepository.options, "alpha", "lr_decay_step")
     # As in its cramed_dgl.sh; α is the parser's default.
-    words: tuple[str, ...] = ("--dataset", "CREMAD", "--train", "--ckpt_path", "results", "--learning_rate", "0.002")
-    our_words: tuple[str, ...] = ("--dataset", "cremad", "--method", "dgl", "--recipe", "dgl")
+    arguments = "--dataset CREMAD --train --ckpt_path results --learning_rate 0.002"
+    our_arguments = "--dataset cremad --method dgl --recipe dgl"
     fusions: ClassVar[Mapping[str, str]] = {"concat": "concat", "sum": "sum", "film": "bilinear", "gated": "gated"}
 
     def __init__(self, folder: Path, fusion: str = "concat") -> None:
         super().__init__(folder, fusion)
-        self.words = (*self.words, "--fusion_method", fusion)
-        self.our_words = (*self.our_words, "--fusion", self.fusions[fusion])
+        self.arguments += f" --fusion_method {fusion}"
+        self.our_arguments += f" --fusion {self.fusions[fusion]}"
         if fusion == "concat":
             self.untrained = ("fusion_module.fc_auxi",)
         if fusion == "gated":
@@ -298,7 +297,10 @@ class DGLRepository(ReleasedRepository):
         """As in the base class, with the decay of the learning rate as many epochs earlier in both, in their third."""
         words, settings = super().shortened(arguments, settings, epochs)
         milestone = 3
-        earlier = ast.literal_eval(arguments.lr_decay_step)[0] - milestone
+        try:
+            earlier = ast.literal_eval(arguments.lr_decay_step)[0] - milestone
+        except (ValueError, SyntaxError, TypeError):
+            raise self._differs(f"its --lr_decay_step {arguments.lr_decay_step} is no list of epochs") from None
         step = max(1, settings.lr_decay_step - earlier)
         return [*words, "--lr_decay_step", f"[{milestone}]"], dataclasses.replace(settings, lr_decay_step=step)
 

@@ -101,8 +101,8 @@ def result_text(result: ReplayResult) -> str:
     """Settings, differences after some of the steps, decisions, and the verdict."""
     repository, steps = result.repository, result.steps
     lines = [
-        f"theirs: {repository.title}, {repository.path.name} {' '.join(repository.words)}",
-        f"ours: train.py {' '.join(repository.our_words)}",
+        f"theirs: {repository.title}, {repository.path.name} {repository.arguments}",
+        f"ours: train.py {repository.our_arguments}",
         f"hyper-parameters ({', '.join(result.settings)}) that differ, theirs / ours: "
         f"{_listed(result.different_settings)}",
         "learning rates (of all epochs of the training, and of the replay's) that differ, theirs / ours: "
