@@ -149,7 +149,12 @@ def test_the_stand_in_is_prepared_with_its_derived_folders(preparations: list[di
         stand_in.prepare(folder)
     assert [str(options["out"]) for options in preparations] == missing
     assert [options["fps"] for options in preparations] == [1, 3, 1, 3]
-    assert [[*options["audio"]] for options in preparations] == [["fbank"], ["fbank"], ["spectrogram"], ["fbank"]]
+    assert [tuple(options["audio"]) for options in preparations] == [
+        ("fbank",),
+        ("fbank",),
+        ("spectrogram",),
+        ("fbank",),
+    ]
     assert [options["clips"] for options in preparations] == [420, QUICK_STAND_IN["clips"], 420, 30]
     assert (preparations[3]["actors"], preparations[3]["seed"]) == (5, 7)  # the same clips
     stand_in.prepare("mine-fps3")  # does nothing, as another process may have been faster

@@ -214,6 +214,18 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
         run.clip_results("validation")
 
 
+def test_clips_that_training_dropped_are_left_out(tmp_path: Path) -> None:
+    """evaluate.py evaluates all test clips, training with --drop_last all the first ones only."""
+    run = finished(tmp_path / "a", accuracy=0.5)
+    write_clips(run.folder, [True, False] * 8 + [True] * 4)
+    config = json.loads((run.folder / "config.json").read_text())
+    config["arguments"]["drop_last"] = "all"
+    config["data"] |= {"clips": {"test": 16}, "available": {"test": 20}}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    results = FinishedRun(run.folder).clip_results("validation")
+    assert results.clips == tuple(f"clip{n}" for n in range(16)) and results.correct["joint"].mean() == 0.5
+
+
 def test_a_score_is_correct_if_its_sign_is(tmp_path: Path) -> None:
     path = tmp_path / "per_clip.csv"
     path.write_text("clip,score,joint,text\na,1.0,0.2,-1\nb,-2.0,0.1,-1\nc,0,-0.5,0.3\n")

@@ -78,7 +78,7 @@ class GradientRecorder:
 
     Arguments:
         settings, network, method: of the run. Without `record_gradients`, every method does nothing.
-        samples: number of samples in the training set.
+        samples: number of samples per epoch.
     """
 
     def __init__(self, settings: Settings, samples: int, network: MultimodalNetwork, method: Method) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from mmpareto.analysis.finished_run import identity
-from mmpareto.analysis.labels import NAMES, label
 from mmpareto.analysis.tables import choices, stand_in
 from mmpareto.analysis.tables.cells import Cell, make_cells
 from mmpareto.analysis.tables.definitions import (
@@ -30,6 +29,7 @@ from mmpareto.data.cgmnist import CHANNELS
 from mmpareto.data.mmsa_files import MODALITIES
 from mmpareto.data.modelnet40 import VIEWS
 from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import NAMES, label
 from mmpareto.training.settings import Settings, parse, to_config
 
 GRIDS = [name for name, table in TABLES.items() if table.columns]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mmpareto.analysis.labels import name_of, value_text
 from mmpareto.data import DATASETS
 from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import name_of, value_text
 from mmpareto.training.method_options import read_options
 from mmpareto.training.settings import Settings
 

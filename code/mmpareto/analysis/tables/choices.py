@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.analysis.labels import method_class
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row, unimodal_rows
 from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
 from mmpareto.models import ENCODERS
 from mmpareto.registry import Registry
+from mmpareto.training.method_labels import method_class
 from mmpareto.training.method_options import method_name, variant_name
 
 

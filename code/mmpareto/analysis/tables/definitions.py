@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from mmpareto.analysis.labels import NAMES, name_of, value_text
+from mmpareto.training.method_labels import NAMES, name_of, value_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Table:
 
 
 def method_row(method: str, variant: str | None = None, *, recipe: str | None = None, **settings: Any) -> Row:
-    """The row of a method, with the label that its runs have in plots (`labels.label`).
+    """The row of a method, with the label that its runs have in plots (`method_labels.label`).
 
     Arguments:
         variant: only if it is not the method's default, which a label does not mention.

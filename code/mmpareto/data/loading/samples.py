@@ -1,5 +1,6 @@
 """A split of a prepared data set, as a PyTorch data set."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,13 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def first(self, samples: int) -> "PreparedDataset":
+        """The same data set, with its first samples only."""
+        part = copy.copy(self)
+        part.names, part.labels = self.names[:samples], self.labels[:samples]
+        part._indices, part.scores = self._indices[:samples], self.scores[:samples]
+        return part
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """Return the sample at `index`, or (epoch, index); a plain index means epoch 0."""

@@ -40,8 +40,8 @@ class MMPareto(Method):
     Arguments:
         gamma: γ > 0, the boost.
         weights: "parameter" or "encoder": group over which the inner product and α are computed.
-        rescale: "parameter" or "encoder": group over which λ is computed; "none": no λ, the magnitude that min-norm
-            weights leave.
+        rescale: "parameter" or "encoder": group over which λ is computed; "none": no λ, so that h has the magnitude
+            that min-norm weights leave. The groups that may be stationary are then those of `weights`.
         boost: "conflict": γ applies in conflict; "always": γ applies everywhere.
         zero_is_conflict: whether ⟨g_m, g_u⟩ = 0 counts as a conflict (unless a gradient is zero), as in the released
             code.
