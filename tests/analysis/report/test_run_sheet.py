@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
+from mmpareto.analysis.report import embedded_plots
 from mmpareto.analysis.report.published import published_tables
 from mmpareto.analysis.report.run_sheet import make_run_sheet
 from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetPart, SheetRow
@@ -363,3 +364,12 @@ def test_without_outcomes_all_cells_are_empty() -> None:
 def test_the_number_of_cells_must_match_the_columns() -> None:
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Sheet("t", "q", [SheetColumn("a"), SheetColumn("b")], [SheetRow("r", [SheetCell("1")])])
+
+
+def test_curves_with_labels_too_long_for_a_legend_are_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = runs_of(tmp_path, UNIFORM, [0.7]) + runs_of(tmp_path, MMPARETO, [0.75])
+    monkeypatch.setattr(embedded_plots, "LEGEND_LIMIT", len("Uniform"))  # MMPareto's is longer
+    (plot,) = make_run_sheet(table_of(MMPARETO), outcomes, "validation", plots=True).plots
+    assert "figures.py" in plot.caption and not plot.svg

@@ -39,6 +39,7 @@ WIDTH = 7.0  # inches: both columns of a page
 FONT, SMALL = 8.0, 6.5  # points, in print: nothing needs to be scaled
 BAND = 0.18  # opacity
 MARKERS = 10  # per line
+LEGEND_WIDTH = 42  # characters per line of a label
 LINE_SPACING = 1.3
 MARGIN = 0.08  # inches
 EM, BOLD_EM = 0.54, 0.64  # width of a character over the font size, a little above the average
@@ -176,11 +177,11 @@ def draw_band(
 
 
 def legend(axes: Axes, others: Iterable[Axes] = ()) -> None:
-    """Draw one legend for the lines of these panels, beside the last panel `axes`."""
+    """Draw one legend for the lines of these panels, beside the last panel `axes`; long labels are wrapped."""
     named: dict[str, Any] = {}
     for panel in (*others, axes):
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
+            named.setdefault(textwrap.fill(label, LEGEND_WIDTH), handle)
     if named:
         axes.legend([*named.values()], [*named], loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
 

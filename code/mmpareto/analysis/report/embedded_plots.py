@@ -20,6 +20,7 @@ from mmpareto.analysis.report.sheet import Plot
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.errors import InputError
 
+LEGEND_LIMIT = 60  # characters of a line's label, beyond which a legend leaves no room for the curves
 PLOTS: dict[str, Callable[[Sequence[SeedGroup]], Figure]] = {
     "Accuracy over training": accuracy_plot,
     "Gap between training and test": gap_plot,
@@ -41,6 +42,10 @@ def embedded_plots(table: Table, results: Results) -> list[Plot]:
             groups = group_runs(runs.values()) if runs else []
         except InputError as error:
             plots.append(Plot(f"Curves{suffix}", f"Not drawn: {error}", ""))
+            continue
+        if any(len(group.label) > LEGEND_LIMIT for group in groups):
+            reason = "these runs differ in more settings than a legend can name; give some of them to code/figures.py."
+            plots.append(Plot(f"Curves{suffix}", f"Not drawn: {reason}", ""))
             continue
         for title, draw in PLOTS.items() if groups else ():
             try:
