@@ -24,6 +24,7 @@ DGL_CODE = "released DGL code (shicaiwei123/ICCV2025-GDL)"
 NOT_IN_DGL = f"as {RELEASED_CODE}; both descend from OGM-GE's code"
 OGM_CODE = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022): three frames per clip on Kinetics-Sounds"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
+AV_DIGITS = "chosen here, sized for two CPU cores; no publication uses this data set"
 CHOSEN = "chosen here; the sources do not say"
 CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two CPU cores"
 
@@ -98,6 +99,7 @@ def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
 
 _THREE_FRAMES = {"frames": 3}
 _DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
+_AV_DIGITS = _DIGITS | {"learning_rate": 0.01, "epochs": 30}
 _SEQUENCES = {
     "encoder": "transformer",
     "optimizer": "adam",
@@ -114,6 +116,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "dgl": _over(_DGL, f"{DGL_CODE}, on Kinetics-Sounds", audio="fbank", audio_frames=1024, **_THREE_FRAMES),
     },
     "cgmnist": _released_and_paper(DIGITS, **_DIGITS),
+    "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),
