@@ -3,7 +3,7 @@
 A small audio-visual set of real recordings and images that anyone can have in a minute. Prepared:
 
     stat.csv, train.csv, test.csv    classes 0 … 9; a sample is named <recording>+<index of its image in MNIST's part>
-    arrays/{train,test}_audio.npy    float32 (N, 1, 64, 40): `log_mel`
+    arrays/{train,test}_audio.npy    float32 (N, 1, 40, 40): `log_mel`
     arrays/{train,test}_visual.npy   uint8 (N, 1, 28, 28)
 
 FSDD's own split is by the number of a recording, so that all six speakers are in both parts (its README: "recordings
@@ -72,9 +72,9 @@ SPLITS = ("official", "speaker")
 TEST_SPEAKER = "yweweler"  # the last by name
 
 RATE = 8000  # of the recordings, in hertz
-FRAMES, MEL_BINS = 64, 40  # 64 windows of 25 ms every 12.5 ms cover 0.81 s: all of 98% of the recordings
-SHIFT_MS = 12.5
-LOG_MEL_MEAN, LOG_MEL_STD = -6.13, 3.84  # of the training recordings of the official split
+FRAMES, MEL_BINS = 40, 40  # 40 windows of 25 ms every 20 ms cover 0.805 s: all of 98% of the recordings
+SHIFT_MS = 20
+LOG_MEL_MEAN, LOG_MEL_STD = -6.15, 3.84  # of the training recordings of the official split
 ARRAYS = "arrays"
 
 
@@ -110,7 +110,7 @@ class AVDigits(DatasetBuilder):
     title = "Audio-visual digits"
     download = DownloadInfo(
         size="3,000 recordings of six speakers, each with an image, ten classes; 2,700 for training, 300 for testing;\n"
-        "28 MB (FSDD 16, MNIST 12), 33 MB prepared",
+        "28 MB (FSDD 16, MNIST 12), 22 MB prepared",
         terms="FSDD: Creative Commons BY-SA 4.0; MNIST: Creative Commons BY-SA 3.0",
         page=f"{FSDD_PAGE} (FSDD, {FSDD_VERSION}), {MNIST_PAGE} (MNIST); --download gets both",
         raw="FSDD's <digit>_<speaker>_<number>.wav and MNIST's four IDX files (.gz or not), in any subfolders",
@@ -388,7 +388,7 @@ def log_mel(waveform: "torch.Tensor", rate: int) -> "torch.Tensor":
     """Log-mel filterbank of a short recording.
 
     As `features.filterbank` (Kaldi's, of the first channel, without its mean), but at the recordings' own 8 kHz, with
-    40 mel bins and a window every 12.5 ms. It is standardised by the mean and standard deviation of the training
+    40 mel bins and a window every 20 ms. It is standardised by the mean and standard deviation of the training
     recordings, and then cut or zero-padded: the padding has the mean's value.
 
     Arguments:
@@ -396,7 +396,7 @@ def log_mel(waveform: "torch.Tensor", rate: int) -> "torch.Tensor":
         rate: its sampling rate in hertz.
 
     Returns:
-        (64, 40), float32: frames, mel bins.
+        (40, 40), float32: frames, mel bins.
 
     Raises:
         InputError: the waveform is shorter than one window.

@@ -77,7 +77,7 @@ class CGMNIST(DatasetBuilder):
     title = "CG-MNIST"
     download = DownloadInfo(
         size="60,000 digits for training, 10,000 for testing; 12 MB (MNIST) and 165 MB (coloured), 220 MB prepared",
-        terms="see their pages",
+        terms="MNIST: Creative Commons BY-SA 3.0; coloured: see its page",
         page=f"{COLOURED_PAGE} (coloured), {MNIST_PAGE} (MNIST; --download gets it)",
         raw=f"{PUBLISHED} and MNIST's four IDX files (.gz or not), in any subfolder; or the four alone, which are\n"
         "then coloured by this program; or the coloured file alone, from which the gray digits are then computed",
