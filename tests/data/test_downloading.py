@@ -139,13 +139,14 @@ def test_avdigits_by_one_command(
     assert not [*(here / "raw").iterdir()]
 
     server.files["v1.tar.gz"] = fsdd_archive(recordings)
-    with pytest.raises(InputError, match=r"raw/fsdd does not hold the recordings of FSDD v1\.0\.10.*delete it"):
+    with pytest.raises(InputError, match=r"v1\.tar\.gz does not hold the recordings of v1\.0\.10"):
         prepare.main(["avdigits", "--download", "raw"])
+    assert not [*(here / "raw").iterdir()]
     monkeypatch.setattr(avdigits, "FSDD_SHA256", sha256sum(recordings))
     server.requests.clear()
     for _ in range(2):
         assert prepare.main(["avdigits", "--download", "raw"]) == 0
-    assert server.requests == [f"mnist/{name}" for name in mnist]  # the archive is there already
+    assert server.requests == ["v1.tar.gz", *(f"mnist/{name}" for name in mnist)]  # all of it once
     text = capsys.readouterr().out
     assert "recordings: those of FSDD v1.0.10" in text and "prepared before  80" in text
 

@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -183,7 +184,7 @@ class AVDigits(DatasetBuilder):
             title=cls.title,
             out=out,
             found=len(files) + sum(map(len, skipped.values())),
-            split=_checked_split(pairs, sentence, digest, digits),
+            split=_checked_split(pairs, sentence, split == "official", digest, digits),
             skipped=skipped,
             missing=[],
             outside=0,
@@ -221,23 +222,29 @@ class AVDigits(DatasetBuilder):
 
 
 def download_fsdd(folder: Path) -> None:
-    """Download the release to `folder`.tar.gz, unpack it to `folder`, and compare all recordings with those of it.
+    """Download the release to `folder`.tar.gz and unpack it to `folder`, unless that holds all its recordings already.
 
     Raises:
-        InputError: it cannot be downloaded or unpacked, or holds other recordings.
+        InputError: it cannot be downloaded or unpacked, the archive or `folder` holds other recordings, or another
+            process is downloading it.
     """
     archive = folder.with_name(f"{folder.name}.tar.gz")
-    download([FSDD_ARCHIVE], archive)
-    try:
-        unpacked(archive, folder)
-    except InputError:
-        archive.unlink()  # so that the next call does not find it again
-        raise
-    if recordings_digest(_find_recordings(folder, "FSDD")[0].values()) != FSDD_SHA256:
-        raise InputError(
-            f"{folder} does not hold the recordings of FSDD {FSDD_VERSION} (their checksum differs); delete it and"
-            f" {archive}, and download again."
-        )
+    with locked(folder.parent):
+        if _is_release(folder):
+            return
+        download([FSDD_ARCHIVE], archive)
+        try:
+            unpacked(archive, folder)
+            if not _is_release(folder):
+                shutil.rmtree(folder)
+                raise InputError(f"{FSDD_ARCHIVE} does not hold the recordings of {FSDD_VERSION} (by their checksum).")
+        except InputError:
+            archive.unlink()  # so that the next call does not find it again
+            raise
+
+
+def _is_release(folder: Path) -> bool:
+    return folder.is_dir() and recordings_digest(folder.rglob("*.wav")) == FSDD_SHA256
 
 
 def _find_recordings(raw: Path, title: str) -> tuple[dict[Recording, Path], dict[str, dict[str, str]]]:
@@ -297,7 +304,7 @@ def split_recordings(
     else:
         if test_speaker not in speakers:
             raise InputError(f"no recording is of --test_speaker {test_speaker}; they are of {', '.join(speakers)}.")
-        sentence = f"speaker-disjoint, not FSDD's own: {test_speaker} for testing, the other {len(speakers) - 1} not"
+        sentence = f"speaker-disjoint, not FSDD's own: {test_speaker} for testing, the others for training"
         test = {recording for recording in recordings if recording.speaker == test_speaker}
     parts: dict[Part, list[Recording]] = {
         "train": [recording for recording in recordings if recording not in test],
@@ -332,16 +339,16 @@ def pair(recordings: Sequence[Recording], labels: np.ndarray, part: Part, seed: 
 
 
 def _checked_split(
-    pairs: Mapping[Part, Sequence[Pair]], sentence: str, digest: str, digits: Mapping[Part, Digits]
+    pairs: Mapping[Part, Sequence[Pair]], sentence: str, own: bool, digest: str, digits: Mapping[Part, Digits]
 ) -> Split:
-    """Return the split, official if it is FSDD's own, of all its recordings and MNIST's images."""
+    """Return the split, official if it is FSDD's own, of all its recordings and of MNIST's images."""
     complete = digest == FSDD_SHA256
     counts = {part: np.bincount(digits[part].labels, minlength=len(CLASSES)) for part in digits}
     is_mnist = all(tuple(counts[part].tolist()) == MNIST_COUNTS[part] for part in counts)
     return Split(
         **{part: [sample.name for sample in samples] for part, samples in pairs.items()},
         sentence=sentence,
-        official=complete and is_mnist and sentence.startswith("FSDD's own"),
+        official=own and complete and is_mnist,
         checks=[
             f"recordings: {'' if complete else 'not '}those of FSDD {FSDD_VERSION} (SHA-256 {digest})",
             "images: MNIST's" if is_mnist else "images: other numbers of digits than MNIST",
