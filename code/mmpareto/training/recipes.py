@@ -99,7 +99,7 @@ def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
 
 _THREE_FRAMES = {"frames": 3}
 _DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
-_AV_DIGITS = _DIGITS | {"learning_rate": 0.05, "epochs": 30}
+_AV_DIGITS = _DIGITS | {"learning_rate": 0.01, "batch_size": 32, "epochs": 30, "scheduler": "step", "lr_decay_step": 20}
 _SEQUENCES = {
     "encoder": "transformer",
     "optimizer": "adam",
