@@ -67,10 +67,13 @@ def _check(dataset: Any, out: Path) -> bool:
 
 
 def _draw(dataset: Any, out: Path, sheet: Path) -> None:
+    from mmpareto.data.loading.layout import with_prepared_audio
     from mmpareto.data.preparation.sheet import contact_sheet
     from mmpareto.training.data import recipe_options
 
-    contact_sheet(dataset.open(out, "train", training=True, options=recipe_options(dataset.name)), dataset.title, sheet)
+    options = with_prepared_audio(recipe_options(dataset.name), out)
+    samples = dataset.open(out, "train", training=True, options=options)
+    contact_sheet(samples, samples.prepared.get("title", dataset.title), sheet)
     print(f"contact sheet    {sheet}")
 
 

@@ -38,7 +38,8 @@ def parser() -> ArgumentParser:
         choices=PROTOCOLS,
         default="validation",
         help="epoch that is reported: best on the validation set (default), last, or best on the test set (paper: "
-        "optimistic, as in the papers; trains on the whole training set)",
+        "optimistic, as in the papers; trains on the whole training set); not for bridge and bridge_dgl, whose rows "
+        "have their own",
     )
     compared.add_argument(
         "--quick",

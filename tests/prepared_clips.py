@@ -14,7 +14,11 @@ from mmpareto.data.loading.samples import PreparedDataset
 from PIL import Image
 
 OPTIONS = {field.name for field in dataclasses.fields(InputOptions)}
-SHAPES = {"fbank": ("audio", (1024, 128)), "spectrogram": ("audio_spectrogram", (257, 188))}
+SHAPES = {
+    "fbank": ("audio", (1024, 128)),
+    "spectrogram": ("audio_spectrogram", (257, 188)),
+    "waveform": ("audio_waveform", (40_000,)),  # 2.5 s
+}
 
 
 def open_clips(folder: Path, split: str, **given: Any) -> PreparedDataset:
@@ -53,6 +57,7 @@ def write_prepared(
             subfolder, shape = SHAPES[kind]
             (folder / subfolder).mkdir(parents=True, exist_ok=True)
             feature = torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+            feature = (3000 * feature).short() if kind == "waveform" else feature
             torch.save(feature, folder / subfolder / f"{clip}.pt")
         write_frames(folder / "visual" / clip, counts[number % len(counts)], size, random)
     (folder / "stat.csv").write_text("".join(f"{name}\n" for name in classes))

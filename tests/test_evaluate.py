@@ -401,7 +401,7 @@ def raw(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def prepared(raw: Path, folder: Path) -> Path:
     report = DATASETS["cremad"].prepare(
-        raw=raw, out=folder / "prepared", fps=2, audio=("fbank", "spectrogram"), split="random", workers=1
+        raw=raw, out=folder / "prepared", fps=2, audio=("fbank", "spectrogram", "waveform"), split="random", workers=1
     )
     assert report.complete
     return folder / "prepared"
@@ -419,7 +419,7 @@ def printed_probabilities(text: str) -> dict[str, list[float]]:
     return {head: [float(line[column]) for line in table] for column, head in enumerate(HEADS, start=1)}
 
 
-@pytest.mark.parametrize(("audio", "method"), [("fbank", "mmpareto"), ("spectrogram", "joint")])
+@pytest.mark.parametrize(("audio", "method"), [("fbank", "mmpareto"), ("spectrogram", "joint"), ("stft", "joint")])
 def test_a_raw_clip_gives_the_result_of_the_prepared_clip(
     raw: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], audio: str, method: str
 ) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import json
 import os
 import re
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 import prepare
 import pytest
 import raw_clips
+import torch
 from mmpareto import cli
 from mmpareto.errors import InputError
+from PIL import Image
 
 SCRIPT = Path(prepare.__file__)
 NAMES = raw_clips.names(actors=2)
@@ -41,6 +44,27 @@ def test_prepares_a_whole_data_set(raw, tmp_path, capsys):
     assert run(raw, out, "--audio", "both", "--fps", "3", "--split", "speaker") == 0
     text = capsys.readouterr().out
     assert re.search(r"prepared now +0 .*\nprepared before +24", text) and "speaker-disjoint split" in text
+
+
+def test_several_audio_files_are_prepared_checked_and_drawn(raw, tmp_path, capsys):
+    out = tmp_path / "cremad"
+    assert run(raw, out, "--audio", "waveform") == 0
+    assert run(raw, out, "--audio", "spectrogram", "waveform") == 0
+    assert json.loads((out / "prepared.json").read_text())["audio"] == ["spectrogram", "waveform"]
+    path = out / "audio_waveform" / f"{NAMES[0]}.pt"
+    samples = raw_clips.read_wav(raw / "AudioWAV" / f"{NAMES[0]}.wav")[0][0]
+    waveform = torch.load(path, weights_only=True)
+    assert waveform.dtype == torch.int16 and waveform.tolist() == samples.tolist()
+
+    capsys.readouterr()
+    assert prepare.main(["cremad", "--out", str(out), "--check", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "wrong            0" in capsys.readouterr().out
+    assert Image.open(tmp_path / "sheet.png").width == 1200
+    torch.save(waveform.float(), path)
+    assert prepare.main(["cremad", "--out", str(out), "--check"]) == 1
+    text = capsys.readouterr().out
+    assert f"{path} contains torch.float32 ({len(samples)},) instead of an int16 tensor (samples,)" in text
+    assert f"audio_waveform/{NAMES[0]}.pt has changed" in text
 
 
 def test_skipped_clips_exit_with_1_unless_missing_is_allowed(raw, tmp_path, capsys):

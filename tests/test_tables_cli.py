@@ -69,6 +69,7 @@ def test_tables_are_listed_without_torch(words: list[str]) -> None:
         (["main", "--quick"], "use it with --dataset synthetic"),
         (["main", "--quick", "--dataset", "synthetic", "cremad"], "use it with --dataset synthetic"),
         (["cost", "--quick"], "use it with --dataset synthetic"),
+        (["bridge", "--protocol", "last"], "table 'bridge' goes from one protocol to another: leave --protocol out"),
         (["main", "--gpu_ids", "99"], "--gpu_ids names GPU 99"),
         (["main", "--", "--ckpt_path", "x"], "--ckpt_path after the -- is set by the table"),
         (["main", "--", "--image_sise", "48"], "unknown flag --image_sise. Did you mean --image_size?"),
@@ -148,7 +149,12 @@ def test_the_stand_in_is_prepared_with_its_derived_folders(preparations: list[di
         stand_in.prepare(folder)
     assert [str(options["out"]) for options in preparations] == missing
     assert [options["fps"] for options in preparations] == [1, 3, 1, 3]
-    assert [options["audio"] for options in preparations] == [("fbank",), ("fbank",), ("spectrogram",), ("fbank",)]
+    assert [tuple(options["audio"]) for options in preparations] == [
+        ("fbank",),
+        ("fbank",),
+        ("spectrogram",),
+        ("fbank",),
+    ]
     assert [options["clips"] for options in preparations] == [420, QUICK_STAND_IN["clips"], 420, 30]
     assert (preparations[3]["actors"], preparations[3]["seed"]) == (5, 7)  # the same clips
     stand_in.prepare("mine-fps3")  # does nothing, as another process may have been faster
@@ -210,14 +216,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_prepared_data_to_a_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A minimal training run and its report, which is then written again without training."""
     write_prepared(here / "data" / "cremad", train=12, test=6, frames=1)
-    words = ["main", "--dataset", "cremad", "--methods", "uniform", "--seeds", "3", "--slots", "2"]
+    words = ["multitask", "--dataset", "cremad", "--methods", "uniform", "--seeds", "3", "--slots", "2"]
     small = "--encoder tiny --image_size 32 --frames 1 --audio_frames 64 --audio_pool 2 4 --batch_size 4 --epochs 1"
     small += " --val_fraction 0.4 --use_tensorboard false"
     assert tables.main([*words, "--", *small.split()]) == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
     (run,) = (here / "runs").glob("cremad-uniform-*-seed3")
     assert f"[1/1] Uniform, CREMA-D, seed 3: starts in runs/{run.name}" in printed
-    report = here / "runs" / "tables" / "main-cremad"
+    report = here / "runs" / "tables" / "multitask-cremad"
     assert written(report) == set(REPORT)
     for name in ("best", "last"):
         with (run / f"evaluation-test-{name}" / "per_clip.csv").open() as file:

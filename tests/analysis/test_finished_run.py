@@ -12,7 +12,7 @@ from made_runs import SETTINGS, accuracies, options_of, write_gradients, write_r
 from mmpareto.analysis.finished_run import FinishedRun, identity, read_clip_results
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
-from mmpareto.training.settings import parse, to_config
+from mmpareto.training.settings import parse, to_config, whole_arguments
 
 CLIPS = "clip,class,joint,joint_a,joint_b,audio,audio_a,audio_b\n"
 
@@ -72,7 +72,8 @@ def test_identity_contains_only_what_the_result_depends_on(tmp_path: Path) -> No
     assert FinishedRun(write_run(tmp_path / "b", accuracies(1), **irrelevant)).identity == run.identity
     for number, other in enumerate(({"random_seed": 1}, {"epochs": 9}, {"fusion": "film"}, {"fingerprint": "f"})):
         assert FinishedRun(write_run(tmp_path / str(number), accuracies(0), **other)).identity != run.identity
-    assert run.identity == identity(SETTINGS | {"fused": False}, "0123456789abcdef")
+    assert run.identity == identity(whole_arguments({"arguments": SETTINGS}), "0123456789abcdef")
+    assert run.identity["fused"] is False and run.identity["options"] == {"encoder_scale": 1.0}  # added since the run
 
 
 def test_history_and_series(tmp_path: Path) -> None:
@@ -211,6 +212,18 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
     write_clips(run.folder, [True, False] * 10)
     with refused("0.5000.*0.9000 in epoch 2", run.folder):
         run.clip_results("validation")
+
+
+def test_clips_that_training_dropped_are_left_out(tmp_path: Path) -> None:
+    """evaluate.py evaluates all test clips, training with --drop_last all the first ones only."""
+    run = finished(tmp_path / "a", accuracy=0.5)
+    write_clips(run.folder, [True, False] * 8 + [True] * 4)
+    config = json.loads((run.folder / "config.json").read_text())
+    config["arguments"]["drop_last"] = "all"
+    config["data"] |= {"clips": {"test": 16}, "available": {"test": 20}}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    results = FinishedRun(run.folder).clip_results("validation")
+    assert results.clips == tuple(f"clip{n}" for n in range(16)) and results.correct["joint"].mean() == 0.5
 
 
 def test_a_score_is_correct_if_its_sign_is(tmp_path: Path) -> None:

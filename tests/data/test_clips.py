@@ -3,12 +3,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import librosa
 import numpy as np
 import pytest
+import raw_clips
 import torch
 from mmpareto.data.loading import sources
 from mmpareto.data.loading.batches import Batch, make_loader, to_device
 from mmpareto.data.loading.layout import read_frame
+from mmpareto.data.loading.options import FEATURE_FILES, options_of
 from mmpareto.data.loading.samples import prepare_input
 from PIL import Image
 from prepared_clips import open_clips, write_prepared
@@ -21,7 +24,10 @@ TOLERANCE = 1  # of 255: the two libraries round differently when they resize
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_prepared(
-        tmp_path_factory.mktemp("prepared"), frames=[4, 7, 1, 2, 3, 10], audio=("fbank", "spectrogram"), size=(60, 80)
+        tmp_path_factory.mktemp("prepared"),
+        frames=[4, 7, 1, 2, 3, 10],
+        audio=("fbank", "spectrogram", "waveform"),
+        size=(60, 80),
     )
 
 
@@ -135,6 +141,7 @@ def test_options_shape_the_inputs(folder: Path) -> None:
     torch.testing.assert_close(inputs["audio"], pooled)
     spectrogram = open_clips(folder, "test", training=False, audio="spectrogram")
     assert spectrogram[0][0]["audio"].shape == (1, 257, 188)
+    assert open_clips(folder, "test", training=False, audio="stft")[0][0]["audio"].shape == (1, 129, 626)
     cut = open_clips(folder, "test", training=False, audio="spectrogram", audio_frames=100)
     assert torch.equal(cut[0][0]["audio"], spectrogram[0][0]["audio"][:, :, :100])
     pooled = open_clips(folder, "test", training=False, audio="spectrogram", audio_pool=(4, 2))[0][0]["audio"]
@@ -146,11 +153,16 @@ def test_options_shape_the_inputs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"audio": "spectrogram", "frames": 3}, {"image_size": 32, "audio_frames": 400, "audio_pool": (2, 2)}],
+    [
+        {},
+        {"audio": "spectrogram", "frames": 3, "frame_choice": "spread"},
+        {"audio": "stft", "audio_frames": 600, "audio_pool": (3, 1)},
+        {"image_size": 32, "audio_frames": 400, "audio_pool": (2, 2), "frame_choice": "first"},
+    ],
 )
 def test_prepare_input_equals_the_prepared_sample(folder: Path, options: dict[str, Any]) -> None:
     dataset = open_clips(folder, "train", training=False, **options)
-    features = {"fbank": "audio", "spectrogram": "audio_spectrogram"}[dataset.description["audio"]]
+    features = FEATURE_FILES[dataset.description["audio"]].folder
     for index, available in enumerate([4, 7, 1, 2, 3, 10]):
         clip = dataset.names[index]
         frames = [read_frame(folder, clip, number) for number in range(1, available + 1)]
@@ -158,6 +170,68 @@ def test_prepare_input_equals_the_prepared_sample(folder: Path, options: dict[st
         expected = dataset[index][0]
         assert list(inputs) == list(expected) == list(dataset.channels)
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_the_frames_of_a_short_clip_are_as_chosen_with_and_without_a_cache(folder: Path) -> None:
+    """Clip 4 has three frames."""
+    for cache in (False, True):
+        for choice, numbers in (("spread", (1, 3)), ("released", (1, 2)), ("first", (1, 2))):
+            dataset = open_clips(folder, "train", training=False, image_size=60, frame_choice=choice, cache=cache)
+            expected = [sources.resized(read_frame(folder, "clip_004", number), 60) for number in numbers]
+            assert torch.equal(dataset[4].inputs["visual"], torch.stack(expected)), (choice, cache)
+    training = open_clips(folder, "train", training=True, image_size=60, frame_choice="first", crop_scale=(0.1, 0.2))
+    assert not torch.equal(training[0, 5].inputs["visual"], training[1, 5].inputs["visual"])  # crops are random
+
+
+class FixedStart:
+    """A generator that draws one given number, and records the range."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def integers(self, low: int, high: int, endpoint: bool) -> int:
+        self.range = (low, high, endpoint)
+        return self.number
+
+
+@pytest.mark.parametrize("samples", [40_000, 161_234, 1_000])
+@pytest.mark.parametrize("start", [0, 31_415, 80_000])
+def test_the_stft_matches_librosa_on_the_samples_that_dgl_would_read(samples: int, start: int) -> None:
+    waveform = torch.from_numpy(raw_clips.noise(samples / 16_000, seed=start)[0, :samples])
+    tiled = waveform.numpy() / np.float32(32_768)
+    while len(tiled) / 16_000 < 10.0:
+        tiled = np.tile(tiled, 2)
+    chosen = tiled[start : start + 16_000 * 5]
+    expected = np.log(np.abs(librosa.stft(chosen, n_fft=256, hop_length=128, pad_mode="reflect")) + 1e-7)
+    draw = FixedStart(start)
+    result = sources.random_stft(waveform, draw)
+    assert draw.range == (0, 80_000, True)  # random.randint(0, 5 · rate) of the sources includes both ends
+    assert result.shape == (129, 626) and result.dtype == torch.float32
+    np.testing.assert_allclose(result.exp().numpy(), np.exp(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_the_stft_begins_at_random_in_training_and_where_the_clip_says_in_testing(folder: Path) -> None:
+    training = open_clips(folder, "train", training=True, audio="stft", image_size=24)
+    read = [training[epoch, 0].inputs["audio"] for epoch in (0, 1, 0)]
+    assert torch.equal(read[0], read[2]) and not torch.equal(read[0], read[1])
+    testing = [open_clips(folder, "train", training=False, audio="stft", image_size=24, seed=seed) for seed in (0, 1)]
+    assert torch.equal(testing[0][0].inputs["audio"], testing[1][5, 0].inputs["audio"])
+    time = np.arange(160_000) / 16_000
+    chirp = np.sin(np.pi * 800 * time**2)  # its frequency in hertz is 800 times the time
+    begins = []
+    for loudness in range(1000, 1040):  # 40 clips
+        feature = sources.random_stft(torch.from_numpy((loudness * chirp).astype(np.int16)), None)
+        begins.append(int(feature[:, 8].argmax()) * 16_000 / 256 / 800 - 8 * 128 / 16_000)
+    assert -0.1 < min(begins) < 1 and 4 < max(begins) < 5.1 and 1.5 < np.mean(begins) < 3.5  # seconds
+
+
+def test_a_description_of_before_frame_choice_means_spread(folder: Path) -> None:
+    description = open_clips(folder, "train", training=False, image_size=24).description
+    assert options_of(description).frame_choice == "released"
+    del description["frame_choice"]
+    frames = [torch.full((3, 9, 9), number, dtype=torch.uint8) for number in (1, 2, 3)]
+    visual = prepare_input(description, torch.zeros(1024, 128), frames)["visual"]
+    assert visual[:, 0, 0, 0].tolist() == [1, 3]
 
 
 def test_the_description_survives_weights_only_loading(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import raw_clips
 import torch
 import torchaudio.compliance.kaldi
-from mmpareto.data.raw.features import FEATURES, filterbank, resample, spectrogram
+from mmpareto.data.raw.features import FEATURES, filterbank, mono_samples, resample, spectrogram
 from mmpareto.data.raw.media import read_audio
 from mmpareto.errors import InputError
 
@@ -68,3 +68,26 @@ def test_features_of_silence_are_finite():
 def test_the_filterbank_resamples_to_16_khz():
     waveform = torch.from_numpy(raw_clips.noise(1.0, channels=2, rate=44_100) / 32_768).float()
     assert torch.equal(FEATURES["fbank"].of(waveform, 44_100), filterbank(resample(waveform, 44_100, 16_000), 16_000))
+
+
+def test_the_waveform_of_a_wav_at_16_khz_is_its_samples(tmp_path):
+    """Their mean, where there are two channels: the sources write the channels and average them when they load."""
+    for channels in (1, 2):
+        raw_clips.write_wav(tmp_path / "a.wav", raw_clips.noise(0.7, channels=channels))
+        samples, _ = raw_clips.read_wav(tmp_path / "a.wav")
+        result = mono_samples(*read_audio(tmp_path / "a.wav"))
+        assert result.dtype == torch.int16
+        assert np.abs(result.numpy() - samples.astype(float).mean(0)).max() <= (0 if channels == 1 else 0.5)
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000, 11_025])
+def test_the_waveform_is_resampled_to_16_khz_and_rounded(rate):
+    def tones(at, seconds=2):
+        time = np.arange(seconds * at) / at
+        return 0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 3000 * time)
+
+    result = mono_samples(torch.from_numpy(tones(rate)).float().expand(2, -1), rate).numpy()
+    assert len(result) == 32_000
+    assert np.abs(result - 32_768 * tones(16_000))[200:-200].max() < 2
+    loud = mono_samples(1.5 * torch.ones(1, rate), rate)
+    assert loud.max() == 32_767  # clipped, not wrapped around

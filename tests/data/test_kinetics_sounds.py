@@ -2,12 +2,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import prepare
 import pytest
 import raw_mp4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmpareto.data import kinetics_sounds
-from mmpareto.data.kinetics_sounds import KineticsSounds, class_names, clip_in, read_lists
+from mmpareto.data.kinetics_sounds import DGL_CLASSES, KineticsSounds, class_names, clip_in, find_by_folders, read_lists
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.errors import InputError
@@ -152,3 +153,78 @@ def test_a_clip_without_sound_is_skipped(raw, tmp_path):
         "no audio": {"--4-0ihtnBU_000058_000068": report.skipped["no audio"][TRAIN[0].split(",")[0]]}
     }
     assert report.prepared == 4
+
+
+# Kinetics-400's folders, and DGL's 33 classes
+
+
+def write_kinetics(raw, test_folder="val", underscores=True):
+    """One clip of 3 s per class and part, and a class that is not among the 33."""
+    paths = []
+    for part in ("train", test_folder):
+        for number, label in enumerate([*DGL_CLASSES, "abseiling"]):
+            folder = label.replace(" ", "_") if underscores else label
+            paths.append(raw / part / folder / f"-{part[0]}23456789{number % 10}_{number:06d}_{number + 10:06d}.mp4")
+    first, *others = paths
+    raw_mp4.write_mp4(first, seconds=2.2, rate=5)
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(first)
+
+
+def test_33_classes_are_split_as_kinetics_is(tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_kinetics(raw)
+    few = raw / "val" / "tying_tie" / "AAAAAAAAAAA_000001_000011.mp4"  # 2 s: two frames at 1 fps
+    raw_mp4.write_mp4(few, seconds=1.6, rate=5)
+    again = raw / "val" / "singing" / "again" / "-t234567890_000000_000010.mp4"  # that of the first training clip
+    again.parent.mkdir()
+    again.hardlink_to(few)
+    words = ["kinetics_sounds", "--raw", str(raw), "--out", str(out), "--classes", "33", "--workers", "1"]
+    assert prepare.main([*words, "--audio", "waveform"]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("Kinetics-Sounds, 33 classes in ") and "validation clips of the 33 classes of DGL" in text
+    assert "fewer than 3 frames: 1\n    AAAAAAAAAAA_000001_000011: " in text
+    assert "the same clip again: 1" in text and "prepared now     66" in text
+
+    classes = (out / "stat.csv").read_text().splitlines()
+    assert classes == sorted(DGL_CLASSES) and len(classes) == 33
+    rows = [line.split(",") for line in (out / "test.csv").read_text().splitlines()]
+    assert rows[0] == ["-v234567890_000000_000010", "blowing nose"] and sorted(row[1] for row in rows) == classes
+    assert all(row.startswith("-t") for row in (out / "train.csv").read_text().splitlines())
+    record = json.loads((out / "prepared.json").read_text())
+    assert (record["origin"], record["min_frames"], record["title"]) == (
+        {"classes": 33},
+        3,
+        "Kinetics-Sounds, 33 classes",
+    )
+    assert record["skipped"]["fewer than 3 frames"] == ["AAAAAAAAAAA_000001_000011"]
+
+    samples = KineticsSounds.open(out, "test", training=False, options=InputOptions(audio="stft", frames=3))
+    assert samples[0].inputs["audio"].shape == (1, 129, 626) and samples[0].inputs["visual"].shape[0] == 3
+    assert prepare.main(["kinetics_sounds", "--out", str(out), "--check"]) == 0
+    write_lists(raw, train=["-t234567890_000000_000010,10,0"], test=["-v234567890_0,10,0"])
+    with pytest.raises(InputError, match=r"was prepared with origin .*33.*another --out"):
+        prepare.main([*words[:5], "--workers", "1"])
+
+
+def test_33_classes_in_other_layouts(tmp_path):
+    write_kinetics(tmp_path / "kinetics" / "k400", "validation", underscores=False)
+    contents = find_by_folders(tmp_path / "kinetics", "Kinetics-Sounds")
+    assert len(contents.split.train) == len(contents.split.test) == 33 and not contents.skipped
+    assert {clip.label for clip in contents.clips} == set(DGL_CLASSES) and contents.min_frames == 3
+
+
+def test_absent_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"has no folder train with"):
+        KineticsSounds.find(tmp_path, seed=0, classes=33)
+    for label in DGL_CLASSES[2:]:
+        (tmp_path / "train" / label).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"train lacks .* 2 of the 33 classes: blowing nose, blowing out candles\."):
+        KineticsSounds.find(tmp_path, seed=0, classes=33)
+    for label in DGL_CLASSES:
+        (tmp_path / "train" / label).mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=r"has no folder val or validation"):
+        find_by_folders(tmp_path, "Kinetics-Sounds")
+    with pytest.raises(InputError, match="--split_files is for --classes 31"):
+        KineticsSounds.find(tmp_path, seed=0, classes=33, split_files=tmp_path)

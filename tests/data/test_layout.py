@@ -56,7 +56,7 @@ def test_wrong_lists_are_refused(tmp_path: Path, change: Callable[[Path], None],
 
 def test_a_feature_that_was_not_prepared_is_refused(tmp_path: Path) -> None:
     write_prepared(tmp_path / "cremad", train=1, test=1)
-    with pytest.raises(InputError, match=r"without the feature 'spectrogram'; .* --audio both"):
+    with pytest.raises(InputError, match=r"without the feature 'spectrogram'; .* --audio spectrogram"):
         open_clips(tmp_path / "cremad", "train", training=True, audio="spectrogram")
     with pytest.raises(InputError, match="unknown audio feature 'mfcc'"):
         open_clips(tmp_path / "cremad", "train", training=True, audio="mfcc")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import raw_clips
 import torch
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import AUDIO_FOLDERS
 from mmpareto.data.preparation.clip_preparation import RawClip, prepare_clips
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, locked
 from mmpareto.data.preparation.splits import Split
@@ -256,8 +256,27 @@ def test_numbers_below_one_are_refused(raw, tmp_path, option):
         prepare(raw, tmp_path, **{option: 0})
 
 
+def test_clips_of_few_frames_are_left_out(raw, tmp_path):
+    """Whether their frames are decoded now or were before; with fewer frames asked for, they are back."""
+    raw_clips.write_video(raw / "b_cat.flv", 100)  # four frames, where the others have two
+    out = tmp_path / "out"
+    for least, kept in ((3, ["b_cat"]), (1, ["d_cat", "-a dog", "b_cat", "c_dog"]), (3, ["b_cat"])):
+        report = prepare(raw, out, min_frames=least)
+        lines = (out / "train.csv").read_text() + (out / "test.csv").read_text()
+        assert [line.split(",")[0] for line in lines.splitlines()] == kept
+        left_out = report.skipped.get(f"fewer than {least} frames", {})
+        assert len(left_out) == 4 - len(kept) and report.complete == (least == 1)
+        assert json.loads((out / "prepared.json").read_text()).get("min_frames", 1) == least
+    assert left_out["c_dog"].endswith("c_dog.flv gives 2 frames.")
+
+
+def test_unknown_audio_is_refused(raw, tmp_path):
+    with pytest.raises(InputError, match=r"fbank, spectrogram, waveform and both, not mfcc"):
+        prepare(raw, tmp_path, audio=("mfcc",))
+
+
 def test_every_feature_has_a_folder():
-    assert FEATURE_FILES.keys() == FEATURES.keys()
+    assert AUDIO_FOLDERS.keys() == FEATURES.keys()
 
 
 def test_long_lists_are_shortened(raw, tmp_path):

@@ -119,8 +119,19 @@ class Loop:
         return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)
 
 
+# Options under which a method takes another path than by default.
+CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "uniform, encoder gradients × 1.5": ("uniform", {"encoder_scale": 1.5}),
+    "mmpareto, no λ": ("mmpareto", {"rescale": "none", "gamma": 1.0}),
+    "dgl, joint loss not truncated": ("dgl", {"truncate_joint": False}),
+    "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
+    "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
+}
+
+
 def make(name: str, modality: str = "audio") -> Method:
-    return METHODS[name](**({"modality": modality} if name == "unimodal" else {}))
+    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else {}))
+    return METHODS[kind](**options)
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:

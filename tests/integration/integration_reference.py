@@ -40,10 +40,13 @@ PER_TENSOR = Options()
 PAPER = Options(weights="encoder", rescale="encoder")
 RELEASED = Options(weights="encoder", rescale="parameter", boost="always", zero_is_conflict=True)
 ALL_OPTIONS = [
-    Options(1.5, weights, rescale, boost, zero_is_conflict)
-    for weights, rescale in (("parameter", "parameter"), ("encoder", "encoder"), ("encoder", "parameter"))
-    for boost in ("conflict", "always")
-    for zero_is_conflict in (False, True)
+    *(
+        Options(1.5, weights, rescale, boost, zero_is_conflict)
+        for weights, rescale in (("parameter", "parameter"), ("encoder", "encoder"), ("encoder", "parameter"))
+        for boost in ("conflict", "always")
+        for zero_is_conflict in (False, True)
+    ),
+    *(Options(1.5, weights, "none", boost) for weights, boost in (("parameter", "conflict"), ("encoder", "always"))),
 ]
 
 
@@ -126,7 +129,9 @@ def integrated(first: Sequence[Tensor], second: Sequence[Tensor], options: Optio
         eps: machine epsilon of the arithmetic under test, for the stationary threshold only.
     """
     first, second = [t.detach().double() for t in first], [t.detach().double() for t in second]
-    groups, rescale_groups = grouping(options.weights, len(first)), grouping(options.rescale, len(first))
+    restores = options.rescale != "none"
+    groups = grouping(options.weights, len(first))
+    rescale_groups = grouping(options.rescale if restores else options.weights, len(first))
     h, conflicting = list(first), [False] * len(first)
     weights, conflict = [], []
     for group in groups:
@@ -144,7 +149,8 @@ def integrated(first: Sequence[Tensor], second: Sequence[Tensor], options: Optio
         threshold = STATIONARY * eps * (norm(first[i] for i in group) + norm(second[i] for i in group))
         in_conflict = conflicting[group[0]]
         stationary.append(in_conflict and size < threshold)
-        rescale.append(max(1.0, plain / size) if in_conflict and size > 0 and not stationary[-1] else 1.0)
+        restored = restores and in_conflict and size > 0 and not stationary[-1]
+        rescale.append(max(1.0, plain / size) if restored else 1.0)
         for i in group:
             boost = options.gamma if in_conflict or options.boost == "always" else 1.0
             h[i] = torch.zeros_like(h[i]) if stationary[-1] else boost * rescale[-1] * h[i]

@@ -21,7 +21,8 @@ from integration_reference import (
     norm,
     parameters_like,
 )
-from mmpareto import MMPareto
+from mmpareto import MMPareto, UniformSum
+from mmpareto.integration.method import Method
 from torch import Tensor, nn
 
 examples = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -89,7 +90,7 @@ class Step:
     other: nn.Parameter
 
 
-def step(problem: Problem, integrate: MMPareto) -> Step:
+def step(problem: Problem, integrate: Method) -> Step:
     """Take one step from parameters of 0, so that even huge gradients give finite losses."""
     parameters = parameters_like(problem.zeros)
     for parameter, frozen in zip(parameters, problem.frozen, strict=True):
@@ -105,7 +106,7 @@ def step(problem: Problem, integrate: MMPareto) -> Step:
     h = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable]
     assert all(bool(tensor.isfinite().all()) for tensor in h)
     assert [bool(flag) for flag in report.finite] == [True, True]
-    return Step(h, report["touch"], parameters, other)
+    return Step(h, report.get("touch"), parameters, other)
 
 
 def gradient_pair(kind: str, shape: tuple[int, ...], sizes: tuple[float, float], generator: torch.Generator) -> Any:
@@ -212,7 +213,7 @@ def test_unreached_and_frozen_tensors(problem: Problem, options: Options) -> Non
     count = sum(not frozen for frozen in problem.frozen)
     assert result.report.weights.shape == (count if options.weights == "parameter" else 1, 2)
     assert result.report.conflict.shape == (count if options.weights == "parameter" else 1,)
-    assert result.report.rescale.shape == (count if options.rescale == "parameter" else 1,)
+    assert result.report.rescale.shape == (len(problem.expected(options).rescale_groups),)
 
 
 @examples
@@ -229,7 +230,11 @@ def test_harmless_direction(problem: Problem, options: Options) -> None:
 
 
 @examples
-@given(problems(), option_sets, st.sampled_from([0.5, 1.0, 1.5, 3.0]))
+@given(
+    problems(),
+    st.sampled_from([options for options in ALL_OPTIONS if options.rescale != "none"]),
+    st.sampled_from([0.5, 1.0, 1.5, 3.0]),
+)
 def test_magnitude_in_conflict(problem: Problem, options: Options, gamma: float) -> None:
     """In conflict, ‖h‖ ≥ γ‖g₁ + g₂‖ over every rescale group that is not stationary (there h is exactly 0)."""
     options = replace(options, gamma=gamma)
@@ -240,6 +245,36 @@ def test_magnitude_in_conflict(problem: Problem, options: Options, gamma: float)
         h, plain = norm(result.h[i] for i in group), norm(pairs[i][0].double() + pairs[i][1].double() for i in group)
         if bool(conflict[group[0]]) and h > 0:
             assert h >= gamma * plain * (1 - 64 * problem.eps)
+
+
+@examples
+@given(problems(), st.sampled_from(["parameter", "encoder"]), st.sampled_from([0.5, 1.0, 2.0]))
+def test_without_rescaling_no_direction_is_longer_than_twice_a_gradient(
+    problem: Problem, weights: str, gamma: float
+) -> None:
+    """With rescale="none", h = 2γΣαg in conflict: the shortest convex combination, no longer than either gradient."""
+    result, pairs = step(problem, MMPareto(gamma, weights=weights, rescale="none")), problem.pairs()
+    groups = problem.expected(Options(gamma, weights, "none")).groups
+    assert bool(((result.report.rescale == 1) | (result.report.rescale == 0)).all())
+    for group, conflict in zip(groups, result.report.conflict, strict=True):
+        if bool(conflict):
+            shorter = min(norm(pairs[i][column] for i in group) for column in (0, 1))
+            assert norm(result.h[i] for i in group) <= 2 * gamma * shorter * (1 + 64 * problem.eps)
+
+
+@examples
+@given(problems(), st.sampled_from([1.5, 2.0, 3.0]))
+def test_the_released_boost_is_uniform_with_longer_encoder_gradients(problem: Problem, gamma: float) -> None:
+    """Without conflict, the step of `released` is that of the uniform baseline with encoder gradients times γ."""
+    boosted = step(problem, MMPareto.released(gamma))
+    scaled, plain = step(problem, UniformSum(encoder_scale=gamma)), step(problem, UniformSum())
+    assert torch.equal(scaled.other.grad, plain.other.grad) and torch.equal(boosted.other.grad, plain.other.grad)
+    for left, right in zip(scaled.h, plain.h, strict=True):
+        assert torch.equal(left, gamma * right)
+    if not bool(boosted.report.conflict):
+        for left, right in zip(boosted.h, scaled.h, strict=True):
+            torch.testing.assert_close(left, right, rtol=4 * problem.eps, atol=0.0)
+    event(f"conflict: {bool(boosted.report.conflict)}")
 
 
 @examples

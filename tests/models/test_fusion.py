@@ -11,7 +11,7 @@ from torch import Tensor
 B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
 ADDITIVE = ["concat", "sum"]
-PAIRS = [name for name in FUSIONS if name not in ADDITIVE]
+PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
 Formula = Callable[[Weights, Tensor, Tensor], Tensor]
@@ -50,7 +50,14 @@ def added(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc.visual", x) + linear(w, "fc.audio", y)
 
 
-JOINT: dict[str, Formula] = {"concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated}
+def average(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    parts = [linear(w, "fc.visual", x).exp(), linear(w, "fc.audio", y).exp()]
+    return torch.log(sum(part / part.sum(1, keepdim=True) for part in parts) / 2)
+
+
+JOINT: dict[str, Formula] = {
+    "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average
+}  # fmt: skip
 
 
 def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
     zeros = torch.zeros_like(x)
     if fusion == "concat":
         return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
-    if fusion == "sum":
+    if fusion in ("sum", "average"):
         return linear(w, f"fc.{name}", x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
@@ -163,12 +170,38 @@ def test_contributions_to_a_sum_are_the_logits_of_its_layers(n: int) -> None:
         torch.testing.assert_close(part, linear(fusion.state_dict(), f"fc.{name}", given[name]))
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", [*PAIRS, "average"])
 def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     assert fusion.contributions({"visual": x, "audio": y}) == {}
     assert not fusion.additive
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_an_average_of_probabilities_is_a_distribution(n: int) -> None:
+    """The joint logits are log-probabilities, so softmax does not change them; for one output, scores are averaged."""
+    sizes = sizes_of(n)
+    fusion, given = FUSIONS["average"](sizes, CLASSES).double(), features(sizes)
+    probabilities = torch.stack([fusion.alone(name, x).softmax(1) for name, x in given.items()])
+    logits = fusion(given)
+    torch.testing.assert_close(logits.softmax(1), probabilities.mean(0))
+    torch.testing.assert_close(logits.log_softmax(1), logits)
+    labels = torch.tensor([0, 1, 2, 0])
+    loss = -probabilities.mean(0)[range(B), labels].log().mean()
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, labels), loss)
+    scores = FUSIONS["average"](sizes, 1).double()
+    expected = torch.stack([scores.alone(name, x) for name, x in given.items()]).mean(0)
+    torch.testing.assert_close(scores(given), expected)
+
+
+def test_an_average_of_confident_predictions_is_finite() -> None:
+    """Probabilities below the smallest float32 do not become logits of −∞, nor their gradients NaN."""
+    fusion = FUSIONS["average"]({"visual": 1, "audio": 1}, 2)
+    x = torch.full((1, 1), 1e30, requires_grad=True)
+    logits = fusion({"visual": x, "audio": x})
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0])).backward()
+    assert bool(logits.isfinite().all()) and x.grad is not None and bool(x.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("name", PAIRS)

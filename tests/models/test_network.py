@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from mmpareto.errors import InputError
@@ -88,3 +90,26 @@ def test_build_network_makes_the_papers_network() -> None:
 def test_build_network_suggests_the_closest_encoder() -> None:
     with pytest.raises(InputError, match="resnet18"):
         build_network({"audio": 1}, 6, encoder="resnet-81")
+
+
+def test_the_initialisation_of_ogm_ge_covers_the_whole_network() -> None:
+    """DGL and OGM-GE apply it to the model with its fusion: Xavier normal has the variance 2 / (inputs + outputs)."""
+    torch.manual_seed(0)
+    network = build_network({"audio": 1, "visual": 3}, 6, fusion="gated", init="ogm_ge")
+    linear = {name: part for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert {name.partition(".")[0] for name in linear} == {"fusion", "heads"}
+    for part in linear.values():
+        outputs, inputs = part.weight.shape
+        deviation = part.weight.std().item() / math.sqrt(2 / (inputs + outputs))
+        assert abs(deviation - 1) < 5 / math.sqrt(2 * part.weight.numel())  # five standard errors
+        assert not part.bias.any()
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert len(norms) == 2 * 20
+    assert all((part.weight == 1).all() and not part.bias.any() for part in norms)
+    stem = network.encoders["visual"].conv1.weight
+    assert abs(stem.std().item() / math.sqrt(2 / (64 * 7 * 7)) - 1) < 5 / math.sqrt(2 * stem.numel())
+
+
+def test_an_unknown_initialisation_is_refused() -> None:
+    with pytest.raises(InputError, match="'mmpareto' or 'ogm_ge'"):
+        build_network({"audio": 1}, 6, encoder="cnn", init="xavier")

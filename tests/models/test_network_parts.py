@@ -232,6 +232,22 @@ def test_frozen_encoders_stay_frozen(unimodal: bool, joint: bool) -> None:
     assert all(parameter.requires_grad for parameter in network.encoders["visual"].parameters())
 
 
+def test_encoders_that_are_not_trained_are_frozen_for_good() -> None:
+    """Without gradients, and in evaluation mode: BatchNorm's statistics do not change, whatever `train` is called."""
+    network = tiny()
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.encoders.modules())
+    network.train_parts(joint=True, unimodal=False, encoders=False)
+    network.train_parts(joint=True, unimodal=False)
+    before = {name: tensor.clone() for name, tensor in network.encoders.state_dict().items()}
+    for mode in (False, True):
+        network.train(mode)
+        assert network.fusion.training is mode and not any(part.training for part in network.encoders.modules())
+    outputs = network(batch_for(TWO))
+    outputs.joint.sum().backward()
+    assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == {"fusion"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.encoders.state_dict().items())
+
+
 def test_parts_left_untrained_can_be_trained_later() -> None:
     """Pre-training trains first one part, then the other."""
     network = tiny()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torchvision
-from mmpareto.models.network import released_initialisation
+from mmpareto.models.network import initialise
 from mmpareto.models.resnet import ResNet18
 from torch import nn
 
@@ -45,7 +45,7 @@ def test_frames_are_averaged() -> None:
     torch.testing.assert_close(encoder(clips), expected)
 
 
-def test_released_initialisation_has_its_closed_form_statistics() -> None:
+def test_the_initialisation_of_mmpareto_has_its_closed_form_statistics() -> None:
     torch.manual_seed(0)
     encoder = ResNet18(1)
     linear = nn.Linear(512, 6)
@@ -53,7 +53,7 @@ def test_released_initialisation_has_its_closed_form_statistics() -> None:
     for part in encoder.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.constant_(part.bias, 7.0)
-    released_initialisation(nn.ModuleList([encoder, linear]))
+    initialise(nn.ModuleList([encoder, linear]), "mmpareto")
     scales = []
     for part in encoder.modules():
         if isinstance(part, nn.Conv2d):

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from mmpareto.models.network import released_initialisation
+from mmpareto.models.network import initialise
 from mmpareto.models.transformer import DROPOUT, HEADS, LAYERS, WIDTH, SequenceTransformer
 from torch import nn
 
@@ -24,7 +24,7 @@ def sequences(lengths, steps, *, dtype=torch.float64, seed=0):
 def encoder():
     torch.manual_seed(1)
     made = SequenceTransformer(CHANNELS).double()
-    released_initialisation(made)
+    initialise(made, "mmpareto")
     for parameter in made.parameters():  # including norms and biases, so that a missing one would be noticed
         with torch.no_grad():
             parameter.add_(0.1 * torch.randn_like(parameter))

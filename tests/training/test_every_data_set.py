@@ -105,7 +105,7 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "kinetics_sounds": ("kinetics_sounds", kinetics, IMAGES),
     "vggsound": ("vggsound", sounding_clips, IMAGES),
     "ave": ("ave", events, IMAGES),
-    "ucf101": ("ucf101", actions, IMAGES),
+    "ucf101": ("ucf101", actions, (*IMAGES, "--pretrained", "none")),
     "modelnet40 views": ("modelnet40", views, IMAGES),
     "modelnet40 meshes": ("modelnet40", meshes, IMAGES),
     "cgmnist": ("cgmnist", digits, ()),

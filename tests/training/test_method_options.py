@@ -56,7 +56,7 @@ def test_the_first_variant_is_the_default() -> None:
         ("--gama 2", r"unknown flag --gama\. Did you mean --gamma\?"),
         ("--method ogm --alhpa 2", r"unknown flag --alhpa\. Did you mean --alpha\?"),
         ("--epoch 2", r"unknown flag --epoch\. Did you mean --epochs\?"),
-        ("--method uniform --gamma 2", r"unknown flag --gamma.*'uniform': none"),
+        ("--method joint --gamma 2", r"unknown flag --gamma.*'joint': none"),
         ("--method uniform --variant per_tensor", "method 'uniform' has no variant 'per_tensor'; it has none"),
         ("--variant papers", "no variant 'papers'; it has per_tensor, paper, released"),
         ("stray", "unknown flag stray"),

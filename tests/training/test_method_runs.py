@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mmpareto.training.loop as loop
+import numpy as np
 import pytest
 import torch
 from mmpareto import METHODS
@@ -102,6 +103,50 @@ def test_pretraining_switches_to_the_joint_loss(data: Path, tmp_path: Path) -> N
     assert [line["acc_audio"] is None for line in history] == [False, True]
 
 
+def test_frozen_encoders_do_not_change_in_fine_tuning(data: Path, tmp_path: Path) -> None:
+    """Neither by the optimizer (weight decay, momentum) nor BatchNorm's statistics; resumed in mid-epoch as well."""
+    more = (*flags("pretrain_finetune"), "--freeze_encoders", "true", "--protocol", "paper", "--weight_decay", "0.1")
+    more = (*more, "--record_gradients", "1")
+    with acting(loop.Trainer, "step", 6, send_signal):  # 4 steps per epoch
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert run(data, tmp_path / "whole", *more) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    trainer = trainer_of(data, tmp_path / "again", *more)
+    states = []
+    for epoch in (1, 2):
+        trainer._reset_epoch(epoch)
+        trainer._train_epoch()
+        trainer._evaluate_epoch()
+        states.append({key: value.clone() for key, value in trainer.network.state_dict().items()})
+    assert moved(*states) == {"fusion"}
+    with np.load(tmp_path / "whole/gradients.npz") as recorded:
+        assert recorded["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_an_ensemble_is_its_modalities_trained_alone(data: Path, tmp_path: Path) -> None:
+    more = ("--protocol", "paper", "--learning_rate", "0.05", "--weight_decay", "0.1")
+    ensemble = trainer_of(data, tmp_path / "both", *more, "--method", "ensemble")
+    networks = {}
+    for name in ensemble.network.modalities:
+        alone = trainer_of(data, tmp_path / name, *more, "--method", "unimodal", "--modality", name)
+        alone.network.encoders[name].load_state_dict(ensemble.network.encoders[name].state_dict())
+        alone.network.fusion.fc_out.load_state_dict(ensemble.network.fusion.fc[name].state_dict())
+        networks[name] = alone.network
+        alone._train_epoch()
+    ensemble._train_epoch()
+    predictions = ensemble.predict(ensemble.data.test).outputs
+    for name, network in networks.items():
+        torch.testing.assert_close(
+            ensemble.network.encoders[name].state_dict(), network.encoders[name].state_dict(), rtol=1e-5, atol=1e-6
+        )
+        torch.testing.assert_close(
+            ensemble.network.fusion.fc[name].state_dict(), network.fusion.fc_out.state_dict(), rtol=1e-5, atol=1e-6
+        )
+    mean = torch.stack([logits.softmax(1) for logits in predictions.unimodal.values()]).mean(0)
+    torch.testing.assert_close(predictions.joint.softmax(1), mean)
+
+
 def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path / "run", *flags("unimodal"))
     assert trainer.network.modalities == ["visual"]
@@ -121,6 +166,7 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
         ("--method unimodal --modality audio --fusion film", "two modalities"),
         ("--method greedy --encoder plain", "stages"),
         ("--method torchjd:Constant --weights 1,2,3", "two objectives"),
+        ("--method ensemble --fusion film", "'average' always; leave --fusion out"),
     ],
 )
 def test_incompatible_options_are_refused_before_anything_is_written(

@@ -153,10 +153,46 @@ def test_the_summary_of_the_papers_protocol(data: Path, tmp_path: Path, capsys: 
     assert "best on test (papers' protocol)" in printed and f"{100 * summary['last']['acc']:.2f}" in printed
 
 
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ("--method mmpareto", "MMPareto (per_tensor)"),
+        ("--method mmpareto --variant released --gamma 2", "MMPareto (released, gamma 2)"),
+        ("--method uniform", "Uniform"),
+    ],
+)
+def test_the_first_line_names_method_variant_and_options(
+    more: str, name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(data, folder, "--epochs", 1, "--protocol", "paper", *more.split()) == 0
+    method = more.split()[1]
+    expected = f"cremad-{method}-seed0: {name}, 18 train, 7 test samples on cpu, into {folder}"
+    assert capsys.readouterr().out.splitlines()[0] == expected
+
+
 def test_the_summary_selects_the_earlier_epoch_in_a_tie() -> None:
     history = [{"epoch": n, "acc": a, "val_acc": v} for n, a, v in ((1, 0.1, 0.2), (2, 0.5, 0.9), (3, 0.5, 0.9))]
     summary = summarise(history, "validation")
     assert [summary[key]["epoch"] for key in ("last", "best_val", "best_test")] == [3, 2, 2]
+
+
+def test_the_best_epoch_is_not_before_the_first_that_may_be_chosen() -> None:
+    history = [{"epoch": n, "acc": a, "val_acc": a} for n, a in ((1, 0.9), (2, 0.5), (3, 0.4))]
+    assert [summarise(history, "paper", first)["best_test"]["epoch"] for first in (1, 2, 3, 4)] == [1, 2, 3, 3]
+    assert summarise(history, "validation", 2)["best_val"]["epoch"] == 2
+    assert "best_from_epoch" not in summarise(history, "paper")
+
+
+@pytest.mark.parametrize("first", [2, 3, 9])
+def test_best_pt_is_not_before_the_first_epoch_that_may_be_chosen(first: int, data: Path, tmp_path: Path) -> None:
+    more = ("--epochs", 3, "--learning_rate", 1e-12, "--momentum", 0, "--best_from_epoch", first)  # all epochs tie
+    assert run(data, tmp_path, *more) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    chosen = min(first, 3)  # of a shorter run, the last
+    assert (
+        read(tmp_path / "best.pt")["epoch"] == summary["best_val"]["epoch"] == summary["best_test"]["epoch"] == chosen
+    )
 
 
 def test_best_pt_is_the_earlier_epoch_in_a_tie(data: Path, tmp_path: Path) -> None:
@@ -333,7 +369,10 @@ def test_the_warning_of_the_stand_in_is_printed_and_stored(
 def test_the_printed_table_shows_percentages_and_missing_values() -> None:
     line = {"epoch": 7, "acc": 0.75125, "acc_a": 0.5, "acc_v": None}
     summary = {"name": "n", "last": line, "best_val": None, "best_val_reason": "why", "best_test": line}
+    summary["best_from_epoch"] = 2
+    summary["data"] = {"clips": {"test": 704}, "available": {"test": 744}}
     text = summary_text(summary, ["a", "v"]).splitlines()
+    assert "704 of its 744 clips" in text[0] and "from epoch 2 on" in text[5]
     assert text[2].split() == ["last", "epoch", "7", "75.12", "50.00", "–"] and "(why)" in text[3]
 
 

@@ -45,7 +45,7 @@ BAD_VALUES = (
     "batch_size=0 batch_size=-1 epochs=0 learning_rate=0 learning_rate=-1 learning_rate=nan learning_rate=inf "
     "momentum=-0.1 weight_decay=-1 weight_decay=nan lr_decay_step=0 lr_decay_ratio=0 clip_grad=0 clip_grad=nan "
     "frames=0 image_size=0 audio_frames=0 workers=-1 random_seed=-1 random_seed=4294967296 val_fraction=0 "
-    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0"
+    "val_fraction=1 val_fraction=nan accumulate=0 accumulate=65 record_gradients=0 best_from_epoch=0"
 )
 
 
@@ -85,15 +85,6 @@ def test_the_released_schedule_has_no_effect_without_scheduler_step() -> None:
     assert [learning_rate(parsed, epoch) for epoch in (1, 30, 31, 60, 61)] == pytest.approx(
         [2e-3, 2e-3, 2e-4, 2e-4, 2e-5]
     )
-
-
-def test_the_dgl_recipe_holds_the_settings_of_its_released_runs() -> None:
-    parsed = settings("--dataset cremad --method dgl --recipe dgl")
-    assert_values(parsed, {"optimizer": "sgd", "learning_rate": 0.002, "epochs": 100, "clip_grad": 40.0, "frames": 1})
-    assert parsed.audio == "spectrogram" and parsed.options == {"alpha": 4.0}
-    assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71, 100)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
-    stand_in = settings("--dataset synthetic --method dgl --recipe dgl --clip_grad 7")
-    assert_values(stand_in, {"frames": 1, "audio": "fbank", "clip_grad": 7.0, "scheduler": "step"})
 
 
 def test_recipes_hold_the_sources_values_and_flags_override_them() -> None:
@@ -193,10 +184,22 @@ def test_settings_survive_a_round_trip_through_config_json() -> None:
         from_config({"arguments": to_config(parsed) | {"unheard_of": 1}})
 
 
+def test_a_run_older_than_an_option_has_its_default() -> None:
+    now = settings(f"{CREMAD} --method dgl --alpha 2")
+    older = to_config(now) | {"options": {"alpha": 2.0}}
+    assert from_config({"arguments": older}) == now and now.options["truncate_joint"] is True
+    unknown = to_config(now) | {"method": "of a later version", "variant": None, "options": {"beta": 1}}
+    assert whole_arguments({"arguments": unknown})["options"] == {"beta": 1}
+
+
 def test_a_run_older_than_a_setting_has_its_default() -> None:
     parsed = parse(["--dataset", "cremad"]).settings
     older = {name: value for name, value in to_config(parsed).items() if name != "fused"}
     assert from_config({"arguments": older}) == parsed and not parsed.fused
+    added = {"init": "mmpareto", "drop_last": "none", "best_from_epoch": 1, "frame_choice": "spread"}
+    dgl = to_config(parse(["--dataset", "cremad", "--recipe", "dgl"]).settings)
+    before = from_config({"arguments": {name: value for name, value in dgl.items() if name not in added}})
+    assert_values(before, added | {"recipe": "dgl", "epochs": 100})  # as that run was trained
     later = parse(["--dataset", "cremad", "--fused"]).settings
     assert from_config({"arguments": to_config(later)}) == later != parsed
 
@@ -264,6 +267,7 @@ def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
 
 
 VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
+VALUES |= {"drop_last": "all", "best_from_epoch": "2", "frame_choice": "spread"}
 WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
 
 

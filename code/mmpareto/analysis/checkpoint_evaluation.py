@@ -16,7 +16,7 @@ from mmpareto.analysis.trained import Trained
 from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.data.loading.batches import Batch, make_loader, stop_workers
-from mmpareto.data.loading.options import options_of
+from mmpareto.data.loading.options import FEATURE_FILES, options_of
 from mmpareto.data.loading.samples import PreparedDataset, prepare_input
 from mmpareto.data.raw.media import read_clip
 from mmpareto.errors import InputError
@@ -125,7 +125,8 @@ def write_results(out: Path, trained: Trained, dataset: PreparedDataset, predict
         origin["warning"] = trained.banner
     extra = extra_metrics(predictions, DATASETS[trained.dataset].extra_metrics, dataset.scores)
     content = origin | head_metrics(predictions) | extra | {"confusion": matrices}
-    title = f"{DATASETS[trained.dataset].title}, {len(dataset)} clips: % of the true class"
+    name = dataset.prepared.get("title", DATASETS[trained.dataset].title)
+    title = f"{name}, {len(dataset)} clips: % of the true class"
     try:
         write_text(out / "metrics.json", json.dumps(content, indent=1) + "\n")
         write_per_clip(out / "per_clip.csv", dataset, predictions)
@@ -185,7 +186,7 @@ def predict_clip(
         )
     if "classes" not in description:
         raise InputError(f"{trained.path} does not name its classes; --clip needs a checkpoint of train.py.")
-    kind = description["audio"]
+    kind = FEATURE_FILES[description["audio"]].stored
     content = read_clip(audio, video, kinds=[kind], fps=_frame_rate(trained, fps))
     inputs = prepare_input(description, content.features[kind], [_decoded(jpeg) for jpeg in content.frames])
     unknown = torch.zeros(1, dtype=torch.int64)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_records
-from mmpareto.analysis.labels import label, method_class
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
+from mmpareto.training.method_labels import label, method_class
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
 
@@ -32,6 +32,10 @@ class ClipResults:
 
     clips: tuple[str, ...] = ()
     correct: dict[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
+
+    def first(self, clips: int | None) -> "ClipResults":
+        """The results of the first clips only; None for all."""
+        return ClipResults(self.clips[:clips], {head: right[:clips] for head, right in self.correct.items()})
 
 
 class FinishedRun:
@@ -124,12 +128,20 @@ class FinishedRun:
 
     @property
     def label(self) -> str:
-        """Method, variant and options; see `labels.label`."""
-        return label(self.method, self.variant, self.options)
+        """Method, variant and options, and whether the encoders were pretrained; see `method_labels.label`."""
+        return label(self.method, self.variant, self.options, self.details)
+
+    @property
+    def details(self) -> list[str]:
+        """Parts of the label besides method, variant and options."""
+        return ["pretrained"] if self.arguments.get("pretrained") else []
 
     @property
     def title(self) -> str:
-        """The data set's name as papers write it."""
+        """The data set's name as papers write it, with its class set where there are several."""
+        prepared = self.config.get("data", {}).get("prepared") or {}
+        if "title" in prepared:
+            return str(prepared["title"])
         return DATASETS[self.dataset].title if self.dataset in DATASETS else self.dataset
 
     @property
@@ -275,7 +287,8 @@ class FinishedRun:
     def clip_results(self, protocol: str) -> ClipResults:
         """Which test clips the network classified correctly in the epoch that a protocol chooses.
 
-        Empty where that epoch has not been evaluated.
+        Empty where that epoch has not been evaluated. Of a run with `--drop_last all`, those clips that it evaluated in
+        training: the first ones of evaluate.py's table, which has all.
 
         Raises:
             InputError: the table is damaged, or of other weights than the summary: the accuracies differ by more than
@@ -284,7 +297,9 @@ class FinishedRun:
         path = self.clip_table(protocol)
         if path is None or not path.is_file():
             return ClipResults()
-        results = read_clip_results(path)
+        results = read_clip_results(path).first(
+            self._data("clips")["test"] if self.arguments["drop_last"] == "all" else None
+        )
         line = self.epoch_line(protocol)
         joint, accuracy = results.correct[JOINT_HEAD], self.accuracies(protocol)["acc"]
         evaluated = float(joint.mean())

@@ -17,7 +17,7 @@ from mmpareto.training.evaluation import Predictions
 from mmpareto.training.recipes import recipe
 
 RELEASED_SUFFIX = ".pth"  # train.py writes .pt
-INPUT_SETTINGS = ("audio", "frames", "image_size", "audio_frames", "audio_pool")
+INPUT_SETTINGS = ("audio", "frames", "frame_choice", "image_size", "audio_frames", "audio_pool")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,9 @@ class RawContents(NamedTuple):
         classes: their names.
         skipped: reason → clip or file → sentence.
         entries: further entries of prepared.json.
+        title: of the data set, if it is not the builder's.
+        origin: what distinguishes the class set or split; a folder prepared with another one is refused.
+        min_frames: clips of fewer frames do not belong to the data set.
     """
 
     clips: Sequence[RawClip]
@@ -34,10 +37,13 @@ class RawContents(NamedTuple):
     classes: Sequence[str]
     skipped: Mapping[str, Mapping[str, str]]
     entries: Mapping[str, Any] = MappingProxyType({})
+    title: str | None = None
+    origin: Mapping[str, Any] = MappingProxyType({})
+    min_frames: int = 1
 
 
 class ClipDatasetBuilder(DatasetBuilder):
-    """Two modalities, loaded as in the released code: "audio" (filterbank or spectrogram) and "visual" (frames)."""
+    """Two modalities, loaded as in the released code: "audio" (an audio feature) and "visual" (frames)."""
 
     @classmethod
     def sources(
@@ -81,6 +87,7 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
         out: Path,
         fps: int = 1,
         audio: Sequence[str] = ("fbank",),
+        min_frames: int = 1,
         seed: int = 0,
         workers: int | None = None,
         **own_options: Any,
@@ -91,7 +98,7 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
             raw: the raw folder.
             out: the prepared folder.
             fps: frames kept per second.
-            audio: names of audio features.
+            audio, min_frames: see `clip_preparation.prepare_clips`.
             seed: of a random split.
             workers: parallel processes; one per core by default.
             own_options: passed to `find`.
@@ -103,13 +110,15 @@ class RawClipDatasetBuilder(ClipDatasetBuilder):
         return clip_preparation.prepare_clips(
             contents.clips,
             contents.split,
-            DatasetInfo(cls.name, cls.title, False, tuple(contents.classes)),
+            DatasetInfo(cls.name, contents.title or cls.title, False, tuple(contents.classes)),
             out=out,
             fps=fps,
             audio=audio,
+            min_frames=max(min_frames, contents.min_frames),
             seed=seed,
             workers=workers,
             found=len(contents.clips) + sum(len(sentences) for sentences in contents.skipped.values()),
             skipped=contents.skipped,
+            origin=contents.origin,
             entries=contents.entries,
         )

@@ -1,5 +1,9 @@
-"""Kinetics-Sounds: 31 classes of Kinetics-400 that are seen and heard (Arandjelović and Zisserman, ICCV 2017)."""
+"""Kinetics-Sounds: classes of Kinetics-400 that are seen and heard (Arandjelović and Zisserman, ICCV 2017).
 
+Two class sets and splits are in use: 31 classes with the lists of OGM-GE, and 33 with Kinetics' own split (DGL).
+"""
+
+import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +21,7 @@ from mmpareto.data.raw.raw_files import (
     first_folder_with,
     read_lines,
 )
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
 
 RAW_PAGE = "https://github.com/cvdfoundation/kinetics-dataset"
 SPLIT_PAGE = "https://github.com/GeWu-Lab/OGM-GE_CVPR2022/tree/main/data/KineticSound"
@@ -30,8 +34,22 @@ SHA256 = {
     "test": "6dec6750836d9b9db1b2ded6fca3348de7766c78513ac55e2ba4a668f7b451bd",
 }
 
+# data/KineticSound/class.txt of the released DGL code (shicaiwei123/ICCV2025-GDL), whose loader (dataset/KSDataset.py)
+# reads Kinetics-400's folders of these classes and leaves out clips of fewer than three frames.
+DGL_CLASSES = (
+    *("blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "finger snapping"),
+    *("laughing", "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet"),
+    *("playing drums", "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano"),
+    *("playing saxophone", "playing trombone", "playing trumpet", "playing violin", "playing xylophone"),
+    *("ripping paper", "shoveling snow", "shuffling cards", "singing", "stomping grapes", "tap dancing"),
+    *("tapping guitar", "tapping pen", "tickling", "tying tie"),
+)
+DGL_MIN_FRAMES = 3
+PART_FOLDERS = {"train": ("train",), "test": ("val", "validation")}
+
 CLIP = rf"({YOUTUBE_ID})_(\d{{1,6}})(?:_\d{{6}})?"
 RAW_NAME = re.compile(CLIP, re.ASCII)
+FORM = "<YouTube id>_<start>_<end>.mp4 or <id>_<start>.mp4"
 LINE = re.compile(rf"(?P<name>{CLIP}),\d+,(?P<label>\d+)", re.ASCII)
 
 
@@ -43,7 +61,11 @@ class ListedClip(NamedTuple):
 
 
 class KineticsSounds(RawClipDatasetBuilder):
-    """17,396 clips of 10 s from YouTube in 31 classes, by the lists of OGM-GE (Peng et al., CVPR 2022)."""
+    """Clips of 10 s from YouTube: 17,396 in 31 classes, by the lists of OGM-GE (Peng et al., CVPR 2022).
+
+    With `--classes 33`, the class set and split of DGL (Wei et al., ICCV 2025): all training and validation clips that
+    Kinetics-400 has of 33 classes, the latter for testing.
+    """
 
     name = "kinetics_sounds"
     title = "Kinetics-Sounds"
@@ -54,25 +76,43 @@ class KineticsSounds(RawClipDatasetBuilder):
         raw="in any folders, clips cut from Kinetics-400's videos: <YouTube id>_<start>_<end>.mp4 (seconds, in six\n"
         "digits) or <id>_<start>.mp4; clips of other classes are ignored; whole videos (<id>.mp4) cannot be used\n"
         "my_train.txt and my_test.txt, there or in the folder --split_files\n"
-        "with one folder per class, the classes, which the lists only number, get the folders' names",
+        "with one folder per class, the classes, which the lists only number, get the folders' names\n"
+        "for --classes 33 (DGL), no lists, but Kinetics-400's folders: train/<class> and val/<class>",
     )
 
     raw_help = f"folder of Kinetics-400's mp4 files ({RAW_PAGE})"
     split_help = f"folder of my_train.txt and my_test.txt (default: --raw; {SPLIT_PAGE})"
 
     @classmethod
-    def find(cls, raw: Path, *, seed: int, split_files: Path | None = None) -> RawContents:
-        """Find the clips, each an mp4 file with audio and video, and read their split.
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of `prepare.py kinetics_sounds`; their values are passed to `prepare`."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--classes",
+            type=int,
+            choices=(len(CLASSES), len(DGL_CLASSES)),
+            default=len(CLASSES),
+            help="31, split by OGM-GE's lists (default), or DGL's 33, tested on Kinetics' validation clips",
+        )
+
+    @classmethod
+    def find(cls, raw: Path, *, seed: int, classes: int = len(CLASSES), split_files: Path | None = None) -> RawContents:
+        """Find the clips, each an mp4 file with audio and video, and their split.
 
         Arguments:
-            raw: folder of the mp4 files, at any depth.
-            split_files: folder of my_train.txt and my_test.txt; default: `raw`.
+            raw: folder of the mp4 files, at any depth; for 33 classes, of Kinetics-400's folders.
+            classes: 31 or 33.
+            split_files: folder of my_train.txt and my_test.txt, for 31 classes; default: `raw`.
 
         Raises:
-            InputError: `raw` has no clip of the lists, or the lists are missing or wrong.
+            InputError: `raw` has no clip of the lists, or the lists are missing or wrong; for 33 classes, a folder is
+                missing or empty.
         """
-        form = "<YouTube id>_<start>_<end>.mp4 or <id>_<start>.mp4"
-        files, skipped = find_files(raw, ".mp4", clip_in, form=form, title=cls.title, page=RAW_PAGE)
+        if classes == len(DGL_CLASSES):
+            if split_files is not None:
+                raise InputError("--split_files is for --classes 31: the 33 classes are split as Kinetics-400 is.")
+            return find_by_folders(raw, cls.title)
+        files, skipped = find_files(raw, ".mp4", clip_in, form=FORM, title=cls.title, page=RAW_PAGE)
         listed, split = read_lists(split_files or raw)
         check_listed(files, listed, raw, cls.title, RAW_PAGE)
         clips = [RawClip(*listed.get(key, ListedClip(path.stem, "")), path, path) for key, path in files.items()]
@@ -121,6 +161,65 @@ def read_lists(folder: Path) -> tuple[dict[YouTubeClip, ListedClip], Split]:
     if not all(matches):
         sentence = f"the split of {folder}/my_train.txt and my_test.txt, whose checksums are not the official ones"
     return listed, Split(names["train"], names["test"], sentence, all(matches), checks)
+
+
+def find_by_folders(raw: Path, title: str) -> RawContents:
+    """Find DGL's class set in Kinetics-400's folders: `raw`/train/<class>/*.mp4 and `raw`/val (or validation) likewise.
+
+    Words in the names of class folders are separated by spaces or by underscores. Other classes are ignored.
+
+    Raises:
+        InputError: a folder is missing, or has no mp4 file.
+    """
+    files: dict[YouTubeClip, Path] = {}
+    clips: list[RawClip] = []
+    names: dict[str, list[str]] = {part: [] for part in PART_FOLDERS}
+    skipped: dict[str, dict[str, str]] = {}
+    for part, label, folder in _class_folders(raw):
+        here, left_out = find_files(folder, ".mp4", clip_in, form=FORM, title=title, page=RAW_PAGE)
+        for reason, sentences in left_out.items():
+            skipped.setdefault(reason, {}).update(sentences)
+        for clip, path in here.items():
+            if files.setdefault(clip, path) != path:
+                sentence = f"{path} is the same clip as {files[clip]}"
+                skipped.setdefault("the same clip again", {})[str(path)] = sentence
+                continue
+            clips.append(RawClip(path.stem, label, path, path))
+            names[part].append(path.stem)
+    count = len(DGL_CLASSES)
+    sentence = (
+        f"Kinetics-400's: its training clips and, for testing, its validation clips of the {count} classes of DGL"
+    )
+    return RawContents(
+        clips,
+        Split(names["train"], names["test"], sentence),
+        DGL_CLASSES,
+        skipped,
+        title=f"{title}, {count} classes",
+        origin={"classes": count},
+        min_frames=DGL_MIN_FRAMES,
+    )
+
+
+def _class_folders(raw: Path) -> list[tuple[str, str, Path]]:
+    """Part, class and folder, for every part and every class."""
+    listed: list[tuple[str, str, Path]] = []
+    if not raw.is_dir():
+        raise InputError(f"the raw folder {raw} does not exist; get Kinetics-400 from {RAW_PAGE}.")
+    for part, choices in PART_FOLDERS.items():
+        parents = (raw, *sorted(path for path in raw.iterdir() if path.is_dir()))
+        parent = next((above / name for above in parents for name in choices if (above / name).is_dir()), None)
+        if parent is None:
+            raise InputError(f"{raw} has no folder {' or '.join(choices)} with Kinetics-400's clips; see {RAW_PAGE}.")
+        folders = {path.name.replace("_", " "): path for path in sorted(parent.iterdir()) if path.is_dir()}
+        absent = [label for label in DGL_CLASSES if label not in folders]
+        if absent:
+            raise InputError(
+                f"{parent} lacks the folders of {len(absent)} of the {len(DGL_CLASSES)} classes: "
+                f"{first_few(absent, len(DGL_CLASSES))}."
+            )
+        listed += [(part, label, folders[label]) for label in DGL_CLASSES]
+    return listed
 
 
 def class_names(clips: Iterable[RawClip]) -> dict[str, str]:

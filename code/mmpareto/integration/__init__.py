@@ -28,6 +28,7 @@ _TARGETS = {
     "pmr": "pmr:PMR",
     "agm": "agm:AGM",
     "unimodal": "unimodal:Unimodal",
+    "ensemble": "ensemble:Ensemble",
     "pretrain_finetune": "pretrain_finetune:PretrainFinetune",
     "gradnorm": "gradnorm:GradNorm",
     "pcgrad": "pcgrad:PCGrad",

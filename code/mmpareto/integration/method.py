@@ -59,6 +59,11 @@ class Method(Hooks, abc.ABC):
         """Sums gradients over the processes that share a batch; None with one process."""
         self.accumulation = Accumulation()
 
+    @property
+    def trains_encoders(self) -> bool:
+        """True if the encoders are trained; if not, they are frozen and in evaluation mode."""
+        return True
+
     def objectives(
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:

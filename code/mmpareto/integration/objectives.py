@@ -75,6 +75,19 @@ def collect_joint(joint: Tensor | None, encoders: Encoders, method: str) -> Obje
     return collect(joint, {}, {name: (_split_entry(given, ())[0], ()) for name, given in encoders.items()})
 
 
+def collect_frozen(joint: Tensor | None, encoders: Encoders, method: str) -> Objectives:
+    """The joint loss without an encoder that learns from it, for methods that keep the encoders frozen.
+
+    Raises:
+        ValueError: see `collect_joint`; or an encoder has a trainable parameter.
+    """
+    for name, given in encoders.items():
+        parameters = _split_entry(given, ())[0]
+        if any(p.requires_grad for p in (parameters.parameters() if isinstance(parameters, nn.Module) else parameters)):
+            raise ValueError(f"{method} keeps encoder {name!r} frozen: call its requires_grad_(False) and its eval()")
+    return collect_joint(joint, {}, method)
+
+
 def _split_entry(given: Any, default: Sequence[str]) -> tuple[Parameters, Sequence[str]]:
     """An entry of `encoders` as (parameters, names of its losses); `default` where the entry names none."""
     names_losses = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], Tensor)

@@ -52,7 +52,7 @@ def mmpareto_step(
                 factor = gamma if conflict or boost == "always" else 1.0
                 if conflict and norm < 32 * torch.finfo(norm.dtype).eps * (norm_m + norm_u):
                     factor = 0.0  # stationary: what is left of h is rounding
-                elif conflict and norm > 0:
+                elif conflict and norm > 0 and rescale != "none":
                     factor *= max(1.0, float(_inner(plain, plain, part) ** 0.5 / norm))
                 for i in part:
                     if parameters[i].grad is not None:  # else no loss reaches it

@@ -12,8 +12,8 @@ class EncoderReport:
     """Report on one encoder, in tensors on the encoder's device and without a graph.
 
     Columns are the encoder's objectives: joint, unimodal, or those that were given, in their order. G is the number of
-    groups over which weights are computed, R the number of groups over which λ is: 1, or the encoder's trainable
-    tensors.
+    groups over which weights are computed, R the number of groups over which λ is (G where there is no λ): 1, or the
+    encoder's trainable tensors.
 
     Attributes:
         cosine: () cosine between the objectives' gradients over the whole encoder; 0 where one of them is zero. With

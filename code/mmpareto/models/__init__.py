@@ -18,6 +18,7 @@ FUSIONS = Registry(
         "film": "mmpareto.models.fusion:FiLMFusion",
         "bilinear": "mmpareto.models.fusion:BilinearFusion",
         "gated": "mmpareto.models.fusion:GatedFusion",
+        "average": "mmpareto.models.fusion:AverageFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

@@ -1,6 +1,7 @@
 """Fusion modules: the features of all modalities → joint logits, or one modality's feature → unimodal logits."""
 
 import abc
+import math
 from collections.abc import Mapping
 
 import torch
@@ -95,6 +96,33 @@ class SumFusion(Fusion):
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """fc_k(x_k)."""
         return {name: fc(features[name]) for name, fc in self.fc.items()}
+
+
+class AverageFusion(Fusion):
+    """Averages the predictions of one linear head per modality, log (1/n Σₖ softmax(fc_k(x_k))): late fusion.
+
+    The joint logits are the logarithms of the mean probabilities; with one output, a score, they are the mean score.
+    `alone` is fc_k(x_k).
+
+    Arguments:
+        feature_sizes: modality → length of its feature.
+        n_classes: number of joint logits.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        self.fc = nn.ModuleDict({name: nn.Linear(size, n_classes) for name, size in feature_sizes.items()})
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        logits = torch.stack([self.alone(name, features[name]) for name in self.fc])
+        if self.n_classes == 1:
+            return logits.mean(0)
+        return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """fc_k(x_k)."""
+        return self.fc[name](feature)
 
 
 class PairFusion(Fusion):

@@ -13,6 +13,7 @@ from mmpareto.models.activation_checkpointing import encode_recomputed, recomput
 from mmpareto.models.pretrained import load_pretrained
 
 HEADS = ("own", "shared")
+INITIALISATIONS = ("mmpareto", "ogm_ge")
 
 
 class Outputs(NamedTuple):
@@ -43,6 +44,7 @@ class MultimodalNetwork(nn.Module):
             need encoders with `stages()`, `widths` and `pool()`, such as ResNet18.
 
     Attributes:
+        frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
         interaction: whether a unimodal loss reaches encoders other than its own.
         channels_last: whether images have their channels last in memory (`to_channels_last`).
         recompute: whether the encoders' activations are recomputed in the backward pass instead of kept.
@@ -68,6 +70,7 @@ class MultimodalNetwork(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
         self.blocks = nn.ModuleList(blocks)
+        self.frozen = False
         self.interaction = len(self.blocks) > 0
         self.channels_last = False
         self.recompute = False
@@ -136,17 +139,28 @@ class MultimodalNetwork(nn.Module):
         shared = [p for block in self.blocks for p in block.squeeze.parameters()]
         return {name: shared + [p for b in self.blocks for p in b.excite[name].parameters()] for name in self.encoders}
 
+    def train(self, mode: bool = True) -> "MultimodalNetwork":
+        """Set the training mode; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoders.eval()
+        return self
+
     def to_channels_last(self) -> None:
         """Store images and the weights of convolutions with their channels last from now on; shapes do not change."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch declares it for a tensor only
         self.channels_last = True
 
-    def train_parts(self, *, joint: bool, unimodal: bool) -> None:
-        """Make trainable what the descended losses reach, and freeze the other heads; encoders are not changed.
+    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool = True) -> None:
+        """Make trainable what the descended losses reach, and freeze the other heads.
 
         Otherwise, an unused head's gradient may be zero instead of None (in compiled and replicated models), and
-        weight decay would shrink its weights.
+        weight decay would shrink its weights. The encoders are frozen, for good, if `encoders` is False, and are not
+        changed otherwise.
         """
+        if not encoders:
+            self.frozen = True
+            self.encoders.requires_grad_(False).eval()
         self.fusion.requires_grad_(joint or (unimodal and not self.heads))
         self.heads.requires_grad_(unimodal)
 
@@ -166,9 +180,10 @@ def build_network(
     fusion: str = "concat",
     heads: str = "own",
     blocks: str | None = None,
+    init: str = "mmpareto",
     pretrained: Path | None = None,
 ) -> MultimodalNetwork:
-    """The network of the papers' experiments, freshly initialised (`released_initialisation`).
+    """The network of the papers' experiments, freshly initialised.
 
     Arguments:
         channels: modality → channels of its input; their order is the order of modalities.
@@ -177,7 +192,8 @@ def build_network(
         fusion: a name in `FUSIONS`.
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for no blocks.
-        pretrained: a local file of ImageNet weights for the encoders (`load_pretrained`).
+        init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
+        pretrained: a local file of ImageNet weights, which then replace those of the encoders (`load_pretrained`).
 
     Raises:
         InputError: a name is unknown, parts do not fit together, or the weight file cannot be read.
@@ -193,7 +209,7 @@ def build_network(
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, encoder, encoders) if blocks else ()
     network = MultimodalNetwork(encoders, fusion_module, own_heads, block_modules)
-    released_initialisation(network)
+    initialise(network, init)
     if pretrained is not None:
         for module in encoders.values():
             load_pretrained(module, pretrained)
@@ -209,15 +225,32 @@ def _build_blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[
     return [block(stage_widths) for stage_widths in widths]
 
 
-def released_initialisation(module: nn.Module) -> None:
-    """Initialise, in place, like OGM-GE's backbone, which the released MMPareto code uses.
+def initialise(module: nn.Module, init: str) -> None:
+    """Draw initial weights, in place, as one of the released codes does.
 
-    Convolution weights: Kaiming normal over the fan-out for ReLU. BatchNorm: weight from N(1, 0.02²), bias 0.
-    Linear layers keep PyTorch's default.
+    Convolutions have Kaiming normal weights over the fan-out for ReLU in both.
+
+    Arguments:
+        init: "mmpareto", as in the released MMPareto code (models/backbone.py): BatchNorm weights from N(1, 0.02²) and
+            bias 0; linear layers keep PyTorch's default. "ogm_ge", as in the code of OGM-GE and DGL, which apply
+            `weight_init` (utils/utils.py) to the whole model: BatchNorm weights exactly 1 and bias 0; linear layers
+            Xavier normal with bias 0.
+
+    Raises:
+        InputError: another `init`.
     """
+    if init not in INITIALISATIONS:
+        raise InputError(f"init is {init!r}; it must be {' or '.join(map(repr, INITIALISATIONS))}.")
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and part.affine:
-            nn.init.normal_(part.weight, mean=1.0, std=0.02)
+            if init == "mmpareto":
+                nn.init.normal_(part.weight, mean=1.0, std=0.02)
+            else:
+                nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear) and init == "ogm_ge":
+            nn.init.xavier_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -25,8 +25,8 @@ RELEASED_NAMES = {
 def load_pretrained(encoder: nn.Module, path: Path) -> None:
     """Load ImageNet weights in torchvision's ResNet format into an encoder with torchvision's names.
 
-    The file's classifier, `fc.*`, is ignored. A stem with c ≠ 3 channels gets the mean of the three colours' weights
-    times 3/c, so that its response to constant grey is the original's. Batch counters, which old files lack, may be
+    The file's classifier, `fc.*`, is ignored. A stem with c ≠ 3 channels keeps its initial weights, as in the released
+    MMPareto code (models/models.py, `RFClassifier`, for optical flow). Batch counters, which old files lack, may be
     missing. Nothing is ever downloaded.
 
     Arguments:
@@ -40,10 +40,8 @@ def load_pretrained(encoder: nn.Module, path: Path) -> None:
     given = {name: tensor for name, tensor in given.items() if not name.startswith("fc.")}
     expected = encoder.state_dict()
     stem = given.get("conv1.weight")
-    if stem is not None and stem.dim() == 4 and stem.shape[1] == 3:
-        channels = expected["conv1.weight"].shape[1]
-        if channels != 3:
-            given["conv1.weight"] = (stem.mean(dim=1, keepdim=True) * (3 / channels)).repeat(1, channels, 1, 1)
+    if stem is not None and stem.dim() == 4 and stem.shape[1] == 3 and expected["conv1.weight"].shape[1] != 3:
+        given["conv1.weight"] = expected["conv1.weight"]
     missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in expected]
     misshapen = [name for name in expected if name in given and given[name].shape != expected[name].shape]

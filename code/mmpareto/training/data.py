@@ -30,7 +30,8 @@ class Data:
         train_fixed: the same clips without augmentation, for linear probes and prototypes.
         val: the data set's own validation set, or clips held out of its training set; None under the papers' protocol.
         test: without augmentation.
-        record: folder, fingerprint and number of clips, for config.json.
+        record: folder, fingerprint and numbers of clips, for config.json: "clips" that an epoch uses, per part, and
+            with `--drop_last` "available", those that the parts have.
     """
 
     train: PreparedDataset
@@ -47,14 +48,17 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
         modalities: read only these; None for all.
 
     Raises:
-        InputError: the data set is missing or incomplete, does not have `--n_classes` classes, or has features smaller
-            than `--audio_pool`.
+        InputError: the data set is missing or incomplete, does not have `--n_classes` classes, has features smaller
+            than `--audio_pool`, or has fewer clips than a batch of which `--drop_last` keeps only whole ones.
     """
     _check_pool(settings)
     folder = Path(settings.data)
     whole = open_split(settings, "train", modalities, training=False)
     if settings.n_classes not in (None, len(whole.classes)):
-        raise InputError(f"--n_classes is {settings.n_classes}, but {folder}/stat.csv names {len(whole.classes)}.")
+        raise InputError(
+            f"--n_classes is {settings.n_classes}, typed or from recipe {settings.recipe!r}, but {folder}/stat.csv "
+            f"names {len(whole.classes)}; prepare data with those classes, or give --n_classes {len(whole.classes)}."
+        )
     kept, val = list(range(len(whole))), None
     if settings.protocol == "validation" and (folder / "valid.csv").is_file():  # the data set's own validation set
         val = open_split(settings, "valid", modalities, training=False)
@@ -63,9 +67,45 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
         val = open_split(settings, "train", modalities, training=False, subset=held_out)
     train = open_split(settings, "train", modalities, training=True, subset=kept)
     test = open_split(settings, "test", modalities, training=False)
-    sizes = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
-    record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": sizes, "prepared": whole.prepared}
+    available = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
+    used = {part: used_samples(settings, part, samples) for part, samples in available.items()}
+    if val is not None and used["val"] < len(val):
+        val = val.first(used["val"])
+    if used["test"] < len(test):
+        test = test.first(used["test"])
+    record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": used, "prepared": whole.prepared}
+    if settings.drop_last != "none":
+        record["available"] = available
     return Data(train, open_split(settings, "train", modalities, training=False, subset=kept), val, test, record)
+
+
+def used_samples(settings: Settings, part: str, samples: int) -> int:
+    """Number of a part's samples that an epoch uses: those of whole batches where `--drop_last` applies, else all.
+
+    Arguments:
+        part: "train", "val" or "test".
+        samples: number of samples that the part has.
+
+    Raises:
+        InputError: there is not a single whole batch.
+    """
+    if samples == 0 or settings.drop_last == "none" or (settings.drop_last == "train" and part != "train"):
+        return samples
+    if samples < settings.batch_size:
+        weaker = "none" if part == "train" else "train"
+        raise InputError(
+            f"--drop_last {settings.drop_last} drops all {samples} {part} clips, fewer than --batch_size "
+            f"{settings.batch_size}; give a smaller --batch_size, or --drop_last {weaker}."
+        )
+    return samples - samples % settings.batch_size
+
+
+def training_order(settings: Settings, samples: int) -> EpochOrder:
+    """Order of the training samples in each epoch; `--drop_last` drops the end of each order.
+
+    As for PyTorch's `DataLoader(shuffle=True, drop_last=True)`, the dropped samples differ from epoch to epoch.
+    """
+    return EpochOrder(samples, settings.random_seed, used_samples(settings, "train", samples))
 
 
 def hold_out(labels: Sequence[int], settings: Settings) -> tuple[list[int], list[int]]:

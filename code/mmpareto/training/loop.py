@@ -14,7 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.data import DATASETS
-from mmpareto.data.loading.batches import Batch, EpochOrder, sharded_batches, to_device
+from mmpareto.data.loading.batches import Batch, sharded_batches, to_device
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.integration.method import Method
@@ -24,7 +24,7 @@ from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
-from mmpareto.training.data import Data, Loaders
+from mmpareto.training.data import Data, Loaders, training_order
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
 from mmpareto.training.epoch_line import epoch_text, write_scalars
 from mmpareto.training.evaluation import Predictions, extra_metrics, gather_predictions, head_metrics, predict
@@ -83,14 +83,14 @@ class Trainer:
         self.model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
         self.precision = devices.Precision(settings.amp, device)
         self.optimizer = make_optimizer(settings, network)
-        self.order = EpochOrder(len(data.train), settings.random_seed)
+        self.order = training_order(settings, len(data.train))
         self.loaders = Loaders(settings, device, processes)
         self.loader = self.loaders.get(data.train, self.order)
         self.finite_monitor = FiniteMonitor(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals(processes.all_reduce_max if processes.is_distributed else None)
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.reduce = SumReducer() if processes.is_distributed else None
-        self.recorder = GradientRecorder(settings, len(data.train), network, method)
+        self.recorder = GradientRecorder(settings, self.order.used, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)
 
@@ -188,10 +188,14 @@ class Trainer:
             self.method.begin_epoch(self.method_context)
         # Freezes what the method does not train: weight decay would shrink weights whose gradient is zero.
         before = [p.requires_grad for p in self.network.parameters()]
-        self.network.train_parts(joint=self.method.descends_joint, unimodal=self.method.descends_unimodal)
+        self.network.train_parts(
+            joint=self.method.descends_joint,
+            unimodal=self.method.descends_unimodal,
+            encoders=self.method.trains_encoders,
+        )
         if self.settings.compile and before != [p.requires_grad for p in self.network.parameters()]:
             torch.compiler.reset()  # compiled code does not notice the change
-        self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, len(self.data.train)))
+        self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, self.order.used))
         self.model.train()
 
     def _train_epoch(self) -> None:
@@ -199,7 +203,7 @@ class Trainer:
         show_every = 1 if self.device.type == "cpu" else self.finite_monitor.every  # showing means waits for a GPU
         start = time.monotonic() - self.seconds
         with progress(
-            total=len(self.data.train),
+            total=self.order.used,
             initial=self.meter.weight,
             desc=f"epoch {self.epoch}/{self.settings.epochs}",
             unit=" samples",
@@ -267,7 +271,8 @@ class Trainer:
         """End the epoch for the method, extend the history, write checkpoints and metrics.jsonl."""
         self.method.end_epoch(self.method_context)
         key, note = ("val_acc", "validation") if self.data.val is not None else ("acc", "test (papers' protocol)")
-        is_best = all(metrics[key] > earlier[key] for earlier in self.history)
+        first = min(self.settings.best_from_epoch, self.settings.epochs)
+        is_best = self.epoch >= first and all(metrics[key] > earlier[key] for earlier in self.history[first - 1 :])
         self.history.append(metrics)
         if is_best and self.processes.is_rank0:
             save_checkpoint(self.folder / BEST, self._weights() | {"epoch": self.epoch, "selected_on": note})

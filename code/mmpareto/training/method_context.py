@@ -12,7 +12,7 @@ from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.training import devices
-from mmpareto.training.data import Data, hold_out, open_loader, open_split
+from mmpareto.training.data import Data, hold_out, open_loader, open_split, training_order
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
 from mmpareto.training.evaluation import gather_predictions, predict
 from mmpareto.training.losses import loss_of, losses
@@ -77,7 +77,7 @@ class MethodContext:
         model = devices.wrap_model(network, self._gpu_ids, compiled=self._settings.compile)
         precision = devices.Precision(self._settings.amp, self._device)
         optimizer = make_optimizer(self._settings, network)
-        order = EpochOrder(len(train), self._settings.random_seed)
+        order = training_order(self._settings, len(train))
         with torch.random.fork_rng(self._gpu_ids):  # the run's random numbers are those without the trial
             before = [self._mean_loss(model, dataset, loss) for dataset in (train_fixed, validation)]
             for epoch in range(self.epoch, self.epoch + epochs):

@@ -6,12 +6,14 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.registry import Registry
+from mmpareto.training.recipes import recipes_with_options
 
 Options = dict[str, Any]
 
@@ -42,23 +44,43 @@ def variant_name(method: str, spelling: str) -> str:
 
 
 def read_options(
-    method: str, variant: str | None, words: Sequence[str], flags: Sequence[str]
+    method: str,
+    variant: str | None,
+    words: Sequence[str],
+    flags: Sequence[str],
+    from_recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str | None, Options]:
     """Return the variant (None: the method's first) and the value of every option.
+
+    An option has the value that was typed; else the variant's, the recipe's, or the default.
 
     Arguments:
         words: the part of the command line that is no other flag, such as --gamma 2.
         flags: names of the other flags, to suggest one for a misspelling.
+        from_recipe: options that the recipe sets.
 
     Raises:
         InputError: the method has no such variant or option, or refuses the value.
     """
     kind = _class(method)
     variant = next(iter(kind.variants), None) if variant is None else variant_name(method, variant)
-    defaults = {option.name: option.default for option in _options(kind) if option.default is not option.empty}
-    options = defaults | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
+    options = (
+        _defaults(kind) | dict(from_recipe) | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
+    )
     make_method(method, options)
     return variant, options
+
+
+def whole_options(method: str, options: Mapping[str, Any]) -> Options:
+    """Return the options of a recorded run, with the defaults of those that were added since and change nothing.
+
+    The options of a method that is unknown here, of another version or of a library that is not installed, stay as
+    they are.
+    """
+    try:
+        return _defaults(_class(method)) | dict(options)
+    except InputError:
+        return dict(options)
 
 
 def typed_options(method: str, words: Sequence[str], flags: Sequence[str]) -> Options:
@@ -105,7 +127,10 @@ def make_method(method: str, options: Mapping[str, Any]) -> Any:
 
 
 def methods_text() -> str:
-    """Describe every method in a paragraph: what it does, its source, variants, and options with their defaults."""
+    """Describe every method in a paragraph: what it does, its source, variants, and options with their defaults.
+
+    Values of options that recipes set are listed last.
+    """
     from mmpareto.integration.methods.torchjd import TorchJD
 
     known = TorchJD.known()
@@ -120,6 +145,10 @@ def _paragraph(name: str, kind: Any) -> str:
     lines = [(kind.__doc__ or "").partition("\n")[0], kind.source]
     lines += [f"--variant {' | '.join(kind.variants)}"] if kind.variants else []
     lines += [options] if options else []
+    lines += [
+        f"--dataset {dataset} --recipe {recipe}: " + "  ".join(f"--{o} {_text(value)}" for o, value in values.items())
+        for dataset, recipe, values in recipes_with_options(name)
+    ]
     return f"{name}\n" + _indented(*lines)
 
 
@@ -146,6 +175,10 @@ def _options(kind: Any) -> list[inspect.Parameter]:
     if kind.refreshable:  # not an argument of the class: `make_method` wraps the method
         options.append(inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=1, annotation=int))
     return options
+
+
+def _defaults(kind: Any) -> Options:
+    return {option.name: option.default for option in _options(kind) if option.default is not option.empty}
 
 
 def _argument_options(option: inspect.Parameter) -> dict[str, Any]:

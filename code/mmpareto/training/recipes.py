@@ -1,8 +1,10 @@
 """Recipes: the training hyper-parameters of the released codes and of the papers, per data set and with their sources.
 
-A recipe sets training hyper-parameters only; the options of a method are its variant's. Any flag overrides it.
+A recipe maps the names of settings to values. A name such as "dgl.alpha" is an option of a method, for methods whose
+authors give its value per data set. Any flag overrides a recipe.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from mmpareto.errors import InputError
@@ -17,16 +19,34 @@ class Value(NamedTuple):
 
 Recipe: TypeAlias = dict[str, Value]
 
+A_FILE = "FILE"  # of `pretrained`: the recipe needs a file, which only the user can name
+
 RELEASED_CODE = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, MMPareto.py)"
 RELEASED_LOADER = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, dataset/av_dataset.py)"
+RELEASED_UCF101 = "released MMPareto code (GeWu-Lab/MMPareto_ICML2024, models/models.py, RFClassifier)"
 NOT_IN_PAPER = f"not given in the paper; {RELEASED_CODE}"
-DGL_CODE = "released DGL code (shicaiwei123/ICCV2025-GDL)"
-NOT_IN_DGL = f"as {RELEASED_CODE}; both descend from OGM-GE's code"
-OGM_CODE = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022): three frames per clip on Kinetics-Sounds"
+DGL = "released DGL code (shicaiwei123/ICCV2025-GDL"  # its sources go on with the file
+DGL_CODE = f"{DGL}, main_dgl.py)"
+OGM = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022"
+OGM_CODE = f"{OGM}, main.py)"
+PMR = "PMR's code (fanyunfeng-bit/Modal-Imbalance-PMR"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
+JOURNAL = "the authors on the journal version of OGM-GE (GeWu-Lab/BML_TPAMI2024, issue 3)"
+JOURNAL_UNSTATED = f"not stated by {JOURNAL}"
 AV_DIGITS = "chosen here, sized for two CPU cores; no publication uses this data set"
 CHOSEN = "chosen here; the sources do not say"
 CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two CPU cores"
+
+
+def _from(source: str, base: Recipe) -> Recipe:
+    """The values of `base`, all of them ascribed to one source."""
+    return {name: Value(value, source) for name, (value, _) in base.items()}
+
+
+def _over(base: Recipe, source: str, **values: Any) -> Recipe:
+    """The recipe with these values replaced, all of them from one source."""
+    return base | {name: Value(value, source) for name, value in values.items()}
+
 
 _RELEASED = {
     "encoder": Value("resnet18", "released MMPareto code (models/backbone.py), from scratch"),
@@ -53,53 +73,186 @@ _RELEASED = {
 }
 # Overrides any recipe under --optimizer adam.
 ADAM = {"weight_decay": Value(0.0, f"{RELEASED_CODE}: weight decay with SGD only")}
-_PAPER = {name: Value(value, NOT_IN_PAPER) for name, (value, _) in _RELEASED.items()} | {
+_PAPER = _from(NOT_IN_PAPER, _RELEASED) | {
     "learning_rate": Value(1e-3, "MMPareto paper, experimental settings"),
     "optimizer": Value("sgd", "MMPareto paper, experimental settings"),
     "momentum": Value(0.9, "MMPareto paper, experimental settings"),
 }
-_DGL = {name: Value(value, NOT_IN_DGL) for name, (value, _) in _RELEASED.items()} | {
-    "learning_rate": Value(0.002, DGL_CODE),
+
+# DGL. Its command of each data set overrides the parser's learning rate, 0.001, and where stated α and the frames.
+
+_DGL = _from(DGL_CODE, _RELEASED) | {
+    "encoder": Value("resnet18", f"{DGL}, models/backbone.py), from scratch"),
+    "init": Value("ogm_ge", f"{DGL_CODE}: weight_init of utils/utils.py on the whole model"),
+    "learning_rate": Value(0.002, f"{DGL}, cramed_dgl.sh)"),
     "epochs": Value(100, DGL_CODE),
-    "optimizer": Value("sgd", DGL_CODE),
     "scheduler": Value("step", DGL_CODE),
-    "lr_decay_step": Value(70, DGL_CODE),
+    "lr_decay_step": Value(
+        69,
+        f"{DGL_CODE}: its scheduler for [70] steps at the start of each epoch, so the 70th is the first at the lower "
+        "rate; there the rate falls only once, here again after 138 epochs",
+    ),
     "lr_decay_ratio": Value(0.1, DGL_CODE),
     "clip_grad": Value(40.0, DGL_CODE),
-    "audio": Value("spectrogram", f"{DGL_CODE}, on CREMA-D"),
-    "frames": Value(1, f"{DGL_CODE}, on CREMA-D"),
-    "audio_frames": Value(188, f"{DGL_CODE}: all of a spectrogram of 3 s"),
+    "drop_last": Value("all", f"{DGL_CODE}: in both loaders"),
+    "best_from_epoch": Value(2, f"{DGL_CODE}: the first epoch is never the best"),
+    "audio": Value("spectrogram", f"{DGL}, dataset/CramedDataset.py)"),
+    "frames": Value(1, f"{DGL}, dataset/CramedDataset.py): as many as --fps, 1"),
+    "frame_choice": Value(
+        "first", f"{DGL}, dataset/): the first ones of the folder's listing, whatever frames are drawn"
+    ),
+    "image_size": Value(224, f"{DGL}, dataset/)"),
+    "crop_scale": Value((0.08, 1.0), f"{DGL}, dataset/): torchvision's default"),
+    "audio_frames": Value(188, f"{DGL}, dataset/CramedDataset.py): all of a spectrogram of 3 s"),
+    "audio_pool": Value((1, 1), f"{DGL}, dataset/)"),
+    "dgl.alpha": Value(4.0, f"{DGL}, cramed_dgl.sh): the first run, 77.48%, and main_dgl.py's default; 5 gave 78.12%"),
 }
-_STAND_IN = {name: Value(value, CPU_SIZED) for name, (value, _) in _RELEASED.items()} | {
-    "learning_rate": Value(0.01, CPU_SIZED),
-    "batch_size": Value(16, CPU_SIZED),
-    "epochs": Value(9, CPU_SIZED),
-    "image_size": Value(64, CPU_SIZED),
-    "crop_scale": Value((0.6, 1.0), CPU_SIZED),
-    "audio_frames": Value(320, f"{CPU_SIZED}: the length of a clip of 3.2 s"),
-    "audio_pool": Value((4, 2), CPU_SIZED),
+_STFT = {"audio": "stft", "audio_frames": 626, "frames": 3}  # 5 s at 16 kHz, hop 128; --use_video_frames is 3
+_DGL_KINETICS = _over(_DGL, f"{DGL}, dataset/KSDataset.py)", **_STFT) | {
+    "learning_rate": Value(0.002, f"{DGL}, ks_dgl.sh)"),
+    "n_classes": Value(
+        33, f"{DGL}, dataset/data/KineticSound/class.txt): 33 class folders; its heads have 34 outputs, one unused"
+    ),
+    "dgl.alpha": Value(3.0, f"{DGL}, ks_dgl.sh): one command that gave 75.10% and 76.28%; 2 gave 74.78%"),
+}
+_DGL_VGGSOUND = _over(_DGL, f"{DGL}, dataset/VGGSoundDataset.py)", **_STFT) | {
+    "learning_rate": Value(0.002, f"{DGL}, vggsound.sh)"),
+    "dgl.alpha": Value(2.0, f"{DGL}, vggsound.sh)"),
+}
+_DGL_AVE = _DGL | {
+    "learning_rate": Value(0.002, f"chosen: that of all commands in the {DGL}); it has none for AVE"),
+    "audio": Value(
+        "spectrogram",
+        f"chosen as the nearest: {DGL}, dataset/AVEDataset.py) computes it with hop 256 instead of 353 and refolds it "
+        "by np.resize to 224 × 224, which is not available here",
+    ),
+    "audio_frames": Value(188, "chosen: all of the spectrogram"),
+    "frames": Value(1, f"{DGL}, dataset/AVEDataset.py): --num_frame, 1 by default"),
+    "dgl.alpha": Value(4.0, "chosen: DGL's authors state none for AVE; the default of their main_dgl.py"),
 }
 
-_DGL_STAND_IN = _STAND_IN | {
-    "scheduler": Value("step", CPU_SIZED),
-    "lr_decay_step": Value(6, f"{CPU_SIZED}: after 70% of the epochs, as in the {DGL_CODE}"),
-    "clip_grad": Value(40.0, DGL_CODE),
-    "frames": Value(1, DGL_CODE),
+# OGM-GE
+
+_OGM = _from(OGM_CODE, _RELEASED) | {
+    "encoder": Value("resnet18", f"{OGM}, models/backbone.py), from scratch"),
+    "init": Value("ogm_ge", f"{OGM_CODE}: weight_init of utils/utils.py on the whole model"),
+    "learning_rate": Value(0.001, OGM_CODE),
+    "epochs": Value(100, OGM_CODE),
+    "scheduler": Value("step", OGM_CODE),
+    "lr_decay_step": Value(70, f"{OGM_CODE}: a StepLR that steps at the end of each epoch"),
+    "audio": Value("spectrogram", f"{OGM}, dataset/CramedDataset.py)"),
+    "frames": Value(1, f"{OGM}, dataset/CramedDataset.py): as many as --fps, 1"),
+    "frame_choice": Value(
+        "first", f"{OGM}, dataset/): the first ones of the folder's listing, whatever frames are drawn"
+    ),
+    "image_size": Value(224, f"{OGM}, dataset/)"),
+    "crop_scale": Value((0.08, 1.0), f"{OGM}, dataset/): torchvision's default"),
+    "audio_frames": Value(188, f"{OGM}, dataset/CramedDataset.py): all of a spectrogram of 3 s"),
+    "audio_pool": Value((1, 1), f"{OGM}, dataset/)"),
 }
 
 
-def _over(base: Recipe, source: str, **values: Any) -> Recipe:
-    """The recipe with these values replaced, all of them from one source."""
-    return base | {name: Value(value, source) for name, value in values.items()}
+def _with_ogm_alpha(base: Recipe, alpha: float, source: str) -> Recipe:
+    return base | {f"{method}.alpha": Value(alpha, source) for method in ("ogm", "ogm_ge")}
 
 
-def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
-    return {"released": _over(_RELEASED, source, **values), "paper": _over(_PAPER, source, **values)}
+_OGM_CREMAD = _with_ogm_alpha(_OGM, 0.8, f"{OGM}, README.md, Tips)")
+_OGM_KINETICS = _with_ogm_alpha(
+    _OGM, 0.8, f"chosen: OGM-GE's authors state none; that of a command for it in the {DGL}, ks_ogm.sh)"
+) | {
+    "audio": Value("fbank", f"{OGM}, data/KineticSound/process_audio.py), described as one of its preprocessings"),
+    "audio_frames": Value(1024, f"{OGM}, data/KineticSound/process_audio.py)"),
+    "frames": Value(3, f"{OGM}, dataset/dataset.py)"),
+    "frame_choice": Value("starts", f"{OGM}, dataset/dataset.py): the first frame of each third, in test, too"),
+}
+_OGM_VGGSOUND = _with_ogm_alpha(_OGM, 0.1, f"{OGM}, README.md, Tips)")
+_OGM_VGGSOUND = _over(_OGM_VGGSOUND, f"{OGM}, dataset/VGGSoundDataset.py)", **_STFT)
 
+# The journal version of OGM-GE, whose other methods had the same hyper-parameters
+
+_JOURNAL = _over(
+    _from(f"{JOURNAL_UNSTATED}; {RELEASED_CODE}", _RELEASED),
+    JOURNAL,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    batch_size=32,
+    epochs=100,
+    scheduler="step",
+    lr_decay_step=20,
+    lr_decay_ratio=0.1,
+    **{"ogm_ge.alpha": 2.6, "ogm_ge.modulation_ends": 80},
+) | {
+    name: Value(_RELEASED[name].value, f"{JOURNAL}: its preprocessing differs slightly; how is not stated")
+    for name in ("audio", "frames", "frame_choice", "image_size", "crop_scale", "audio_frames", "audio_pool")
+}
+
+# CG-MNIST: PMR
+
+_DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
+_PMR_CODE = f"{PMR}, main_Prototype_grad.py)"
+_PMR_COMMANDS = f"{PMR}, bash.sh)"
+_PMR = _over(_from(_PMR_CODE, _RELEASED), DIGITS, **_DIGITS) | {
+    "init": Value("ogm_ge", f"{_PMR_CODE}: weight_init of utils/utils.py on the whole model"),
+    "learning_rate": Value(0.001, _PMR_COMMANDS),
+    "epochs": Value(100, _PMR_COMMANDS),
+    "scheduler": Value("step", _PMR_CODE),
+    "lr_decay_step": Value(70, f"{_PMR_CODE}: a StepLR that steps at the end of each epoch"),
+    "best_from_epoch": Value(1, f"{_PMR_CODE}, which prints every epoch and chooses none"),
+    "pmr.alpha": Value(1.0, _PMR_COMMANDS),
+    "pmr.momentum_coef": Value(0.0, _PMR_COMMANDS),
+    "pmr.modulation_ends": Value(60, _PMR_COMMANDS),
+    "ogm_ge.alpha": Value(0.2, _PMR_COMMANDS),
+}
+for _name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool"):
+    _PMR[_name] = Value(_RELEASED[_name].value, "without effect on digits")
+
+# The synthetic stand-in
+
+_STAND_IN = _over(
+    _from(CPU_SIZED, _RELEASED),
+    CPU_SIZED,
+    learning_rate=0.01,
+    batch_size=16,
+    epochs=9,
+    image_size=64,
+    crop_scale=(0.6, 1.0),
+    audio_pool=(4, 2),
+) | {"audio_frames": Value(320, f"{CPU_SIZED}: the length of a clip of 3.2 s")}
+_DGL_ON_STAND_IN = (
+    "init",
+    "scheduler",
+    "clip_grad",
+    "drop_last",
+    "best_from_epoch",
+    "frames",
+    "frame_choice",
+    "dgl.alpha",
+)
+_DGL_STAND_IN = _STAND_IN | {name: _DGL[name] for name in _DGL_ON_STAND_IN}
+_DGL_STAND_IN["lr_decay_step"] = Value(6, f"{CPU_SIZED}: after two thirds of the epochs, about as in {DGL_CODE}")
+
+# Audio-visual digits
+
+_AV_DIGITS = _DIGITS | {
+    "learning_rate": 0.01,
+    "batch_size": 32,
+    "epochs": 30,
+    "scheduler": "step",
+    "lr_decay_step": 20,
+}
+
+# UCF-101, MOSI, MOSEI, CH-SIMS
 
 _THREE_FRAMES = {"frames": 3}
-_DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
-_AV_DIGITS = _DIGITS | {"learning_rate": 0.01, "batch_size": 32, "epochs": 30, "scheduler": "step", "lr_decay_step": 20}
+_UCF101 = _over(
+    _from(f"{RELEASED_CODE}, for CREMA-D; how it trains on UCF-101 is not released", _RELEASED), CHOSEN, **_THREE_FRAMES
+) | {
+    "encoder": Value("resnet18", RELEASED_UCF101),
+    "pretrained": Value(
+        A_FILE, f"{RELEASED_UCF101}: both encoders start from a file resnet18.pth, but for the stem of optical flow"
+    ),
+}
 _SEQUENCES = {
     "encoder": "transformer",
     "optimizer": "adam",
@@ -109,21 +262,30 @@ _SEQUENCES = {
     "epochs": 30,
 }
 
+
+def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
+    return {"released": _over(_RELEASED, source, **values), "paper": _over(_PAPER, source, **values)}
+
+
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL},
+    "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL, "ogm_ge": _OGM_CREMAD, "journal": _JOURNAL},
     "kinetics_sounds": {
-        **_released_and_paper(OGM_CODE, **_THREE_FRAMES),
-        "dgl": _over(_DGL, f"{DGL_CODE}, on Kinetics-Sounds", audio="fbank", audio_frames=1024, **_THREE_FRAMES),
+        **_released_and_paper(f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
+        "dgl": _DGL_KINETICS,
+        "ogm_ge": _OGM_KINETICS,
     },
-    "cgmnist": _released_and_paper(DIGITS, **_DIGITS),
+    "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),
     "chsims": _released_and_paper(CHOSEN, **_SEQUENCES),
-    "vggsound": {"released": _RELEASED, "paper": _PAPER},
-    "ave": {"released": _RELEASED, "paper": _PAPER},
-    "ucf101": _released_and_paper(CHOSEN, **_THREE_FRAMES),
+    "vggsound": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_VGGSOUND, "ogm_ge": _OGM_VGGSOUND},
+    "ave": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_AVE},
+    "ucf101": {
+        "released": _UCF101,
+        "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
+    },
     "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
 }
 
@@ -138,3 +300,18 @@ def recipe(dataset: str, name: str) -> Recipe:
     if name not in known:
         raise InputError(f"{dataset} has no recipe {name!r}; it has {' or '.join(known) or 'none'}.")
     return known[name]
+
+
+def options_in(recipe: Recipe, method: str) -> dict[str, Any]:
+    """Return the method's options that a recipe sets, by name."""
+    return {
+        name.removeprefix(f"{method}."): value for name, (value, _) in recipe.items() if name.startswith(f"{method}.")
+    }
+
+
+def recipes_with_options(method: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield data set, recipe and options, for every recipe that sets options of the method."""
+    for dataset, recipes in RECIPES.items():
+        for name, values in recipes.items():
+            if options := options_in(values, method):
+                yield dataset, name, options

@@ -1,8 +1,9 @@
 """Gradients of the losses during training, layer by layer: `--record-gradients N` writes gradients.npz.
 
-Steps 1, N + 1, 2N + 1 … of the run are recorded; the first one shows the freshly initialised network. A layer is a
-trainable tensor of an encoder. An objective is a loss that the method descends, before the method weights it. With R
-recorded steps, P layers of modality <m>, n objectives, and G and R' groups of the method's report, the file holds
+Steps 1, N + 1, 2N + 1 … of the run are recorded while it trains the encoders; the first one shows the freshly
+initialised network. A layer is a trainable tensor of an encoder. An objective is a loss that the method descends,
+before the method weights it. With R recorded steps, P layers of modality <m>, n objectives, and G and R' groups of the
+method's report, the file holds
 
     step, epoch                 (R,) int64, both from 1; steps are counted through the whole run
     modalities, objectives      names; objectives are "joint" and "unimodal", or the one that the method descends
@@ -77,7 +78,7 @@ class GradientRecorder:
 
     Arguments:
         settings, network, method: of the run. Without `record_gradients`, every method does nothing.
-        samples: number of samples in the training set.
+        samples: number of samples per epoch.
     """
 
     def __init__(self, settings: Settings, samples: int, network: MultimodalNetwork, method: Method) -> None:
@@ -104,7 +105,7 @@ class GradientRecorder:
             scale: factor of a gradient scaler; recorded values are unscaled.
         """
         number = (epoch - 1) * self._steps_per_epoch + step
-        if self._every is None or (number - 1) % self._every:
+        if self._every is None or (number - 1) % self._every or not self._method.trains_encoders:
             return
         objectives = self._objectives(joint, unimodal)
         passes = [dataclasses.replace(one, outside=False) for one in separate_passes(objectives)]

@@ -20,6 +20,7 @@ from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_gro
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
+from mmpareto.training.method_labels import label
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
@@ -53,8 +54,10 @@ def _train(request: Request, processes: Processes) -> int:
 
     trainer = make_trainer(settings, request.resume, processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    sizes = ", ".join(f"{count} {part}" for part, count in trainer.data.record["clips"].items() if count)
-    print(f"{settings.name}: {sizes} samples on {where}, into {trainer.folder}", flush=True)
+    further = [f"pretrained {Path(settings.pretrained).name}"] if settings.pretrained else []
+    method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
+    sizes = sizes_text(trainer.data.record)
+    print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
@@ -81,6 +84,16 @@ def _train(request: Request, processes: Processes) -> int:
         f"more metrics: {_python()} code/evaluate.py {trainer.folder / BEST}"
     )
     return 0
+
+
+def sizes_text(record: dict[str, Any]) -> str:
+    """The numbers of samples in `Data.record`, such as "6,656 of 6,698 train, 704 of 744 test"."""
+    available = record.get("available", record["clips"])
+    return ", ".join(
+        f"{count:,}{'' if count == available[part] else f' of {available[part]:,}'} {part}"
+        for part, count in record["clips"].items()
+        if count
+    )
 
 
 def make_stand_in(settings: Settings) -> None:
@@ -119,7 +132,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         **method.network,
     }
     pretrained = Path(settings.pretrained) if settings.pretrained and not checkpoint else None
-    network = build_network(**shape, pretrained=pretrained)
+    network = build_network(**shape, init=settings.init, pretrained=pretrained)
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
     _check_fits(network, data, settings)
@@ -158,6 +171,9 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
     if method.needs_classes and len(data.train.classes) == 1:
         raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    fusion = method.network.get("fusion", settings.fusion)
+    if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
+        raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 
@@ -178,7 +194,7 @@ def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> N
 
     BatchNorm needs more than one value per channel, and every convolution an image at least as large as its kernel.
     """
-    full, samples = settings.batch_size, len(data.train)
+    full, samples = settings.batch_size, data.record["clips"]["train"]
     batches = {min(full, samples), samples % full or full}
     parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)

@@ -18,8 +18,15 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.training.method_options import make_method, method_name, read_options, typed_options, variant_name
-from mmpareto.training.recipes import ADAM, recipe
+from mmpareto.training.method_options import (
+    make_method,
+    method_name,
+    read_options,
+    typed_options,
+    variant_name,
+    whole_options,
+)
+from mmpareto.training.recipes import A_FILE, ADAM, options_in, recipe
 from mmpareto.training.run_folder import read_config
 
 
@@ -54,6 +61,10 @@ PROTOCOL_HELP = (
     "validation (default): hold out --val_fraction of the training set and choose the best epoch on it; "
     "paper: train on everything and choose the best epoch on the test set, as the papers do"
 )
+RECIPE_HELP = (
+    "training hyper-parameters: released or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
+    "docs/training.md), which may set options of their methods"
+)
 ACCUMULATE_HELP = (
     "split each batch into N micro-batches, to save memory: the same step up to rounding, except that BatchNorm and "
     "the mean gates of MMTM see one micro-batch at a time"
@@ -67,7 +78,7 @@ def _setting(
     *,
     role: Role = Role.IDENTITY,
     names: Mapping[str, Any] | None = None,
-    canonical: Callable[[str], str] | None = None,
+    canonical: Callable[[str], str | None] | None = None,
     check: Condition | None = None,
     older: Any = dataclasses.MISSING,
     **flag: Any,
@@ -77,7 +88,7 @@ def _setting(
     Arguments:
         group: of flags in --help; None where the setting has no flag.
         names: the known names, which replace {names} in `help`; more may be registered before it is printed.
-        canonical: returns the registered name of a spelling.
+        canonical: returns the value of what was typed, such as the registered name of a spelling.
         check: condition on values other than None.
         older: value of the setting in runs that were recorded before it existed; missing for the first settings.
         flag: `default`, without which the recipe gives the value, and the options of `add_argument` that do not follow
@@ -107,7 +118,7 @@ class Settings:
         RUN, "named set of the method's options (default: its first; see --list_methods)", metavar="NAME", default=None
     )
     options: Mapping[str, Any] = _setting(None, "the method's options, by name", default=None)
-    recipe: str = _setting(RUN, "training hyper-parameters: released, paper or dgl", default="released")
+    recipe: str = _setting(RUN, RECIPE_HELP, default="released")
     protocol: Literal["validation", "paper"] = _setting(RUN, PROTOCOL_HELP, default="validation")
     val_fraction: float = _setting(
         RUN, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
@@ -130,7 +141,11 @@ class Settings:
         NETWORK, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
     pretrained: str | None = _setting(
-        NETWORK, "ImageNet weights for the encoders; never downloaded", metavar="FILE", default=None
+        NETWORK,
+        "ImageNet weights for the encoders, or none; never downloaded",
+        metavar="FILE",
+        default=None,
+        canonical=lambda value: None if value == "none" else value,
     )
     n_classes: int | None = _setting(
         NETWORK, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression", default=None
@@ -154,15 +169,21 @@ class Settings:
         OPTIMISATION, "drop the last batch if it is partial: never, in training, or in evaluation, too", older="none"
     )
     best_from_epoch: int = _setting(
-        OPTIMISATION, "first epoch that may be chosen as the best", metavar="EPOCH", check=AT_LEAST_1, older=1
-    )
+        OPTIMISATION, "first epoch that may be chosen as the best (of a shorter run: its last one)", metavar="EPOCH",
+        check=AT_LEAST_1, older=1,
+    )  # fmt: skip
     amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
     accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
 
-    audio: Literal["fbank", "spectrogram"] = _setting(INPUT, "prepared audio feature to read")
+    audio: Literal["fbank", "spectrogram", "stft"] = _setting(
+        INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
+    )
     frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
-    frame_choice: Literal["spread", "released", "first"] = _setting(
-        INPUT, "frames to read of clips with few frames, or the first ones always", older="spread"
+    frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
+        INPUT,
+        "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
+        "first, the first ones; starts, the first of each segment",
+        older="spread",
     )
     image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
@@ -300,16 +321,23 @@ def _new(typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand
         raise InputError(f"--dataset is missing; it takes one of: {', '.join(DATASETS)}.")
     defaults = {name: field.metadata["flag"].get("default") for name, field in _FIELDS.items()}
     values = defaults | {name: _canonical(name, value) for name, value in typed.items()}
-    values["variant"], values["options"] = read_options(values["method"], values["variant"], rest, flags)
     values["data"] = values["data"] or f"data/{values['dataset']}"
     absent = None
     if stand_in and "data" not in typed and not Path(values["data"]).exists():  # a wrong --data is an error
         absent = values["data"]
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
     hyper_parameters = recipe(values["dataset"], values["recipe"])
+    values["variant"], values["options"] = read_options(
+        values["method"], values["variant"], rest, flags, options_in(hyper_parameters, values["method"])
+    )
     if values["optimizer"] == "adam":
         hyper_parameters = hyper_parameters | ADAM
-    values |= {name: value for name, (value, _) in hyper_parameters.items() if name not in typed}
+    values |= {name: value for name, (value, _) in hyper_parameters.items() if name in _FIELDS and name not in typed}
+    if values["pretrained"] == A_FILE:
+        raise InputError(
+            f"recipe {values['recipe']!r} of {values['dataset']} starts from ImageNet weights: give --pretrained FILE, "
+            "such as torchvision's resnet18-f37072fd.pth, or --pretrained none to train from scratch."
+        )
     return Request(_checked(Settings(**values)), stand_in=absent)
 
 
@@ -349,7 +377,7 @@ def to_config(settings: Settings) -> dict[str, Any]:
 
 
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the "arguments" of a config.json of any age, under today's names and with the settings added since.
+    """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
     Raises:
         InputError: the method or variant no longer exists.
@@ -358,6 +386,8 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments = added | config["arguments"]
     if "method" in arguments and arguments.get("variant") is not None:
         arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    if "method" in arguments and arguments.get("options") is not None:
+        arguments["options"] = whole_options(arguments["method"], arguments["options"])
     return arguments
 
 

@@ -19,10 +19,11 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     Arguments:
         warning: about results on this data, recorded with them.
     """
-    summary = summarise(trainer.history, trainer.settings.protocol)
+    settings = trainer.settings
+    summary = summarise(trainer.history, settings.protocol, settings.best_from_epoch)
     if not trainer.heads_trained:
         probe_unimodal(trainer, summary)
-    summary = {"name": trainer.settings.name, "data": trainer.data.record} | summary
+    summary = {"name": settings.name, "data": trainer.data.record} | summary
     if warning:
         summary["warning"] = warning
     if trainer.processes.is_rank0:
@@ -30,19 +31,23 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     return summary
 
 
-def summarise(history: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int = 1) -> dict[str, Any]:
     """Return the metrics of three epochs: the last, the best on the validation set, and the best on the test set.
 
-    A tie goes to the earlier epoch. Choosing the epoch on the test set is the papers' protocol, and is labelled so.
+    The best ones are chosen among the epochs from `best_from_epoch` on; of a shorter run, they are the last. A tie goes
+    to the earlier epoch. Choosing the epoch on the test set is the papers' protocol, and is labelled so.
     """
+    candidates = history[best_from_epoch - 1 :] or history[-1:]
     summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
     if protocol == "validation":
-        summary["best_val"] = max(history, key=lambda line: line["val_acc"])
+        summary["best_val"] = max(candidates, key=lambda line: line["val_acc"])
     else:
         summary["best_val"] = None
         summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
-    summary["best_test"] = max(history, key=lambda line: line["acc"])
+    summary["best_test"] = max(candidates, key=lambda line: line["acc"])
     summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
+    if best_from_epoch > 1:
+        summary["best_from_epoch"] = best_from_epoch
     return summary
 
 
@@ -71,7 +76,9 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
 
 def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
     """Format the summary as a table of accuracies on the test set, in percent."""
-    lines = [f"{summary['name']}: accuracy on the test set, %", f"{'':34}epoch  joint" + _cells(modalities)]
+    used, available = summary["data"]["clips"]["test"], summary["data"].get("available", {}).get("test")
+    clips = "" if available in (None, used) else f" ({used:,} of its {available:,} clips)"
+    lines = [f"{summary['name']}: accuracy on the test set{clips}, %", f"{'':34}epoch  joint" + _cells(modalities)]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():
         line = summary[key]
@@ -81,6 +88,8 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
             accuracies = [line["acc"], *(line[f"acc_{name}"] for name in modalities)]
             cells = _cells(["–" if value is None else f"{100 * value:.2f}" for value in accuracies])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
+    if "best_from_epoch" in summary:
+        lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")
     if "unimodal_note" in summary:
         lines.append(f"  ({summary['unimodal_note']})")
     return "\n".join(lines)

@@ -39,6 +39,7 @@ def test_groups_are_ordered_by_label_and_their_runs_by_seed(tmp_path: Path) -> N
         ({"learning_rate": 0.01}, "Uniform (learning_rate 0.01)"),
         ({"crop_scale": [0.2, 1.0]}, "Uniform (crop_scale 0.2 1)"),
         ({"fingerprint": "fedcba9876", "data": "data/cremad-fps3"}, "Uniform (data cremad-fps3 fedcba)"),
+        ({"pretrained": "resnet18.pth"}, "Uniform (pretrained)"),
         ({"fused": True}, "Uniform (fused true)"),  # a setting that the other run's config lacks
     ],
 )

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from mmpareto.analysis.labels import NAMES, label
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.style import save
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import NAMES, label
 from PIL import Image
 
 # Okabe and Ito, "Color Universal Design", and a grey.

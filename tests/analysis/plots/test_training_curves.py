@@ -11,11 +11,11 @@ from made_runs import LAYERS, accuracies, options_of, write_gradients, write_run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmpareto.analysis.finished_run import FinishedRun
-from mmpareto.analysis.labels import NAMES
 from mmpareto.analysis.plots import gradient_series, training_curves
 from mmpareto.analysis.plots.groups import SeedGroup, group_runs
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
+from mmpareto.training.method_labels import NAMES
 
 pytest_plugins = ["plot_fixtures"]
 

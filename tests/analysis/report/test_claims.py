@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims."""
+"""The verdicts on the papers' claims and on our controls."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fake_runs import (
     CREMAD,
+    JOINT,
     MMPARETO,
     PARETO,
     SYNTHETIC,
@@ -16,13 +17,22 @@ from fake_runs import (
     write_gradients,
     write_json,
 )
-from mmpareto.analysis.report.claims import DOES_NOT_HOLD, HOLDS, NOT_MEASURED, UNDECIDED, verdict
+from mmpareto.analysis.report.claims import (
+    DGL_PAPER,
+    DOES_NOT_HOLD,
+    HOLDS,
+    MMPARETO_PAPER,
+    NOT_MEASURED,
+    OURS,
+    UNDECIDED,
+    verdict,
+)
 from mmpareto.analysis.report.run_sheet import make_run_sheet
 from mmpareto.analysis.report.sheet import Claim
 from mmpareto.analysis.report.statistics import Comparison
 from mmpareto.analysis.report.writers import markdown, page
 from mmpareto.analysis.tables.cells import Outcome
-from mmpareto.analysis.tables.definitions import Column, Row
+from mmpareto.analysis.tables.definitions import Column, Row, method_row
 from mmpareto.errors import InputError
 from scipy import stats
 
@@ -149,14 +159,19 @@ def test_noise_is_read_from_covariance(tmp_path: Path, trace: float, expected: s
 
 
 @pytest.mark.parametrize(("eigenvalue", "expected"), [(5.0, HOLDS), (20.0, DOES_NOT_HOLD)])
-def test_minima_are_compared_by_sharpness(tmp_path: Path, eigenvalue: float, expected: str) -> None:
+@pytest.mark.parametrize("row", [MMPARETO, PARETO])
+def test_minima_are_compared_by_sharpness(tmp_path: Path, row: Row, eigenvalue: float, expected: str) -> None:
     outcomes = uniform_runs(tmp_path)
-    outcomes += [finished(tmp_path, MMPARETO, CREMAD, seed, BOTH) for seed in SEEDS]
+    outcomes += [finished(tmp_path, row, CREMAD, seed, BOTH) for seed in SEEDS]
     for number, outcome in enumerate(outcomes):
         value = (10.0 if number < 6 else eigenvalue) * (1 + WOBBLE[(number + number // 6) % 6])
         write_json(folder_of(outcome) / "sharpness.json", {"losses": {"joint": {"largest_eigenvalue": value}}})
-    result = claims_of(outcomes, MMPARETO)["MMPareto ends in a flatter minimum than Uniform"]
-    assert result.verdict == expected
+    claims = claims_of(outcomes, row)
+    if row is PARETO:  # of which the paper claims the opposite
+        opposite = HOLDS if expected == DOES_NOT_HOLD else DOES_NOT_HOLD
+        assert claims["Conventional Pareto ends in a sharper minimum than Uniform"].verdict == opposite
+    else:
+        assert claims["MMPareto ends in a flatter minimum than Uniform"].verdict == expected
 
 
 def test_a_claim_about_accuracy_has_the_interval_of_the_table(tmp_path: Path) -> None:
@@ -175,6 +190,113 @@ def test_a_claim_about_accuracy_has_the_interval_of_the_table(tmp_path: Path) ->
         assert result.verdict == HOLDS
         assert shown.text.split(" ", 1)[1] in result.evidence  # the same interval, digit by digit
         assert f"{100 * shown.numbers['level']:.3g}% interval" in result.evidence
+
+
+def runs_of(runs: Path, row: Row, **accuracies: float) -> list[Outcome]:
+    """A run per seed whose accuracies vary with the seed, in a way that depends on their mean."""
+    return [
+        finished(runs, row, CREMAD, seed, {key: value + value * WOBBLE[5 - seed] for key, value in accuracies.items()})
+        for seed in SEEDS
+    ]
+
+
+AUDIO, DGL = method_row("unimodal", modality="audio"), method_row("dgl")
+
+
+@pytest.mark.parametrize(("probed", "expected"), [(0.5, HOLDS), (0.7, DOES_NOT_HOLD), (0.6, UNDECIDED)])
+def test_encoders_are_compared_with_unimodal_models(tmp_path: Path, probed: float, expected: str) -> None:
+    outcomes = [*uniform_runs(tmp_path), *runs_of(tmp_path, AUDIO, acc=0.6)]
+    outcomes += runs_of(tmp_path, JOINT, acc=0.65, acc_audio=probed)
+    for row in (MMPARETO, DGL):
+        outcomes += runs_of(tmp_path, row, acc=0.72, acc_audio=1.2 - probed)
+    claims = claims_of(outcomes, AUDIO, JOINT, MMPARETO, DGL)
+    dgl = claims["Unimodal (modality audio) is more accurate than the audio encoder of Joint loss"]
+    mmpareto = claims["The audio encoder of MMPareto is more accurate than Unimodal (modality audio)"]
+    assert (dgl.origin, mmpareto.origin) == (DGL_PAPER, MMPARETO_PAPER)
+    assert (dgl.verdict, mmpareto.verdict) == (expected, expected)
+    own = claims["The audio encoder of DGL is more accurate than Unimodal (modality audio)"]
+    assert (own.origin, own.verdict) == (DGL_PAPER, expected)
+    differences = [(0.6 - probed) * (1 + wobble) for wobble in reversed(WOBBLE)]
+    assert dgl.evidence.startswith(f"{100 * np.mean(differences):+.2f} points".replace("-", "−"))
+
+
+def test_the_parts_of_dgl_are_compared_with_the_whole(tmp_path: Path) -> None:
+    without, tuned = method_row("dgl", truncate_joint=False), method_row("dgl", alpha=2)
+    worse = method_row("dgl", unimodal_loss=False)
+    outcomes = [*uniform_runs(tmp_path), *runs_of(tmp_path, DGL, acc=0.75), *runs_of(tmp_path, tuned, acc=0.9)]
+    outcomes += [*runs_of(tmp_path, without, acc=0.7), *runs_of(tmp_path, worse, acc=0.8)]
+    outcomes += runs_of(tmp_path, JOINT, acc=0.6)
+    claims = claims_of(outcomes, JOINT, DGL, tuned, without, worse)
+    about = {claim: (one.origin, one.verdict) for claim, one in claims.items() if claim.startswith("DGL")}
+    assert about == {
+        "DGL is more accurate than Uniform": (OURS, HOLDS),
+        "DGL is more accurate than Joint loss": (DGL_PAPER, HOLDS),
+        "DGL is more accurate than DGL (truncate_joint false)": (DGL_PAPER, HOLDS),
+        "DGL is more accurate than DGL (unimodal_loss false)": (OURS, DOES_NOT_HOLD),
+    }
+    assert claims["Joint loss is less accurate than Uniform"].origin == MMPARETO_PAPER
+
+
+def test_both_papers_compare_themselves_with_the_other_methods(tmp_path: Path) -> None:
+    agm, gradnorm = method_row("agm"), method_row("gradnorm")
+    tuned, frozen = (method_row("pretrain_finetune", **more) for more in ({}, {"freeze_encoders": True}))
+    released = method_row("mmpareto", "released")
+    rows = (MMPARETO, released, DGL, agm, gradnorm, tuned, frozen)
+    outcomes = uniform_runs(tmp_path)
+    for row, accuracy in zip(rows, (0.6, 0.75, 0.74, 0.7, 0.8, 0.7, 0.7), strict=True):
+        outcomes += runs_of(tmp_path, row, acc=accuracy)
+    claims = claims_of(outcomes, *rows)
+    pairs = {claim: one.verdict for claim, one in claims.items() if "more accurate" in claim and "Uniform" not in claim}
+    assert pairs == {
+        "MMPareto (released) is more accurate than AGM": HOLDS,
+        "MMPareto (released) is more accurate than GradNorm": DOES_NOT_HOLD,
+        "MMPareto (released) is more accurate than Pretrain, then fine-tune": HOLDS,
+        "DGL is more accurate than AGM": HOLDS,
+        "DGL is more accurate than MMPareto (released)": DOES_NOT_HOLD,
+    }
+
+
+def test_a_boost_is_compared_with_steps_of_the_same_factor(tmp_path: Path) -> None:
+    released, larger = method_row("mmpareto", "released"), method_row("mmpareto", "released", gamma=2)
+    scaled = {scale: method_row("uniform", encoder_scale=scale) for scale in (1.5, 2, 3)}
+    outcomes = [*uniform_runs(tmp_path), *runs_of(tmp_path, MMPARETO, acc=0.7), *runs_of(tmp_path, released, acc=0.8)]
+    outcomes += runs_of(tmp_path, larger, acc=0.6)
+    for row in scaled.values():
+        outcomes += runs_of(tmp_path, row, acc=0.75)
+    claims = claims_of(outcomes, MMPARETO, released, larger, *scaled.values())
+    controls = {claim: one.verdict for claim, one in claims.items() if one.origin == OURS}
+    assert controls == {
+        "MMPareto is more accurate than Uniform (encoder_scale 1.5)": DOES_NOT_HOLD,
+        "MMPareto (released) is more accurate than Uniform (encoder_scale 1.5)": HOLDS,
+        "MMPareto (released, gamma 2) is more accurate than Uniform (encoder_scale 2)": DOES_NOT_HOLD,
+    }
+
+
+@pytest.mark.parametrize(("fused", "expected"), [(1.0, HOLDS), (4.0, DOES_NOT_HOLD)])
+def test_the_gradient_of_a_fused_encoder_is_compared_with_a_unimodal_model(
+    tmp_path: Path, fused: float, expected: str
+) -> None:
+    outcomes = uniform_runs(tmp_path)
+    for row, joint, unimodal in ((JOINT, fused, 9.0), (AUDIO, 9.0, 2.0)):
+        for seed, outcome in enumerate(runs_of(tmp_path, row, acc=0.6)):
+            write_gradients(folder_of(outcome), joint * (1 + WOBBLE[seed]), unimodal * (1 - WOBBLE[seed]), cosine=0.5)
+            outcomes.append(outcome)
+    claim = claims_of(outcomes, JOINT, AUDIO)[
+        "The gradient at the audio encoder is smaller in Joint loss than in Unimodal (modality audio)"
+    ]
+    ratio = math.exp(np.mean([math.log(fused * (1 + wobble) / (2 * (1 - wobble))) for wobble in WOBBLE]))
+    assert (claim.origin, claim.verdict, claim.seeds) == (DGL_PAPER, expected, 6)
+    assert claim.evidence.startswith(f"{ratio:.3g} times the norm in Unimodal (modality audio)")
+
+
+def test_a_claim_says_who_makes_it(tmp_path: Path) -> None:
+    outcomes = [*uniform_runs(tmp_path), *runs_of(tmp_path, DGL, acc=0.75), *runs_of(tmp_path, MMPARETO, acc=0.7)]
+    sheet = make_run_sheet(table_of(DGL, MMPARETO), outcomes, "validation", plots=False)
+    assert "MMPareto paper" in sheet.claims_text and "DGL paper" in sheet.claims_text
+    (line,) = [text for text in markdown(sheet).splitlines() if text.startswith("| DGL is more accurate than MMPareto")]
+    assert f"| {DGL_PAPER} |" in line
+    html = page(sheet)
+    assert f"{MMPARETO_PAPER};" in html and f"{OURS};" in html
 
 
 def test_all_claims_except_accuracy_are_one_family(tmp_path: Path) -> None:

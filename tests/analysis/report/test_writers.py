@@ -227,6 +227,7 @@ def test_the_page_has_all_its_sections(sheet: Sheet) -> None:
     ids = [attributes["id"] for attributes in Page(page(sheet)).of("section")]
     assert ids == [
         *("results", "differences", "missing", "noise-of-the-test-set", "published-accuracies"),
+        "reported-elsewhere",
         *("claims", "plots", "commands"),
     ]
     images = Page(page(sheet)).of("img")

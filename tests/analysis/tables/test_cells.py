@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "n_classes": 6,
     "encoder": "cnn",
     "fusion": "sum",
+    "init": "ogm_ge",
     "pretrained": "file.pt",
     "optimizer": "adam",
     "learning_rate": 0.5,
@@ -38,12 +39,15 @@ OTHER: dict[str, Any] = {
     "lr_decay_step": 31,
     "lr_decay_ratio": 0.2,
     "clip_grad": 1.0,
+    "drop_last": "all",
+    "best_from_epoch": 2,
     "batch_size": 3,
     "epochs": 7,
     "amp": "bf16",
     "accumulate": 2,
     "audio": "spectrogram",
     "frames": 4,
+    "frame_choice": "spread",
     "image_size": 48,
     "crop_scale": (0.5, 1.0),
     "audio_frames": 99,
@@ -121,3 +125,18 @@ def test_extra_flags_apply_to_every_cell_and_override() -> None:
     assert {cell.settings.data for cell in cells} == {"my data", "my data-fps3", "my data-spectrogram"}
     with pytest.raises(InputError, match=r"--data x .* several data sets"):
         make_cells(TABLES["main"], [0], "last", ["--data=x"])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "flags", "expected"),
+    [
+        ("paper", "", "paper"),
+        ("paper", "--protocol validation", "validation"),
+        ("validation", "", "validation"),
+        (None, "", "validation"),
+    ],
+)
+def test_a_row_with_a_protocol_of_its_own_is_trained_for_it(protocol: str | None, flags: str, expected: str) -> None:
+    table = dataclasses.replace(ONE, rows=(Row("Uniform", f"--method uniform {flags}", protocol),))
+    (cell,) = make_cells(table, [0], "last")
+    assert cell.settings.protocol == expected

@@ -1,5 +1,7 @@
 """Choice of other data sets, methods and encoders for a table."""
 
+import dataclasses
+
 import pytest
 from mmpareto.analysis.tables import choices
 from mmpareto.analysis.tables.cells import make_cells
@@ -27,21 +29,53 @@ def test_data_sets_can_be_replaced() -> None:
         choices.with_data_sets(TABLES["main"], ["crema"])
 
 
+def test_a_data_set_of_the_table_keeps_its_columns() -> None:
+    def flags(name: str, *given: str) -> list[str]:
+        return [column.flags for column in choices.with_data_sets(TABLES[name], given).columns]
+
+    assert flags("dgl", "CREMAD") == ["--dataset cremad --data {data}-spectrogram"]
+    assert flags("dgl", "ave", "ks") == ["--dataset ave", "--dataset kinetics_sounds --data {data}-33"]
+    assert flags("mosi", "mosi") == ["--dataset mosi --n_classes 2", "--dataset mosi --n_classes 7"]
+
+
+def test_unimodal_rows_are_those_of_the_data_sets() -> None:
+    def unimodal(table: Table) -> list[str]:
+        return [row.label for row in table.rows if "unimodal" in row.flags.split()]
+
+    assert unimodal(TABLES["main"]) == ["Unimodal (modality audio)", "Unimodal (modality visual)"]
+    table = choices.with_data_sets(TABLES["main"], ["cremad", "modelnet40"])
+    assert unimodal(table) == [f"Unimodal (modality {name})" for name in ("audio", "visual", "front", "rear")]
+    assert [row.label for row in table.rows[4:]] == [row.label for row in TABLES["main"].rows[2:]]
+    alone = dataclasses.replace(table, rows=table.rows[:4], baseline=table.rows[0].label)
+    modalities = {(settings.options["modality"], column) for (_, column), settings in by_label(alone).items()}
+    assert modalities == {  # each on the data set that has it
+        *(("audio", "CREMA-D"), ("visual", "CREMA-D"), ("front", "ModelNet40"), ("rear", "ModelNet40"))
+    }
+    added = choices.with_methods(choices.with_data_sets(TABLES["multitask"], ["mosi"]), ["unimodal"])
+    assert unimodal(added) == [f"Unimodal (modality {name})" for name in ("text", "audio", "vision")]
+
+
 def test_methods_can_be_selected_and_added() -> None:
     def labels(name: str, *given: str) -> list[str]:
         return [row.label for row in choices.with_methods(TABLES[name], given).rows]
 
-    assert labels("main", "MM-Pareto", "dgl") == ["Uniform", "MMPareto", "DGL"]
+    every = ["MMPareto", "MMPareto (paper)", "MMPareto (released)"]
+    assert labels("main", "MM-Pareto", "dgl") == ["Uniform", *every, "DGL"]
     assert labels("main", "mmpareto:paper", "ogm") == ["Uniform", "MMPareto (paper)", "OGM"]
+    assert labels("main", "mmpareto:released", "uniform") == [
+        *("Uniform", "MMPareto (released)", "Uniform (encoder_scale 1.5)")
+    ]
     assert labels("variants", "mmpareto:paper") == ["Uniform", "MMPareto (paper)"]
     for default in ("mmpareto:per_tensor", "MM-Pareto:brief"):  # its current and its old name
         assert labels("main", default) == labels("variants", default) == ["Uniform", "MMPareto"]
         assert labels("multitask", default, "ogm") == ["Uniform", "MMPareto", "OGM"]
         assert labels("cgmnist", "dgl", default) == ["Uniform", "MMPareto", "DGL"]
-    assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 7
+    assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 12
     assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
     with pytest.raises(InputError, match="Did you mean 'mmpareto'"):
         labels("main", "mpareto")
+    (added,) = [row for row in choices.with_methods(TABLES["dgl"], ["agm"]).rows if row.label == "AGM"]
+    assert choices.flag_of(added.flags, "--recipe") == "dgl"  # that of the whole table
     columns = choices.with_methods(TABLES["preprocessing"], ["mmpareto", "dgl"]).columns
     assert [column.label for column in columns] == ["MMPareto", "DGL"]
     assert choices.data_sets_of(columns) == ["cremad"]

@@ -1,13 +1,14 @@
 """DGL against autograd: which loss reaches each encoder and each fusion, and which loss does not."""
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
-from integration_reference import dense_and_batch, linear, model_and_batch, tasks_and_batch
-from mmpareto import DGL
+from integration_reference import dense_and_batch, linear, model_and_batch, plain_sum, tasks_and_batch
+from mmpareto import DGL, JointLoss, UniformSum
 from mmpareto.integration.report import Report
 from mmpareto.models import FUSIONS
 from mmpareto.models.mmtm import MMTM
@@ -21,6 +22,7 @@ TWO, THREE = ("audio", "visual"), ("text", "audio", "visual")
 SETTINGS = [(fusion, TWO) for fusion in FUSIONS] + [
     (fusion, names) for fusion in ("concat", "sum") for names in (("touch",), THREE)
 ]
+FLAGS = [*itertools.product([True, False], repeat=3)]  # unimodal_loss, truncate_joint, truncate_unimodal
 every_fusion = pytest.mark.parametrize(("fusion", "names"), SETTINGS, ids=lambda v: v if isinstance(v, str) else len(v))
 
 Batch = tuple[dict[str, Tensor], Tensor]
@@ -260,16 +262,81 @@ def test_a_parameter_that_only_one_of_several_losses_reaches() -> None:
     assert idle.grad is None
 
 
-def test_the_joint_loss_is_not_propagated_through_the_encoders() -> None:
-    """One backward pass over the encoders: every activation receives a gradient once."""
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+def test_one_backward_pass_over_the_encoders(flags: tuple[bool, bool, bool]) -> None:
+    """Every activation of an encoder receives a gradient once; never, if the encoder learns from no loss."""
     network, batch = network_and_batch("concat")
     seen: list[str] = []
     for name, encoder in network.encoders.items():
         encoder[0].register_forward_hook(
             lambda _module, _args, y, name=name: y.register_hook(lambda _gradient: seen.append(name)) and None
         )
-    step(DGL(), network, batch)
-    assert sorted(seen) == ["audio", "visual"]
+    step(DGL(4.0, *flags), network, batch)
+    unimodal_loss, truncate_joint, _ = flags
+    assert sorted(seen) == (["audio", "visual"] if unimodal_loss or not truncate_joint else [])
+
+
+def network_and_losses(kind: str) -> tuple[Any, Tensor, dict[str, Tensor]]:
+    """A network with this fusion, with heads of its own, or with blocks, and the losses of a batch."""
+    if kind == "own heads":
+        model, batch = model_and_batch("three modalities")
+        return model, *model.losses(*batch)
+    network, batch = network_with_blocks(THREE) if kind == "blocks" else network_and_batch(kind)
+    return network, *losses_of(network(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize("kind", ["concat", "gated", "own heads", "blocks"])
+def test_each_part_can_be_switched_off(kind: str, flags: tuple[bool, bool, bool]) -> None:
+    """The released step by its definition: which loss leaves which gradient where."""
+    unimodal_loss, truncate_joint, truncate_unimodal = flags
+    network, joint, unimodal = network_and_losses(kind)
+    of_joint = gradients_of(joint, network)
+    of_unimodal = {name: gradients_of(loss, network) for name, loss in unimodal.items()}
+    owner = {p: name for name, encoder in network.encoders.items() for p in encoder.parameters()}
+    expected: Gradients = {}
+    for p in network.parameters():
+        if p in owner:
+            terms = [] if truncate_joint else [of_joint[p]]
+            own = of_unimodal[owner[p]][p]
+            terms += [None if own is None else 3.0 * own] if unimodal_loss else []
+        else:
+            terms = [of_joint[p]]
+            if unimodal_loss and not truncate_unimodal:
+                terms += [None if g[p] is None else 3.0 * g[p] for g in of_unimodal.values()]
+        expected[p] = plain_sum(terms)
+    report = DGL(3.0, *flags).backward(
+        joint, unimodal, encoders=dict(network.encoders.items()), interaction=kind == "blocks"
+    )
+    assert report.losses == ["joint", *(network.encoders if unimodal_loss else [])]
+    for p, gradient in expected.items():
+        assert (p.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_the_controls_are_known_methods() -> None:
+    """With neither truncation and α = 1, DGL is the uniform baseline; with no unimodal loss either, joint training."""
+    network, batch = network_and_batch("film")
+    step(DGL(1.0, truncate_joint=False, truncate_unimodal=False), network, batch)
+    actual = take_grads(network)
+    step(UniformSum(), network, batch)
+    for key, gradient in take_grads(network).items():
+        torch.testing.assert_close(actual[key], gradient, rtol=1e-9, atol=1e-15)
+    step(DGL(unimodal_loss=False, truncate_joint=False), network, batch)
+    actual = take_grads(network)
+    step(JointLoss(), network, batch)
+    for key, gradient in take_grads(network).items():
+        torch.testing.assert_close(actual[key], gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_an_encoder_without_a_unimodal_loss_receives_no_gradient() -> None:
+    network, batch = network_and_batch("concat")
+    joint, unimodal = losses_of(network(batch[0]), batch[1])
+    encoders = {"audio": network.encoders["audio"], "visual": (network.encoders["visual"], [])}
+    DGL().backward(joint, {"audio": unimodal["audio"]}, encoders=encoders)
+    assert all(p.grad is not None for p in network.encoders["audio"].parameters())
+    assert all(p.grad is None for p in network.encoders["visual"].parameters())
 
 
 @pytest.mark.parametrize("bad", ["joint", "audio"])
@@ -300,8 +367,9 @@ def test_frozen_parts_receive_no_gradient() -> None:
 
 def test_it_requires_a_shared_fusion() -> None:
     assert dict(DGL.network) == {"heads": "shared"}
-    assert DGL.descends_joint and DGL.descends_unimodal
     method = DGL()
+    assert method.descends_joint and method.descends_unimodal
+    assert not DGL(unimodal_loss=False).descends_unimodal
     assert method.alpha == 4.0
     assert method.state_dict() == {}
     assert copy.deepcopy(method).alpha == 4.0

@@ -137,7 +137,7 @@ def integrated(gradients: Sequence[Sequence[Tensor]], options: Options) -> Expec
         for i, group in enumerate(of_tensor)
     ]
     rescale = []
-    for group in each if options.rescale == "parameter" else whole:
+    for group in members if options.rescale == "none" else each if options.rescale == "parameter" else whole:
         conflict = of_tensor[group[0]].conflict
         length = float(np.linalg.norm(rows_of([h], group)))
         rows = rows_of(gradients, group)
@@ -146,7 +146,8 @@ def integrated(gradients: Sequence[Sequence[Tensor]], options: Options) -> Expec
         elif length < 32 * EPS * np.linalg.norm(rows, axis=1).sum():
             rescale.append(0.0 if is_decided(rows[of_tensor[group[0]].alpha > 0]) else math.nan)
         else:
-            rescale.append(max(1.0, float(np.linalg.norm(rows.sum(0))) / length) if length > 0 else 1.0)
+            restores = length > 0 and options.rescale != "none"
+            rescale.append(max(1.0, float(np.linalg.norm(rows.sum(0))) / length) if restores else 1.0)
         for i in group:
             h[i] = h[i] * rescale[-1] * (options.gamma if conflict or options.boost == "always" else 1.0)
     all_rows = rows_of(gradients, range(count))

@@ -83,9 +83,9 @@ class Slow:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("boost", ["conflict", "always"])
-def test_every_step_matches_the_definition(count: int, boost: str) -> None:
-    options = Options(2.0, "encoder", "encoder", boost)
+@pytest.mark.parametrize(("boost", "rescale"), [("conflict", "encoder"), ("always", "encoder"), ("conflict", "none")])
+def test_every_step_matches_the_definition(count: int, boost: str, rescale: str) -> None:
+    options = Options(2.0, "encoder", rescale, boost)
     model, slow, method = Model(count), Slow(K, options), Refresh(MMPareto(**options.arguments()), K)
     seen = set()
     for batch, shift in steps_of(count):
@@ -436,10 +436,10 @@ def test_bf16_autocast() -> None:
 
 
 @pytest.mark.parametrize("weights", ["parameter", "encoder"])
-@pytest.mark.parametrize("rescale", ["parameter", "encoder"])
+@pytest.mark.parametrize("rescale", ["parameter", "encoder", "none"])
 def test_it_requires_factors_of_the_whole_encoder(weights: str, rescale: str) -> None:
     for boost, zero, refresh in itertools.product(("conflict", "always"), (False, True), (2, 10)):
-        if (weights, rescale) == ("encoder", "encoder"):
+        if weights == "encoder" and rescale != "parameter":
             assert Refresh(MMPareto(1.5, weights, rescale, boost, zero), refresh).every == refresh
         else:
             with pytest.raises(ValueError, match=r"refresh|no meaning"):

@@ -1,5 +1,6 @@
 """Training on one kind of loss at a time: joint, unimodal, and unimodal pre-training before joint fine-tuning."""
 
+import copy
 import io
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from integration_reference import (
     gradients_of,
     model_and_batch,
 )
-from mmpareto import JointLoss, PretrainFinetune, Unimodal
+from mmpareto import Ensemble, JointLoss, PretrainFinetune, Unimodal
 from mmpareto.integration.method import Method
 from mmpareto.integration.report import Report
 from torch import Tensor, nn
@@ -294,6 +295,73 @@ def test_a_negative_number_of_epochs_is_rejected(pretrain_epochs: int) -> None:
         PretrainFinetune(pretrain_epochs)
 
 
+def freeze(model: Multimodal) -> None:
+    for encoder in model.encoders.values():
+        encoder.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("kind", ["two linear", "convolution and mlp", "dense"])
+def test_fine_tuning_of_frozen_encoders_trains_fusion_and_joint_head_alone(kind: str) -> None:
+    model, batch = model_of(kind)
+    method = PretrainFinetune(freeze_encoders=True)
+    assert method.trains_encoders
+    first = expected_of(model, batch, *model.encoders)
+    step(method, model, batch, interaction=kind == "dense")
+    assert_exact(first, model)
+    model.zero_grad(set_to_none=True)
+    method.finetune()
+    assert not method.trains_encoders
+    freeze(model)
+    before = {name: buffer.clone() for name, buffer in model.encoders.named_buffers()}
+    expected = expected_of(model, batch, "joint")
+    report = step(method, model, batch, interaction=kind == "dense")
+    assert report.losses == ["joint"] and not report
+    assert_exact(expected, model)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"fusion", "joint_head"}
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.encoders.named_buffers())
+
+
+def test_encoders_that_should_be_frozen_but_are_not_are_rejected() -> None:
+    model, batch = model_and_batch("two linear")
+    joint, unimodal = model.losses(*batch)
+    method = PretrainFinetune(freeze_encoders=True)
+    method.finetune()
+    assert_rejected(method, "encoder 'audio' frozen: call its requires_grad_", model, joint, unimodal)
+    given = {"audio": list(model.encoders["audio"].parameters()), "visual": (model.encoders["visual"], ["visual"])}
+    model.encoders["audio"].requires_grad_(False)
+    assert_rejected(method, "encoder 'visual' frozen", model, joint, unimodal, encoders=given)
+    freeze(model)
+    assert_rejected(method, "fine-tuning descends the joint loss: pass it", model, None, unimodal)
+
+
+# --- ensemble ----------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_an_ensemble_descends_every_unimodal_loss_and_not_the_joint_loss(kind: str) -> None:
+    model, batch = model_of(kind)
+    expected = expected_of(model, batch, *model.encoders)
+    assert step(Ensemble(), model, batch).losses == list(model.encoders)
+    assert_exact(expected, model)
+    outside = {"fusion.weight", "fusion.bias", "joint_head.weight", "joint_head.bias"}
+    assert outside <= without_gradient(model)
+
+
+def test_each_member_of_an_ensemble_learns_as_if_alone() -> None:
+    model, batch = model_and_batch("three modalities")
+    for name, encoder in model.encoders.items():
+        alone = copy.deepcopy(model)
+        step(Unimodal(name), alone, batch)
+        model.zero_grad(set_to_none=True)
+        step(Ensemble(), model, batch)
+        for ours, theirs in (
+            *zip(encoder.parameters(), alone.encoders[name].parameters(), strict=True),
+            *zip(model.heads[name].parameters(), alone.heads[name].parameters(), strict=True),
+        ):
+            assert ours.grad is not None and theirs.grad is not None and torch.equal(ours.grad, theirs.grad)
+
+
 # --- all of these methods ----------------------------------------------------------------------------------------
 
 
@@ -306,6 +374,7 @@ def finetuning() -> Method:
 ALL = {
     "joint": (JointLoss, ["joint"]),
     "unimodal": (lambda: Unimodal("visual"), ["visual"]),
+    "ensemble": (Ensemble, ["text", "audio", "visual"]),
     "pre-training": (PretrainFinetune, ["text", "audio", "visual"]),
     "fine-tuning": (finetuning, ["joint"]),
 }

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmpareto.analysis.finished_run import Array, FinishedRun
-from mmpareto.analysis.labels import label, value_text
 from mmpareto.errors import InputError
+from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.settings import Role, settings_with
 
 IN_LABEL = ("dataset", "method", "variant", "options")
@@ -63,7 +63,8 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[SeedGroup]:
     varied = {name: varied_settings(members) for name, members in alike.items()}
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        name = label(run.method, run.variant, run.options, [_setting_text(run, key) for key in varied[run.label]])
+        further = [*run.details, *(_setting_text(run, key) for key in varied[run.label])]
+        name = label(run.method, run.variant, run.options, further)
         members = groups.setdefault(name, [])
         for other in members:
             if other.seed == run.seed:

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmpareto.analysis.labels import NAMES
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
+from mmpareto.training.method_labels import NAMES
 
 # Okabe and Ito's colours, which people with any colour vision can distinguish (jfly.uni-koeln.de/color, 2008), without
 # their yellow: a thin line of it cannot be seen on white.
@@ -96,6 +96,7 @@ BY_METHOD = {
     "pmr": LineStyle(PURPLE, LONG, "p"),
     "agm": LineStyle(ORANGE, TWO_DOTS, "d"),
     "unimodal": LineStyle(GREY, SPARSE, "."),
+    "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),

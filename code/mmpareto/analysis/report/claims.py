@@ -1,19 +1,24 @@
-"""The claims of the MMPareto paper that runs can test, and the verdict of a table's runs on each.
+"""The claims of the MMPareto and DGL papers that runs can test, our controls, and a table's verdict on each.
 
 For each column of the table, over seeds:
 
-- At each encoder, the joint loss's gradient is smaller than the unimodal loss's: ratio of the mean norms over the
-  recorded steps of uniform's runs (gradients.npz), or else over all steps of MMPareto's (metrics.jsonl).
-- The two gradients conflict: share of these steps in which their cosine over the whole encoder is negative.
-- The noise of the joint loss's mini-batch gradient is smaller: ratio of the traces of the covariance (covariance.json).
-- MMPareto ends in a flatter minimum than uniform: ratio of the largest eigenvalues of the joint loss's Hessian
-  (sharpness.json).
-- Conventional Pareto is less accurate than uniform, and MMPareto is more accurate.
+- MMPareto, figures 1 (d) and 4 (b): at each encoder, the joint loss's gradient is smaller than the unimodal loss's:
+  ratio of the mean norms over the recorded steps of uniform's runs (gradients.npz), or else over all steps of
+  MMPareto's (metrics.jsonl).
+- MMPareto, figures 1 (a) and 4 (a): the two gradients conflict: share of these steps in which their cosine over the
+  whole encoder is negative.
+- MMPareto, the same figures: the noise of the joint loss's mini-batch gradient is smaller: ratio of the traces of the
+  covariance (covariance.json).
+- MMPareto, figure 5: MMPareto ends in a flatter minimum than uniform, and conventional Pareto in a sharper one: ratio
+  of the largest eigenvalues of the joint loss's Hessian (sharpness.json).
+- DGL, figure 1 (c): an encoder receives a smaller gradient in a multimodal model than in a unimodal one: ratio of the
+  mean norms over the recorded steps of the runs of joint and of `unimodal`.
+- Both: which row is more accurate than which; see `_between_rows`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,14 +31,22 @@ from mmpareto.errors import InputError
 from mmpareto.training.run_folder import GRADIENTS, METRICS
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
+MMPARETO_PAPER, DGL_PAPER, OURS = "MMPareto paper", "DGL paper", "our control"
 CLAIMS_TEXT = (
-    "Claims of the MMPareto paper that these runs can test. A claim holds if the whole confidence interval over seeds "
-    "(paired t) is on its side, and does not hold if the whole interval is on the other side; otherwise, and with "
-    "fewer than 5 seeds, it is undecided. Claims about accuracy use the intervals of the table, which are corrected by "
-    "Holm's procedure over its rows. All other claims about one column are corrected together in the same way. The two "
-    "groups are not corrected for each other, and columns are not corrected for one another. Gradients and sharpness "
-    "are compared as ratios (t intervals of logarithms)."
+    "Claims of the MMPareto paper (ICML 2024) and of the DGL paper (ICCV 2025) that these runs can test, and controls "
+    "of ours, which no paper claims. A claim holds if the whole confidence interval over seeds (paired t) is on its "
+    "side, and does not hold if the whole interval is on the other side; otherwise, and with fewer than 5 seeds, it is "
+    "undecided. Claims about accuracy beside the table's baseline use the intervals of the table, which are corrected "
+    "by Holm's procedure over its rows. Of the other claims about one column, those about accuracy are corrected "
+    "together in the same way, and so are those about gradients and minima. These groups are not corrected for each "
+    "other, and columns are not corrected for one another. Gradients and sharpness are compared as ratios (t intervals "
+    "of logarithms)."
 )
+ACCURACY = "acc in summary.json, at the epoch that the protocol chooses"
+TRAIN = "to measure it, train the runs with python code/tables.py"
+# The methods in both papers' first tables, and those in table 3 of the MMPareto paper.
+RIVALS = ("joint", "gblending", "ogm", "ogm_ge", "pmr", "agm")
+MORE_RIVALS_OF_MMPARETO = ("greedy", "pretrain_finetune", "gradnorm", "pcgrad", "metabalance")
 T = TypeVar("T")
 
 
@@ -42,7 +55,7 @@ class Evidence:
     """The measurements behind a claim.
 
     Attributes:
-        claim: the claim, a sentence without its full stop.
+        claim, origin: as in `Claim`.
         side: +1 if it claims that the values are above zero, −1 if below.
         values: seed → difference, logarithm of a ratio, or share.
         show, unit: formats a value, and the words that follow it.
@@ -51,6 +64,7 @@ class Evidence:
     """
 
     claim: str
+    origin: str
     side: int
     values: Mapping[int, float]
     show: Callable[[float], str]
@@ -71,15 +85,16 @@ def check_claims(results: Results, comparisons: Mapping[tuple[str, str], Compari
     claims = []
     for column in dict.fromkeys(cell.column for cell in results.values()):
         cells = [cell for cell in results.values() if cell.column == column]
-        uniform = next((cell for cell in cells if cell.settings.method == "uniform"), None)
+        uniform = next(_of_method(cells, "uniform"), None)
         if uniform is None:
             continue
-        mmpareto = [cell for cell in cells if cell.settings.method == "mmpareto"]
-        evidence = [*_of_gradients(uniform, mmpareto), *_of_noise(uniform), *_of_minima(uniform, mmpareto)]
-        compared = compare({one.claim: [*one.values.values()] for one in evidence})
-        claims += [_judge(one, compared[one.claim], column) for one in evidence]
+        mmpareto = [*_of_method(cells, "mmpareto")]
+        measured = [*_of_gradients(uniform, mmpareto), *_of_noise(uniform), *_of_minima(uniform, cells)]
+        measured += _of_fusion(cells)
+        claims += _judged(measured, column)
         if (uniform.row, column) not in comparisons:  # uniform is the baseline, so comparisons are with it
-            claims += _of_accuracy(cells, comparisons, column, uniform.row)
+            claims += _beside_baseline(cells, comparisons, column, uniform.row)
+        claims += _judged([*_between_rows(cells)], column)
     return claims
 
 
@@ -92,10 +107,20 @@ def verdict(comparison: Comparison, side: int) -> str:
     return HOLDS if (comparison.low > 0) == (side > 0) else DOES_NOT_HOLD
 
 
+def _judged(family: Sequence[Evidence], column: str) -> list[Claim]:
+    """The verdicts on claims that are corrected together."""
+    compared = compare({one.claim: [*one.values.values()] for one in family})
+    return [_judge(one, compared[one.claim], column) for one in family]
+
+
 def _judge(evidence: Evidence, comparison: Comparison, column: str) -> Claim:
     result = verdict(comparison, evidence.side)
     text = evidence.how_to_measure if result == NOT_MEASURED else _interval_text(comparison, evidence)
-    return Claim(evidence.claim, result, text, column, comparison.n, evidence.source)
+    return Claim(evidence.claim, evidence.origin, result, text, column, comparison.n, evidence.source)
+
+
+def _of_method(cells: Iterable[CellResults], *methods: str) -> Iterator[CellResults]:
+    return (cell for cell in cells if cell.settings.method in methods)
 
 
 def _interval_text(comparison: Comparison, evidence: Evidence) -> str:
@@ -109,26 +134,92 @@ def _interval_text(comparison: Comparison, evidence: Evidence) -> str:
 # Accuracy
 
 
-def _of_accuracy(
-    cells: Iterable[CellResults], comparisons: Mapping[tuple[str, str], Comparison], column: str, baseline: str
+def _beside_baseline(
+    cells: Sequence[CellResults], comparisons: Mapping[tuple[str, str], Comparison], column: str, baseline: str
 ) -> list[Claim]:
+    """Claims about rows beside uniform, by the table's own comparisons."""
+    dgl = next(_whole_dgl(cells), None)
     claims = []
     for cell in cells:
-        side = {"pareto": -1, "mmpareto": 1}.get(cell.settings.method)
-        comparison = comparisons.get((cell.row, column))
-        if side is None or comparison is None:
+        method, comparison = cell.settings.method, comparisons.get((cell.row, column))
+        if comparison is None or not (method in ("joint", "pareto", "mmpareto") or cell is dgl):
             continue
-        evidence = Evidence(
-            f"{cell.row} is {'more' if side > 0 else 'less'} accurate than {baseline}",
-            side,
-            {},
-            lambda value: signed(100 * value),
-            "points",
-            "acc in summary.json, at the epoch that the protocol chooses",
-            "to measure it, train the runs with python code/tables.py",
-        )
-        claims.append(_judge(evidence, comparison, column))
+        side = 1 if method in ("mmpareto", "dgl") else -1
+        origin = OURS if cell is dgl else MMPARETO_PAPER
+        claims.append(_judge(_more_accurate(cell.row, baseline, origin, {}, side), comparison, column))
     return claims
+
+
+def _between_rows(cells: Sequence[CellResults]) -> Iterator[Evidence]:
+    """Claims about the accuracy of two rows of a column.
+
+    - MMPareto paper: MMPareto is more accurate than joint and the other methods, and its encoders are more accurate
+      than unimodal models (tables 1 and 3; there, all but the video encoder on CREMA-D are).
+    - DGL paper: DGL is more accurate than joint, MMPareto and other methods, and its encoders are more accurate than
+      unimodal models (table 1); an encoder trained by joint is less accurate than a unimodal model (figure 1); and
+      without either truncation DGL is less accurate (table 3).
+    - Controls: without its unimodal losses DGL is less accurate; MMPareto is more accurate than uniform with encoder
+      gradients times γ.
+
+    Of several rows of MMPareto, that of the released code counts, or else that of the paper's text, or else the first.
+    """
+    mmpareto = min(_of_method(cells, "mmpareto"), key=_distance_from_released, default=None)
+    dgl, joint = next(_whole_dgl(cells), None), next(_of_method(cells, "joint"), None)
+    if mmpareto:
+        for worse in _of_method(cells, *RIVALS, *MORE_RIVALS_OF_MMPARETO):
+            if not worse.settings.options.get("freeze_encoders", False):
+                yield _pair(mmpareto, worse, MMPARETO_PAPER)
+    if dgl:
+        for worse in (*_of_method(cells, *RIVALS), *([mmpareto] if mmpareto else [])):
+            yield _pair(dgl, worse, DGL_PAPER)
+        for part in (cell for cell in _of_method(cells, "dgl") if not _is_whole(cell)):
+            yield _pair(dgl, part, DGL_PAPER if part.settings.options["unimodal_loss"] else OURS)
+    for alone in _of_method(cells, "unimodal"):
+        modality = str(alone.settings.options["modality"])
+        if joint:
+            yield _pair(alone, joint, DGL_PAPER, of_worse=modality)
+        for better, origin in ((mmpareto, MMPARETO_PAPER), (dgl, DGL_PAPER)):
+            if better:
+                yield _pair(better, alone, origin, of_better=modality)
+    for cell in _of_method(cells, "mmpareto"):
+        for control in _of_method(cells, "uniform"):
+            scale = control.settings.options.get("encoder_scale", 1)
+            if scale != 1 and scale == cell.settings.options["gamma"]:
+                yield _pair(cell, control, OURS)
+
+
+def _pair(
+    better: CellResults, worse: CellResults, origin: str, *, of_better: str | None = None, of_worse: str | None = None
+) -> Evidence:
+    """The claim that one row is more accurate, with the differences by seed.
+
+    Arguments:
+        of_better, of_worse: the modality whose accuracy alone is compared; None for the joint prediction.
+    """
+    names, accuracies = [], []
+    for cell, modality in ((better, of_better), (worse, of_worse)):
+        names.append(f"the {modality} encoder of {cell.row}" if modality else cell.row)
+        accuracies.append(cell.accuracies(f"acc_{modality}" if modality else "acc"))
+    differences = {seed: accuracies[0][seed] - accuracies[1][seed] for seed in accuracies[0] if seed in accuracies[1]}
+    return _more_accurate(names[0][0].upper() + names[0][1:], names[1], origin, differences)
+
+
+def _more_accurate(first: str, second: str, origin: str, values: Mapping[int, float], side: int = 1) -> Evidence:
+    claim = f"{first} is {'more' if side > 0 else 'less'} accurate than {second}"
+    return Evidence(claim, origin, side, values, lambda value: signed(100 * value), "points", ACCURACY, TRAIN)
+
+
+def _distance_from_released(mmpareto: CellResults) -> int:
+    return {"released": 0, "paper": 1}.get(str(mmpareto.settings.variant), 2)
+
+
+def _whole_dgl(cells: Iterable[CellResults]) -> Iterator[CellResults]:
+    return (cell for cell in _of_method(cells, "dgl") if _is_whole(cell))
+
+
+def _is_whole(dgl: CellResults) -> bool:
+    """True if none of DGL's parts is switched off."""
+    return not any(value is False for value in dgl.settings.options.values())
 
 
 # Norms and conflicts
@@ -152,9 +243,12 @@ def _of_gradients(uniform: CellResults, mmpareto: Sequence[CellResults]) -> list
         ratios = {seed: one[name][0] for seed, one in values.items() if name in one}
         shares = {seed: one[name][1] for seed, one in values.items() if name in one}
         claim = f"The joint gradient at the {name} encoder is smaller than the unimodal gradient"
-        norms.append(Evidence(claim, -1, ratios, _ratio, "times the unimodal norm", f"{source}: norms", advice))
+        norms.append(
+            Evidence(claim, MMPARETO_PAPER, -1, ratios, _ratio, "times the unimodal norm", f"{source}: norms", advice)
+        )
         claim = f"The joint and the unimodal gradient conflict at the {name} encoder"
-        conflicts.append(Evidence(claim, 1, shares, _share, "of steps in conflict", f"{source}: conflicts", advice))
+        unit = "of steps in conflict"
+        conflicts.append(Evidence(claim, MMPARETO_PAPER, 1, shares, _share, unit, f"{source}: conflicts", advice))
     return [*norms, *conflicts]
 
 
@@ -182,6 +276,37 @@ def _logged(run: FinishedRun) -> dict[str, tuple[float, float]]:
     return values
 
 
+def _of_fusion(cells: Sequence[CellResults]) -> Iterator[Evidence]:
+    """For each modality trained alone, the gradient that its encoder receives in joint's runs and alone."""
+    joint = next(_of_method(cells, "joint"), None)
+    if joint is None:
+        return
+    for alone in _of_method(cells, "unimodal"):
+        modality = str(alone.settings.options["modality"])
+        jointly = {seed: _norm(result.run, modality, "joint") for seed, result in joint.results.items()}
+        ratios = {
+            seed: math.log(fused / norm)
+            for seed, result in alone.results.items()
+            if (norm := _norm(result.run, modality, "unimodal")) and (fused := jointly.get(seed))
+        }
+        yield Evidence(
+            f"The gradient at the {modality} encoder is smaller in {joint.row} than in {alone.row}",
+            DGL_PAPER,
+            -1,
+            ratios,
+            _ratio,
+            f"times the norm in {alone.row}",
+            f"{GRADIENTS} of both, recorded steps: norms",
+            "to measure it, train both with --record_gradients 10",
+        )
+
+
+def _norm(run: FinishedRun, modality: str, objective: str) -> float:
+    """Mean norm of an objective's gradient at an encoder over the recorded steps; 0 if none is recorded."""
+    encoder = run.gradients.encoders.get(modality) if run.gradients else None
+    return float(np.nanmean(encoder.whole_norm(objective))) if encoder and objective in encoder.norms else 0.0
+
+
 # Covariance and sharpness
 
 
@@ -195,6 +320,7 @@ def _of_noise(uniform: CellResults) -> list[Evidence]:
     return [
         Evidence(
             f"The noise of the joint gradient at the {name} encoder is smaller than that of the unimodal gradient",
+            MMPARETO_PAPER,
             -1,
             ratios,
             _ratio,
@@ -206,21 +332,23 @@ def _of_noise(uniform: CellResults) -> list[Evidence]:
     ]
 
 
-def _of_minima(uniform: CellResults, mmpareto: Sequence[CellResults]) -> list[Evidence]:
-    """The sharpness of the minima of each row of MMPareto, divided by uniform's."""
+def _of_minima(uniform: CellResults, cells: Sequence[CellResults]) -> list[Evidence]:
+    """The sharpness of the minima of each row of MMPareto and conventional Pareto, divided by uniform's."""
     base = _measured(uniform, "sharpness", _eigenvalue)
     evidence = []
-    for cell in mmpareto:
+    for cell in _of_method(cells, "mmpareto", "pareto"):
         ratios = {
             seed: math.log(value / base[seed][1])
             for seed, (how, value) in _measured(cell, "sharpness", _eigenvalue).items()
             # Only values measured in the same way can be compared, and only positive ones have a ratio.
             if seed in base and base[seed][0] == how and min(value, base[seed][1]) > 0
         }
+        side = -1 if cell.settings.method == "mmpareto" else 1
         evidence.append(
             Evidence(
-                f"{cell.row} ends in a flatter minimum than {uniform.row}",
-                -1,
+                f"{cell.row} ends in a {'flatter' if side < 0 else 'sharper'} minimum than {uniform.row}",
+                MMPARETO_PAPER,
+                side,
                 ratios,
                 _ratio,
                 f"times the largest eigenvalue of {uniform.row}",

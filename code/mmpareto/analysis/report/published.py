@@ -1,4 +1,4 @@
-"""Published accuracies (published.json): which of them a run can be compared with, and their table in a report."""
+"""Accuracies that others report (published.json), and the runs that they can be compared with."""
 
 import dataclasses
 import functools
@@ -6,171 +6,253 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
-from mmpareto.analysis.labels import name_of
-from mmpareto.analysis.report.results import CellResults, Results
-from mmpareto.analysis.report.sheet import SheetCell, SheetColumn, SheetPart, SheetRow
-from mmpareto.analysis.tables.definitions import Table
 from mmpareto.data import DATASETS
+from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import name_of, value_text
 from mmpareto.training.method_options import read_options
 from mmpareto.training.settings import Settings
 
-TEXT = (
-    "Accuracies in percent as their sources give them; ours beside them is the mean over seeds under the protocol of "
-    "this page. Where the protocol, preprocessing or number of epochs differs, the accuracies may differ, however good "
-    "the method is."
-)
-TITLES = ("data", "published, %", "ours, %", "published alone, %", "protocol", "source")
+# Figures on Kinetics-Sounds and on scores of sentiment state their number of classes, or it is not known.
+CLASSES = {"cremad": 6, "cgmnist": 10, "modelnet40": 40, "vggsound": 309, "ave": 28, "ucf101": 101}
+LISTED_CLASSES = {"kinetics_sounds": 31}
+"""Classes of a run's data without `--n_classes`, where figures are of several class sets."""
+WITH_AUDIO = ("cremad", "kinetics_sounds", "vggsound", "ave")
+"""The data sets of which `--audio` chooses a feature."""
+
+CLASS_SET, WEIGHTS, AUDIO = "class set", "initial weights", "audio feature"
+
+_NAMES = {
+    "resnet18": "ResNet-18",
+    "cnn": "small CNN",
+    "concat": "concatenation",
+    "film": "FiLM",
+    "fbank": "filterbank",
+    "spectrogram": "spectrogram of OGM-GE and DGL",
+    "stft": "log-STFT of DGL",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A paper, a repository or a page.
+
+    Attributes:
+        name: in a few words, such as "MCR, NeurIPS 2025".
+        title, venue, address, authors: `authors` is "" if they are not known.
+        note: what a reader has to know about all its figures.
+        second_hand: from where the figures were taken, if not from the source itself.
+    """
+
+    name: str
+    title: str
+    venue: str
+    address: str
+    authors: str = ""
+    note: str = ""
+    second_hand: str = ""
+
+    @property
+    def text(self) -> str:
+        """Title, authors, venue and address."""
+        return ". ".join(part for part in (self.title, self.authors, self.venue, self.address) if part)
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """An accuracy in percent, with the digits that its source gives.
+    """An accuracy in percent, with the digits that its source gives. What is None, or "", is not known.
 
     Attributes:
-        dataset, method: registered names.
-        n_classes: for data sets with several choices of classes; else None.
-        modality: for the method `unimodal`; else None.
-        std: standard deviation over seeds, if given.
+        dataset, method: registered names; else the source's own.
+        repeated: further accuracies that the same command gave.
         approximate: whether the source says "about".
+        std, seeds: standard deviation over seeds, and their number.
+        correct, n_test: number of test clips that were classified correctly, and of all.
         unimodal: modality → its accuracy alone.
-        name, source: of the source, in short and in full.
-        protocol: how the source chose the epoch.
-        note: how the source differs from this project's defaults.
+        detail: how the method was changed, such as "encoders frozen".
+        n_classes: of the data set.
+        variant, options: of the method; options that are not given have the variant's values. `options` of None are not
+            known.
+        fusion, encoder, audio: names as in `Settings`; else the source's own.
+        pretrained: whether the encoders start from ImageNet weights.
+        frames: per clip.
+        selection: of the epoch that is reported.
+        schedule: optimizer, learning rate and epochs.
+        metric: other than accuracy.
+        note: on this figure alone.
     """
 
     dataset: str
     method: str
     accuracy: Decimal
-    name: str
-    source: str
-    protocol: str
-    n_classes: int | None = None
-    modality: str | None = None
-    std: Decimal | None = None
+    repeated: tuple[Decimal, ...] = ()
     approximate: bool = False
+    std: Decimal | None = None
+    seeds: int | None = None
+    correct: int | None = None
+    n_test: int | None = None
     unimodal: Mapping[str, Decimal] = dataclasses.field(default_factory=dict, hash=False)
+    detail: str = ""
+    n_classes: int | None = None
+    variant: str | None = None
+    options: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
+    fusion: str | None = None
+    encoder: str | None = None
+    pretrained: bool | None = None
+    audio: str | None = None
+    frames: int | None = None
+    selection: str = ""
+    schedule: str = ""
+    metric: str = ""
     note: str = ""
 
     @property
     def text(self) -> str:
-        """The accuracy, such as "75.13", "69.0 ± 2.5" or "about 69"."""
+        """The accuracy, such as "75.13", "69.0 ± 2.5", "about 69" or "75.10 and 76.28 by one command"."""
+        if self.repeated:
+            return " and ".join(map(str, (self.accuracy, *self.repeated))) + " by one command"
         spread = "" if self.std is None else f" ± {self.std}"
         return f"{'about ' if self.approximate else ''}{self.accuracy}{spread}"
 
     @property
-    def footnote(self) -> str:
-        """Source, protocol and note."""
-        return f"{self.source}. Protocol: {self.protocol}." + (f" {self.note}." if self.note else "")
+    def clips(self) -> str:
+        """The number of test clips, such as "744" or "559 of 744"; "" if it is not known."""
+        if self.n_test is None:
+            return ""
+        return str(self.n_test) if self.correct is None else f"{self.correct} of {self.n_test}"
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        name = name_of(self.method)
+        return name[0].upper() + name[1:]
+
+    @property
+    def label(self) -> str:
+        """The method with its variant, known options and detail, such as "DGL (alpha 4)"."""
+        options = dict(self.options or {})
+        parts = [self.variant] if self.variant else []
+        if self.method == "unimodal":
+            parts.append(options.pop("modality"))
+        parts += [f"{name} {value_text(value)}" for name, value in options.items()]
+        parts += [self.detail] if self.detail else []
+        return f"{self.name} ({', '.join(parts)})" if parts else self.name
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """Facts that must agree with a run besides data set, method and options: name → value; None if not known."""
+        facts = {CLASS_SET: None if self.n_classes is None else f"{self.n_classes} classes"}
+        if self.method != "unimodal":
+            facts["fusion"] = self.fusion
+        facts["encoder"] = self.encoder
+        facts[WEIGHTS] = None if self.pretrained is None else _weights(self.pretrained)
+        if self.dataset in WITH_AUDIO:
+            facts[AUDIO] = self.audio
+        return facts
+
+    @property
+    def all_options(self) -> dict[str, Any] | None:
+        """The value of every option of the method, which is a registered one; None if they are not known."""
+        if self.options is None or (METHODS[self.method].variants and self.variant is None):
+            return None
+        return _options(self.method, self.variant) | dict(self.options)
+
+    def differences(self, settings: Settings) -> dict[str, str | None]:
+        """The facts and options that do not agree with a run of the same data set and method.
+
+        Number of frames, epochs and learning rate need not agree: the report states those of the source.
+
+        Returns:
+            name → the value here; None if it is not known, which never agrees.
+        """
+        run = facts_of(settings)
+        different = {name: value for name, value in self.facts.items() if value is None or value != run[name]}
+        options = self.all_options
+        if options is None:
+            different["options"] = None
+        else:
+            used = _options(settings.method, None) | dict(settings.options)
+            if used != options:
+                unequal = [name for name, value in options.items() if value != used.get(name)]
+                different["options"] = ", ".join(f"{name} {value_text(options[name])}" for name in unequal)
+        return different
+
+    def agrees_with(self, settings: Settings) -> bool:
+        """True if it can stand beside a run: everything that has to agree is known, and does."""
+        same = (self.dataset, self.method) == (settings.dataset, settings.method)
+        return same and not self.differences(settings)
 
 
-class Footnotes:
-    """The numbered footnotes of a sheet; equal texts share a number."""
+def facts_of(settings: Settings) -> dict[str, str]:
+    """The facts of a run, named as in `Published.facts`."""
+    default = getattr(DATASETS[settings.dataset], "default_classes", None)
+    classes = settings.n_classes or default or (CLASSES | LISTED_CLASSES).get(settings.dataset)
+    return {
+        CLASS_SET: f"{classes} classes",
+        "fusion": settings.fusion,
+        "encoder": settings.encoder,
+        WEIGHTS: _weights(settings.pretrained is not None),
+        AUDIO: settings.audio,
+    }
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
 
-    def number(self, text: str) -> int:
-        """The number of the footnote with this text, from 1; adds it if it is new."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+@dataclasses.dataclass(frozen=True)
+class PublishedTable:
+    """A table of a source, or a part of it whose figures are of the same setting.
+
+    Attributes:
+        place: in the source, such as "table 1".
+        figures: all its rows, except those that only repeat another table of the source.
+        note: on all its figures.
+    """
+
+    source: Source
+    place: str
+    figures: tuple[Published, ...]
+    note: str = ""
 
 
 @functools.cache
-def all_published() -> tuple[Published, ...]:
-    """All accuracies of published.json."""
+def published_tables() -> tuple[PublishedTable, ...]:
+    """All tables of published.json."""
     text = importlib.resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8")
-    content = json.loads(text, parse_float=Decimal, parse_int=int)
-    return tuple(
-        Published(**entry | {"accuracy": Decimal(entry["accuracy"])} | content["sources"][entry["source"]])
-        for entry in content["accuracies"]
-    )
+    tables = []
+    for entry in json.loads(text, parse_float=Decimal)["sources"]:
+        contents = entry.pop("tables")
+        tables += [_table(Source(**entry), content) for content in contents]
+    return tuple(tables)
 
 
-def published_of(settings: Settings) -> list[Published]:
-    """The accuracies that a run with these settings can be compared with, in the order of the file.
-
-    They are of concatenation, of networks trained from scratch, and of methods with the options of one of their
-    variants; runs with other fusions, weights or options have none. Other differences between source and run (epochs,
-    frames, learning rate) are stated by the source.
-    """
-    classes = settings.n_classes or getattr(DATASETS[settings.dataset], "default_classes", None)
-    modality = settings.options.get("modality") if settings.method == "unimodal" else None
-    if settings.fusion != "concat" or settings.pretrained is not None or not _has_usual_options(settings):
-        return []
-    return [
-        one
-        for one in all_published()
-        if (one.dataset, one.method, one.modality) == (settings.dataset, settings.method, modality)
-        and (one.n_classes is None or one.n_classes == classes)
-    ]
+def published_of(settings: Settings) -> list[tuple[PublishedTable, Published]]:
+    """The figures that agree with a run, each with its table, in the order of the file."""
+    return [(table, one) for table in published_tables() for one in table.figures if one.agrees_with(settings)]
 
 
-def published_cells(cells: Mapping[str, CellResults], footnotes: Footnotes) -> dict[str, SheetCell]:
-    """Row → its published accuracies; a row with the same ones as an earlier row refers to that row."""
-    shown: dict[tuple[Published, ...], str] = {}
-    sheet_cells = {}
-    for label, cell in cells.items():
-        published = tuple(published_of(cell.settings))
-        value = float(published[0].accuracy) / 100 if published else None
-        if not published:
-            sheet_cells[label] = SheetCell("–")
-        elif published in shown:
-            sheet_cells[label] = SheetCell(f"as {shown[published]}", value)
-        else:
-            shown[published] = label
-            texts = [f"{one.text} [{footnotes.number(one.footnote)}]" for one in published]
-            sheet_cells[label] = SheetCell("; ".join(texts), value)
-    return sheet_cells
+def _table(source: Source, content: dict[str, Any]) -> PublishedTable:
+    place, note, figures = content.pop("place"), content.pop("note", ""), content.pop("figures")
+    return PublishedTable(source, place, tuple(_figure(content | figure) for figure in figures), note)
 
 
-def published_part(table: Table, results: Results, footnotes: Footnotes) -> SheetPart | None:
-    """The table of published accuracies, one row per column and accuracy; None if there are none."""
-    rows = []
-    for column in table.columns:
-        comparable: dict[Published, list[CellResults]] = {}
-        for row in table.rows:
-            cell = results.get((row.label, column.label))
-            for published in published_of(cell.settings) if cell else ():
-                comparable.setdefault(published, []).append(results[row.label, column.label])
-        rows += [_row(column.label, published, cells, footnotes) for published, cells in comparable.items()]
-    return SheetPart("Published accuracies", TEXT, [SheetColumn(title) for title in TITLES], rows) if rows else None
+def _figure(entry: dict[str, Any]) -> Published:
+    entry["accuracy"] = Decimal(entry["accuracy"])
+    entry["repeated"] = tuple(entry.get("repeated", ()))
+    entry.setdefault("n_classes", CLASSES.get(entry["dataset"]))
+    if entry.get("options"):
+        entry["options"] = {n: float(v) if isinstance(v, Decimal) else v for n, v in entry["options"].items()}
+    return Published(**entry)
 
 
-def _row(column: str, published: Published, cells: list[CellResults], footnotes: Footnotes) -> SheetRow:
-    alone = ", ".join(f"{name} {value}" for name, value in published.unimodal.items())
-    label = name_of(published.method) + (f" ({published.modality})" if published.modality else "")
-    accuracy = float(published.accuracy) / 100
-    numbers = {"published": accuracy}
-    if published.std is not None:
-        numbers["standard deviation"] = float(published.std) / 100
-    return SheetRow(
-        label,
-        [
-            SheetCell(column),
-            SheetCell(published.text, accuracy, numbers=numbers),
-            _ours(cells),
-            SheetCell(alone or "–"),
-            SheetCell(published.protocol),
-            SheetCell(f"{published.name} [{footnotes.number(published.footnote)}]", note=published.note),
-        ],
-    )
+@functools.cache
+def _options(method: str, variant: str | None) -> dict[str, Any]:
+    """The value of every option that a variant (None: the first) of a registered method has."""
+    return read_options(method, variant, [], [])[1]
 
 
-def _ours(cells: list[CellResults]) -> SheetCell:
-    """The mean of each comparable row."""
-    means = {cell.row: sum(one.values()) / len(one) for cell in cells if (one := cell.accuracies())}
-    if not means:
-        return SheetCell("no run", incomplete=True)
-    first = next(iter(means.values()))
-    if len(cells) == 1:
-        return SheetCell(f"{100 * first:.2f}", first)
-    return SheetCell("; ".join(f"{label} {100 * mean:.2f}" for label, mean in means.items()), first)
+def _weights(pretrained: bool) -> str:
+    return "ImageNet weights" if pretrained else "from scratch"
 
 
-def _has_usual_options(settings: Settings) -> bool:
-    if settings.method == "unimodal":
-        return True
-    _, usual = read_options(settings.method, settings.variant, [], [])
-    return settings.options == usual
+def shown(value: str) -> str:
+    """The name of an encoder, fusion or audio feature as papers write it."""
+    return _NAMES.get(value, value)

@@ -66,7 +66,8 @@ def gather(outcomes: Sequence[Outcome], protocol: str) -> dict[tuple[str, str], 
     """Read the results of all outcomes; a run that cannot be read is missing.
 
     Arguments:
-        protocol: "last" epoch, "validation" (best on the validation set) or "paper" (best on the test set).
+        protocol: "last" epoch, "validation" (best on the validation set) or "paper" (best on the test set), for rows
+            without a protocol of their own.
     """
     cells: dict[tuple[str, str], CellResults] = {}
     for outcome in sorted(outcomes, key=lambda outcome: outcome.cell.seed):
@@ -76,9 +77,9 @@ def gather(outcomes: Sequence[Outcome], protocol: str) -> dict[tuple[str, str], 
         if outcome.folder is None:
             entry.missing[cell.seed] = outcome.reason or "not run"
             continue
-        run = FinishedRun(outcome.folder)
+        run, chosen_by = FinishedRun(outcome.folder), cell.row.protocol or protocol
         try:
-            entry.results[cell.seed] = RunResult(run, run.accuracies(protocol), run.clip_results(protocol))
+            entry.results[cell.seed] = RunResult(run, run.accuracies(chosen_by), run.clip_results(chosen_by))
         except InputError as error:
             entry.missing[cell.seed] = str(error)
     return cells

@@ -6,7 +6,7 @@ from mmpareto.analysis.report.claims import CLAIMS_TEXT, check_claims
 from mmpareto.analysis.report.embedded_plots import embedded_plots
 from mmpareto.analysis.report.noise import ABSENT, noise_part
 from mmpareto.analysis.report.notes import commands, missing_runs, notes
-from mmpareto.analysis.report.published import Footnotes, published_cells, published_of, published_part
+from mmpareto.analysis.report.published_parts import Footnotes, published_cells, published_parts
 from mmpareto.analysis.report.results import CellResults, gather, paired_differences
 from mmpareto.analysis.report.sheet import Interval, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.statistics import Comparison, compare, mean_and_std, signed
@@ -21,6 +21,10 @@ PROTOCOL_TEXTS = {
     "paper": "OPTIMISTIC: accuracy on the test set at the epoch that was best on that same test set (the papers' "
     "protocol).",
 }
+ROWS_TEXT = (
+    "Accuracy on the test set, at an epoch that each row chooses as its label says. OPTIMISTIC where that epoch was "
+    "best on that same test set (the papers' protocol)."
+)
 INTERVALS_TEXT = (
     "Differences from {baseline} in points of accuracy, paired by seed, with t intervals corrected by Holm's procedure "
     "over the column. Filled and coloured: the interval excludes zero. An open circle without a line has no interval."
@@ -50,6 +54,7 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
                 cells[row.label].append(sheet_cells[row.label])
     banners = dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in results.values())
     share = next(iter(results.values())).settings.val_fraction if results else 0.1
+    protocols = {row.protocol or protocol for row in table.rows}
     noise = noise_part(table, results)
     return Sheet(
         title=table.title,
@@ -58,14 +63,14 @@ def make_run_sheet(table: Table, outcomes: Sequence[Outcome], protocol: str, *, 
         rows=[SheetRow(label, row, label == table.baseline) for label, row in cells.items()],
         name=table.name,
         banner=" ".join(banner for banner in banners if banner) or None,
-        protocol=PROTOCOL_TEXTS[protocol].format(share=share),
-        optimistic=protocol == "paper",
+        protocol=ROWS_TEXT if len(protocols) > 1 else PROTOCOL_TEXTS[protocol].format(share=share),
+        optimistic="paper" in protocols,
         notes=[*([table.note] if table.note else []), *notes(table, results), *([] if noise else [ABSENT])],
         footnotes=footnotes.texts,
         missing=missing_runs(table, results),
         intervals=[_interval(*key, comparison) for key, comparison in comparisons.items()],
         intervals_text=INTERVALS_TEXT.format(baseline=table.baseline),
-        parts=[part for part in (noise, published_part(table, results, footnotes)) if part is not None],
+        parts=[*([noise] if noise else []), *published_parts(table, results, footnotes)],
         claims=check_claims(results, comparisons),
         claims_text=CLAIMS_TEXT,
         commands=commands(results),
@@ -115,8 +120,7 @@ def _columns(
             SheetColumn(f"{modality} alone, %", title, f"accuracy of the {modality} head"),
             {label: _accuracy(group.get(label), f"acc_{modality}") for label in labels},
         )
-    if any(published_of(cell.settings) for cell in group.values()):
-        cells = published_cells(group, footnotes)
+    if cells := published_cells(group, footnotes):
         yield (
             SheetColumn("published, %", title, "as the source gives it"),
             {label: cells.get(label, SheetCell("–")) for label in labels},

@@ -86,10 +86,11 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of the paper with the verdict of the runs.
+    """A claim with the verdict of the runs.
 
     Attributes:
         claim: a sentence without its full stop.
+        origin: who makes it, such as "MMPareto paper".
         verdict: "holds", "does not hold", "undecided" or "not measured".
         evidence: mean and interval, or the command that would measure them.
         column: label of the table's column, such as a data set.
@@ -98,6 +99,7 @@ class Claim:
     """
 
     claim: str
+    origin: str
     verdict: str
     evidence: str
     column: str
@@ -131,7 +133,7 @@ class Sheet:
         missing: one sentence for each missing result: which cell, which seed, why.
         intervals: differences from the baseline to be drawn; `intervals_text` explains them.
         parts: additional tables.
-        claims: of the paper; `claims_text` explains the verdicts.
+        claims: of the papers and controls; `claims_text` explains the verdicts.
         commands: command lines that train each cell's runs, in the order of the rows.
         plots: of the runs, for the page.
     """

@@ -52,9 +52,11 @@ def markdown(sheet: Sheet) -> str:
         blocks += [f"## {_safe(part.title)}", _safe(part.text), _markdown_table(part.columns, part.rows)]
     if sheet.claims:
         blocks += ["## Claims", *([f"> **{_safe(sheet.banner)}**"] if sheet.banner else []), _safe(sheet.claims_text)]
-        columns = [SheetColumn(title) for title in ("verdict", "evidence", "seeds", "data", "source")]
+        columns = [SheetColumn(title) for title in ("claimed by", "verdict", "evidence", "seeds", "data", "source")]
         rows = [
-            SheetRow(c.claim, [SheetCell(t) for t in (c.verdict, c.evidence, str(c.seeds), c.column, c.source)])
+            SheetRow(
+                c.claim, [SheetCell(t) for t in (c.origin, c.verdict, c.evidence, str(c.seeds), c.column, c.source)]
+            )
             for c in sheet.claims
         ]
         blocks += [_markdown_table(columns, rows)]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.analysis.finished_run import Identity
-from mmpareto.analysis.tables.choices import data_sets_of
-from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table
+from mmpareto.analysis.tables.choices import data_sets_of, flag_of
+from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, parse, parser
@@ -76,8 +76,11 @@ def make_cells(
 ) -> list[Cell]:
     """All cells of a table, sorted by seed, so that an interrupted grid has complete comparisons of fewer seeds.
 
+    A row of unimodal training has no cell for a data set without its modality.
+
     Arguments:
-        protocol: "last", "validation" or "paper"; the first two need the same runs.
+        protocol: "last", "validation" or "paper", for rows without a protocol of their own; the first two need the same
+            runs.
         extra: flags of train.py for every cell, which override the cell's own. If the table has one data set, they may
             contain --data DIR, its folder.
         size: more such flags, which `extra` overrides.
@@ -88,16 +91,18 @@ def make_cells(
     """
     named, extra = _without_data(table, with_underscores(extra))
     data = named or data
-    training_protocol = "paper" if protocol == "paper" else "validation"
     cells = []
     for seed in dict.fromkeys(seeds):
         for column in table.columns:
-            folder = data or f"data/{data_sets_of([column])[0]}"
+            dataset = data_sets_of([column])[0]
+            folder = data or f"data/{dataset}"
             for row in table.rows:
+                if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset)):
+                    continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
                 words += [*shlex.split(RECORD), *size, *extra]
-                words += ["--random_seed", str(seed), "--protocol", training_protocol]
+                words += ["--random_seed", str(seed), "--protocol", _training_protocol(row, protocol)]
                 try:
                     settings = parse(words).settings
                 except InputError as error:
@@ -111,6 +116,12 @@ def run_name(identity: Identity) -> str:
     text = json.dumps({key: value for key, value in identity.items() if key != "random_seed"}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
+
+
+def _training_protocol(row: Row, protocol: str) -> str:
+    """Value of train.py's --protocol for a row that is reported by its own protocol, or else by this one."""
+    by_report = "paper" if (row.protocol or protocol) == "paper" else "validation"
+    return flag_of(row.flags, "--protocol") or by_report
 
 
 def _without_data(table: Table, words: Sequence[str]) -> tuple[str | None, list[str]]:

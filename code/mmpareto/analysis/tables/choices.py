@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.analysis.labels import method_class
-from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row
+from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row, unimodal_rows
 from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
 from mmpareto.models import ENCODERS
 from mmpareto.registry import Registry
+from mmpareto.training.method_labels import method_class
 from mmpareto.training.method_options import method_name, variant_name
 
 
@@ -26,12 +26,20 @@ def table_named(spelling: str) -> Table:
 def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
     """The table on these data sets instead of its own. Columns that are more than a data set are repeated for each.
 
+    A data set that the table has keeps its columns. Rows of unimodal training become those of the modalities of these
+    data sets.
+
     Raises:
         InputError: an unknown data set.
     """
-    names = [DATASETS.name(spelling) for spelling in dict.fromkeys(spellings)]
+    names = list(dict.fromkeys(DATASETS.name(spelling) for spelling in spellings))
     if table.data_sets:
-        columns = [Column(DATASETS[name].title, f"--dataset {name}") for name in names]
+        columns = [
+            column
+            for name in names
+            for column in [column for column in table.columns if data_sets_of([column]) == [name]]
+            or [Column(DATASETS[name].title, f"--dataset {name}")]
+        ]
     else:
         columns = [
             Column(
@@ -42,13 +50,24 @@ def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
             for column in table.columns
         ]
     title = f"{table.title}; here on {' and '.join(DATASETS[name].title for name in names)}"
-    return dataclasses.replace(table, title=title, columns=tuple(columns))
+    return dataclasses.replace(table, title=title, columns=tuple(columns), rows=_with_modalities(table.rows, names))
+
+
+def _with_modalities(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ...]:
+    """The rows with those of unimodal training, which are adjacent, replaced by those of these data sets."""
+    replaced = [row for row in rows if flag_of(row.flags, "--method") == "unimodal"]
+    if not replaced:
+        return tuple(rows)
+    start = rows.index(replaced[0])
+    new = unimodal_rows(names, recipe=flag_of(replaced[0].flags, "--recipe"))
+    return (*rows[:start], *new, *rows[start + len(replaced) :])
 
 
 def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     """The table with the baseline and these methods, "name" or "name:variant"; those that it lacks are appended.
 
-    A name without a variant selects all rows of that method (or columns, if the columns are the methods).
+    A name without a variant selects all rows of that method (or columns, if the columns are the methods). Appended rows
+    have the recipe of the baseline.
 
     Raises:
         InputError: an unknown method or variant.
@@ -57,7 +76,9 @@ def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     in_columns = any(flag_of(column.flags, "--method") for column in table.columns)
     present: Sequence[Row | Column] = table.columns if in_columns else table.rows
     selected = [entry for entry in present if any(_matches(entry.flags, *method) for method in methods)]
-    added = [_row(*method) for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
+    absent = [method for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
+    recipe = next(flag_of(row.flags, "--recipe") for row in table.rows if row.label == table.baseline)
+    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), recipe)]
     if not in_columns:
         rows = [row for row in table.rows if row in selected or row.label == table.baseline]
         return dataclasses.replace(table, rows=(*rows, *added))
@@ -116,8 +137,10 @@ def _default_variant(method: str) -> Any:
     return next(iter(method_class(method).variants), None)
 
 
-def _row(method: str, variant: str | None) -> Row:
-    return method_row(method, None if variant is None or variant == _default_variant(method) else variant)
+def _rows(method: str, variant: str | None, datasets: Sequence[str], recipe: str | None) -> tuple[Row, ...]:
+    if method == "unimodal":
+        return unimodal_rows(datasets, recipe)
+    return (method_row(method, None if variant == _default_variant(method) else variant, recipe=recipe),)
 
 
 def _matches(flags: str, method: str, variant: str | None) -> bool:

@@ -96,9 +96,12 @@ def chosen_table(table: Table, arguments: argparse.Namespace) -> Table:
     """The table with the data sets, methods and encoders of the command line.
 
     Raises:
-        InputError: a name is unknown, or --quick is used without the stand-in.
+        InputError: a name is unknown, --quick is used without the stand-in, or --protocol in a table whose rows have
+            protocols of their own.
     """
     _check_quick(arguments)
+    if arguments.protocol != "validation" and any(row.protocol for row in table.rows):
+        raise InputError(f"table {table.name!r} goes from one protocol to another: leave --protocol out.")
     table = choices.with_data_sets(table, arguments.dataset) if arguments.dataset else table
     table = choices.with_methods(table, arguments.methods) if arguments.methods else table
     return choices.with_encoders(table, arguments.encoders) if arguments.encoders else table

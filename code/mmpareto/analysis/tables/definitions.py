@@ -5,16 +5,27 @@ set; followed by a suffix of `DERIVED`, for the folder of the same data prepared
 """
 
 import dataclasses
+import shlex
+from collections.abc import Iterable
+from typing import Any
 
-from mmpareto.analysis.labels import NAMES, name_of
+from mmpareto.training.method_labels import NAMES, name_of, value_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of the things that a table compares."""
+    """One of the things that a table compares.
+
+    Attributes:
+        label: heading of the row.
+        flags: of train.py.
+        protocol: how the epoch that the row reports is chosen, one of those of `tables.py --protocol`; None where that
+            flag decides, as it does in all tables but the bridges.
+    """
 
     label: str
     flags: str
+    protocol: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +47,8 @@ class Table:
         columns: empty for a table that has no runs (`cost`).
         baseline: label of the row that the others are compared with.
         note: what a reader of the results has to know.
-        data_sets: whether each column is a data set and nothing else. `--dataset` replaces such columns; of others, it
-            replaces the data set.
+        data_sets: whether each column is a data set, perhaps with its preparation or classes, and nothing else.
+            `--dataset` replaces such columns; of others, it replaces the data set.
     """
 
     name: str
@@ -54,17 +65,22 @@ class Table:
             raise ValueError(f"table {self.name!r} has no row {self.baseline!r}")
 
 
-def method_row(method: str, variant: str | None = None, **options: float) -> Row:
-    """The row of a method, with the label that its runs have in plots (`labels.label`).
+def method_row(method: str, variant: str | None = None, *, recipe: str | None = None, **settings: Any) -> Row:
+    """The row of a method, with the label that its runs have in plots (`method_labels.label`).
 
     Arguments:
-        variant, options: only where they are not the method's default, which a label does not mention.
+        variant: only if it is not the method's default, which a label does not mention.
+        recipe: of all rows of a table that has one recipe; it is not part of the label.
+        settings: the method's options in the order of its class's arguments, and then settings of train.py, both only
+            where they are not the default.
     """
-    flags = f"--method {method}" + (f" --variant {variant}" if variant else "")
-    flags += "".join(f" --{name} {value:g}" for name, value in options.items())
+    words = ["--method", method] + (["--variant", variant] if variant else [])
+    words += ["--recipe", recipe] if recipe else []
     details = [variant] if variant else []
-    details += [f"{name} {value:g}" for name, value in options.items()]
-    return Row(name_of(method) + (f" ({', '.join(details)})" if details else ""), flags)
+    for name, value in settings.items():
+        words += [f"--{name}", value_text(value)]
+        details.append(f"{name} {value_text(value)}")
+    return Row(name_of(method) + (f" ({', '.join(details)})" if details else ""), shlex.join(words))
 
 
 def method_rows(*methods: str) -> tuple[Row, ...]:
@@ -72,8 +88,47 @@ def method_rows(*methods: str) -> tuple[Row, ...]:
     return tuple(method_row(method) for method in methods)
 
 
+def unimodal_rows(datasets: Iterable[str], recipe: str | None = None) -> tuple[Row, ...]:
+    """One row per modality of these data sets (registered names), for training on that modality alone."""
+    names = dict.fromkeys(name for dataset in datasets for name in modalities_of(dataset))
+    return tuple(method_row("unimodal", recipe=recipe, modality=name) for name in names)
+
+
+def modalities_of(dataset: str) -> tuple[str, ...]:
+    """Names of a data set's modalities; needs no torch."""
+    return _MODALITIES.get(dataset, ("audio", "visual"))
+
+
+def chain(first: Row, *changes: Row) -> tuple[Row, ...]:
+    """Cumulative rows: each has the flags and the protocol of the row before it, with its own in their place."""
+    rows = [first]
+    for change in changes:
+        flags = _by_name(rows[-1].flags) | _by_name(change.flags)
+        words = [word for name, values in flags.items() for word in (name, *values)]
+        rows.append(Row(change.label, shlex.join(words), change.protocol or rows[-1].protocol))
+    return tuple(rows)
+
+
+def _by_name(flags: str) -> dict[str, list[str]]:
+    """Flag → its values."""
+    values: dict[str, list[str]] = {}
+    for word in shlex.split(flags):
+        if word.startswith("--"):
+            values[name := word] = []
+        else:
+            values[name].append(word)
+    return values
+
+
+_MODALITIES = {
+    "cgmnist": ("gray", "colour"),
+    "modelnet40": ("front", "rear"),
+    "ucf101": ("rgb", "flow"),
+    **dict.fromkeys(("mosi", "mosei", "chsims"), ("text", "audio", "vision")),
+}
+
 # Suffix of a data folder's name → the flags of prepare.py that the data was prepared with.
-DERIVED = {"-fps3": "--fps 3", "-spectrogram": "--audio spectrogram"}
+DERIVED = {"-fps3": "--fps 3", "-spectrogram": "--audio spectrogram", "-33": "--classes 33 --audio waveform"}
 
 # Passed to every run, so that the report can show norms and conflicts of the gradients; takes 5% of the time.
 RECORD = "--record_gradients 20"
@@ -86,13 +141,68 @@ QUICK_STAND_IN = {"clips": 72, "actors": 6}
 CREMAD = Column("CREMA-D", "--dataset cremad")
 KINETICS_SOUNDS = Column("Kinetics-Sounds", "--dataset kinetics_sounds")
 UNIFORM, MMPARETO = method_row("uniform"), method_row("mmpareto")
+PAPER, RELEASED = method_row("mmpareto", "paper"), method_row("mmpareto", "released")
 ONE_RECIPE = "All rows are trained with the same recipe, so that the methods are compared and not their schedules"
 
 COMPARED = method_rows(
     "joint", "uniform", "pareto", "gblending", "ogm_ge", "greedy", "pmr", "agm", "mmpareto", "dgl"
 )  # fmt: skip
 WITHOUT_GREEDY = tuple(row for row in COMPARED if row != method_row("greedy"))
+IN_MAIN = (*COMPARED[:-1], PAPER, RELEASED, COMPARED[-1])
+# Two-stage training, and the plain sum with larger steps: what a method has to beat before it is credited with more.
+CONTROLS = (
+    method_row("ensemble"),
+    method_row("pretrain_finetune", freeze_encoders=True),
+    method_row("pretrain_finetune"),
+    method_row("uniform", encoder_scale=1.5),
+)
+CONTROLS_NOTE = (
+    "The last four rows are controls. The ensemble and the fusion on frozen encoders never let the joint loss reach an "
+    "encoder. Without conflict, the step of MMPareto (released) is that of Uniform (encoder_scale 1.5)."
+)
 AS_RELEASED = "As released: filterbank, 2 frames at 1 fps"
+SPECTROGRAM = "--data {data}-spectrogram --audio spectrogram --audio_frames 188"
+FROM_RELEASED = "As released, epoch chosen on the test set"
+HELD_OUT = Row("A tenth of the training clips held out; epoch still chosen on the test set", "--protocol validation")
+ON_VALIDATION = Row("Epoch chosen on the clips held out", "", "validation")
+BRIDGE_NOTE = (
+    "The first row is the released algorithm with the recipe and the protocol of its code. Every further row makes the "
+    "one change that its label names and keeps all changes above it. Differences are from the first row, so the effect "
+    "of one change is the difference between neighbouring rows. The second and the third row are the same runs, "
+    "reported at two epochs."
+)
+
+
+def dgl_row(**options: Any) -> Row:
+    """A row of DGL with DGL's own recipe."""
+    return method_row("dgl", recipe="dgl", **options)
+
+
+MMPARETO_BRIDGE = chain(
+    Row(FROM_RELEASED, "--method mmpareto --variant released --recipe released", "paper"),
+    HELD_OUT,
+    ON_VALIDATION,
+    Row("First and last frame of short clips in test, random ones in training", "--frame_choice spread"),
+    Row("γ on conflict only", "--boost conflict"),
+    Row("⟨g_m, g_u⟩ = 0 is no conflict", "--zero_is_conflict false"),
+    Row("Conflict and weights per tensor: variant per_tensor", "--variant per_tensor"),
+)
+DGL_BRIDGE = chain(
+    Row(FROM_RELEASED, f"--method dgl --recipe dgl {SPECTROGRAM}", "paper"),
+    HELD_OUT,
+    ON_VALIDATION,
+    Row("First epoch may be chosen, too", "--best_from_epoch 1"),
+    Row("Last partial batch kept in evaluation", "--drop_last train"),
+    Row("Last partial batch kept in training", "--drop_last none"),
+    Row("Learning rate falls after 70 epochs, not 69", "--lr_decay_step 70"),
+    Row("A random frame in training, the middle one in test", "--frame_choice spread"),
+    Row("Initial weights as in MMPareto's code", "--init mmpareto"),
+    Row("Filterbank instead of the spectrogram", "--data {data} --audio fbank --audio_frames 1024"),
+    Row("2 frames", "--frames 2"),
+    Row("Constant learning rate", "--scheduler none"),
+    Row("50 epochs", "--epochs 50"),
+    Row("No gradient clipping: recipe released", "--recipe released"),
+)
 
 _TABLES = (
     Table(
@@ -100,16 +210,56 @@ _TABLES = (
         "Methods on CREMA-D and Kinetics-Sounds",
         "Does any method of balanced multimodal learning beat the plain sum of the losses?",
         (CREMAD, KINETICS_SOUNDS),
-        COMPARED,
+        (*unimodal_rows(["cremad"]), *IN_MAIN, *CONTROLS),
         UNIFORM.label,
-        f"{ONE_RECIPE}. DGL's published accuracies are of another recipe (script/dgl.sh).",
+        f"{ONE_RECIPE}. MMPareto without a further word is the default variant, per_tensor; the released code's is "
+        f"MMPareto (released). DGL's published accuracies are of another recipe: see table dgl. {CONTROLS_NOTE}",
+    ),
+    Table(
+        "bridge",
+        "From MMPareto as released to MMPareto here",
+        "Which of the differences between the released MMPareto code and the default here changes the accuracy?",
+        (CREMAD,),
+        MMPARETO_BRIDGE,
+        FROM_RELEASED,
+        f"{BRIDGE_NOTE} The frames matter only for clips of fewer than 4, such as CREMA-D's at 1 fps.",
+    ),
+    Table(
+        "bridge_dgl",
+        "From DGL as released to DGL in the main table",
+        "Which of the differences between the released DGL code and the recipe of the main table changes the accuracy?",
+        (CREMAD,),
+        DGL_BRIDGE,
+        FROM_RELEASED,
+        f"{BRIDGE_NOTE} The first seven changes concern how the released code selects epochs, drops batches, steps its "
+        "schedule and reads frames. The others lead to the recipe of the main table, and correct nothing.",
+    ),
+    Table(
+        "dgl",
+        "DGL, its three parts and its weight α",
+        "Does DGL beat the plain sum of the losses with its own recipe, and do its three parts and α matter?",
+        (
+            Column("CREMA-D, spectrogram", "--dataset cremad --data {data}-spectrogram"),
+            Column("Kinetics-Sounds, 33 classes", "--dataset kinetics_sounds --data {data}-33"),
+        ),
+        (
+            *unimodal_rows(["cremad"], recipe="dgl"),
+            *(method_row(method, recipe="dgl") for method in ("joint", "uniform", "mmpareto")),
+            dgl_row(),
+            *(dgl_row(**{part: False}) for part in ("unimodal_loss", "truncate_joint", "truncate_unimodal")),
+            *(dgl_row(alpha=alpha) for alpha in (1, 2, 3, 4, 5, 6)),
+        ),
+        UNIFORM.label,
+        "All rows have DGL's own recipe (--recipe dgl). DGL without a further word has the recipe's α: 4 on CREMA-D, 3 "
+        "on Kinetics-Sounds; its row is the run of the same α. Choosing the α that does best here would be choosing on "
+        "the test set.",
     ),
     Table(
         "cgmnist",
         "Methods on CG-MNIST",
         "What do the methods do when one modality reveals the class in training but misleads in the test?",
         (Column("CG-MNIST", "--dataset cgmnist"),),
-        WITHOUT_GREEDY,
+        (*unimodal_rows(["cgmnist"]), *WITHOUT_GREEDY),
         UNIFORM.label,
         f"{ONE_RECIPE}. Greedy is left out: it needs an encoder with stages, and the CNN of this data set has none.",
     ),
@@ -118,7 +268,7 @@ _TABLES = (
         "Methods on ModelNet40",
         "Do the methods help when both modalities are views of the same kind?",
         (Column("ModelNet40", "--dataset modelnet40"),),
-        COMPARED,
+        (*unimodal_rows(["modelnet40"]), *COMPARED),
         UNIFORM.label,
         f"{ONE_RECIPE}.",
     ),
@@ -130,7 +280,7 @@ _TABLES = (
             Column("CMU-MOSI, 2 classes", "--dataset mosi --n_classes 2"),
             Column("CMU-MOSI, 7 classes", "--dataset mosi --n_classes 7"),
         ),
-        WITHOUT_GREEDY,
+        (*unimodal_rows(["mosi"]), *WITHOUT_GREEDY),
         UNIFORM.label,
         f"{ONE_RECIPE}. Greedy is left out: it needs convolutional encoders.",
     ),
@@ -152,13 +302,13 @@ _TABLES = (
         "Methods of multi-task learning",
         "Do methods made for conflicts between several tasks do as well as MMPareto on the losses of one task?",
         (CREMAD, KINETICS_SOUNDS),
-        method_rows("uniform", "gradnorm", "pcgrad", "metabalance", "mmpareto"),
+        method_rows("joint", "uniform", "pareto", "gradnorm", "pcgrad", "metabalance", "mmpareto"),
         UNIFORM.label,
         f"{ONE_RECIPE}.",
     ),
     Table(
         "gamma",
-        "The boost γ of MMPareto",
+        "The boost γ of MMPareto, and simply larger steps",
         "How much of MMPareto's gain is due to its larger steps, and which γ is best? The paper leaves this open.",
         (CREMAD,),
         (
@@ -166,10 +316,19 @@ _TABLES = (
             *(method_row("mmpareto", gamma=gamma) for gamma in (1, 1.25)),
             MMPARETO,
             *(method_row("mmpareto", gamma=gamma) for gamma in (1.75, 2, 2.5)),
+            method_row("mmpareto", gamma=1, rescale="none"),
+            method_row("mmpareto", "released", gamma=1),
+            RELEASED,
+            *(method_row("mmpareto", "released", gamma=gamma) for gamma in (2, 3)),
+            *(method_row("uniform", encoder_scale=scale) for scale in (1.5, 2, 3)),
+            *(method_row("uniform", learning_rate=rate) for rate in (0.001, 0.003, 0.004, 0.006)),
         ),
         UNIFORM.label,
-        "γ = 1 restores the gradient's norm and boosts nothing; MMPareto without a number has the paper's 1.5. "
-        "Choosing the γ that does best here would be choosing on the test set.",
+        "MMPareto without a number has the paper's γ = 1.5. γ = 1 boosts nothing: λ alone restores the gradient's norm "
+        "in conflict. With rescale none as well, the min-norm direction is taken as it is. MMPareto (released) applies "
+        "γ everywhere: without conflict, its step is that of Uniform with encoder_scale γ, which is its control. Rows "
+        "with a learning rate have that instead of the recipe's, which is 0.002 on CREMA-D. Choosing the γ that does "
+        "best here would be choosing on the test set.",
     ),
     Table(
         "variants",
@@ -179,7 +338,7 @@ _TABLES = (
             Column("Recipe of the released code", "--dataset cremad --recipe released"),
             Column("Recipe of the paper", "--dataset cremad --recipe paper"),
         ),
-        (UNIFORM, MMPARETO, method_row("mmpareto", "paper"), method_row("mmpareto", "released")),
+        (UNIFORM, MMPARETO, PAPER, RELEASED),
         UNIFORM.label,
         "MMPareto without a further word is the default variant, per_tensor. On the synthetic stand-in both recipes "
         "are the same.",
@@ -193,7 +352,9 @@ _TABLES = (
         tuple(Column(row.label, f"--dataset cremad {row.flags}") for row in (UNIFORM, MMPARETO)),
         (
             Row(AS_RELEASED, ""),
-            Row("Spectrogram", "--data {data}-spectrogram --audio spectrogram --audio_frames 188"),
+            Row("Spectrogram", SPECTROGRAM),
+            Row("Clips of few frames: first to last in test, any in training", "--frame_choice spread"),
+            Row("Always the first frames", "--frame_choice first"),
             Row("1 frame", "--frames 1"),
             Row("3 frames", "--frames 3"),
             Row("2 frames at 3 fps", "--data {data}-fps3"),
@@ -207,14 +368,16 @@ _TABLES = (
                 "--data {data}-fps3 --frames 3 --epochs 100 --learning_rate 0.001",
             ),
             Row(
-                "As DGL: spectrogram, 1 frame, 100 epochs, × 0.1 after 70, gradient clipping",
-                "--data {data}-spectrogram --audio spectrogram --audio_frames 188 --frames 1 --epochs 100 "
-                "--scheduler step --lr_decay_step 70 --clip_grad 40",
+                "As DGL: spectrogram, the first frame, 100 epochs, × 0.1 after 69, gradient clipping, other "
+                "initialisation, partial batches dropped, first epoch never chosen",
+                f"{SPECTROGRAM} --frames 1 --frame_choice first --epochs 100 --scheduler step --lr_decay_step 69 "
+                "--clip_grad 40 --init ogm_ge --drop_last all --best_from_epoch 2",
             ),
         ),
         AS_RELEASED,
         "Each row changes what its label says and nothing else. Differences are from the released preprocessing, with "
-        "the same method and seeds.",
+        "the same method and seeds. Of clips of 2 or 3 frames, such as CREMA-D's at 1 fps, the released loader reads "
+        "frames 1 and 2.",
         data_sets=False,
     ),
     Table(
@@ -222,7 +385,7 @@ _TABLES = (
         "MMPareto with decisions kept for ten steps",
         "Does the approximation --refresh 10, which costs little more than the baseline, reduce accuracy?",
         (CREMAD,),
-        (UNIFORM, method_row("mmpareto", "paper"), method_row("mmpareto", "paper", refresh=10)),
+        (UNIFORM, PAPER, method_row("mmpareto", "paper", refresh=10)),
         UNIFORM.label,
     ),
     Table(

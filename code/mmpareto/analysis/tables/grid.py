@@ -43,7 +43,7 @@ def run_grid(
     Arguments:
         runs: the folder of the runs; is created.
         slots: one value of --gpu_ids for each process that may run at a time: "0", "1", … or "cpu".
-        protocol: of the accuracy that is reported when a run ends.
+        protocol: of the accuracy that is reported when a run ends, for rows without a protocol of their own.
         signals: entered by the caller, who can tell from it whether the grid was stopped.
         programs: instead of train.py and evaluate.py.
         report: called with one line when a run starts and when it ends.
@@ -148,7 +148,9 @@ class _Grid:
                 self._report(job, f"evaluate.py failed, see {job.log}")
             return not exit_status
         if job.is_finished:
-            self._report(job, f"{_accuracy_text(job.folder, self.protocol)} after {job.seconds:.0f} s")
+            self._report(
+                job, f"{_accuracy_text(job.folder, job.cell.row.protocol or self.protocol)} after {job.seconds:.0f} s"
+            )
             return True
         if not self.signals.signum and exit_status not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             job.log_cause()

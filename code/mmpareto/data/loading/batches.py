@@ -48,11 +48,13 @@ class EpochOrder(Sampler[tuple[int, int]]):
     Arguments:
         size: number of samples.
         seed: ≥ 0.
+        used: number of samples per epoch, the first ones of its order; None for all.
     """
 
-    def __init__(self, size: int, seed: int = 0) -> None:
+    def __init__(self, size: int, seed: int = 0, used: int | None = None) -> None:
         self.size = size
         self.seed = seed
+        self.used = size if used is None else used
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -65,10 +67,10 @@ class EpochOrder(Sampler[tuple[int, int]]):
         sequence = np.random.SeedSequence((self.seed, self.epoch), spawn_key=(0,))
         order = np.random.Generator(np.random.PCG64(sequence)).permutation(self.size)
         epoch = self.epoch
-        return iter([(epoch, index) for index in order[self.start :].tolist()])
+        return iter([(epoch, index) for index in order[self.start : self.used].tolist()])
 
     def __len__(self) -> int:
-        return max(self.size - self.start, 0)
+        return max(self.used - self.start, 0)
 
 
 class ShardedBatches(Sampler[list[tuple[int, int]]]):

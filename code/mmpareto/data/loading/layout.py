@@ -2,12 +2,13 @@
 
 stat.csv                     class names, one per line; a label is an index into sorted(names)
 train.csv, test.csv          one clip,class per line
-audio/<clip>.pt              filterbank; audio_spectrogram/<clip>.pt: spectrogram
+audio/<clip>.pt              filterbank; likewise audio_spectrogram and audio_waveform
 visual/<clip>/frame_00001.jpg …
 prepared.json                record of the preparation; missing if other software prepared the folder
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
 from mmpareto.errors import InputError, first_few
 
 
@@ -60,6 +61,12 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
     return content
+
+
+def with_prepared_audio(options: InputOptions, folder: Path) -> InputOptions:
+    """The options, with another audio feature if the prepared folder lacks theirs."""
+    features = prepared_features(read_prepared(folder))
+    return options if not features or options.audio in features else dataclasses.replace(options, audio=features[0])
 
 
 def read_classes(folder: Path) -> list[str]:
@@ -113,18 +120,18 @@ def check_files(folder: Path, split: str, clips: Sequence[str], audio: str, kind
     """Check that every clip has its feature file and its folder of frames; this lists two folders only.
 
     Arguments:
-        audio: the kind of feature, a key of `FEATURE_FILES`.
-        kinds: the kinds that prepared.json lists.
+        audio: the audio feature, a key of `FEATURE_FILES`.
+        kinds: the contents of audio files that prepared.json lists.
 
     Raises:
-        InputError: the kind was not prepared, or clips are missing (the message has their number and the first few).
+        InputError: the feature was not prepared, or clips are missing (the message has their number and the first few).
     """
     folder = Path(folder)
     if audio not in FEATURE_FILES:
         raise InputError(f"unknown audio feature {audio!r}; known: {', '.join(FEATURE_FILES)}.")
     files = FEATURE_FILES[audio]
-    if (kinds is not None and audio not in kinds) or not (folder / files.folder).is_dir():
-        command = f"{_command(folder)} --audio {'fbank' if audio == 'fbank' else 'both'}"
+    if (kinds is not None and files.stored not in kinds) or not (folder / files.folder).is_dir():
+        command = f"{_command(folder)} --audio {files.stored}"
         raise InputError(f"{folder} was prepared without the feature {audio!r}; add it with `{command}`.")
     features, frames = _names(folder / files.folder), _names(folder / "visual")
     missing = [clip for clip in clips if f"{clip}.pt" not in features or clip not in frames]
@@ -178,7 +185,7 @@ def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB)
 
 
 def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
-    """Return the audio feature of a clip: float32, of the shape in `FEATURE_FILES`.
+    """Return the content of a clip's file for an audio feature: the feature, or the waveform (see `check_feature`).
 
     Raises:
         InputError: the file is missing, damaged, or contains something else.
@@ -192,15 +199,24 @@ def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
             f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."
         ) from error
     check_feature(feature, audio, str(path))
-    return feature.float()
+    return feature
 
 
 def check_feature(feature: object, audio: str, where: str) -> None:
-    """Raise InputError unless `feature` is a floating-point tensor of the shape of `audio` features."""
+    """Raise InputError unless `feature` is what the files of the feature `audio` contain.
+
+    This is a floating-point tensor of the feature's shape; for "stft" the waveform, int16 (samples,) at 16 kHz.
+    """
     shape = FEATURE_FILES[audio].shape
-    if not isinstance(feature, Tensor) or not feature.is_floating_point() or feature.shape != shape:
+    expected, fits = f"a float32 tensor {shape}", False
+    if FEATURE_FILES[audio].stored == "waveform":
+        expected = "an int16 tensor (samples,)"
+        fits = isinstance(feature, Tensor) and feature.dtype == torch.int16 and feature.dim() == 1 and len(feature) > 0
+    elif isinstance(feature, Tensor):
+        fits = feature.is_floating_point() and feature.shape == shape
+    if not fits:
         content = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
-        raise InputError(f"{where} contains {content} instead of a float32 tensor {shape}; prepare it again.")
+        raise InputError(f"{where} contains {content} instead of {expected}; prepare it again.")
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+FrameChoice = Literal["spread", "released", "first", "starts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,8 +12,10 @@ class InputOptions:
     """Options for reading a prepared folder; the fields have the names of train.py's flags.
 
     Attributes:
-        audio: the audio feature, "fbank" or "spectrogram".
+        audio: the audio feature, a key of `FEATURE_FILES`.
         frames: frames per clip.
+        frame_choice: which frames (see `sampling`): "released" as in the released MMPareto code; "spread" likewise, but
+            spread over clips of few frames; "first" for the first ones, and "starts" for the first of each segment.
         image_size: side of the square images, in pixels.
         crop_scale: range of the fraction of the area that a training crop covers.
         audio_frames: number of time steps to keep, from the beginning; None for all, as published. Fewer save time on a
@@ -23,6 +27,7 @@ class InputOptions:
 
     audio: str = "fbank"
     frames: int = 2
+    frame_choice: FrameChoice = "released"
     image_size: int = 224
     crop_scale: tuple[float, float] = (0.08, 1.0)
     audio_frames: int | None = None
@@ -36,6 +41,7 @@ def options_of(description: Mapping[str, Any]) -> InputOptions:
     return InputOptions(
         audio=description["audio"],
         frames=description["frames"],
+        frame_choice=description.get("frame_choice", "spread"),  # the only one there was before it was recorded
         image_size=description["image_size"],
         audio_frames=description["audio_frames"],
         audio_pool=tuple(description["audio_pool"]),
@@ -72,14 +78,31 @@ class SampleList(NamedTuple):
 
 
 class FeatureFiles(NamedTuple):
-    """Files of one kind of audio feature: <folder>/<clip>.pt, float32."""
+    """An audio feature, and the prepared files from which it is read: <folder>/<clip>.pt.
 
+    Attributes:
+        stored: content of the files, a value of `prepare.py --audio`: the feature itself, or the waveform from which
+            the loader computes it.
+        folder: of the files.
+        shape: of the feature.
+        time_axis: of the feature.
+    """
+
+    stored: str
     folder: str
     shape: tuple[int, int]
     time_axis: int
 
 
 FEATURE_FILES = {
-    "fbank": FeatureFiles("audio", (1024, 128), time_axis=0),
-    "spectrogram": FeatureFiles("audio_spectrogram", (257, 188), time_axis=1),
+    "fbank": FeatureFiles("fbank", "audio", (1024, 128), time_axis=0),
+    "spectrogram": FeatureFiles("spectrogram", "audio_spectrogram", (257, 188), time_axis=1),
+    "stft": FeatureFiles("waveform", "audio_waveform", (129, 626), time_axis=1),
 }
+AUDIO_FOLDERS = {files.stored: files.folder for files in FEATURE_FILES.values()}
+
+
+def prepared_features(prepared: Mapping[str, Any]) -> list[str]:
+    """Audio features that can be read from a folder with this prepared.json; [] if it does not say."""
+    kinds = prepared.get("audio")
+    return [audio for audio, files in FEATURE_FILES.items() if isinstance(kinds, list) and files.stored in kinds]

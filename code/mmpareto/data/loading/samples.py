@@ -1,5 +1,6 @@
 """A split of a prepared data set, as a PyTorch data set."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,13 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.names)
 
+    def first(self, samples: int) -> "PreparedDataset":
+        """The same data set, with its first samples only."""
+        part = copy.copy(self)
+        part.names, part.labels = self.names[:samples], self.labels[:samples]
+        part._indices, part.scores = self._indices[:samples], self.scores[:samples]
+        return part
+
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """Return the sample at `index`, or (epoch, index); a plain index means epoch 0."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -101,18 +109,20 @@ def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames:
 
     Arguments:
         description: of the data set that the model was trained on (`PreparedDataset.description`).
-        audio_feature: the feature of kind `description["audio"]`: (1024, 128) or (257, 188).
+        audio_feature: what a prepared file has for the feature `description["audio"]`: float32 (1024, 128) for "fbank"
+            and (257, 188) for "spectrogram"; for "stft" the waveform, int16 (samples,) at 16 kHz.
         frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
 
     Returns:
         The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension.
 
     Raises:
-        InputError: the feature has another shape, or there is no frame.
+        InputError: the feature has another shape or type, or there is no frame.
     """
     options = options_of(description)
     layout.check_feature(audio_feature, options.audio, "the audio feature")
     if not frames:
         raise InputError("the clip has no frame; pass a video with at least one.")
-    images = [resized(frames[number - 1], options.image_size) for number in fixed_frames(len(frames), options.frames)]
-    return {"audio": audio_input(audio_feature.float(), options), "visual": torch.stack(images)}
+    numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
+    images = [resized(frames[number - 1], options.image_size) for number in numbers]
+    return {"audio": audio_input(audio_feature, options, None), "visual": torch.stack(images)}

@@ -1,5 +1,6 @@
 """Sources: each reads the inputs of one modality from a prepared folder."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +16,7 @@ from mmpareto.data.loading import layout
 from mmpareto.data.loading.image_cache import ImageCache
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions
 from mmpareto.data.loading.sampling import fixed_frames, random_crop, random_frames
+from mmpareto.data.raw.features import STFT_RATE, STFT_SECONDS, stft
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.errors import InputError
 
@@ -55,7 +57,7 @@ class ModalitySource(Protocol):
 
 
 class AudioSource:
-    """The audio feature of a clip as float32 (1, time, frequency), or (1, frequency, time) for the spectrogram.
+    """The audio feature of a clip as float32 (1, time, frequency), or (1, frequency, time) for spectrograms.
 
     Arguments:
         folder: the prepared folder.
@@ -72,13 +74,14 @@ class AudioSource:
 
     def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
         """Return the feature, cut and pooled."""
-        return audio_input(layout.read_feature(self.folder, self.names[index], self.options.audio), self.options)
+        stored = layout.read_feature(self.folder, self.names[index], self.options.audio)
+        return audio_input(stored, self.options, generator)
 
 
 class _SeveralFrames:
-    """Several frames of a clip, uint8 (frames, C, size, size), chosen as in the released MMPareto code.
+    """Several frames of a clip, uint8 (frames, C, size, size).
 
-    Training draws the frames (`random_frames`), crops each independently (`random_crop`) and resizes it; evaluation
+    Training chooses the frames (`random_frames`), crops each independently (`random_crop`) and resizes it; evaluation
     reads fixed frames (`fixed_frames`), resized without keeping their aspect ratio.
     """
 
@@ -91,8 +94,8 @@ class _SeveralFrames:
 
     def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
         """Return the frames."""
-        available, wanted = self._count(index), self.options.frames
-        numbers = fixed_frames(available, wanted) if generator is None else random_frames(available, wanted, generator)
+        how = self._count(index), self.options.frames, self.options.frame_choice
+        numbers = fixed_frames(*how) if generator is None else random_frames(*how, generator)
         return torch.stack([cropped(self.frame(index, number), self.options, generator) for number in numbers])
 
     def frame(self, index: int, number: int) -> Tensor:
@@ -112,7 +115,7 @@ class FramesSource(_SeveralFrames):
         folder: the prepared folder, with frames in visual/<clip>.
         split: the split of `names`; part of the cache's name.
         names: of the clips.
-        options: `frames`, `image_size`, `crop_scale` and `cache`.
+        options: `frames`, `frame_choice`, `image_size`, `crop_scale` and `cache`.
     """
 
     channels = 3
@@ -146,7 +149,7 @@ class FlowSource(_SeveralFrames):
     Arguments:
         folder: the prepared folder, with images in flow_u/<clip> and flow_v/<clip>.
         names: of the clips.
-        options: `frames`, `image_size` and `crop_scale`; there is no cache of flow.
+        options: `frames`, `frame_choice`, `image_size` and `crop_scale`; there is no cache of flow.
     """
 
     channels = 2
@@ -241,8 +244,14 @@ def resized(image: Tensor, size: int) -> Tensor:
     return transforms.resize(image, [size, size], interpolation=transforms.InterpolationMode.BILINEAR, antialias=True)
 
 
-def audio_input(feature: Tensor, options: InputOptions) -> Tensor:
-    """Add the channel dimension, and cut and pool as the options say."""
+def audio_input(stored: Tensor, options: InputOptions, generator: np.random.Generator | None) -> Tensor:
+    """Return the audio feature with a channel dimension, cut and pooled as the options say.
+
+    Arguments:
+        stored: content of the clip's file (`layout.read_feature`).
+        generator: as for `ModalitySource.read`.
+    """
+    feature = random_stft(stored, generator) if options.audio == "stft" else stored.float()
     axis = FEATURE_FILES[options.audio].time_axis
     if options.audio_frames is not None:
         feature = feature.narrow(axis, 0, min(options.audio_frames, feature.shape[axis]))
@@ -250,3 +259,25 @@ def audio_input(feature: Tensor, options: InputOptions) -> Tensor:
     time, frequency = options.audio_pool
     pool = (time, frequency) if axis == 0 else (frequency, time)
     return feature if pool == (1, 1) else F.avg_pool2d(feature, pool)
+
+
+def random_stft(waveform: Tensor, generator: np.random.Generator | None) -> Tensor:
+    """Spectrogram of five seconds of a clip, which begin at random within its first five (OGM-GE and DGL on VGGSound).
+
+    A clip of less than ten seconds is repeated. The sources draw the beginning in testing, too, and anew in every
+    epoch. Here, evaluation draws it with the CRC-32 of the clip's samples as the seed: it is the same in every epoch
+    and every run, and for a clip that is in no prepared folder.
+
+    Arguments:
+        waveform: int16 (samples,) at 16 kHz.
+        generator: of training; None in evaluation.
+
+    Returns:
+        (129, 626), float32: frequencies, frames.
+    """
+    if generator is None:
+        generator = np.random.default_rng(zlib.crc32(waveform.numpy().tobytes()))
+    length = STFT_SECONDS * STFT_RATE
+    begin = int(generator.integers(0, length, endpoint=True))
+    repeated = waveform.repeat(-(-2 * length // len(waveform)))
+    return stft(repeated[begin : begin + length].float() / 2**15)

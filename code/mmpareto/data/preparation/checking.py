@@ -8,7 +8,7 @@ from typing import Any
 
 from mmpareto.data.dataset_builder import DatasetBuilder
 from mmpareto.data.loading import layout
-from mmpareto.data.loading.options import InputOptions
+from mmpareto.data.loading.options import InputOptions, prepared_features
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.preparation.prepared_folder import CHECKSUMS, sha256
 from mmpareto.data.preparation.report import shortened
@@ -50,7 +50,7 @@ class CheckReport:
 
 
 def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
-    """Compare all checksums, and read every sample of every list as evaluation does.
+    """Compare all checksums, and read every sample of every list as evaluation does, with all its audio features.
 
     Raises:
         InputError: `folder` is not a prepared data set, or one of its lists is damaged.
@@ -61,20 +61,22 @@ def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
     for part in PARTS:
         if part == "valid" and not (folder / "valid.csv").is_file():
             continue
-        samples = dataset.open(folder, part, training=False, options=_options(prepared))
+        options, *others = _options(prepared)
+        samples = dataset.open(folder, part, training=False, options=options)
         tally = Counter(samples.labels)
         report.counts[part] = {name: tally[label] for label, name in enumerate(samples.classes)}
         recorded, listed = prepared.get("clips", {}).get(part), len(layout.read_names(folder, part))
         if recorded not in (None, listed):
             report.wrong.append(f"{part}.csv lists {listed} samples, but prepared.json says {recorded}")
         _read_all(samples, part, report)
+        for other in others:
+            _read_all(dataset.open(folder, part, training=False, options=other, modalities=["audio"]), part, report)
     return report
 
 
-def _options(prepared: dict[str, Any]) -> InputOptions:
-    """Options that read the audio feature that the folder has."""
-    kinds = prepared.get("audio")
-    return InputOptions(audio=str(kinds[0]) if isinstance(kinds, list) and kinds else "fbank")
+def _options(prepared: dict[str, Any]) -> list[InputOptions]:
+    """Options that read each audio feature that the folder has; the default ones if it has none."""
+    return [InputOptions(audio=audio) for audio in prepared_features(prepared)] or [InputOptions()]
 
 
 def _compare_checksums(folder: Path, report: CheckReport) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpareto.data.loading.options import FEATURE_FILES
+from mmpareto.data.loading.options import AUDIO_FOLDERS
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo
 from mmpareto.data.preparation.report import PreparationReport
@@ -17,7 +17,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 
 FRAMES = "visual"
-AUDIO_CHOICES = {"fbank": ("fbank",), "spectrogram": ("spectrogram",), "both": ("fbank", "spectrogram")}
+BOTH = ("fbank", "spectrogram")
 
 
 class RawClip(NamedTuple):
@@ -35,17 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=int, default=1, help="frames kept per second (default: %(default)s)")
     parser.add_argument(
         "--audio",
-        type=_audio_kinds,
-        default="fbank",
-        metavar="|".join(AUDIO_CHOICES),
-        help="audio feature to prepare (default: %(default)s)",
+        nargs="+",
+        choices=[*AUDIO_FOLDERS, "both"],
+        default=["fbank"],
+        metavar="KIND",
+        help="audio features to prepare: fbank (default), spectrogram, waveform (16 kHz, for train.py --audio stft); "
+        "both means fbank spectrogram",
+    )
+    parser.add_argument(
+        "--min_frames", type=int, default=1, metavar="N", help="leave out clips of fewer frames (default: %(default)s)"
     )
 
 
-def _audio_kinds(choice: str) -> tuple[str, ...]:
-    if choice not in AUDIO_CHOICES:
-        raise argparse.ArgumentTypeError(f"{choice!r} is not one of {', '.join(AUDIO_CHOICES)}")
-    return AUDIO_CHOICES[choice]
+class TooFewFramesError(InputError):
+    """A clip has fewer frames than `--min_frames`; `reason` is the kind of failure, for counting."""
+
+    def __init__(self, path: Path, frames: int, minimum: int) -> None:
+        super().__init__(f"{path} gives {frames} frames.")
+        self.reason = f"fewer than {minimum} frames"
 
 
 def prepare_clips(
@@ -56,21 +63,26 @@ def prepare_clips(
     out: Path,
     fps: int = 1,
     audio: Sequence[str] = ("fbank",),
+    min_frames: int = 1,
     **options: Any,
 ) -> PreparationReport:
     """Prepare clips with audio and video.
 
     Arguments:
         fps: frames kept per second.
-        audio: names of audio features, see FEATURE_FILES.
+        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`, or "both" for fbank and spectrogram.
+        min_frames: clips of fewer frames are reported and left out of the lists.
         clips, split, info, out, options: see `sample_preparation.prepare_samples`.
 
     Raises:
-        InputError: `fps` is below 1, or as `prepare_samples`.
+        InputError: `fps` is below 1, `audio` has an unknown name, or as `prepare_samples`.
     """
     if fps < 1:
         raise InputError(f"--fps must be at least 1, not {fps}.")
-    builder = ClipSampleBuilder(fps, tuple(audio))
+    wanted = {kind for choice in audio for kind in (BOTH if choice == "both" else (choice,))}
+    if not wanted <= AUDIO_FOLDERS.keys():
+        raise InputError(f"--audio must be of {', '.join(AUDIO_FOLDERS)} and both, not {' '.join(audio)}.")
+    builder = ClipSampleBuilder(fps, tuple(kind for kind in AUDIO_FOLDERS if kind in wanted), min_frames)
     return sample_preparation.prepare_samples(clips, split, info, builder, out=out, **options)
 
 
@@ -80,11 +92,13 @@ class ClipSampleBuilder:
 
     Arguments:
         fps: frames kept per second.
-        audio: names of audio features.
+        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`.
+        min_frames: clips of fewer frames are refused.
     """
 
     fps: int
     audio: tuple[str, ...]
+    min_frames: int = 1
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -93,21 +107,29 @@ class ClipSampleBuilder:
 
     @property
     def folders(self) -> Sequence[str]:
-        """Folders of the frames and of every kind of feature."""
-        return (FRAMES, *(files.folder for files in FEATURE_FILES.values()))
+        """Folders of the frames and of all audio files."""
+        return (FRAMES, *AUDIO_FOLDERS.values())
 
     def is_done(self, sample: RawClip, out: Path) -> bool:
         """Return whether features and frames exist."""
-        return not self._missing(sample, out) and _has_frames(sample, out)
+        return not self._missing(sample, out) and _has_frames(sample, out, self.min_frames)
 
     def build(self, sample: RawClip, out: Path) -> None:
-        """Read the clip, and write what is missing once all of it has been read."""
+        """Read the clip, and write what is missing once all of it has been read.
+
+        Raises:
+            TooFewFramesError: it has fewer than `min_frames` frames.
+            InputError: as `media.read_clip`.
+        """
         import torch
 
         from mmpareto.data.raw.media import read_clip
 
         fps = None if _has_frames(sample, out) else self.fps
         content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)
+        count = len(content.frames) if fps is not None else _count_frames(sample, out)
+        if count < self.min_frames:
+            raise TooFewFramesError(sample.video_path, count, self.min_frames)
         for kind, feature in content.features.items():
             buffer = io.BytesIO()  # given a path, torch would store the temporary name in the file
             torch.save(feature.contiguous(), buffer)
@@ -117,8 +139,9 @@ class ClipSampleBuilder:
             write_frames(out / FRAMES, sample.name, content.frames)
 
     def entries(self, out: Path, names: Sequence[str]) -> dict[str, Any]:
-        """The features that every listed clip has, from this run or an earlier one."""
-        return {"audio": [k for k in FEATURE_FILES if all(_feature_path(out, k, name).exists() for name in names)]}
+        """The audio files that every listed clip has, from this run or an earlier one."""
+        kinds = [k for k in AUDIO_FOLDERS if all(_feature_path(out, k, name).exists() for name in names)]
+        return {"audio": kinds} | ({"min_frames": self.min_frames} if self.min_frames > 1 else {})
 
     def _missing(self, sample: RawClip, out: Path) -> list[str]:
         return [kind for kind in self.audio if not _feature_path(out, kind, sample.name).exists()]
@@ -135,9 +158,13 @@ def write_frames(folder: Path, name: str, frames: Sequence[bytes]) -> None:
     partial.rename(folder / name)
 
 
-def _has_frames(clip: RawClip, out: Path) -> bool:
-    return (out / FRAMES / clip.name / "frame_00001.jpg").exists()
+def _has_frames(clip: RawClip, out: Path, at_least: int = 1) -> bool:
+    return all((out / FRAMES / clip.name / f"frame_{n:05d}.jpg").exists() for n in range(1, max(at_least, 1) + 1))
+
+
+def _count_frames(clip: RawClip, out: Path) -> int:
+    return len(list((out / FRAMES / clip.name).iterdir()))
 
 
 def _feature_path(out: Path, kind: str, name: str) -> Path:
-    return out / FEATURE_FILES[kind].folder / f"{name}.pt"
+    return out / AUDIO_FOLDERS[kind] / f"{name}.pt"

@@ -1,9 +1,10 @@
-"""Inputs of the audio encoder: the two features of a waveform that the literature uses."""
+"""Inputs of the audio encoder: the features of a waveform that the literature uses."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torchaudio.compliance.kaldi
 import torchaudio.transforms
@@ -17,6 +18,10 @@ WINDOW_SECONDS = 0.025  # Kaldi's default frame length
 SPECTROGRAM_RATE = 22_050
 SPECTROGRAM_SECONDS = 3
 SPECTROGRAM_FFT, SPECTROGRAM_HOP = 512, 353
+
+STFT_RATE = 16_000
+STFT_SECONDS = 5
+STFT_FFT, STFT_HOP = 256, 128
 
 
 def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
@@ -88,30 +93,77 @@ def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
         raise InputError(f"the audio is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 23 ms.")
     length = SPECTROGRAM_SECONDS * SPECTROGRAM_RATE
     tiled = mono.repeat(-(-length // len(mono)))[:length].clamp(-1.0, 1.0)
+    return _log_magnitude(tiled, SPECTROGRAM_FFT, SPECTROGRAM_HOP)
+
+
+def stft(samples: torch.Tensor) -> torch.Tensor:
+    """Log-magnitude spectrogram of five seconds at 16 kHz (OGM-GE and DGL on VGGSound, DGL on Kinetics-Sounds).
+
+    Short-time Fourier transform with 256 points every 128 samples and a periodic Hann window, centred with reflect
+    padding; log(|S| + 1e-7).
+
+    Arguments:
+        samples: (80,000,), float32 in [−1, 1].
+
+    Returns:
+        (129, 626), float32: frequencies, frames.
+    """
+    return _log_magnitude(samples, STFT_FFT, STFT_HOP)
+
+
+def _log_magnitude(samples: torch.Tensor, n_fft: int, hop: int) -> torch.Tensor:
     transform = torch.stft(
-        tiled,
-        n_fft=SPECTROGRAM_FFT,
-        hop_length=SPECTROGRAM_HOP,
-        window=torch.hann_window(SPECTROGRAM_FFT),
+        samples,
+        n_fft=n_fft,
+        hop_length=hop,
+        window=torch.hann_window(n_fft),
         center=True,
-        pad_mode="reflect",
+        pad_mode="reflect",  # librosa's default before 0.9.0
         return_complex=True,
     )
     return torch.log(transform.abs() + 1e-7)
 
 
+def mono_samples(waveform: torch.Tensor, rate: int) -> torch.Tensor:
+    """The waveform from which `stft` is computed: 16-bit samples at 16 kHz, averaged over the channels.
+
+    Resampled and rounded by FFmpeg's libswresample, as by the sources' `ffmpeg -acodec pcm_s16le -ar 16000`. They
+    average the channels when they load the file, without rounding again.
+
+    Arguments:
+        waveform: (channels, samples), float32 in [−1, 1].
+        rate: its sampling rate in hertz.
+
+    Returns:
+        (samples at 16 kHz,), int16.
+    """
+    import av  # not at the top: the loader, which imports this module, does not need it
+
+    channels = []
+    for channel in waveform.numpy():
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=STFT_RATE)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        blocks = [block.to_ndarray()[0] for block in (*resampler.resample(frame), *resampler.resample(None))]
+        channels.append(np.concatenate(blocks))
+    return torch.from_numpy(np.mean(channels, axis=0, dtype=np.float64).round().astype(np.int16))
+
+
 class Feature(NamedTuple):
-    """A feature, and the sampling rate at which it is computed."""
+    """Content of a prepared audio file, and the sampling rate at which it is computed; None for any rate."""
 
     function: Callable[[torch.Tensor, int], torch.Tensor]
-    rate: int
+    rate: int | None
 
     def of(self, waveform: torch.Tensor, rate: int) -> torch.Tensor:
         """The feature of `waveform` (channels, samples) at `rate` hertz."""
+        if self.rate is None:
+            return self.function(waveform, rate)
         return self.function(resample(waveform, rate, self.rate), self.rate)
 
 
 FEATURES = {
     "fbank": Feature(filterbank, 16_000),
     "spectrogram": Feature(spectrogram, SPECTROGRAM_RATE),
+    "waveform": Feature(mono_samples, None),
 }

@@ -40,7 +40,8 @@ class MMPareto(Method):
     Arguments:
         gamma: γ > 0, the boost.
         weights: "parameter" or "encoder": group over which the inner product and α are computed.
-        rescale: "parameter" or "encoder": group over which λ is computed.
+        rescale: "parameter" or "encoder": group over which λ is computed; "none": no λ, so that h has the magnitude
+            that min-norm weights leave. The groups that may be stationary are then those of `weights`.
         boost: "conflict": γ applies in conflict; "always": γ applies everywhere.
         zero_is_conflict: whether ⟨g_m, g_u⟩ = 0 counts as a conflict (unless a gradient is zero), as in the released
             code.
@@ -69,7 +70,7 @@ class MMPareto(Method):
         super().__init__()
         check_positive("gamma", gamma)
         check_choice("weights", weights, GROUPS)
-        check_choice("rescale", rescale, GROUPS)
+        check_choice("rescale", rescale, (*GROUPS, "none"))
         check_choice("boost", boost, ("conflict", "always"))
         if weights == "parameter" and rescale == "encoder":
             raise ValueError("weights='parameter' with rescale='encoder' has no meaning: tensors would share λ, not α")
@@ -112,11 +113,12 @@ class MMPareto(Method):
 
         # 3. Magnitude. Where ‖h‖ is lost in rounding there is no direction to restore: the group is stationary.
         norms = per_tensor.diagonal(dim1=-2, dim2=-1).sqrt()
-        if self.rescale == "encoder":
+        if (self.weights if self.rescale == "none" else self.rescale) == "encoder":
             norm, plain, norms = (x.square().sum(0, keepdim=True).sqrt() for x in (norm, plain, norms))
         stationary = conflict & (norm < STATIONARY * epsilon * norms.sum(-1))
         rescale = torch.where(norm == 0, 1.0, plain / norm).clamp(min=1)  # max(1, λ)
-        rescale = torch.where(stationary, 0.0, torch.where(conflict, rescale, 1.0))
+        restored = conflict if self.rescale != "none" else torch.zeros_like(conflict)
+        rescale = torch.where(stationary, 0.0, torch.where(restored, rescale, 1.0))
         combined = scale_(combined, self.magnitude(conflict, rescale).expand(len(combined)))
         return combined, EncoderReport.of(per_tensor.sum(0), alpha, conflict, rescale)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmpareto.integration.differentiation import Pass
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
+from mmpareto.integration.options import check_positive
 from mmpareto.integration.report import EncoderReport
 
 
@@ -51,6 +52,27 @@ class UniformSum(PlainSum):
     """Uniform baseline: descend L_m + Σₖ L_uᵏ, the plain sum of the joint loss and every unimodal loss.
 
     One backward pass over the sum (MMPareto paper, section 3.1).
+
+    `encoder_scale` S multiplies the gradients of the encoders and no others. It is the control for a boosted magnitude:
+    where no encoder is in conflict, the step of `MMPareto.released(γ)` is exactly this one with S = γ. Unlike a higher
+    learning rate of the encoders, S leaves their weight decay as it is.
+
+    Arguments:
+        encoder_scale: S > 0; 1 for the plain sum.
+
+    Raises:
+        ValueError: `encoder_scale` is not positive.
     """
 
     source = "Wei & Hu, MMPareto, ICML 2024: its uniform baseline"
+
+    def __init__(self, encoder_scale: float = 1.0) -> None:
+        super().__init__()
+        check_positive("encoder_scale", encoder_scale)
+        self.encoder_scale = encoder_scale
+
+    def integrate(
+        self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
+    ) -> tuple[list[Tensor | None], EncoderReport | None]:
+        """Return S times the sum's gradient."""
+        return [None if g is None else g * self.encoder_scale for g in gradients[0]], None

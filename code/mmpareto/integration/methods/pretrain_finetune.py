@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, collect, collect_joint
+from mmpareto.integration.objectives import Encoders, Objectives, collect, collect_frozen, collect_joint
 from mmpareto.integration.options import check_at_least
 
 
@@ -19,22 +19,34 @@ class PretrainFinetune(PlainSum):
     change. The optimizer keeps its state. One backward pass. In your own loop, call `finetune()` when fine-tuning
     begins.
 
+    With `freeze_encoders`, fine-tuning trains fusion and joint head alone. The encoders are in evaluation mode, so that
+    BatchNorm's running averages do not change either, and no backward pass goes through them. In your own loop, call
+    `requires_grad_(False)` of every encoder when fine-tuning begins, and its `eval()` after every `train()` of the
+    model.
+
     Arguments:
         pretrain_epochs: number of epochs of pre-training, ≥ 0; None for half of the run's.
+        freeze_encoders: whether the encoders are frozen during fine-tuning.
 
     Raises:
-        ValueError: the number of epochs is negative; `backward`: the losses of the current stage are missing.
+        ValueError: the number of epochs is negative; `backward`: the losses of the current stage are missing, or an
+            encoder that is to be frozen has a trainable parameter.
     """
 
-    source = "the two-stage baseline; rerun under one protocol in the MCR paper, table 1"
+    source = "the two-stage baseline; rerun under one protocol in the MCR paper, table 1, with frozen encoders as well"
     memory = ("descends_joint", "descends_unimodal", "pretrain_epochs")
     descends_joint = False
 
-    def __init__(self, pretrain_epochs: int | None = None) -> None:
+    def __init__(self, pretrain_epochs: int | None = None, freeze_encoders: bool = False) -> None:
         super().__init__()
         if pretrain_epochs is not None:
             check_at_least("pretrain_epochs", pretrain_epochs, 0)
-        self.pretrain_epochs = pretrain_epochs
+        self.pretrain_epochs, self.freeze_encoders = pretrain_epochs, freeze_encoders
+
+    @property
+    def trains_encoders(self) -> bool:
+        """False during fine-tuning with `freeze_encoders`."""
+        return not (self.freeze_encoders and self.descends_joint)
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Begin fine-tuning when pre-training is over."""
@@ -51,6 +63,8 @@ class PretrainFinetune(PlainSum):
         self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the unimodal losses or the joint loss, depending on the stage."""
-        if self.descends_joint:
-            return collect_joint(joint, encoders, "joint fine-tuning")
-        return collect(None, unimodal, encoders)
+        if not self.descends_joint:
+            return collect(None, unimodal, encoders)
+        if self.freeze_encoders:
+            return collect_frozen(joint, encoders, "fine-tuning")
+        return collect_joint(joint, encoders, "joint fine-tuning")

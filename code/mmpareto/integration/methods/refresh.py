@@ -35,7 +35,7 @@ class Refresh(Method):
     the encoder, and which depends on no other trainable tensor. Each encoder has two objectives.
 
     Arguments:
-        method: the method that decides, with weights and λ per encoder.
+        method: the method that decides, with weights per encoder, and λ per encoder or none.
         every: K ≥ 1.
 
     Raises:
@@ -49,10 +49,10 @@ class Refresh(Method):
     def __init__(self, method: MMPareto, every: int) -> None:
         super().__init__()
         check_at_least("refresh", every, 1)
-        if (method.weights, method.rescale) != ("encoder", "encoder"):
+        if "parameter" in (method.weights, method.rescale):
             raise ValueError(
-                f"refresh={every} goes with weights='encoder' and rescale='encoder' (the variant 'paper'), not with "
-                f"{method.weights!r} and {method.rescale!r}: an encoder's output has no factors per tensor"
+                f"refresh={every} goes with weights='encoder' and rescale='encoder' (the variant 'paper') or 'none', "
+                f"not with {method.weights!r} and {method.rescale!r}: an encoder's output has no factors per tensor"
             )
         self.method, self.every = method, every
         self.age = 0  # number of steps since and including the last one that decided

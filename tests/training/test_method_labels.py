@@ -1,8 +1,8 @@
 """Labels of methods, which are the same in tables, plots and legends."""
 
 import pytest
-from mmpareto.analysis.labels import NAMES, label, name_of
 from mmpareto.integration import METHODS
+from mmpareto.training.method_labels import NAMES, label, name_of
 from mmpareto.training.method_options import read_options
 
 
@@ -36,6 +36,12 @@ def test_missing_options_have_their_defaults() -> None:
     assert label("mmpareto") == "MMPareto"
     assert label("mmpareto", None, {"gamma": 1.25, "weights": "parameter"}) == "MMPareto (gamma 1.25)"
     assert label("mmpareto", "paper", {"refresh": 10}, ["fusion film"]) == "MMPareto (paper, refresh 10, fusion film)"
+
+
+def test_the_default_variant_is_mentioned_on_request() -> None:
+    assert label("mmpareto", "per_tensor", default_variant=True) == "MMPareto (per_tensor)"
+    assert label("mmpareto", "released", {"gamma": 2.0}, default_variant=True) == "MMPareto (released, gamma 2)"
+    assert label("uniform", None, {}, default_variant=True) == "Uniform"
 
 
 def test_an_unknown_method_has_a_label_too() -> None:

@@ -1,4 +1,4 @@
-"""Names of methods in tables, plots and legends: one method, one name everywhere."""
+"""Names of methods in a run's first line, tables, plots and legends: one method, one name everywhere."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ NAMES = {
     "mmpareto": "MMPareto",
     "dgl": "DGL",
     "unimodal": "Unimodal",
+    "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
@@ -39,13 +40,15 @@ def label(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
     further: Sequence[str] = (),
+    *,
+    default_variant: bool = False,
 ) -> str:
     """The method with everything that is not its default: "MMPareto", "MMPareto (paper, refresh 10, fusion film)".
 
     Imports the method's class, and so torch.
 
     Arguments:
-        variant: the method's first variant, its default, is not mentioned.
+        variant: the method's first variant, its default, is mentioned only if `default_variant` is true.
         options: of the method, as config.json has them; those that the variant implies are not mentioned.
         further: what else distinguishes the run from others beside it, such as "fusion film".
     """
@@ -53,7 +56,7 @@ def label(
     variants = dict(kind.variants) if kind else {}
     default = next(iter(variants), None)
     usual = _defaults(kind) | variants.get(variant or default, {})
-    parts = [variant] if variant not in (None, default) else []
+    parts = [variant] if variant is not None and (default_variant or variant != default) else []
     parts += [f"{name} {value_text(value)}" for name, value in (options or {}).items() if value != usual.get(name)]
     parts += further
     return f"{name_of(method)} ({', '.join(parts)})" if parts else name_of(method)
