@@ -55,6 +55,19 @@ class DatasetBuilder:
         raise NotImplementedError
 
     @classmethod
+    def download_raw(cls, folder: Path) -> None:
+        """Download the raw files into `folder`, which `prepare` then reads as its raw folder.
+
+        Only data sets that anyone can have without asking for access override this.
+
+        Raises:
+            InputError: a file cannot be downloaded, or this program does not download the data set.
+        """
+        raise InputError(
+            f"this program does not download {cls.title}; get it from {cls.download.page}, and give it as --raw."
+        )
+
+    @classmethod
     def text(cls) -> str:
         """Describe the data set and how to get it, in a few lines."""
         info = cls.download
