@@ -13,7 +13,7 @@ SHEET = Path("sheet.jpg")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare, check or draw the data set named by the first argument; return 1 if something is skipped or wrong."""
+    """Prepare, check or draw the data set named by the first argument; return 1 if something is wrong or left out."""
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--list"]:
         print("\n\n".join(DATASETS[name].text() for name in DATASETS))
@@ -46,7 +46,9 @@ def _parser(dataset: Any, words: list[str]) -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(prog=f"prepare.py {dataset.name}", description=dataset.text())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     dataset.add_arguments(parser)
-    parser.add_argument("--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped")
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped or absent"
+    )
     parser.add_argument("--check", action="store_true", help="verify the prepared folder; change nothing")
     parser.add_argument(
         "--sheet", type=Path, nargs="?", const=SHEET, metavar="FILE",
@@ -64,6 +66,7 @@ def _is_prepared(out: Path) -> bool:
 
 
 def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
+    """Prepare a data set and print the report; return whether it has all samples that its user can get."""
     from mmpareto.data.preparation.archives import SUFFIXES, unpacked
 
     raw = options.get("raw")
@@ -73,7 +76,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
     print(report.text())
-    return report.complete
+    return report.complete or (dataset.loses_samples and not report.skipped)
 
 
 def _check(dataset: Any, out: Path) -> bool:

@@ -7,8 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import imageio_ffmpeg
 import numpy as np
+import pytest
 from mmpareto.data.raw.containers import read_streams
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
 
@@ -224,7 +224,7 @@ def set_flv_times(path: Path, milliseconds: int) -> None:
 def ffmpeg_wav(path: Path, *options: str) -> tuple[np.ndarray, int]:
     """16-bit samples, (channels, samples), and their rate, as the program ffmpeg converts a file to WAV."""
     wav = path.with_name(f"{path.name}.by-ffmpeg.wav")
-    program = imageio_ffmpeg.get_ffmpeg_exe()
+    program = pytest.importorskip("imageio_ffmpeg", reason="brings the program ffmpeg").get_ffmpeg_exe()
     subprocess.run([program, "-v", "error", "-y", "-i", path, "-vn", *options, wav], check=True)
     return read_wav(wav)
 

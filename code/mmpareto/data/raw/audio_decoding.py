@@ -70,7 +70,7 @@ class AudioReader:
     def _cut_padding(self) -> None:
         """Cut the last block where the last packet or the stream ends: an encoder fills its last packet.
 
-        FFmpeg 9 does the same. Earlier versions keep the padding, and so does PyAV 18.1.
+        The program ffmpeg 9.0 does the same; version 7.0 and the library of PyAV 18.1 keep the padding.
         """
         if self._end is None or self._packet_end is None or self._block_start is None or self._format is None:
             return
