@@ -11,7 +11,7 @@ from mmpareto.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare, check or draw the data set named by the first argument; return 1 if something is skipped or wrong."""
+    """Prepare, check or draw the data set named by the first argument; return 1 if something is wrong or left out."""
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--list"]:
         print("\n\n".join(DATASETS[name].text() for name in DATASETS))
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
+    """Prepare a data set and print the report; return whether it has all samples that its user can get."""
     from mmpareto.data.preparation.archives import SUFFIXES, unpacked
 
     raw = options.get("raw")
@@ -55,7 +56,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
     print(report.text())
-    return report.complete
+    return report.complete or (dataset.loses_samples and not report.skipped)
 
 
 def _check(dataset: Any, out: Path) -> bool:

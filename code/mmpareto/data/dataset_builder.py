@@ -39,6 +39,7 @@ class DatasetBuilder:
         title: the name used in papers.
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
+        loses_samples: nobody can get all of the listed samples any more, so that absent ones are not an error.
         prepare: class method that prepares the raw files and returns a `PreparationReport`; its arguments are the
             options of `add_arguments`.
     """
@@ -47,6 +48,7 @@ class DatasetBuilder:
     title: ClassVar[str]
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
+    loses_samples: ClassVar[bool] = False
     prepare: ClassVar[Any]
 
     @staticmethod

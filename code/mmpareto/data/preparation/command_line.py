@@ -19,7 +19,9 @@ def parser(dataset: type[DatasetBuilder], words: Sequence[str]) -> argparse.Argu
         "--download", type=Path, nargs="?", const=RAW, metavar="DIR",
         help=f"download the raw files to DIR (default: {RAW}) and prepare them; where no access must be asked for",
     )  # fmt: skip
-    made.add_argument("--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped")
+    made.add_argument(
+        "--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped or absent"
+    )
     made.add_argument("--check", action="store_true", help="verify the prepared folder; change nothing")
     made.add_argument(
         "--sheet", type=Path, nargs="?", const=SHEET, metavar="FILE",
