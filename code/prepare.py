@@ -1,19 +1,17 @@
 """Prepare a data set: `prepare.py cremad --raw DIR`, `prepare.py --list`; `prepare.py NAME --help` for options."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from mmpareto import cli
 from mmpareto.data import DATASETS
+from mmpareto.data.preparation.command_line import parser
 from mmpareto.errors import InputError
-
-SHEET = Path("sheet.jpg")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare, check or draw the data set named by the first argument; return 1 if something is skipped or wrong."""
+    """Prepare, check or draw the data set named by the first argument; return 1 if something is wrong or left out."""
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--list"]:
         print("\n\n".join(DATASETS[name].text() for name in DATASETS))
@@ -26,12 +24,17 @@ def main(argv: list[str] | None = None) -> int:
         general.parse_known_args(argv)
         general.error(f"the data set must be the first argument, one of: {names}")
     dataset = DATASETS[argv[0]]
-    options = vars(_parser(dataset, argv[1:]).parse_args(argv[1:]))
-    allow_missing, check, sheet = (options.pop(name) for name in ("allow_missing", "check", "sheet"))
+    options = vars(parser(dataset, argv[1:]).parse_args(argv[1:]))
+    allow_missing, check, sheet, download = map(options.pop, ("allow_missing", "check", "sheet", "download"))
     out = options["out"] = options["out"] or Path("data") / dataset.name
+    if download is not None:
+        if options.get("raw") is not None:
+            raise InputError("--download and --raw name the raw folder twice; give one of them.")
+        dataset.download_raw(download)
+        options["raw"] = download
 
     complete = True
-    if not check and (options.get("raw") or not sheet or not _is_prepared(out)):
+    if not check and (options.get("raw") or not sheet or not (out / "stat.csv").is_file()):
         complete = _prepare(dataset, options) or allow_missing
     if check:
         complete = _check(dataset, out)
@@ -42,28 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if complete else 1
 
 
-def _parser(dataset: Any, words: list[str]) -> argparse.ArgumentParser:
-    parser = cli.ArgumentParser(prog=f"prepare.py {dataset.name}", description=dataset.text())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    dataset.add_arguments(parser)
-    parser.add_argument("--allow_missing", action="store_true", help="exit with status 0 even if samples are skipped")
-    parser.add_argument("--check", action="store_true", help="verify the prepared folder; change nothing")
-    parser.add_argument(
-        "--sheet", type=Path, nargs="?", const=SHEET, metavar="FILE",
-        help=f"draw a few samples of every class as the network gets them in training (default: {SHEET})",
-    )  # fmt: skip
-    given = parser.parse_known_args([*words, "--raw", "."])[0]
-    for action in parser._actions:
-        if action.dest == "raw" and (given.check or given.sheet):
-            action.required = False  # not needed if the folder has been prepared before
-    return parser
-
-
-def _is_prepared(out: Path) -> bool:
-    return (out / "stat.csv").is_file()
-
-
 def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
+    """Prepare a data set and print the report; return whether it has all samples that its user can get."""
     from mmpareto.data.preparation.archives import SUFFIXES, unpacked
 
     raw = options.get("raw")
@@ -73,7 +56,7 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
     print(report.text())
-    return report.complete
+    return report.complete or (dataset.loses_samples and not report.skipped)
 
 
 def _check(dataset: Any, out: Path) -> bool:

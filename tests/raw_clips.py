@@ -1,5 +1,6 @@
 """Write tiny real WAV, FLV and MP4 files for tests, and read the number that a frame shows."""
 
+import subprocess
 import wave
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from mmpareto.data.raw.containers import read_streams
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
 
@@ -193,6 +195,38 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     for index, value in ((0, a), (1, b), (3, c), (4, d)):
         content[matrix + 4 * index : matrix + 4 * index + 4] = (value << 16).to_bytes(4, "big", signed=True)
     path.write_bytes(content)
+
+
+def set_edit_list(path: Path, edits: Sequence[tuple[int, int]]) -> None:
+    """Replace the edits of an MP4 file's last track: (milliseconds, first tick of the media or −1 for a pause)."""
+    content = bytearray(path.read_bytes())
+    list_ = content.rindex(b"elst") + 8  # name; version and flags
+    assert int.from_bytes(content[list_ : list_ + 4], "big") == len(edits)
+    for index, (length, first) in enumerate(edits):
+        entry = list_ + 4 + 12 * index  # two numbers and a speed
+        content[entry : entry + 8] = length.to_bytes(4, "big") + first.to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+
+
+def set_flv_times(path: Path, milliseconds: int) -> None:
+    """Set the times of all frames of an FLV file, and the duration in its header to 0."""
+    content = bytearray(path.read_bytes())
+    duration = content.index(b"duration") + 9  # the name and the type of a number
+    content[duration : duration + 8] = bytes(8)
+    tag = 13  # after the file's header
+    while tag < len(content):
+        if content[tag] == 9:  # video
+            content[tag + 4 : tag + 7] = milliseconds.to_bytes(3, "big")
+        tag += 11 + int.from_bytes(content[tag + 1 : tag + 4], "big") + 4
+    path.write_bytes(content)
+
+
+def ffmpeg_wav(path: Path, *options: str) -> tuple[np.ndarray, int]:
+    """16-bit samples, (channels, samples), and their rate, as the program ffmpeg converts a file to WAV."""
+    wav = path.with_name(f"{path.name}.by-ffmpeg.wav")
+    program = pytest.importorskip("imageio_ffmpeg", reason="brings the program ffmpeg").get_ffmpeg_exe()
+    subprocess.run([program, "-v", "error", "-y", "-i", path, "-vn", *options, wav], check=True)
+    return read_wav(wav)
 
 
 def same_clip_later(source: Path, target: Path, begin: float) -> None:

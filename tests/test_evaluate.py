@@ -13,6 +13,7 @@ import evaluate
 import numpy as np
 import pytest
 import raw_clips
+import raw_mp4
 import torch
 import torchvision
 from mmpareto import cli
@@ -457,6 +458,37 @@ def test_an_unreadable_clip_is_refused(mmpareto_run: Path, raw: Path, tmp_path: 
         with pytest.raises(InputError, match=complaint) as caught:
             evaluated(mmpareto_run / "best.pt", "--clip", *files)
         assert "\n" not in str(caught.value)
+
+
+def test_one_file_with_sound_and_video_is_a_clip(
+    mmpareto_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.mp4"
+    raw_mp4.write_mp4(path)
+    printed = []
+    run, best = mmpareto_run, mmpareto_run / "best.pt"
+    for words in ((best, "--clip", path, path), (best, "--clip", path), (run, "--clip", path), ("--clip", path, run)):
+        assert evaluated(*words) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 1
+    assert sum(printed_probabilities(printed[0])["joint"]) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--clip", "a.mp4"], ["best.pt", "--clip", "a", "b", "c"], ["--clip", "a", "b", "c", "best.pt"]]
+)
+def test_a_wrong_number_of_files_exits_with_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(words)
+    assert caught.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_a_run_folder_means_its_best_checkpoint(mmpareto_run: Path, tmp_path: Path) -> None:
+    assert evaluated(mmpareto_run / "best.pt", "--out", tmp_path) == 0
+    assert evaluated(mmpareto_run) == 0
+    for name in ("metrics.json", "per_clip.csv"):
+        by_folder = (mmpareto_run / "evaluation-test-best" / name).read_bytes()
+        assert by_folder == (tmp_path / name).read_bytes()
 
 
 def test_the_frame_rate_comes_from_the_checkpoint_or_from_fps(

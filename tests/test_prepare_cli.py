@@ -89,6 +89,7 @@ def test_missing_clips_of_the_split_exit_with_1(raw, tmp_path, capsys):
     files = ("--split_files", str(tmp_path))
     assert run(raw, tmp_path / "out", *files) == 1
     text = capsys.readouterr().out
+    assert "skipped          0\nabsent           1 of 25 listed clips\n" in text
     assert "not among the raw files: 1\n    1091_WSI_SAD_XX" in text
     assert text.count("not the official one (") == 2 and "7b95d291b847eac9" in text
     assert run(raw, tmp_path / "out", *files, "--allow-missing") == 0

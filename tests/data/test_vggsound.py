@@ -1,5 +1,6 @@
 import csv
 
+import prepare
 import pytest
 import raw_mp4
 from hypothesis import given
@@ -47,6 +48,16 @@ def test_all_ways_to_write_a_clip_are_one(video, start):
 )
 def test_names_that_are_no_clip(name):
     assert clip_in(name) is None
+
+
+def test_absent_clips_alone_exit_with_0(raw, tmp_path, capsys):
+    arguments = ["vggsound", "--raw", str(raw), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert prepare.main(arguments) == 0
+    assert "skipped          0\nabsent           1 of 5 listed clips\n" in capsys.readouterr().out
+    (raw / "AAAAAAAAAA__7.mp4").write_bytes(b"")  # no longer absent, but damaged
+    assert prepare.main(arguments) == 1
+    text = capsys.readouterr().out
+    assert "skipped          1\n" in text and "listed clips" not in text
 
 
 def test_from_raw_files_to_samples(raw, tmp_path):

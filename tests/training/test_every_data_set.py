@@ -10,6 +10,7 @@ import prepare
 import pytest
 import raw_clips
 import raw_mp4
+import test_avdigits
 import test_ave
 import test_kinetics_sounds
 import test_mmsa
@@ -68,6 +69,12 @@ def digits(raw: Path) -> tuple[str, ...]:
     return ()
 
 
+def spoken_digits(raw: Path) -> tuple[str, ...]:
+    test_avdigits.write_recordings(raw, numbers=(0, 49))
+    digits(raw)
+    return ()
+
+
 def views(raw: Path) -> tuple[str, ...]:
     test_modelnet40.write_views(raw)
     return ()
@@ -102,6 +109,7 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "modelnet40 views": ("modelnet40", views, IMAGES),
     "modelnet40 meshes": ("modelnet40", meshes, IMAGES),
     "cgmnist": ("cgmnist", digits, ()),
+    "avdigits": ("avdigits", spoken_digits, ()),
     "mosi": ("mosi", sentiment(MOSI), ("--n_classes", "3")),
     "mosi regression": ("mosi", sentiment(MOSI), ("--n_classes", "1")),
     "mosei": ("mosei", sentiment(MOSEI), ("--n_classes", "2")),
@@ -121,7 +129,7 @@ def test_from_raw_files_to_a_trained_run(
     raw, out, run = tmp_path / "raw", tmp_path / name, tmp_path / "run"
     raw.mkdir()
     more = write(raw)
-    workers = () if name in ("mosi", "mosei", "chsims", "cgmnist") else ("--workers", "1")
+    workers = () if name in ("mosi", "mosei", "chsims", "cgmnist", "avdigits") else ("--workers", "1")
     assert prepare.main([name, "--raw", str(raw), "--out", str(out), *more, *workers]) == 0
     assert prepare.main([name, "--out", str(out), "--check"]) == 0
     assert "wrong            0" in capsys.readouterr().out

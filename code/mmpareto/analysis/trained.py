@@ -15,6 +15,7 @@ from mmpareto.training.checkpoints import ENTRIES, load_checkpoint, load_weights
 from mmpareto.training.devices import Precision
 from mmpareto.training.evaluation import Predictions
 from mmpareto.training.recipes import recipe
+from mmpareto.training.run_folder import BEST
 
 RELEASED_SUFFIX = ".pth"  # train.py writes .pt
 INPUT_SETTINGS = ("audio", "frames", "frame_choice", "image_size", "audio_frames", "audio_pool")
@@ -62,11 +63,14 @@ def open_trained(path: Path, dataset: str | None = None) -> Trained:
     """Open a checkpoint of train.py (.pt) or of the released MMPareto code (.pth).
 
     Arguments:
+        path: the file, or the folder of a run, for its best.pt.
         dataset: for files of the released code, which lack it (default: cremad).
 
     Raises:
         InputError: the file is missing, damaged, or of another architecture, version or data set.
     """
+    if path.is_dir():
+        path = path / BEST
     if path.suffix == RELEASED_SUFFIX:
         return _open_released(path, DATASETS.name(dataset or "cremad"))
     checkpoint = load_checkpoint(path)

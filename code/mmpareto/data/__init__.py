@@ -14,6 +14,7 @@ DATASETS = Registry(
         "cremad": "mmpareto.data.cremad:CREMAD",
         "kinetics_sounds": "mmpareto.data.kinetics_sounds:KineticsSounds",
         "cgmnist": "mmpareto.data.cgmnist:CGMNIST",
+        "avdigits": "mmpareto.data.avdigits:AVDigits",
         "modelnet40": "mmpareto.data.modelnet40:ModelNet40",
         "mosi": "mmpareto.data.mmsa:MOSI",
         "mosei": "mmpareto.data.mmsa:MOSEI",

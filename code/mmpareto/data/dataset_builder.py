@@ -39,6 +39,7 @@ class DatasetBuilder:
         title: the name used in papers.
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
+        loses_samples: nobody can get all of the listed samples any more, so that absent ones are not an error.
         prepare: class method that prepares the raw files and returns a `PreparationReport`; its arguments are the
             options of `add_arguments`.
     """
@@ -47,12 +48,26 @@ class DatasetBuilder:
     title: ClassVar[str]
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
+    loses_samples: ClassVar[bool] = False
     prepare: ClassVar[Any]
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the options of `prepare.py NAME`; their values are passed to `prepare`."""
         raise NotImplementedError
+
+    @classmethod
+    def download_raw(cls, folder: Path) -> None:
+        """Download the raw files into `folder`, which `prepare` then reads as its raw folder.
+
+        Only data sets that anyone can have without asking for access override this.
+
+        Raises:
+            InputError: a file cannot be downloaded, or this program does not download the data set.
+        """
+        raise InputError(
+            f"this program does not download {cls.title}; get it from {cls.download.page}, and give it as --raw."
+        )
 
     @classmethod
     def text(cls) -> str:

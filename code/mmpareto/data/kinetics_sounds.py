@@ -69,6 +69,7 @@ class KineticsSounds(RawClipDatasetBuilder):
 
     name = "kinetics_sounds"
     title = "Kinetics-Sounds"
+    loses_samples = True  # videos disappear from YouTube
     download = DownloadInfo(
         size="17,396 clips of 10 s, 31 classes; 14,799 for training, 2,597 for testing, less those that YouTube lost",
         terms="Kinetics: CC BY 4.0; the videos belong to their authors",

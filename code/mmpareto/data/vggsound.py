@@ -25,6 +25,7 @@ class VGGSound(RawClipDatasetBuilder):
 
     name = "vggsound"
     title = "VGGSound"
+    loses_samples = True  # videos disappear from YouTube
     download = DownloadInfo(
         size="about 200,000 clips of 10 s, 309 classes, less those that YouTube lost; some 330 GB of mp4",
         terms="CC BY 4.0; the videos belong to their authors",

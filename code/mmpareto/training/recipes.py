@@ -33,6 +33,7 @@ PMR = "PMR's code (fanyunfeng-bit/Modal-Imbalance-PMR"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
 JOURNAL = "the authors on the journal version of OGM-GE (GeWu-Lab/BML_TPAMI2024, issue 3)"
 JOURNAL_UNSTATED = f"not stated by {JOURNAL}"
+AV_DIGITS = "chosen here, sized for two CPU cores; no publication uses this data set"
 CHOSEN = "chosen here; the sources do not say"
 CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two CPU cores"
 
@@ -231,6 +232,16 @@ _DGL_ON_STAND_IN = (
 _DGL_STAND_IN = _STAND_IN | {name: _DGL[name] for name in _DGL_ON_STAND_IN}
 _DGL_STAND_IN["lr_decay_step"] = Value(6, f"{CPU_SIZED}: after two thirds of the epochs, about as in {DGL_CODE}")
 
+# Audio-visual digits
+
+_AV_DIGITS = _DIGITS | {
+    "learning_rate": 0.01,
+    "batch_size": 32,
+    "epochs": 30,
+    "scheduler": "step",
+    "lr_decay_step": 20,
+}
+
 # UCF-101, MOSI, MOSEI, CH-SIMS
 
 _THREE_FRAMES = {"frames": 3}
@@ -264,6 +275,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "ogm_ge": _OGM_KINETICS,
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
+    "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),

@@ -200,19 +200,31 @@ class ArraySource:
         path: file of an array (N, …).
         channels: of a row.
         normalisation: of uint8 images; None for other inputs.
+        expected: type and shape of the array; None for any.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or the array is not the expected one.
     """
 
     mirrors = False
 
-    def __init__(self, path: Path, channels: int, normalisation: Normalisation | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        channels: int,
+        normalisation: Normalisation | None,
+        expected: tuple[type[np.generic], tuple[int, ...]] | None = None,
+    ) -> None:
         self.channels, self.normalisation = channels, normalisation
         try:
             self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+        if expected is not None and (self.rows.dtype, self.rows.shape) != expected:
+            raise InputError(
+                f"{path} holds {self.rows.dtype} {self.rows.shape} for {expected[1][0]} samples; delete"
+                f" {path.parent.parent} and prepare the data set again."
+            )
 
     def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
         """Return the row."""

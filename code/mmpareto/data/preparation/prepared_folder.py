@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import file_lock, write_text
+from mmpareto.files import atomic_path, file_lock, write_text
 from mmpareto.progress import progress
 
 RECORD_UNFINISHED = "preparing.json"
@@ -85,7 +87,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 
 def write_lists(
-    out: Path, classes: Iterable[str], lists: Mapping[str, Sequence[tuple[str, str]]]
+    out: Path, classes: Iterable[str], lists: Mapping[Any, Sequence[tuple[str, str]]]
 ) -> dict[str, dict[str, int]]:
     """Write stat.csv, and one list of (sample, class) per part ("train", "test", …).
 
@@ -105,6 +107,15 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write <name>.npy of each array, atomically, and remove what an interrupted call left."""
+    for path in folder.glob(".*"):
+        path.unlink()
+    for name, values in arrays.items():
+        with atomic_path(folder / f"{name}.npy") as temporary:
+            np.save(temporary, np.ascontiguousarray(values))
 
 
 def write_record(

@@ -56,6 +56,9 @@ class PreparationReport:
         for reason, sentences in self.skipped.items():
             lines.append(f"  {reason}: {len(sentences)}")
             lines += shortened([f"    {sentences[name]}" for name in sorted(sentences)], ALL_IN_RECORD)
+        if self.missing:
+            listed = sum(len(names) for names in self.split.parts.values())
+            lines.append(f"absent           {len(self.missing)} of {listed} listed clips")
         if self.outside:
             lines.append(f"not in the split {self.outside} (not prepared)")
         lines += [f"split            {self.split.sentence}", *(f"  {check}" for check in self.split.checks)]

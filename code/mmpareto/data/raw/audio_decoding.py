@@ -1,5 +1,11 @@
-"""Decoding the audio of a media file."""
+"""Decoding the audio of a media file: the samples that `ffmpeg -i FILE FILE.wav` writes.
 
+FFmpeg's decoder drops the samples before the first one that an MP4's edit list shows, among them those that an encoder
+puts first; the padding at the end is cut here. Nothing fills a pause before the first sample. See "Sound as ffmpeg
+reads it" in docs/data.md.
+"""
+
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,13 +25,17 @@ class AudioReader:
     missing_stream: ClassVar[type[MediaError]] = NoAudioError
 
     def open(self, path: Path, container: InputContainer, stream: Any) -> None:
-        """Remember the stream."""
+        """Remember the stream, and where its header says that it ends."""
         self._path, self._stream = path, stream
+        self._end = stream.duration if "mp4" in container.format.name else None  # like all times, in stream.time_base
+        self._packet_end: int | None = None  # of the last packet
+        self._block_start: Fraction | None = None  # of the last block
         self._blocks: list[np.ndarray] = []
         self._format: tuple[int, int] | None = None  # rate and channels
 
     def feed(self, packet: Packet) -> None:
         """Decode a packet."""
+        self._packet_end = None if packet.pts is None or packet.duration is None else packet.pts + packet.duration
         self._append(self._stream.decode(packet))
 
     def close(self) -> None:
@@ -37,6 +47,7 @@ class AudioReader:
         self._append(self._stream.decode(None))
         if not any(block.shape[1] for block in self._blocks):
             raise NoAudioError(f"{self._path} has an audio stream without a sample.")
+        self._cut_padding()
 
     def waveform(self) -> tuple[torch.Tensor, int]:
         """The waveform, float32 in [−1, 1], (channels, samples), and its sampling rate in hertz.
@@ -52,7 +63,20 @@ class AudioReader:
             if self._format not in (None, (frame.sample_rate, block.shape[0])):
                 raise MediaError(f"{self._path} changes its sampling rate or its number of channels in the middle.")
             self._format = frame.sample_rate, block.shape[0]
+            unit = frame.time_base / self._stream.time_base
+            self._block_start = None if frame.pts is None else frame.pts * unit
             self._blocks.append(block)
+
+    def _cut_padding(self) -> None:
+        """Cut the last block where the last packet or the stream ends: an encoder fills its last packet.
+
+        The program ffmpeg 9.0 does the same; version 7.0 and the library of PyAV 18.1 keep the padding.
+        """
+        if self._end is None or self._packet_end is None or self._block_start is None or self._format is None:
+            return
+        ticks = min(self._packet_end, self._end) - self._block_start
+        if ticks > 0:  # a stream's duration does not include its start, so one that starts late may begin after its end
+            self._blocks[-1] = self._blocks[-1][:, : round(ticks * self._stream.time_base * self._format[0])]
 
 
 def _to_float(frame: AudioFrame) -> np.ndarray:

@@ -121,7 +121,8 @@ class _Track:
         is_mp4 = "mp4" in container.format.name
         if self.stream.type == "audio" and (not is_mp4 or self.stream.codec_context.name.startswith("pcm")):
             return 0  # AVI counts samples or bytes of audio, and so does MP4 if the audio is not compressed
-        return self.stream.frames
+        # An MP4's edit list may end before its last frame.
+        return len(self.stream.index_entries) if is_mp4 and self.stream.frames else self.stream.frames
 
 
 def _check_riff_size(path: Path) -> bool:

@@ -6,15 +6,17 @@ kept. Only the end of a video shows which of the two it is, so both rules are fo
 Neither needs more than a few numbers about the earlier frames.
 """
 
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
 LONGEST_SHOWN = 3600  # seconds; a frame that is shown for longer has a damaged time stamp
 TIMESTAMP_ERROR = Fraction(1, 1000)  # seconds: FLV and Matroska round every time stamp to a millisecond
+REGULAR_SHARE = Fraction(2, 3)  # of the duration of a constant-rate video that its regular gaps fill
 
 
 class Spacing:
-    """Online test of whether ascending times are evenly spaced at a given rate, in constant memory.
+    """Online test of whether ascending times are evenly spaced at a given rate but for few, in constant memory.
 
     Arguments:
         unit: seconds per tick; 0 if the file has no time stamps.
@@ -25,13 +27,10 @@ class Spacing:
         self.unit, self.rate = unit, rate
         self.count, self.first, self.last = 0, 0, 0
         self.stamped = unit > 0
-        error = max(unit, TIMESTAMP_ERROR) / unit if unit else Fraction(0)
-        self._error, self._scale = error.numerator, error.denominator  # of a time, in ticks
-        # Slopes, as (rise, steps) in scaled ticks, of the flattest and of the steepest line through the first time from
-        # which no time so far deviates by more than the error.
-        self._steepest: tuple[int, int] | None = None
-        self._flattest: tuple[int, int] | None = None
-        self.may_be_constant = True
+        self._gap = 1 / (rate * unit) if rate and unit else Fraction(0)  # in ticks, like all below
+        self._error = 2 * max(unit, TIMESTAMP_ERROR) / unit if unit else Fraction(0)  # both ends of a gap are rounded
+        self._shortest, self._longest = math.ceil(self._gap - self._error), math.floor(self._gap + self._error)
+        self._regular, self._regular_ticks = 0, 0  # number and total length of the gaps of the expected length
 
     def add(self, tick: int | None) -> None:
         """Add the next frame's time; None if the file has none."""
@@ -40,15 +39,9 @@ class Spacing:
             return
         if self.count == 0:
             self.first = tick
-        else:
-            rise, steps = self._scale * (tick - self.first), self.count
-            above, below = rise + self._error, rise - self._error
-            if self._steepest is None or above * self._steepest[1] < self._steepest[0] * steps:
-                self._steepest = above, steps
-            if self._flattest is None or below * self._flattest[1] > self._flattest[0] * steps:
-                self._flattest = below, steps
-            if self._flattest[0] * self._steepest[1] > self._steepest[0] * self._flattest[1]:
-                self.may_be_constant = False
+        elif self._shortest <= tick - self.last <= self._longest:
+            self._regular += 1
+            self._regular_ticks += tick - self.last
         self.last = tick
         self.count += 1
 
@@ -57,23 +50,29 @@ class Spacing:
         """Mean number of ticks from a frame to the next."""
         return Fraction(self.last - self.first, max(self.count - 1, 1))
 
-    def constant_rate(self) -> Fraction | None:
-        """Return the rate if it is constant, else None.
+    @property
+    def stands_still(self) -> bool:
+        """True if there are several frames, all with the same time."""
+        return self.stamped and self.count > 1 and self.first == self.last
 
-        It is constant if the times are on the line through the first and the last, within the millisecond to which
-        containers round them, and their distance agrees with the container's rate. That rate, not the measured one,
-        enters the rule, as in OpenCV: over a short clip, rounding could turn 29.97 into 30.
+    def constant_rate(self) -> Fraction | None:
+        """Return the container's rate if the times agree with it, else None.
+
+        They agree if the gaps of the expected length, within the millisecond to which containers round times, fill at
+        least REGULAR_SHARE of the video and do not drift from the rate. So a late frame or a short pause does not
+        matter, as in OpenCV, which counts frames without looking at their times. The container's rate, not the measured
+        one, enters the rule, as in OpenCV, too: over a short clip, rounding could turn 29.97 into 30.
         """
         if not self.stamped:
             return self.rate or Fraction(1)
-        if not self.rate or self._steepest is None or self._flattest is None:
+        if not self.rate or self.count < 2:
             return self.rate
-        steps = self.count - 1
-        span = (self.last - self.first) * self.unit
-        # The first and the last time are rounded, too; one percent more allows for headers that say 30 for 29.97.
-        agrees = abs(span - steps / self.rate) <= 2 * max(self.unit, TIMESTAMP_ERROR) + span / 100
-        even = Fraction(*self._flattest) <= self.mean * self._scale <= Fraction(*self._steepest)
-        return self.rate if agrees and even else None
+        irregular = self.count - 1 - self._regular
+        drift = abs(self._regular_ticks - self._regular * self._gap)
+        # Irregular gaps separate runs of regular ones; the first and the last time of each run are rounded. One percent
+        # more allows for headers that say 30 for 29.97.
+        agrees = drift <= (irregular + 1) * self._error + Fraction(self._regular_ticks, 100)
+        return self.rate if agrees and self._regular_ticks >= REGULAR_SHARE * (self.last - self.first) else None
 
 
 class SelectedFrame(NamedTuple):
@@ -145,7 +144,7 @@ class FrameSelection:
         """Rule of constant rates."""
         step = self._rate // self._fps
         index = frame.number % self._rate if self._rate else 0
-        if not step or not self._spacing.may_be_constant or index % step or index >= step * self._fps:
+        if not step or index % step or index >= step * self._fps:
             return []
         self._by_index.append(frame.number)
         self._newest_kept = frame.number

@@ -47,8 +47,7 @@ class VideoReader(Generic[Converted]):
     def open(self, path: Path, container: InputContainer, stream: Any) -> None:
         """Remember the stream, and read its frame rate."""
         self._path, self._format, self._stream = path, container.format.name, stream
-        # The rate that OpenCV returns as CAP_PROP_FPS.
-        self._spacing = Spacing(stream.time_base or Fraction(0), stream.guessed_rate or stream.average_rate)
+        self._spacing = Spacing(stream.time_base or Fraction(0), _frame_rate(stream, self._format))
         self._selection = FrameSelection(self._fps, self._spacing, self._with_next)
 
     def feed(self, packet: Packet) -> None:
@@ -67,10 +66,18 @@ class VideoReader(Generic[Converted]):
         self._check_times()
 
     def close(self) -> None:
-        """Decode the frames that are still due."""
+        """Decode the frames that are still due.
+
+        Raises:
+            MediaError: the time stamps make no sense.
+        """
         if self._decoder is not None:
             self._decoder.close()
         self._check_times()
+        if self._spacing.stands_still:
+            raise MediaError(
+                f"{self._path} is damaged: all of its {self._spacing.count} frames have the same time stamp."
+            )
 
     @property
     def frames(self) -> list[Converted]:
@@ -110,6 +117,19 @@ class VideoReader(Generic[Converted]):
         if rate is not None and self._fps > int(rate):
             raise InputError(f"{self._path} has {float(rate):.5g} frames per second; {self._fps} cannot be kept.")
         return self._selection.numbers(constant=rate is not None)
+
+
+def _frame_rate(stream: Any, container_format: str) -> Fraction | None:
+    """The frame rate of a video according to its header; None if it has none.
+
+    OpenCV returns the average rate as CAP_PROP_FPS. FLV's header states it; in other formats, FFmpeg divides the number
+    of frames by the duration, which one long gap changes. There, it is FFmpeg's guess from the first gaps, unless that
+    is far off: an odd gap can turn it into a multiple of the rate.
+    """
+    guess, average = stream.guessed_rate, stream.average_rate
+    if not guess or not average:
+        return guess or average
+    return average if container_format == "flv" or abs(guess - average) > average / 10 else guess
 
 
 class ToRGB:
