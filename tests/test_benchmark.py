@@ -56,7 +56,7 @@ def test_every_method_is_compared_with_uniform(tmp_path: Path, capsys: pytest.Ca
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
     assert set(result["methods"]) == names
     conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    assert result["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
+    assert result["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False, "compile": False}
     assert result["rounds"] == 1
     for values in result["methods"].values():
         for spread in (values["seconds"], values["ratio"]):
