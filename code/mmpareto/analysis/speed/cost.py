@@ -326,8 +326,8 @@ def table(costs: Mapping[str, Any]) -> str:
         conditions_text(costs),
         f"medians (minimum – maximum); copies: peak memory above {BASELINE}'s, in copies of the encoders' gradients of "
         f"{costs['encoder_gradient_bytes'] / 2**20:.0f} MiB",
-        f"two backward passes per encoder cost at least 5/3 of {BASELINE}, {5 / 3 * baseline:.4f} s, if a backward pass "
-        "costs as much as two forward passes and nothing else costs time",
+        f"limit of two backward passes per encoder, each as expensive as two forward passes: 5/3 of {BASELINE}, "
+        f"{5 / 3 * baseline:.4f} s",
         f"{'method':18}{unit_of(costs) + ' per step':>28}{'ratio to ' + BASELINE:>22}{'peak MiB':>10}{'copies':>8}"
         + (f"{'arithmetic %':>20}" if integration else ""),
     ]
