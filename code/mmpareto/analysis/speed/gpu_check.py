@@ -27,7 +27,7 @@ from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.training.devices import choose_devices
-from mmpareto.training.run_folder import git_commit
+from mmpareto.training.run_folder import BEST, LAST, SUMMARY, git_commit
 
 CODE = Path(__file__).resolve().parents[3]
 TESTS = CODE.parent / "tests"
@@ -94,7 +94,7 @@ class GPUCheck:
             "machine": cost.machine(device),
             "gpus": [torch.cuda.get_device_name(gpu) for gpu in ids],
             "driver": _driver() if ids else None,
-            "commit": options.commit or git_commit(),
+            "commit": options.commit or git_commit() or "unknown",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "sections": {},
         }
@@ -116,7 +116,7 @@ class GPUCheck:
                 run(self, section)
             except Skipped as reason:
                 section |= {"status": "skipped", "reason": str(reason)}
-            except (InputError, OSError, ValueError, KeyError, ElementTree.ParseError) as error:
+            except Exception as error:  # whatever it is, the time on the GPU goes on
                 section |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             section["seconds"] = round(time.monotonic() - start, 1)
             self.result["sections"][name] = section
@@ -169,11 +169,9 @@ class GPUCheck:
             try:
                 return process.wait(seconds)
             except subprocess.TimeoutExpired:
-                process.terminate()
-                _wait(process, GRACE_SECONDS)
                 return -signal.SIGTERM
             finally:
-                _kill_group(process)
+                _end(process)
 
     def pytest(self, section: dict[str, Any], *paths: Path) -> None:
         """Run the tests marked gpu in these files; add their numbers to the section."""
@@ -188,8 +186,9 @@ class GPUCheck:
         finally:
             report.unlink(missing_ok=True)
         section["lines"] += [section["tests"], *section["failures"]]
-        if section["failures"]:
-            section |= {"status": "failed", "reason": f"{len(section['failures'])} tests; see {self.log.name}"}
+        if status or section["failures"]:
+            reason = f"{len(section['failures'])} tests (exit status {status}); see {self.log.name}"
+            section |= {"status": "failed", "reason": reason}
 
     def measure(self, what: str, *words: str) -> dict[str, Any]:
         """The measurements of `benchmark.py WHAT`.
@@ -286,6 +285,8 @@ def _cgmnist(check: GPUCheck, section: dict[str, Any]) -> None:
     status = check.python(str(CODE / "tables.py"), *words, reserve=GRACE_SECONDS + 5)
     if status not in (0, 1, 143, -signal.SIGTERM):
         raise ValueError(f"exit status {status}: {_last_line(check.log)}")
+    if status == 1:
+        section |= {"status": "failed", "reason": f"some runs; see {DIGIT_RUNS}/tables/logs"}
     report = DIGIT_RUNS / "tables" / "cgmnist" / "table.md"  # of all runs that are finished
     if report.exists():
         lines = itertools.dropwhile(
@@ -297,7 +298,14 @@ def _cgmnist(check: GPUCheck, section: dict[str, Any]) -> None:
         f"{section['finished']} finished runs in {DIGIT_RUNS}; cgmnist.tar.gz has these and the rest"
     )
     with tarfile.open(check.out / "cgmnist.tar.gz", "w:gz") as archive:
-        archive.add(DIGIT_RUNS, filter=lambda member: None if member.name.endswith("best.pt") else member)
+        archive.add(DIGIT_RUNS, filter=_without_needless_weights)
+
+
+def _without_needless_weights(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out the checkpoints that a run is not resumed from, so that the archive is small."""
+    path = Path(member.name)
+    is_needless = path.name == BEST or (path.name == LAST and (path.parent / SUMMARY).exists())
+    return None if is_needless else member
 
 
 # Each with its largest share of the time; the last one gets what is left.
@@ -348,16 +356,12 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End whatever the process has started and left."""
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the process, which may save its state first, and whatever it has started and left."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
