@@ -1,4 +1,4 @@
-"""Measure speed and memory: `python code/benchmark.py [step|loading|preparation]`; see `--help`."""
+"""Measure speed and memory: `python code/benchmark.py [step|loading|preparation|gpu]`; see `--help`."""
 
 import argparse
 import json
@@ -17,12 +17,14 @@ def parser() -> ArgumentParser:
         description="step: time and peak memory of a training step with each method and with the released code, "
         "interleaved, on random inputs: CPU seconds on a CPU, elapsed seconds on a GPU; ratios are to uniform's step "
         "of the same round. loading: loading of training samples, compared with the released loader. preparation: "
-        "preparation of raw clips, compared with a script of OpenCV and torchaudio.",
+        "preparation of raw clips, compared with a script of OpenCV and torchaudio. gpu: all that needs a GPU, in "
+        "sections, into the folder --out; script/gpu_check.sh calls it with CREMA-D's shapes.",
     )
-    parser.add_argument("what", nargs="?", choices=tuple(MEASUREMENTS), default="step", help="default: step")
+    parser.add_argument("what", nargs="?", choices=(*MEASUREMENTS, "gpu"), default="step", help="default: step")
     parser.add_argument("--rounds", type=at_least(1), default=15, help="measured rounds (default: 15)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the measurements to FILE as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the measurements to FILE, as JSON")
     parser.add_argument("--clips", type=at_least(1), default=48, help="for loading and preparation (default: 48)")
+    parser.add_argument("--workers", type=at_least(0), default=0, help="loading: also with so many processes")
 
     step = parser.add_argument_group("step")
     step.add_argument(
@@ -37,21 +39,28 @@ def parser() -> ArgumentParser:
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
     step.add_argument("--frames", type=at_least(1), default=2, help="images per sample (default: 2)")
     step.add_argument("--audio_frames", type=at_least(1), default=256, help="of the filterbank (default: 256)")
-    step.add_argument(
-        "--gpu_ids", default="auto", help="for example 0, or 0,1 (DataParallel), or cpu; default: a GPU, if any"
-    )
+    step.add_argument("--gpu_ids", default="auto", help="0, or 0,1 (DataParallel), or cpu; default: a GPU, if any")
     step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
     step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
-    step.add_argument(
-        "--channels_last", action="store_true", help="images and feature maps with channels last in memory"
-    )
+    step.add_argument("--channels_last", action="store_true", help="images and feature maps with channels last")
     step.add_argument("--fused", action="store_true", help="the optimizer's step in one kernel, as with fp16")
+    step.add_argument("--compile", action="store_true", help="compile the network; the first step takes minutes")
+
+    gpu = parser.add_argument_group("gpu")
+    gpu.add_argument("--sections", nargs="+", metavar="NAME", help="of tests, step, loading, two_gpus, cgmnist")
+    gpu.add_argument("--minutes", type=float, default=7.5, help="for all sections together (default: 7.5)")
+    gpu.add_argument("--slots", type=at_least(1), default=8, help="cgmnist: runs at a time on a GPU (default: 8)")
+    gpu.add_argument("--commit", help="of the code, where it is not in git")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write the measurements; return the exit status."""
     given = parser().parse_args(arguments)
+    if given.what == "gpu":
+        from mmpareto.analysis.speed import gpu_check
+
+        return gpu_check.check(given)
     measured, text = MEASUREMENTS[given.what](given)
     print(text)
     if given.out:
@@ -73,7 +82,7 @@ def _loading(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis.speed import loading
 
     torch.set_num_threads(1)  # as in a worker process of a loader
-    measured = loading.compare(given.clips, given.rounds)
+    measured = loading.compare(given.clips, given.rounds, given.workers)
     return measured, loading.table(measured)
 
 

@@ -48,9 +48,16 @@ def parser() -> ArgumentParser:
     )
 
     runs = parser.add_argument_group("how it is run")
-    slots = runs.add_mutually_exclusive_group()
-    slots.add_argument("--slots", type=at_least(1), metavar="N", help="runs at a time, on the CPU (default: at most 2)")
-    slots.add_argument("--gpu_ids", metavar="IDS", help="for example 0,1,2,3: one run at a time on each (default: all)")
+    runs.add_argument(
+        "--slots",
+        type=at_least(1),
+        metavar="N",
+        help="runs at a time: on the GPUs of --gpu_ids if given, which several runs can share; otherwise on the CPU, "
+        "where the default is at most 2",
+    )
+    runs.add_argument(
+        "--gpu_ids", metavar="IDS", help="for example 0,1,2,3 (default: all); one run at a time on each without --slots"
+    )
     runs.add_argument("--dry_run", action="store_true", help="only list the runs, with an estimate of their time")
     runs.add_argument("--report_only", action="store_true", help="run nothing; report the runs that are finished")
     runs.add_argument(

@@ -11,7 +11,7 @@ import benchmark
 import pytest
 import torch
 from mmpareto import METHODS
-from mmpareto.analysis.speed import cost
+from mmpareto.analysis.speed import cost, loading
 from mmpareto.analysis.speed.released_step import ReleasedStep
 from mmpareto.errors import InputError
 from mmpareto.integration.methods.pareto import Pareto
@@ -55,8 +55,9 @@ def test_every_method_is_compared_with_uniform(tmp_path: Path, capsys: pytest.Ca
     result = measured(tmp_path)
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
     assert set(result["methods"]) == names
-    conditions = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    assert result["conditions"] == conditions | {"amp": None, "tf32": False, "channels_last": False, "fused": False}
+    conditions: dict[str, Any] = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
+    conditions |= {"amp": None} | dict.fromkeys(("tf32", "channels_last", "fused", "compile"), False)
+    assert result["conditions"] == conditions
     assert result["rounds"] == 1
     for values in result["methods"].values():
         for spread in (values["seconds"], values["ratio"]):
@@ -184,12 +185,18 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         benchmark.main([*STEP, "--methods", "mmpareto:papers"])
 
 
-def test_loading_is_compared_with_the_released_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_compared_with_the_released_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "BATCHES_PER_WORKER", 1)
+    monkeypatch.setattr(loading, "PARALLEL_ROUNDS", 1)
     threads = torch.get_num_threads()
-    words = ["loading", "--clips", "4", "--rounds", "1", "--out", str(tmp_path / "loading.json")]
+    words = ["loading", "--clips", "4", "--rounds", "1", "--workers", "1", "--out", str(tmp_path / "loading.json")]
     assert benchmark.main(words) == 0
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "loading.json").read_text())
     assert set(result["seconds"]) == set(result["speed"]) == {"released loader", "this loader", "this loader, --cache"}
     assert result["speed"]["released loader"] == 1 and all(seconds > 0 for seconds in result["seconds"].values())
+    assert set(result["samples_per_second"]) == {"this loader", "this loader, --cache"} and result["workers"] == 1
+    assert all(rate > 0 for rate in result["samples_per_second"].values())
     assert "released loader" in capsys.readouterr().out

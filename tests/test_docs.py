@@ -135,7 +135,8 @@ def test_commands_use_flags_that_exist(page: Path) -> None:
         call = re.search(r"(?:code/(\w+)\.py|script/(?!test|setup)(\w+)\.sh)(.*)", line)
         if call is None:
             continue
-        entry, words = call[1] or ("tables" if call[2].startswith("table_") else "train"), call[3].split()
+        script = "tables" if (call[2] or "").startswith("table_") else {"gpu_check": "benchmark"}.get(call[2], "train")
+        entry, words = call[1] or script, call[3].split()
         first = words[:1] if words and words[0] in subcommands(entry) else []
         if words[:1] == ["NAME"]:
             first = subcommands(entry)[:1]

@@ -172,6 +172,7 @@ def test_slots_depend_on_the_flags_and_the_machine(monkeypatch: pytest.MonkeyPat
     assert slots() == ["0", "1", "2"] and slots("--slots", "1") == ["cpu"]
     monkeypatch.setattr(command, "choose_devices", lambda ids: (None, [int(number) for number in ids.split(",")]))
     assert slots("--gpu_ids", "5,6") == ["5", "6"]
+    assert slots("--gpu_ids", "5,6", "--slots", "5") == ["5", "6", "5", "6", "5"]  # GPUs that runs share
 
 
 def test_the_cost_table_is_measured_and_reported(

@@ -197,6 +197,7 @@ def test_other_shapes_are_refused(encoder, shape):
 def test_runs_on_a_gpu_without_synchronising():
     encoder = SequenceTransformer(CHANNELS).cuda()
     x = sequences([3, 6, 0], 6, dtype=torch.float32).cuda()
+    encoder(x).sum().backward()  # libraries load on first use
     torch.cuda.set_sync_debug_mode("error")
     try:
         result = encoder(x)

@@ -18,7 +18,6 @@ from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.data.loading.batches import Batch, make_loader, stop_workers
 from mmpareto.data.loading.options import FEATURE_FILES, options_of
 from mmpareto.data.loading.samples import PreparedDataset, prepare_input
-from mmpareto.data.raw.media import read_clip
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.training.evaluation import Predictions, extra_metrics, head_metrics, predict
@@ -186,6 +185,8 @@ def predict_clip(
         )
     if "classes" not in description:
         raise InputError(f"{trained.path} does not name its classes; --clip needs a checkpoint of train.py.")
+    from mmpareto.data.raw.media import read_clip  # needs PyAV, unlike the evaluation of prepared data
+
     kind = FEATURE_FILES[description["audio"]].stored
     content = read_clip(audio, video, kinds=[kind], fps=_frame_rate(trained, fps))
     inputs = prepare_input(description, content.features[kind], [_decoded(jpeg) for jpeg in content.frames])

@@ -50,7 +50,7 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
     """
     packages = ("torch", "torchvision", "torchaudio", "numpy", "av")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
-    config: dict[str, Any] = {"arguments": arguments, "versions": versions, "git_commit": _git_commit(), "data": data}
+    config: dict[str, Any] = {"arguments": arguments, "versions": versions, "git_commit": git_commit(), "data": data}
     if (folder / CONFIG).exists():
         before = read_config(folder)
         config = before | {"arguments": arguments, "resumed": [*before.get("resumed", []), config]}
@@ -86,7 +86,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the code, with "+" appended if the working tree differs from it; None outside git."""
     command = [
         "git",

@@ -75,4 +75,5 @@ def test_on_a_gpu_the_allocator_counts() -> None:
         second = first + 1
         del first, second
 
-    assert peak_memory(work, device) == 2 * 4 << 20
+    # The allocator counts blocks, and leaves up to 1 MiB of a cached block unused.
+    assert 8 << 20 <= peak_memory(work, device) <= 10 << 20

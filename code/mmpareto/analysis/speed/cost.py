@@ -22,7 +22,7 @@ from mmpareto.integration.methods.torchjd import TorchJD
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.progress import progress
 from mmpareto.registry import normalised
-from mmpareto.training.devices import Precision, allow_tf32, choose_devices, wrap_model
+from mmpareto.training.devices import Precision, allow_tf32, choose_devices, seed_everything, wrap_model
 from mmpareto.training.losses import losses
 from mmpareto.training.method_options import make_method, method_name, read_options, variant_name
 from mmpareto.training.optimisation import is_fused
@@ -47,6 +47,7 @@ class Conditions:
         tf32: whether a GPU may round the factors of float32 products to TF32.
         channels_last: whether images and feature maps have their channels last in memory.
         fused: whether the optimizer's step is one kernel; with fp16 it always is.
+        compile: whether the network is compiled.
     """
 
     batch_size: int = 16
@@ -58,6 +59,7 @@ class Conditions:
     tf32: bool = False
     channels_last: bool = False
     fused: bool = False
+    compile: bool = False
 
 
 # The methods that are measured
@@ -108,7 +110,7 @@ class Contender:
     epoch, epochs = 2, 2
 
     def __init__(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor, conditions: Conditions) -> None:
-        torch.manual_seed(0)
+        seed_everything(0)  # as in training, whose cuDNN is deterministic
         self.method = _contender_method(name, inputs)
         self.inputs = {m: inputs[m] for m in self.method.modalities or inputs}
         self.labels, self.device = labels, labels.device
@@ -116,7 +118,7 @@ class Contender:
         self.network: MultimodalNetwork = build_network(channels, CLASSES, **self.method.network).to(self.device)
         if conditions.channels_last:
             self.network.to_channels_last()
-        self.model = wrap_model(self.network, _devices(conditions)[1])
+        self.model = wrap_model(self.network, _devices(conditions)[1], compiled=conditions.compile)
         self.precision = Precision(conditions.amp, self.device)
         fused = is_fused(conditions.fused, conditions.amp)
         self.optimizer = torch.optim.SGD(
@@ -318,16 +320,19 @@ def _seconds(device: torch.device) -> float:
 
 def table(costs: Mapping[str, Any]) -> str:
     """The measurements as a table of text."""
+    baseline = costs["methods"][BASELINE]["seconds"]["median"]
     integration = any("arithmetic" in measured for measured in costs["methods"].values())
     lines = [
         conditions_text(costs),
         f"medians (minimum – maximum); copies: peak memory above {BASELINE}'s, in copies of the encoders' gradients of "
         f"{costs['encoder_gradient_bytes'] / 2**20:.0f} MiB",
-        f"{'method':18}{unit_of(costs) + ' per step':>26}{'ratio to ' + BASELINE:>22}{'peak MiB':>10}{'copies':>8}"
+        f"limit of two backward passes per encoder, each as expensive as two forward passes: 5/3 of {BASELINE}, "
+        f"{5 / 3 * baseline:.4f} s",
+        f"{'method':18}{unit_of(costs) + ' per step':>28}{'ratio to ' + BASELINE:>22}{'peak MiB':>10}{'copies':>8}"
         + (f"{'arithmetic %':>20}" if integration else ""),
     ]
     for name, measured in costs["methods"].items():
-        line = f"{name:18}{summary_text(measured['seconds'], 3):>26}{summary_text(measured['ratio'], 2):>22}"
+        line = f"{name:18}{summary_text(measured['seconds'], 4):>28}{summary_text(measured['ratio'], 2):>22}"
         line += f"{measured['peak_bytes'] / 2**20:10.0f}{measured['extra_copies']:z8.2f}"
         if integration:
             line += f"{summary_text(measured['arithmetic'], 1, 100) if measured['arithmetic'] else '–':>20}"

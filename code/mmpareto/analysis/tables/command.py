@@ -121,10 +121,13 @@ def slots_of(arguments: argparse.Namespace) -> list[str]:
     Raises:
         InputError: a GPU does not exist.
     """
-    if arguments.slots is None:
-        ids = range(_gpu_count()) if arguments.gpu_ids is None else choose_devices(arguments.gpu_ids)[1]
-        if ids:
-            return [str(number) for number in ids]
+    ids: Sequence[int] = []
+    if arguments.gpu_ids is not None:
+        ids = choose_devices(arguments.gpu_ids)[1]
+    elif arguments.slots is None:
+        ids = range(_gpu_count())
+    if ids:
+        return [str(ids[slot % len(ids)]) for slot in range(arguments.slots or len(ids))]
     return ["cpu"] * (arguments.slots or min(MAX_SLOTS, available_cores()))
 
 
