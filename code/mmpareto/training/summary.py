@@ -95,7 +95,7 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
 
 
 def _probe_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint has of its probes; {} if it has no result, as before results were saved."""
+    """The probes in a checkpoint and their result; {} if it has no result, as before results were saved."""
     if "probe_result" not in checkpoint:
         return {}
     return {name: checkpoint[name] for name in ("probe", "probe_result")}
