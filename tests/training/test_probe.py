@@ -4,12 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.models.network import build_network
+from mmpareto.training import probe
+from mmpareto.training.loop import Trainer
 from mmpareto.training.probe import DECAY, fit_logistic_regression, fit_ridge_regression
 from prepared_clips import open_clips, write_prepared
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from tiny_runs import metrics, read, run
+from tiny_runs import acting, assert_same_run, metrics, read, resume, run, send_signal
 from torch import Tensor
 
 
@@ -55,6 +58,20 @@ def test_a_constant_feature_and_an_absent_class_are_handled() -> None:
     logits = features @ head["weight"].T + head["bias"]
     assert logits.isfinite().all() and logits.argmax(1).max() < 3
     assert torch.equal(head["weight"][:, 2], torch.zeros(5))
+
+
+def test_linearly_dependent_features_have_the_same_head() -> None:
+    """The features of `SmallCNN` have rank 64 of 512."""
+    narrow, labels = samples(120, 4, 3, spread=1.5)
+    features = narrow @ torch.randn(4, 30, generator=torch.Generator().manual_seed(1))
+    head = fit_logistic_regression(features, labels, 3)
+    scaler, expected = sklearn_head(features, labels)
+    logits = (features @ head["weight"].T + head["bias"]).softmax(1)
+    probabilities = expected.predict_proba(scaler.transform(features.double().numpy()))
+    np.testing.assert_allclose(logits.numpy(), probabilities, atol=2e-3)
+    assert head["weight"].norm().item() == pytest.approx(
+        float(np.linalg.norm(expected.coef_ / scaler.scale_)), rel=0.01
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +132,57 @@ def test_the_summary_has_the_probes_accuracies_and_the_checkpoints_its_heads(dat
             logits = test_features[modality] @ head["weight"].T + head["bias"]
             right = (logits.argmax(1) == torch.tensor(test_labels)).double().mean().item()
             assert summary[key][f"acc_{modality}"] == pytest.approx(right)
+
+
+def test_a_large_training_set_is_sampled_by_class(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_clips(data, "train", training=False, frames=1, image_size=24, audio_frames=64)
+    assert probe.probe_samples(whole, 0) is whole
+    monkeypatch.setattr(probe, "MAX_SAMPLES", 9)
+    drawn, again, other = (probe.probe_samples(whole, seed) for seed in (3, 3, 4))
+    assert torch.tensor(drawn.labels).bincount().tolist() == [3, 3, 3]
+    assert drawn.names == again.names != other.names and set(drawn.names) < set(whole.names)
+    inputs, label, *_ = whole[whole.names.index(drawn.names[5])]
+    assert torch.equal(drawn[5].inputs["audio"], inputs["audio"]) and drawn[5].label == label
+
+
+def test_without_the_probe_nothing_is_measured_until_the_run_is_resumed_with_it(
+    data: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "run"
+    assert run(data, made, "--method", "joint", "--epochs", "3", "--no_probe") == 0
+    unprobed = json.loads((made / "summary.json").read_text())
+    assert unprobed["last"]["acc_audio"] is None and "--no_probe" in unprobed["unimodal_note"]
+    assert "probe" not in read(made / "last.pt") and "probe" not in unprobed
+    assert FinishedRun(made).is_finished and FinishedRun(made).identity == FinishedRun(folder).identity
+    assert "linear probes on" not in capsys.readouterr().out
+
+    assert resume(made, "--no_probe", "false") == 0
+    assert capsys.readouterr().out.count("linear probes on 18 training samples") == 1
+    assert_same_run(made, folder)
+
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    monkeypatch.setattr(Trainer, "predict", None)  # what has been measured is not measured again
+    assert resume(made) == 0
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_the_number_of_samples_is_recorded(
+    data: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert json.loads((folder / "summary.json").read_text())["probe"] == {"samples": 18, "available": 18}
+    monkeypatch.setattr(probe, "MAX_SAMPLES", 9)
+    assert run(data, tmp_path / "run", "--method", "joint", "--epochs", "1") == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["probe"] == {"samples": 9, "available": 18}
+
+
+def test_a_run_stopped_while_probing_continues_there(data: Path, folder: Path, tmp_path: Path) -> None:
+    made = tmp_path / "run"
+    with acting(probe.torch.optim.LBFGS, "step", 1, send_signal):
+        assert run(data, made, "--method", "joint", "--epochs", "3") == 143
+    assert not (made / "summary.json").exists()
+    assert resume(made) == 0
+    assert_same_run(made, folder)
 
 
 def test_metrics_that_were_not_measured_are_null(folder: Path) -> None:

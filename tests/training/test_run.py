@@ -151,6 +151,15 @@ def test_the_summary_of_the_papers_protocol(data: Path, tmp_path: Path, capsys: 
     assert "test" in best["selected_on"] and best["epoch"] == summary["best_test"]["epoch"]
     printed = capsys.readouterr().out
     assert "best on test (papers' protocol)" in printed and f"{100 * summary['last']['acc']:.2f}" in printed
+    assert "tensorboard" not in printed  # it writes no events
+
+
+def test_the_end_of_a_run_says_how_to_see_its_curves(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--epochs", "1", "--use_tensorboard", "true", "--tensorboard_path", tmp_path / "board")
+    assert run(data, tmp_path / "run", *more) == 0
+    assert f"tensorboard --logdir {tmp_path / 'board'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

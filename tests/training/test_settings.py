@@ -257,6 +257,7 @@ def test_every_setting_has_a_role_and_help() -> None:
     assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
     assert settings_with(Role.SEED) == ("random_seed",)
     assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "data", "gpu_ids", "workers"}
+    assert settings_with(Role.MEASUREMENT) == ("no_probe",)
 
 
 def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
@@ -267,7 +268,7 @@ def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
 
 
 VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
-VALUES |= {"drop_last": "all", "best_from_epoch": "2", "frame_choice": "spread"}
+VALUES |= {"drop_last": "all", "no_probe": "true", "best_from_epoch": "2", "frame_choice": "spread"}
 WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
 
 

@@ -319,9 +319,9 @@ def identity(arguments: dict[str, Any], fingerprint: str) -> Identity:
         fingerprint: of the prepared data, which counts in place of their folder.
 
     Returns:
-        All settings but those of the roles MACHINE and OUTPUT, and "fingerprint".
+        All settings but those of the roles MACHINE, MEASUREMENT and OUTPUT, and "fingerprint".
     """
-    aside = settings_with(Role.MACHINE, Role.OUTPUT)
+    aside = settings_with(Role.MACHINE, Role.MEASUREMENT, Role.OUTPUT)
     return {key: value for key, value in arguments.items() if key not in aside} | {"fingerprint": fingerprint}
 
 

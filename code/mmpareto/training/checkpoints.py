@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of this code; give a best.pt or last.pt that train.py wrote.")
     wrong = [
         name
-        for name, kind in (ENTRIES | {"probe": dict}).items()
+        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict}).items()
         if name in content and not isinstance(content[name], kind)
     ]
     if not wrong:

@@ -70,9 +70,9 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     available = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
     used = {part: used_samples(settings, part, samples) for part, samples in available.items()}
     if val is not None and used["val"] < len(val):
-        val = val.first(used["val"])
+        val = val.subset(range(used["val"]))
     if used["test"] < len(test):
-        test = test.first(used["test"])
+        test = test.subset(range(used["test"]))
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": used, "prepared": whole.prepared}
     if settings.drop_last != "none":
         record["available"] = available

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import Batch, sharded_batches, to_device
@@ -202,14 +203,8 @@ class Trainer:
         self.begin_epoch()
         show_every = 1 if self.device.type == "cpu" else self.finite_monitor.every  # showing means waits for a GPU
         start = time.monotonic() - self.seconds
-        with progress(
-            total=self.order.used,
-            initial=self.meter.weight,
-            desc=f"epoch {self.epoch}/{self.settings.epochs}",
-            unit=" samples",
-            leave=False,
-            disable=None if self.processes.is_rank0 else True,  # None: not in a log, which has one line per epoch
-        ) as bar:
+        description = f"epoch {self.epoch}/{self.settings.epochs}"
+        with self._bar(self.order.used, description, self.meter.weight) as bar:
             for batch, samples in self._batches():
                 self.meter.add(self.step(batch, samples), weight=samples)
                 self.seconds = time.monotonic() - start
@@ -260,12 +255,34 @@ class Trainer:
             metrics |= {key: None for key in metrics if key.endswith(suffixes)}
         return metrics
 
-    def predict(self, dataset: PreparedDataset) -> Predictions:
-        """The network's outputs on a data set that is read without augmentation."""
+    def predict(self, dataset: PreparedDataset, description: str | None = None) -> Predictions:
+        """The network's outputs on a data set that is read without augmentation.
+
+        Arguments:
+            description: of the progress bar; None for no bar.
+        """
         check = self.processes.collective_check(self.signals.check, len(dataset), self.settings.batch_size)
         loader = self.loaders.get(dataset)
-        predictions = predict(self.model, loader, self.device, dataset.normalisation, self.precision, check)
+        with self._bar(len(dataset), description) as bar:
+
+            def after_batch() -> None:
+                bar.update(min(self.settings.batch_size, len(dataset) - bar.n))
+                check()
+
+            predictions = predict(self.model, loader, self.device, dataset.normalisation, self.precision, after_batch)
         return gather_predictions(predictions, self.processes, len(dataset))
+
+    def _bar(self, samples: int, description: str | None, initial: int = 0) -> tqdm:
+        """A progress bar over samples, on rank 0 and on a terminal only: a log has lines of its own."""
+        hidden = description is None or not self.processes.is_rank0
+        return progress(
+            total=samples,
+            initial=initial,
+            desc=description,
+            unit=" samples",
+            leave=False,
+            disable=True if hidden else None,  # None: unless it is a terminal
+        )
 
     def _finish_epoch(self, metrics: dict[str, Any]) -> None:
         """End the epoch for the method, extend the history, write checkpoints and metrics.jsonl."""

@@ -4,10 +4,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.data.preparation.splits import stratified
 from mmpareto.training.evaluation import Predictions
 
 DECAY = 1e-3  # factor of ½‖W‖²; without it, separable classes have no minimum
+MAX_SAMPLES = 25_000  # more than any training set here has, except those of CG-MNIST and VGGSound
+NEGLIGIBLE = 1e-5  # bound on the change of a logit by a direction of feature space that is left out
 Head = dict[str, Tensor]
+
+
+def probe_samples(training: PreparedDataset, seed: int) -> PreparedDataset:
+    """The training samples that probes are fitted to: all, or of a larger set `MAX_SAMPLES`, up to rounding.
+
+    These are drawn with the seed, for classes the same fraction of each.
+    """
+    if len(training) <= MAX_SAMPLES:
+        return training
+    labels = training.labels if len(training.classes) > 1 else [0] * len(training)  # scores of a regression
+    return training.subset(stratified(labels, MAX_SAMPLES / len(training), seed).tolist())
 
 
 def linear_probe(training: Predictions) -> dict[str, Head]:
@@ -17,7 +32,7 @@ def linear_probe(training: Predictions) -> dict[str, Head]:
     initialised.
 
     Arguments:
-        training: the model's outputs on the training set, without augmentation.
+        training: the model's outputs on the training samples, without augmentation.
 
     Returns:
         Modality → {"weight": (C, F), "bias": (C,)}.
@@ -32,7 +47,9 @@ def linear_probe(training: Predictions) -> dict[str, Head]:
 def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) -> Head:
     """Multinomial logistic regression on standardised features, by L-BFGS in float64 until convergence.
 
-    Minimises the mean cross-entropy plus ½·DECAY·‖W‖².
+    Minimises the mean cross-entropy plus ½·DECAY·‖W‖². The coordinates are the principal axes of the features, scaled
+    such that the Hessian at W = 0 is about the identity: the same minimum in fewer and, where features are linearly
+    dependent (a `SmallCNN` has 512 features of rank 64), smaller steps.
 
     Arguments:
         features: (N, F).
@@ -42,20 +59,31 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) ->
         Weight (C, F) and bias (C,) for features that are not standardised, float32.
     """
     x, mean, std = _standardised(features)
+    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    # The optimal weight along an axis is at most √variance / DECAY, so its logits are at most variance / DECAY.
+    kept = variances > NEGLIGIBLE * DECAY
+    curvatures = variances[kept] / n_classes + DECAY
+    basis = axes[:, kept] / curvatures.sqrt()
+    x = x @ basis
     weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(n_classes, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=500,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
     def objective() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + DECAY / 2 * weight.square().sum()
+        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + DECAY / 2 * (weight.square() / curvatures).sum()
         loss.backward()
         return loss
 
     solver.step(objective)
-    scaled = weight.detach() / std
+    scaled = weight.detach() @ basis.T / std
     return {"weight": scaled.float(), "bias": (bias.detach() - scaled @ mean).float()}
 
 

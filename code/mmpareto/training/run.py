@@ -76,11 +76,12 @@ def _train(request: Request, processes: Processes) -> int:
         trainer.loaders.stop()
 
     print(summary_text(summary, trainer.network.modalities))
+    board = settings.tensorboard_path or trainer.folder
+    curves = f"; curves: tensorboard --logdir {board}" if settings.use_tensorboard else ""
     if banner:
         print(banner)
     print(
-        f"results: {trainer.folder / SUMMARY}, metrics.jsonl, best.pt, last.pt; "
-        f"curves: tensorboard --logdir {settings.tensorboard_path or trainer.folder}\n"
+        f"results: {trainer.folder / SUMMARY}, metrics.jsonl, best.pt, last.pt{curves}\n"
         f"more metrics: {_python()} code/evaluate.py {trainer.folder / BEST}"
     )
     return 0

@@ -37,6 +37,7 @@ class Role(enum.Enum):
     LENGTH = "decides how long the run computes: distinguishes two runs, and may change on resume"
     SEED = "distinguishes the repetitions that are averaged in a table or a plot"
     MACHINE = "names the device, the loader processes or the data's folder: may change on resume"
+    MEASUREMENT = "controls what is measured once training is done: may change on resume"
     OUTPUT = "controls what the run writes, and where"
 
 
@@ -133,6 +134,16 @@ class Settings:
         role=Role.OUTPUT,
         metavar="DIR",
         default=None,
+    )
+    no_probe: bool = _setting(
+        RUN,
+        "do not measure the encoders by linear probes where the method trains no unimodal heads",
+        role=Role.MEASUREMENT,
+        metavar="true|false",
+        nargs="?",
+        const=True,
+        default=False,
+        older=False,
     )
 
     encoder: str = _setting(NETWORK, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
@@ -239,7 +250,7 @@ def settings_with(*roles: Role) -> tuple[str, ...]:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
-RESUMABLE = settings_with(Role.LENGTH, Role.MACHINE)
+RESUMABLE = settings_with(Role.LENGTH, Role.MACHINE, Role.MEASUREMENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +294,7 @@ def _argument_options(field: "dataclasses.Field[Any]") -> dict[str, Any]:
     default = flag.pop("default", None)
     if field.metadata["names"] is not None:
         text = text.format(names=", ".join(field.metadata["names"]))
-    if default is False:
+    if default is False and not flag:
         return {"action": "store_true", "help": text}
     if "default" not in text and default is not None:
         text += f" (default: {str(default).lower() if default is True else default})"

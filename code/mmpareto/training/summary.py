@@ -3,14 +3,19 @@
 import json
 from typing import Any
 
-from torch import Tensor
-
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
-from mmpareto.training.probe import linear_probe
+from mmpareto.training.probe import linear_probe, probe_samples
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
+
+PROBED_NOTE = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
+UNPROBED_NOTE = (
+    "the unimodal heads are untrained, and acc_<modality> was not measured (--no_probe; it is measured when the run is "
+    "resumed with --no_probe false)"
+)
 
 
 def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
@@ -54,24 +59,60 @@ def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
     """Measure the unimodal metrics of a run that does not train the unimodal heads, by linear probes.
 
-    The probes are added to the checkpoints last.pt and best.pt ("probe"), and their metrics to the checkpoints' epochs
-    in `summary`.
+    The heads ("probe") and their metrics ("probe_result") are added to the checkpoints last.pt and best.pt, and the
+    metrics to the checkpoints' epochs in `summary`. A checkpoint that has a result keeps it. With --no_probe, no other
+    is measured.
+
+    Raises:
+        Stopped: on a signal; what has been measured is saved.
     """
-    probed: dict[int, dict[str, dict[str, Tensor]]] = {}
-    for name in (LAST, BEST):
-        checkpoint = load_checkpoint(trainer.folder / name)
-        epoch = checkpoint["epoch"] - 1 if name == LAST else checkpoint["epoch"]
-        if epoch not in probed:
+    checkpoints = {name: load_checkpoint(trainer.folder / name) for name in (LAST, BEST)}
+    epochs = {LAST: checkpoints[LAST]["epoch"] - 1, BEST: checkpoints[BEST]["epoch"]}
+    probes = {epochs[name]: _probe_entries(checkpoint) for name, checkpoint in checkpoints.items()}
+    missing = [epoch for epoch, entries in probes.items() if not entries]
+    if missing and not trainer.settings.no_probe:
+        samples = probe_samples(trainer.data.train_fixed, trainer.settings.random_seed)
+        count, available = f"{len(samples):,}", f"{len(trainer.data.train_fixed):,}"
+        size = count if count == available else f"{count} of {available}"
+        names = " and ".join(map(str, missing))
+        print(f"linear probes on {size} training samples, after epoch{'s' * (len(missing) > 1)} {names}", flush=True)
+    for name, checkpoint in checkpoints.items():
+        epoch = epochs[name]
+        if not probes[epoch]:
+            if trainer.settings.no_probe:
+                continue
             load_weights(trainer.network, checkpoint["model"], name)
-            heads = probed[epoch] = linear_probe(trainer.predict(trainer.data.train_fixed))
-            metrics = head_metrics(trainer.predict(trainer.data.test).with_heads(heads))
-            unimodal = {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{m}" for m in heads))}
-            for kept in ("last", "best_val", "best_test"):
-                if summary[kept] is not None and summary[kept]["epoch"] == epoch:
-                    summary[kept] = summary[kept] | unimodal
-        if trainer.processes.is_rank0:
-            save_checkpoint(trainer.folder / name, {**checkpoint, "probe": probed[epoch]})
-    summary["unimodal_note"] = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
+            probes[epoch] = _fit(trainer, samples, f"probes of epoch {epoch}")
+        if trainer.processes.is_rank0 and not _probe_entries(checkpoint):
+            save_checkpoint(trainer.folder / name, checkpoint | probes[epoch])
+    for kept in ("last", "best_val", "best_test"):
+        if summary[kept] is not None and probes.get(summary[kept]["epoch"]):
+            summary[kept] = summary[kept] | probes[summary[kept]["epoch"]]["probe_result"]["metrics"]
+    results = [entries["probe_result"] for entries in probes.values() if entries]
+    if results:
+        summary["probe"] = {key: results[0][key] for key in ("samples", "available")}
+    summary["unimodal_note"] = PROBED_NOTE if results else UNPROBED_NOTE
+
+
+def _probe_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The probes in a checkpoint and their result; {} if it has no result, as before results were saved."""
+    if "probe_result" not in checkpoint:
+        return {}
+    return {name: checkpoint[name] for name in ("probe", "probe_result")}
+
+
+def _fit(trainer: Trainer, samples: PreparedDataset, description: str) -> dict[str, Any]:
+    """Fit the probes of the present weights, and test them: the entries of a checkpoint."""
+    with trainer.signals:
+        training = trainer.predict(samples, f"{description}, training set")
+        heads = trainer.processes.run_on_rank0(lambda: linear_probe(training))
+        metrics = head_metrics(trainer.predict(trainer.data.test, f"{description}, test set").with_heads(heads))
+    result = {
+        "samples": len(samples),
+        "available": len(trainer.data.train_fixed),
+        "metrics": {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{name}" for name in heads))},
+    }
+    return {"probe": heads, "probe_result": result}
 
 
 def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:

@@ -69,7 +69,7 @@ def test_methods_can_be_selected_and_added() -> None:
     for default in ("mmpareto:per_tensor", "MM-Pareto:brief"):  # its current and its old name
         assert labels("main", default) == labels("variants", default) == ["Uniform", "MMPareto"]
         assert labels("multitask", default, "ogm") == ["Uniform", "MMPareto", "OGM"]
-        assert labels("cgmnist", "dgl", default) == ["Uniform", "MMPareto", "DGL"]
+        assert labels("modelnet40", "dgl", default) == ["Uniform", "MMPareto", "DGL"]
     assert len(labels("variants", "mmpareto")) == 4 and len(labels("gamma", "mmpareto")) == 12
     assert labels("main", "torchjd:UPGrad") == ["Uniform", "TorchJD UPGrad"]
     with pytest.raises(InputError, match="Did you mean 'mmpareto'"):

@@ -150,6 +150,29 @@ def test_what_the_tables_compare() -> None:
     assert [s.options.get("refresh") for s in kept.values()] == [None, 1, 10]
 
 
+def test_the_tables_of_real_data_have_all_variants_and_controls() -> None:
+    for name, columns in (("cgmnist", 1), ("avdigits", 2)):
+        cells = make_cells(TABLES[name], [0], "last")
+        settings = [cell.settings for cell in cells if cell.column == TABLES[name].columns[0]]
+        assert len(cells) == columns * len(settings)
+        variants = {(s.variant, s.options["gamma"], s.options["rescale"]) for s in settings if s.method == "mmpareto"}
+        assert variants == {
+            ("per_tensor", 1.5, "parameter"),
+            ("paper", 1.5, "encoder"),
+            ("released", 1.5, "parameter"),
+            ("per_tensor", 1, "none"),
+        }
+        assert {s.options["encoder_scale"] for s in settings if s.method == "uniform"} == {1, 1.5}
+        assert {s.options["modality"] for s in settings if s.method == "unimodal"} == set(modalities_of(name))
+        assert {"joint", "pareto", "dgl"} < {s.method for s in settings} and len(
+            {s.learning_rate for s in settings}
+        ) == 1
+    assert {cell.settings.data for cell in cells} == {"data/avdigits", "data/avdigits-speaker"}
+    assert stand_in.how_to_prepare("avdigits", "data/avdigits-speaker").endswith(
+        "--split speaker --out data/avdigits-speaker"
+    )
+
+
 def test_the_controls_of_the_main_table() -> None:
     rows = {cell.row.label: cell.settings.options for cell in make_cells(TABLES["main"], [0], "last")[:18]}
     assert {options["modality"] for options in rows.values() if "modality" in options} == {"audio", "visual"}
@@ -306,6 +329,7 @@ def test_the_row_as_dgl_is_the_recipe_dgl() -> None:
             for name in ("cremad", "kinetics_sounds", "synthetic")
         ),
         ("-33", "kinetics_sounds"),
+        ("-speaker", "avdigits"),
     ],
 )
 def test_derived_data_are_prepared_with_flags_of_prepare_py(suffix: str, name: str) -> None:

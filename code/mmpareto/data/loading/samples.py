@@ -84,11 +84,11 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def first(self, samples: int) -> "PreparedDataset":
-        """The same data set, with its first samples only."""
+    def subset(self, chosen: Sequence[int]) -> "PreparedDataset":
+        """The same data set, with the samples at positions `chosen` only, in that order."""
+        samples = SampleList(self.classes, self.names, self.labels, self._indices, self.scores).subset(chosen)
         part = copy.copy(self)
-        part.names, part.labels = self.names[:samples], self.labels[:samples]
-        part._indices, part.scores = self._indices[:samples], self.scores[:samples]
+        _, part.names, part.labels, part._indices, part.scores = samples
         return part
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
