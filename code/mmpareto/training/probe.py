@@ -48,8 +48,8 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) ->
     """Multinomial logistic regression on standardised features, by L-BFGS in float64 until convergence.
 
     Minimises the mean cross-entropy plus ½·DECAY·‖W‖². The coordinates are the principal axes of the features, scaled
-    such that the Hessian at W = 0 is about the identity: the same minimum in fewer and, where features are linearly
-    dependent (a `SmallCNN` has 512 features of rank 64), smaller steps.
+    such that the Hessian at W = 0 is about the identity: the minimum is the same, the steps are fewer, and so are the
+    coordinates where features are linearly dependent, as those of `SmallCNN` (512 of rank 64).
 
     Arguments:
         features: (N, F).

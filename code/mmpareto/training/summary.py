@@ -68,13 +68,15 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
     """
     checkpoints = {name: load_checkpoint(trainer.folder / name) for name in (LAST, BEST)}
     epochs = {LAST: checkpoints[LAST]["epoch"] - 1, BEST: checkpoints[BEST]["epoch"]}
-    probes = {epochs[name]: _probe_entries(checkpoint) for name, checkpoint in checkpoints.items()}
+    probes: dict[int, dict[str, Any]] = {}  # both checkpoints may be of the same epoch
+    for name, checkpoint in checkpoints.items():
+        probes[epochs[name]] = probes.get(epochs[name]) or _probe_entries(checkpoint)
     missing = [epoch for epoch, entries in probes.items() if not entries]
     if missing and not trainer.settings.no_probe:
         samples = probe_samples(trainer.data.train_fixed, trainer.settings.random_seed)
         count, available = f"{len(samples):,}", f"{len(trainer.data.train_fixed):,}"
         size = count if count == available else f"{count} of {available}"
-        names = " and ".join(map(str, missing))
+        names = " and ".join(map(str, sorted(missing)))
         print(f"linear probes on {size} training samples, after epoch{'s' * (len(missing) > 1)} {names}", flush=True)
     for name, checkpoint in checkpoints.items():
         epoch = epochs[name]
