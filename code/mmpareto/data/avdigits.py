@@ -40,6 +40,7 @@ from mmpareto.data.mnist import (
 from mmpareto.data.preparation.archives import unpacked
 from mmpareto.data.preparation.downloading import download
 from mmpareto.data.preparation.prepared_folder import (
+    ARRAYS,
     RECORD_UNFINISHED,
     DatasetInfo,
     finished_record,
@@ -76,7 +77,6 @@ RATE = 8000  # of the recordings, in hertz
 FRAMES, MEL_BINS = 40, 40  # 40 windows of 25 ms every 20 ms cover 0.805 s: all of 98% of the recordings
 SHIFT_MS = 20
 LOG_MEL_MEAN, LOG_MEL_STD = -6.15, 3.84  # of the training recordings of the official split
-ARRAYS = "arrays"
 
 
 class Recording(NamedTuple):
@@ -409,21 +409,8 @@ def log_mel(waveform: "torch.Tensor", rate: int) -> "torch.Tensor":
         InputError: the waveform is shorter than one window.
     """
     import torch
-    from torchaudio.compliance import kaldi
 
-    from mmpareto.data.raw.features import WINDOW_SECONDS, resample
+    from mmpareto.data.raw.features import kaldi_filterbank, resample
 
-    waveform = resample(waveform, rate, RATE)
-    if waveform.shape[1] < int(RATE * WINDOW_SECONDS):
-        raise InputError(f"the audio is too short: {waveform.shape[1]} samples at {RATE} Hz fill no window of 25 ms.")
-    frames = kaldi.fbank(
-        (waveform - waveform.mean())[:1],
-        htk_compat=True,
-        sample_frequency=RATE,
-        use_energy=False,
-        window_type="hanning",
-        num_mel_bins=MEL_BINS,
-        dither=0.0,
-        frame_shift=SHIFT_MS,
-    )[:FRAMES]
+    frames = kaldi_filterbank(resample(waveform, rate, RATE), RATE, mel_bins=MEL_BINS, shift_ms=SHIFT_MS)[:FRAMES]
     return torch.nn.functional.pad((frames - LOG_MEL_MEAN) / LOG_MEL_STD, (0, 0, 0, FRAMES - len(frames)))

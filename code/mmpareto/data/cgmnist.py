@@ -33,6 +33,7 @@ from mmpareto.data.mnist import (
     read_mnist,
 )
 from mmpareto.data.preparation.prepared_folder import (
+    ARRAYS,
     RECORD_UNFINISHED,
     DatasetInfo,
     finished_record,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 COLOURED_PAGE = "https://github.com/feidfoe/learning-not-to-learn"
 PUBLISHED = "mnist_10color_jitter_var_0.030.npy"
-ARRAYS = "arrays"
 CHANNELS = {"gray": 1, "colour": 3}
 # Mean and standard deviation per channel, as in PMR's code, which takes CIFAR-10's for the colours.
 NORMALISATION = {

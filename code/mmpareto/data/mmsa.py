@@ -25,6 +25,7 @@ from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions, SampleList
 from mmpareto.data.mmsa_files import MODALITIES, FilePart, UnfitError, read_part, write_arrays
 from mmpareto.data.preparation.prepared_folder import (
+    ARRAYS,
     RECORD_UNFINISHED,
     DatasetInfo,
     finished_record,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 PAGE = "https://github.com/thuiar/MMSA"
 PARTS = ("train", "valid", "test")
-ARRAYS = "arrays"
 TEXT_SIZE = 768  # of BERT, English and Chinese
 
 

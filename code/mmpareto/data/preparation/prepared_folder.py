@@ -21,6 +21,7 @@ from mmpareto.progress import progress
 
 RECORD_UNFINISHED = "preparing.json"
 CHECKSUMS = "checksums.sha256"
+ARRAYS = "arrays"  # folder of the samples of data sets that are prepared as whole arrays
 
 
 class DatasetInfo(NamedTuple):

@@ -54,20 +54,38 @@ def filterbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     Raises:
         InputError: the waveform is shorter than one window.
     """
+    frames = kaldi_filterbank(waveform, rate, mel_bins=128, shift_ms=10)[:FILTERBANK_FRAMES]
+    padded = torch.nn.functional.pad(frames, (0, 0, 0, FILTERBANK_FRAMES - len(frames)))
+    return (padded - FILTERBANK_MEAN) / (2 * FILTERBANK_STD)
+
+
+def kaldi_filterbank(waveform: torch.Tensor, rate: int, *, mel_bins: int, shift_ms: int) -> torch.Tensor:
+    """Kaldi log-mel filterbank of the first channel, less the mean over all channels and samples; see `filterbank`.
+
+    Arguments:
+        waveform: (channels, samples), float32 in [−1, 1].
+        rate: its sampling rate in hertz.
+        mel_bins: number of frequencies.
+        shift_ms: milliseconds from one window of 25 ms to the next.
+
+    Returns:
+        (frames, mel_bins), float32, as many frames as there are whole windows.
+
+    Raises:
+        InputError: the waveform is shorter than one window.
+    """
     if waveform.shape[1] < int(rate * WINDOW_SECONDS):
         raise InputError(f"the audio is too short: {waveform.shape[1]} samples at {rate} Hz fill no window of 25 ms.")
-    frames = torchaudio.compliance.kaldi.fbank(
+    return torchaudio.compliance.kaldi.fbank(
         (waveform - waveform.mean())[:1],
         htk_compat=True,
         sample_frequency=rate,
         use_energy=False,
         window_type="hanning",
-        num_mel_bins=128,
+        num_mel_bins=mel_bins,
         dither=0.0,
-        frame_shift=10,
-    )[:FILTERBANK_FRAMES]
-    padded = torch.nn.functional.pad(frames, (0, 0, 0, FILTERBANK_FRAMES - len(frames)))
-    return (padded - FILTERBANK_MEAN) / (2 * FILTERBANK_STD)
+        frame_shift=shift_ms,
+    )
 
 
 def spectrogram(waveform: torch.Tensor, rate: int) -> torch.Tensor:
