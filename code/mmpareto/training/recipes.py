@@ -79,6 +79,22 @@ _PAPER = _from(NOT_IN_PAPER, _RELEASED) | {
     "momentum": Value(0.9, "MMPareto paper, experimental settings"),
 }
 
+
+def _cremad_loader(code: str) -> Recipe:
+    """The input settings of dataset/CramedDataset.py, the same in OGM-GE's code and in DGL's."""
+    return {
+        "audio": Value("spectrogram", f"{code}, dataset/CramedDataset.py)"),
+        "frames": Value(1, f"{code}, dataset/CramedDataset.py): as many as --fps, 1"),
+        "frame_choice": Value(
+            "first", f"{code}, dataset/): the first ones of the folder's listing, whatever frames are drawn"
+        ),
+        "image_size": Value(224, f"{code}, dataset/)"),
+        "crop_scale": Value((0.08, 1.0), f"{code}, dataset/): torchvision's default"),
+        "audio_frames": Value(188, f"{code}, dataset/CramedDataset.py): all of a spectrogram of 3 s"),
+        "audio_pool": Value((1, 1), f"{code}, dataset/)"),
+    }
+
+
 # DGL. Its command of each data set overrides the parser's learning rate, 0.001, and where stated α and the frames.
 
 _DGL = _from(DGL_CODE, _RELEASED) | {
@@ -96,15 +112,7 @@ _DGL = _from(DGL_CODE, _RELEASED) | {
     "clip_grad": Value(40.0, DGL_CODE),
     "drop_last": Value("all", f"{DGL_CODE}: in both loaders"),
     "best_from_epoch": Value(2, f"{DGL_CODE}: the first epoch is never the best"),
-    "audio": Value("spectrogram", f"{DGL}, dataset/CramedDataset.py)"),
-    "frames": Value(1, f"{DGL}, dataset/CramedDataset.py): as many as --fps, 1"),
-    "frame_choice": Value(
-        "first", f"{DGL}, dataset/): the first ones of the folder's listing, whatever frames are drawn"
-    ),
-    "image_size": Value(224, f"{DGL}, dataset/)"),
-    "crop_scale": Value((0.08, 1.0), f"{DGL}, dataset/): torchvision's default"),
-    "audio_frames": Value(188, f"{DGL}, dataset/CramedDataset.py): all of a spectrogram of 3 s"),
-    "audio_pool": Value((1, 1), f"{DGL}, dataset/)"),
+    **_cremad_loader(DGL),
     "dgl.alpha": Value(4.0, f"{DGL}, cramed_dgl.sh): the first run, 77.48%, and main_dgl.py's default; 5 gave 78.12%"),
 }
 _STFT = {"audio": "stft", "audio_frames": 626, "frames": 3}  # 5 s at 16 kHz, hop 128; --use_video_frames is 3
@@ -140,15 +148,7 @@ _OGM = _from(OGM_CODE, _RELEASED) | {
     "epochs": Value(100, OGM_CODE),
     "scheduler": Value("step", OGM_CODE),
     "lr_decay_step": Value(70, f"{OGM_CODE}: a StepLR that steps at the end of each epoch"),
-    "audio": Value("spectrogram", f"{OGM}, dataset/CramedDataset.py)"),
-    "frames": Value(1, f"{OGM}, dataset/CramedDataset.py): as many as --fps, 1"),
-    "frame_choice": Value(
-        "first", f"{OGM}, dataset/): the first ones of the folder's listing, whatever frames are drawn"
-    ),
-    "image_size": Value(224, f"{OGM}, dataset/)"),
-    "crop_scale": Value((0.08, 1.0), f"{OGM}, dataset/): torchvision's default"),
-    "audio_frames": Value(188, f"{OGM}, dataset/CramedDataset.py): all of a spectrogram of 3 s"),
-    "audio_pool": Value((1, 1), f"{OGM}, dataset/)"),
+    **_cremad_loader(OGM),
 }
 
 
