@@ -33,7 +33,7 @@ FREQUENCIES = 32
 
 @dataclasses.dataclass(frozen=True)
 class ReplayConditions:
-    """ReplayConditions of a replay.
+    """Conditions of a replay.
 
     Attributes:
         steps: number of steps, in four epochs.
@@ -163,8 +163,7 @@ class ObservingPrecision(Precision):
     def step(self, optimizer: torch.optim.Optimizer, clip_grad: float | None) -> None:
         """Clip and step."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-        self.clipped = clip_grad is not None and bool(norm > clip_grad)
+        self.clipped = clip_grad is not None and bool(nn.utils.get_total_norm(gradients) > clip_grad)
         super().step(optimizer, clip_grad)
 
 
