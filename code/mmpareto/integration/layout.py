@@ -24,6 +24,10 @@ class Layout:
     encoders: dict[str, Encoder]
     outside: list[Tensor]
 
+    def trainable(self) -> dict[str, Encoder]:
+        """The encoders without those that are frozen by now."""
+        return {name: e for name, e in self.encoders.items() if any(p.requires_grad for p in e.parameters)}
+
     def contains(self, objectives: Objectives) -> bool:
         """True if the step has no loss, encoder, parameter or objective that the layout lacks."""
         return set(objectives.names) <= set(self.names) and all(

@@ -181,7 +181,9 @@ class Method(Hooks, abc.ABC):
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
         is_last = not self.accumulation.is_open
-        reduction = self.reduce.begin(objectives, named=encoders is not None) if self.reduce and is_last else None
+        reduction = None
+        if self.reduce is not None and is_last:
+            reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
         after_pass = reduction.start if reduction is not None and reduction.overlaps and earlier is None else None
         gradients = self.differentiate(objectives, factor_of(scale, objectives), after_pass)
