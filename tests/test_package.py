@@ -205,6 +205,7 @@ def train(audio: nn.Module, visual: nn.Module, joint: Tensor, unimodal: dict[str
 
     assert_type(METHODS["uniform"], type[Method])
     assert_type(METHODS["uniform"](), Method)
+    METHODS["mmpareto"](**{"gamma": 2.0})
     assert_type(MMPareto.paper(), MMPareto)
     assert_type(TorchJD.of("UPGrad")(), TorchJD)
     Refresh(MMPareto.paper(), every=10).backward(joint, unimodal, encoders=encoders)

@@ -73,7 +73,8 @@ TORCHJD = "torchjd:"
 class Methods(Mapping[str, "type[Method]"]):
     """Maps the name of a method to its class, which is imported on first use.
 
-    "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed.
+    "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed. Type checkers accept
+    `METHODS[name](**options)`; an option by name, they check on the class itself, such as `MMPareto(gamma=2)`.
     """
 
     def __getitem__(self, name: str) -> "type[Method]":
