@@ -188,7 +188,7 @@ USER = """
 from typing import assert_type
 from torch import Tensor, nn
 import mmpareto
-from mmpareto import DGL, METHODS, EncoderReport, Method, MMPareto, Refresh, Report, SumReducer, TorchJD
+from mmpareto import DGL, METHODS, EncoderReport, MeanReducer, Method, MMPareto, Refresh, Report, SumReducer, TorchJD
 
 def train(audio: nn.Module, visual: nn.Module, joint: Tensor, unimodal: dict[str, Tensor]) -> None:
     integrate = MMPareto(gamma=2, weights="encoder")
@@ -196,10 +196,15 @@ def train(audio: nn.Module, visual: nn.Module, joint: Tensor, unimodal: dict[str
     report = integrate.backward(joint, unimodal, encoders=encoders)
     assert_type(report, Report)
     assert_type(report.finite, Tensor)
+    assert_type(report.all_finite, Tensor)
     assert_type(report["audio"], EncoderReport)
     assert_type(report["audio"].cosine, Tensor)
     assert_type(report.metrics, dict[str, Tensor])
+    integrate.reduce = "mean"
+    integrate.reduce = MeanReducer(audio)
     integrate.reduce = SumReducer()
+    integrate.reduce = None
+    integrate.backward(joint, {"audio": None, "visual": joint}, features={"audio": joint, "visual": joint})
     with integrate.accumulate():
         integrate.backward(None, unimodal, encoders={"both": (audio, ["depth"])}, scale=2.0)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
+    from mmpareto.integration.reduction import MeanReducer as MeanReducer
     from mmpareto.integration.reduction import SumReducer as SumReducer
     from mmpareto.integration.report import EncoderReport as EncoderReport
     from mmpareto.integration.report import Report as Report
@@ -65,6 +66,7 @@ _OTHERS = [
     "method:Method",
     "report:Report",
     "report:EncoderReport",
+    "reduction:MeanReducer",
     "reduction:SumReducer",
 ]
 TORCHJD = "torchjd:"
