@@ -37,7 +37,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
 
     `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
     does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
-    overflows under fp16 leaves no trace. Callbacks outside `backward` are in `Hooks`.
+    overflows under fp16 leaves no trace. A method names its state in `memory`, and `StatefulModule` describes how that
+    is saved. Callbacks outside `backward` are in `Hooks`.
     """
 
     source: ClassVar[str] = ""
