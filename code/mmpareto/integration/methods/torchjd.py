@@ -96,7 +96,7 @@ class TorchJD(Method):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the aggregator's name, from which the class is created again."""
-        return _rebuild, (type(self).__name__, self.options, self.state_dict())
+        return _rebuild, (type(self).__name__, self.options, self.state_dict()), {"_reduce": self.reduce}
 
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
