@@ -174,6 +174,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
                 the features do not tell the encoders, the method lacks outputs or labels, or processes do not fit.
         """
+        if outputs is None and features is not None:
+            outputs = {"features": features}
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
         if earlier is not None:
