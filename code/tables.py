@@ -12,6 +12,14 @@ A run is recognised by its settings, in any folder under --runs; the same comman
 Exit status: 0; 1 if a cell has no result; 2 for bad input; 130 or 143 when stopped, with all runs saved."""
 
 
+def share(text: str) -> tuple[int, int]:
+    """Type of --share: I/N with 1 ≤ I ≤ N, as (I, N)."""
+    number, slash, count = text.partition("/")
+    if not slash or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"I/N with I from 1 to N, not {text!r}")
+    return int(number), int(count)
+
+
 def parser() -> ArgumentParser:
     """The command line up to --."""
     parser = ArgumentParser(
@@ -57,6 +65,13 @@ def parser() -> ArgumentParser:
     )
     runs.add_argument(
         "--gpu_ids", metavar="IDS", help="for example 0,1,2,3 (default: all); one run at a time on each without --slots"
+    )
+    runs.add_argument(
+        "--share",
+        type=share,
+        metavar="I/N",
+        help="on the Ith of N machines that share the runs folder: every Nth run from the Ith on, and no report, which "
+        "--report_only writes afterwards; script/slurm_table.sh does so with Slurm",
     )
     runs.add_argument("--dry_run", action="store_true", help="only list the runs, with an estimate of their time")
     runs.add_argument("--report_only", action="store_true", help="run nothing; report the runs that are finished")

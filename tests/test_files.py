@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -67,3 +68,27 @@ def test_a_child_that_inherits_the_descriptor_holds_the_lock(tmp_path: Path) -> 
     child.communicate()
     with file_lock(path, wait=False):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def refuse(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("filelock.lock_descriptor", refuse)
+    for name in ("one", "two"):
+        with file_lock(tmp_path / name, wait=False):
+            pass
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {tmp_path} ") and warning.count("\n") == 1
+
+
+def test_other_errors_of_a_lock_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr("filelock.lock_descriptor", fail)
+    with pytest.raises(OSError, match="broken"):
+        acquire_lock(tmp_path / "lock")

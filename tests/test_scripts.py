@@ -444,3 +444,58 @@ def test_slurm_starts_torchrun_once_per_node(machine: Machine) -> None:
     rest = "--master-addr one --master-port 20042 --nproc-per-node gpu code/train.py --model two words"
     run = "python -m torch.distributed.run --nnodes 2 --node-rank"
     assert machine.log() == [f"{run} {node} {rest}" for node in (0, 1)]
+
+
+# Runs the tasks of an array, or a single job, as processes; sbatch [--parsable] [--option=value …] SCRIPT ARGUMENT …
+SBATCH = r"""#!/bin/sh
+array=
+while case $1 in --*) true ;; *) false ;; esac; do
+    case $1 in --array=*) array=${1#--array=} ;; esac
+    shift
+done
+cp "$1" "$HOME/slurm_script" && shift
+export SLURM_SUBMIT_DIR="$PWD"
+if [ "$array" ]; then
+    tasks=$(seq "${array%-*}" "${array#*-}")
+    SLURM_ARRAY_TASK_MIN=${array%-*} SLURM_ARRAY_TASK_MAX=${array#*-} SLURM_ARRAY_TASK_COUNT=$(echo $tasks | wc -w)
+    export SLURM_ARRAY_TASK_MIN SLURM_ARRAY_TASK_MAX SLURM_ARRAY_TASK_COUNT
+    for task in $tasks; do
+        (cd "$HOME" && SLURM_ARRAY_TASK_ID=$task exec sh slurm_script "$@" >"$HOME/task$task" 2>&1) &
+    done
+    wait
+else
+    (cd "$HOME" && exec sh slurm_script "$@" >"$HOME/job" 2>&1)
+fi
+"""
+
+
+@pytest.fixture
+def cluster(machine: Machine) -> Machine:
+    machine.python("python", "satisfies")
+    (machine.path / "sbatch").write_text(SBATCH)
+    (machine.path / "sbatch").chmod(0o755)
+    for tool in ("cp", "seq", "wc"):
+        (machine.path / tool).symlink_to(str(shutil.which(tool)))
+    return machine
+
+
+def test_each_task_of_a_slurm_array_has_its_share_of_a_table(cluster: Machine) -> None:
+    words = ["main", "--dataset", "cremad", "--", "--model", "two words"]
+    assert cluster.run("sbatch", "--parsable", "--array=1-3", "script/slurm_table.sh", *words).returncode == 0
+    for task in (1, 2, 3):
+        lines = (cluster.home / f"task{task}").read_text().splitlines()
+        assert lines[0] == f"cwd {cluster.root.resolve()}"
+        assert [line.removeprefix("argument ") for line in lines[1:]] == [
+            "code/tables.py", "--share", f"{task}/3", *words
+        ]  # fmt: skip
+    cluster.run("sbatch", "--dependency=afterany:7", "script/slurm_table.sh", "main", "--report_only")
+    assert (cluster.home / "job").read_text().splitlines()[1:] == [
+        f"argument {word}" for word in ("code/tables.py", "main", "--report_only")
+    ]
+
+
+@pytest.mark.parametrize("array", ["0-2", "2-4"])
+def test_a_task_of_an_incomplete_array_refuses(cluster: Machine, array: str) -> None:
+    cluster.run("sbatch", f"--array={array}", "script/slurm_table.sh", "main")
+    text = (cluster.home / "task2").read_text()
+    assert text.startswith("error: the tasks are not those of --array=1-N") and text.count("\n") == 1

@@ -21,11 +21,13 @@ from mmpareto.analysis.speed import cost
 from mmpareto.analysis.tables import command, job, stand_in
 from mmpareto.analysis.tables.cells import Cell, Outcome
 from mmpareto.analysis.tables.definitions import QUICK_SEEDS, QUICK_STAND_IN, TABLES
+from mmpareto.analysis.tables.grid import run_grid
 from mmpareto.data.synthetic import Synthetic
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
 from prepared_clips import write_prepared
+from stage import Stage
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 REPORT = ("table.md", "table.csv", "table.tex", "report.html")
@@ -73,6 +75,9 @@ def test_tables_are_listed_without_torch(words: list[str]) -> None:
         (["main", "--gpu_ids", "99"], "--gpu_ids names GPU 99"),
         (["main", "--", "--ckpt_path", "x"], "--ckpt_path after the -- is set by the table"),
         (["main", "--", "--image_sise", "48"], "unknown flag --image_sise. Did you mean --image_size?"),
+        (["main", "--share", "1/2", "--report_only"], "--report_only reports the whole table: leave --share out"),
+        (["gamma", "--share", "1/2", "--dataset", "synthetic"], "first run python code/prepare.py synthetic."),
+        (["cost", "--share", "1/2"], "table 'cost' measures training steps"),
         (["cost", "--seeds", "3"], "table 'cost' measures training steps"),
         (["cost", "--dataset", "mosi"], "table 'cost' measures training steps"),
         (["cost", "--", "--epochs", "3"], "table 'cost' measures training steps"),
@@ -121,6 +126,31 @@ def test_a_stopped_grid_is_reported(
     assert tables.main(words) == status
     assert "interrupted in epoch 3" in (here / "there" / "table.md").read_text()
     assert str(Synthetic.banner) in (here / "there" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("value", ["0/2", "3/2", "2", "a/b"])
+def test_a_share_is_one_of_n(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tables.main(["main", "--share", value])
+    assert caught.value.code == 2 and "--share" in capsys.readouterr().err
+
+
+def test_shares_train_all_runs_once_and_leave_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tmp_path)
+    monkeypatch.setattr(command, "run_grid", functools.partial(run_grid, programs=stage.programs))
+    words = ["refresh", "--seeds", "0", "1", "--runs", str(stage.runs), "--slots", "1"]
+    cells = stage.cells([0, 1], TABLES["refresh"])
+    stage.let(cells[0], "crash")
+    extra = ["--", "--data", str(stage.data), "--epochs", "3"]
+    assert tables.main([*words, "--share", "1/2", *extra]) == 1  # a task dies
+    assert tables.main([*words, "--share", "2/2", *extra]) == 0
+    assert "share 2 of 2: 3 of 3 cells" in capsys.readouterr().out
+    assert tables.main([*words, "--share", "1/2", *extra]) == 0  # and takes its run up again
+    trained = [call.split()[1] for call in stage.calls("trained ")]
+    assert sorted(trained) == sorted(stage.name(cell) for cell in cells)
+    assert not list(stage.runs.glob("tables/refresh"))
 
 
 @pytest.fixture

@@ -1,10 +1,15 @@
 """Atomic writes and file locks."""
 
 import contextlib
+import errno
+import functools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without a lock daemon; Lustre mounted without flock
 
 
 @contextlib.contextmanager
@@ -56,11 +61,15 @@ def acquire_lock(path: str | os.PathLike[str], *, wait: bool = True) -> int | No
     `subprocess.Popen`) holds the lock, too, even if this process is killed; a process that dies releases its hold.
     A path that does not exist is created as an empty file, which is not removed afterwards.
 
+    This is flock(2). On a network file system it excludes processes of other machines only if locks are passed on to
+    the server, which its mount options decide (docs/tables-and-plots.md). On a file system that refuses locks, the
+    descriptor holds none, and a warning is printed.
+
     Arguments:
         wait: until no other process holds the lock; if false, return None where one does.
 
     Raises:
-        OSError: the file cannot be opened, or its file system has no locks.
+        OSError: the file cannot be opened.
     """
     from filelock import lock_descriptor  # a slow import, which --help should not wait for
 
@@ -70,6 +79,12 @@ def acquire_lock(path: str | os.PathLike[str], *, wait: bool = True) -> int | No
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         locked = lock_descriptor(descriptor, blocking=wait)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+        _warn_of_no_locks(path.parent)
+        return descriptor
     except BaseException:
         os.close(descriptor)
         raise
@@ -77,6 +92,17 @@ def acquire_lock(path: str | os.PathLike[str], *, wait: bool = True) -> int | No
         os.close(descriptor)
         return None
     return descriptor
+
+
+@functools.cache
+def _warn_of_no_locks(folder: Path) -> None:
+    """Print the warning once per folder."""
+    print(
+        f"warning: {folder} is on a file system without file locks, so nothing keeps another process from working on "
+        "the same files: run one command at a time on it.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _umask() -> int:

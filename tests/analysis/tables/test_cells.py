@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from mmpareto.analysis.finished_run import identity
-from mmpareto.analysis.tables.cells import make_cells, run_name
+from mmpareto.analysis.tables.cells import make_cells, run_name, share_of
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, parse, to_config
@@ -141,3 +141,16 @@ def test_a_row_with_a_protocol_of_its_own_is_trained_for_it(protocol: str | None
     table = dataclasses.replace(ONE, rows=(Row("Uniform", f"--method uniform {flags}", protocol),))
     (cell,) = make_cells(table, [0], "last")
     assert cell.settings.protocol == expected
+    assert cell.words.count("--protocol") == 1
+
+
+@pytest.mark.parametrize(("name", "count"), [("gamma", 4), ("preprocessing", 7), ("bridge", 3)])
+def test_shares_of_a_table_have_all_cells_and_no_run_in_common(name: str, count: int) -> None:
+    cells = make_cells(TABLES[name], [0, 1, 2], "validation")
+    shares = [share_of(cells, number, count) for number in range(1, count + 1)]
+    assert sorted(cell.label for share in shares for cell in share) == sorted(cell.label for cell in cells)
+    runs = [{run_name(identity_of(cell.settings)) for cell in share} for share in shares]
+    assert sum(map(len, runs)) == len(set.union(*runs))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) <= 2 * min(sizes)  # some runs are of two cells
+    assert share_of(cells, 1, 1) == cells and share_of(cells, 999, 1000) == []

@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.analysis.finished_run import Identity
+from mmpareto.analysis.finished_run import Identity, identity
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
 from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
-from mmpareto.training.settings import Settings, parse, parser
+from mmpareto.training.settings import Settings, parse, parser, to_config
 
 # Flags of train.py that tables.py sets itself → what to use instead.
 RESERVED = {
@@ -102,7 +102,9 @@ def make_cells(
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
                 words += [*shlex.split(RECORD), *size, *extra]
-                words += ["--random_seed", str(seed), "--protocol", _training_protocol(row, protocol)]
+                words += ["--random_seed", str(seed)]
+                if "--protocol" not in words:
+                    words += ["--protocol", "paper" if (row.protocol or protocol) == "paper" else "validation"]
                 try:
                     settings = parse(words).settings
                 except InputError as error:
@@ -111,17 +113,22 @@ def make_cells(
     return cells
 
 
+def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
+    """The cells of every `count`th run from the `number`th on (from 1), for one of `count` machines.
+
+    Shares have no run in common, and together they have all. They depend only on the cells, not on what is finished, so
+    machines that work on different shares of a table need no lock. Cells of the same run are in the same share.
+    """
+    names = [run_name(identity(to_config(cell.settings), "")) for cell in cells]
+    indices = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return [cell for cell, name in zip(cells, names, strict=True) if indices[name] % count == number - 1]
+
+
 def run_name(identity: Identity) -> str:
     """Name of a run's folder: <dataset>-<method>-<8 hex digits of the identity without its seed>-seed<n>."""
     text = json.dumps({key: value for key, value in identity.items() if key != "random_seed"}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
-
-
-def _training_protocol(row: Row, protocol: str) -> str:
-    """Value of train.py's --protocol for a row that is reported by its own protocol, or else by this one."""
-    by_report = "paper" if (row.protocol or protocol) == "paper" else "validation"
-    return flag_of(row.flags, "--protocol") or by_report
 
 
 def _without_data(table: Table, words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.analysis.tables import choices, stand_in
-from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells
+from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells, share_of
 from mmpareto.analysis.tables.definitions import QUICK, QUICK_SEEDS, Table
 from mmpareto.analysis.tables.grid import find_runs, is_incomplete, run_grid
 from mmpareto.analysis.tables.plan import plan_text
@@ -21,13 +21,15 @@ MAX_SLOTS = 2  # without --slots, because each run needs memory, too
 
 
 def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> int:
-    """Run what a table lacks and write its report; return the exit status.
+    """Run what a table lacks, or a share of it, and write the report of a whole table; return the exit status.
 
     Raises:
         InputError: something on the command line is wrong; nothing was run.
     """
     table = chosen_table(table, arguments)
     cells = cells_of(table, arguments, extra)
+    if arguments.share:
+        cells = share_of(cells, *arguments.share)
     slots = [] if arguments.report_only else slots_of(arguments)
     for banner in dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in cells):
         if banner:
@@ -37,30 +39,42 @@ def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str
     if arguments.dry_run:
         print(plan_text(cells, arguments.runs, max(len(slots), 1), to_prepare))
         return 0
-    status = 0
-    if arguments.report_only:
-        outcomes = find_runs(cells, arguments.runs)
-    else:
-        for data in to_prepare:
-            stand_in.prepare(data)
-        with StopSignals() as signals:
-            outcomes = run_grid(
-                cells,
-                arguments.runs,
-                slots,
-                arguments.protocol,
-                signals=signals,
-                report=lambda line: print(line, flush=True),
-            )
-        status = 128 + signals.signum if signals.signum else int(is_incomplete(outcomes))
+    outcomes, status = _run(cells, arguments, slots, to_prepare)
+    missing = [outcome for outcome in outcomes if outcome.reason is not None]
+    print(*_missing_lines(missing), sep="\n", end="\n" if missing else "")
+    if arguments.share:
+        number, count = arguments.share
+        print(f"share {number} of {count}: {len(cells) - len(missing)} of {len(cells)} cells have a finished run")
+        return status or int(bool(missing))
 
     from mmpareto.analysis.report.run_sheet import make_run_sheet
     from mmpareto.analysis.report.writers import write_report
 
-    missing = [outcome for outcome in outcomes if outcome.reason is not None]
-    print(*_missing_lines(missing), sep="\n", end="\n" if missing else "")
     print(*write_report(make_run_sheet(table, outcomes, arguments.protocol), out_of(table, arguments)), sep="\n")
     return status or int(bool(missing))
+
+
+def _run(
+    cells: Sequence[Cell], arguments: argparse.Namespace, slots: Sequence[str], to_prepare: Sequence[str]
+) -> tuple[list[Outcome], int]:
+    """Run what the cells lack, unless they are only reported; return their outcomes and the exit status of the runs."""
+    if arguments.report_only:
+        return find_runs(cells, arguments.runs), 0
+    if arguments.share and to_prepare:
+        commands = " and ".join(stand_in.how_to_prepare(stand_in.NAME, data) for data in to_prepare)
+        raise InputError(f"machines that share a table must not prepare its data all at once; first run {commands}.")
+    for data in to_prepare:
+        stand_in.prepare(data)
+    with StopSignals() as signals:
+        outcomes = run_grid(
+            cells,
+            arguments.runs,
+            slots,
+            arguments.protocol,
+            signals=signals,
+            report=lambda line: print(line, flush=True),
+        )
+    return outcomes, 128 + signals.signum if signals.signum else int(is_incomplete(outcomes))
 
 
 def report_costs(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> int:
@@ -70,7 +84,7 @@ def report_costs(table: Table, arguments: argparse.Namespace, extra: Sequence[st
         InputError: a flag does not apply to this table.
     """
     names = [DATASETS.name(name) for name in arguments.dataset or ()]
-    if extra or arguments.encoders or arguments.seeds or set(names) - {"cremad", stand_in.NAME}:
+    if extra or arguments.encoders or arguments.seeds or arguments.share or set(names) - {"cremad", stand_in.NAME}:
         raise InputError(
             "table 'cost' measures training steps on random inputs of CREMA-D's shape: it accepts --methods, --quick, "
             "--gpu_ids, --report_only, --runs and --out."
@@ -97,9 +111,11 @@ def chosen_table(table: Table, arguments: argparse.Namespace) -> Table:
 
     Raises:
         InputError: a name is unknown, --quick is used without the stand-in, or --protocol in a table whose rows have
-            protocols of their own.
+            protocols of their own, or --share with --report_only.
     """
     _check_quick(arguments)
+    if arguments.share and arguments.report_only:
+        raise InputError("--report_only reports the whole table: leave --share out.")
     if arguments.protocol != "validation" and any(row.protocol for row in table.rows):
         raise InputError(f"table {table.name!r} goes from one protocol to another: leave --protocol out.")
     table = choices.with_data_sets(table, arguments.dataset) if arguments.dataset else table

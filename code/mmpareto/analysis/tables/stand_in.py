@@ -19,6 +19,8 @@ def how_to_prepare(dataset: str, data: str) -> str:
     """The command that creates a prepared folder."""
     words = ["python", "code/prepare.py", dataset, *([] if dataset == NAME else ["--raw", "DIR"])]
     words += shlex.split(DERIVED.get(_suffix(data), ""))
+    if _base(data) == QUICK_FOLDER:
+        words += [word for name, value in QUICK_STAND_IN.items() for word in (f"--{name}", str(value))]
     return shlex.join([*words, *([] if data == f"data/{dataset}" else ["--out", data])])
 
 
