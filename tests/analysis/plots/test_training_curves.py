@@ -26,23 +26,23 @@ def fresh_groups(runs: Sequence[FinishedRun]) -> list[SeedGroup]:
 
 
 def accuracy_plot(runs: Sequence[FinishedRun]) -> Figure:
-    return training_curves.accuracy_plot(fresh_groups(runs))
+    return training_curves.accuracy_plot(fresh_groups(runs)).finished()
 
 
 def gap_plot(runs: Sequence[FinishedRun]) -> Figure:
-    return training_curves.gap_plot(fresh_groups(runs))
+    return training_curves.gap_plot(fresh_groups(runs)).finished()
 
 
 def conflict_plot(runs: Sequence[FinishedRun]) -> Figure:
-    return training_curves.conflict_plot(fresh_groups(runs))
+    return training_curves.conflict_plot(fresh_groups(runs)).finished()
 
 
 def magnitude_plot(runs: Sequence[FinishedRun]) -> Figure:
-    return training_curves.magnitude_plot(fresh_groups(runs))
+    return training_curves.magnitude_plot(fresh_groups(runs)).finished()
 
 
 def weights_plot(runs: Sequence[FinishedRun]) -> Figure:
-    return training_curves.weights_plot(fresh_groups(runs))
+    return training_curves.weights_plot(fresh_groups(runs)).finished()
 
 
 OF_ACCURACY = (accuracy_plot, gap_plot)
@@ -175,6 +175,25 @@ def test_any_modalities_are_drawn(tmp_path: Path) -> None:
     assert len(panel(figure, "touch head").lines) == 2 and len(panel(figure, "text head").lines) == 1
 
 
+METHODS = ("joint", "uniform", "dgl", "ogm")
+
+
+def test_many_groups_have_a_row_each_with_the_others_in_grey(tmp_path: Path) -> None:
+    histories = {method: [accuracies(10 * n + seed) for seed in range(2)] for n, method in enumerate(METHODS)}
+    figure = accuracy_plot([run for method, some in histories.items() for run in made(tmp_path, method, some)])
+    rows = [figure.axes[3 * n : 3 * n + 3] for n in range(len(METHODS))]
+    assert [row[0].get_ylabel() for row in rows] == [NAMES[method] for method in METHODS]
+    assert [axes.get_title().split("\n")[0] for axes in rows[0]] == ["joint head", "audio head", "visual head"]
+    assert not any(axes.get_legend() for axes in figure.axes)
+    for method, row in zip(METHODS, rows, strict=True):
+        means = [[50 * (a["acc"] + b["acc"]) for a, b in zip(*histories[one], strict=True)] for one in METHODS]
+        own, others = line(row[0], NAMES[method])[1], [one for one in row[0].lines if one.get_color() == "0.75"]
+        assert own == pytest.approx(means.pop(METHODS.index(method)))
+        assert len(row[0].collections) == 1  # one band
+        assert [other.get_ydata() for other in others] == [pytest.approx(mean) for mean in means]
+    assert "In grey" in written(figure)
+
+
 # Gradients
 
 MEANS = {  # metrics of an epoch, of methods that inspect gradients
@@ -236,12 +255,24 @@ def test_conflict_shows_the_cosine_of_whole_encoders_and_the_share_of_layers(tmp
     assert figure.axes[2].get_xlabel() == "training step" and "recorded step" in written(figure)
 
 
+def test_conflicts_of_many_groups_have_a_row_each(tmp_path: Path) -> None:
+    runs, truths = zip(
+        *(recorded(tmp_path, method, seeds=1) for method in ("uniform", "dgl", "pareto", "ogm")), strict=True
+    )
+    figure = conflict_plot([run for (run,) in runs])
+    assert len(figure.axes) == 4 * 4
+    for row, (truth,) in enumerate(truths):
+        own = [figure.axes[4 * row + column].lines[-1].get_ydata() for column in range(4)]
+        expected = [quantity(truth, name) for quantity in (cosines, conflicting_layers) for name in ("audio", "visual")]
+        np.testing.assert_allclose(own, expected, atol=1e-5)
+
+
 def test_magnitude_shows_geometric_means_of_the_norms(tmp_path: Path) -> None:
     runs, truths = recorded(tmp_path)
     figure = magnitude_plot(runs)
     for column, modality in enumerate(("audio", "visual")):
         axes = figure.axes[column]
-        assert axes.get_yscale() == "log" and axes.get_title() == modality
+        assert axes.get_yscale() == "log" and axes.get_title() == f"{modality}\nnorm"
         for index, objective in enumerate(("joint", "unimodal")):
             norms = np.array([np.linalg.norm(truth[modality][:, index], axis=1) for truth in truths])
             mean = norms.prod(0) ** (1 / 3)
@@ -249,7 +280,7 @@ def test_magnitude_shows_geometric_means_of_the_norms(tmp_path: Path) -> None:
             factor = np.exp(np.log(norms).std(0, ddof=1))
             np.testing.assert_allclose(band(axes, index), [mean / factor, mean * factor], rtol=1e-6)
     assert "geometric" in written(figure) and names(figure) == ["joint loss", "unimodal loss"]
-    assert figure.axes[0].get_ylabel() == "Uniform\nnorm"
+    assert figure.axes[0].get_ylabel() == "Uniform"
 
 
 def test_weights_are_medians_and_quartiles_over_groups_and_seeds(tmp_path: Path) -> None:
@@ -265,7 +296,7 @@ def test_weights_are_medians_and_quartiles_over_groups_and_seeds(tmp_path: Path)
             np.testing.assert_allclose(band(axes, 2 * index + 1), ordered[:, [5, 15]].T)
             inner = np.percentile(ordered, (2.5, 97.5), axis=1)
             np.testing.assert_allclose(band(axes, 2 * index), inner)
-    assert figure.axes[0].get_ylabel() == "MMPareto\nweight α"
+    assert figure.axes[0].get_ylabel() == "MMPareto" and "weight α" in figure.axes[0].get_title()
 
 
 def test_weights_over_whole_encoders_are_one_group(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The sheet of a table of runs: accuracies, differences, bold and missing cells, notes and commands."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
+from mmpareto.analysis.finished_run import FinishedRun
+from mmpareto.analysis.plots.groups import SeedGroup
+from mmpareto.analysis.plots.training_curves import Curves
 from mmpareto.analysis.report import embedded_plots
 from mmpareto.analysis.report.published import published_tables
 from mmpareto.analysis.report.run_sheet import make_run_sheet
@@ -366,10 +370,35 @@ def test_the_number_of_cells_must_match_the_columns() -> None:
         Sheet("t", "q", [SheetColumn("a"), SheetColumn("b")], [SheetRow("r", [SheetCell("1")])])
 
 
-def test_curves_with_labels_too_long_for_a_legend_are_not_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outcomes = runs_of(tmp_path, UNIFORM, [0.7]) + runs_of(tmp_path, MMPARETO, [0.75])
-    monkeypatch.setattr(embedded_plots, "LEGEND_LIMIT", len("Uniform"))  # MMPareto's is longer
-    (plot,) = make_run_sheet(table_of(MMPARETO), outcomes, "validation", plots=True).plots
-    assert "figures.py" in plot.caption and not plot.svg
+def test_curves_are_labelled_as_the_rows_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the rows are of one method and their labels are sentences, as in the bridges."""
+    rows = [
+        Row(f"Change number {n}, which is described at great length", f"--method uniform --epochs {n}") for n in (3, 4)
+    ]
+    outcomes = [one for row in (UNIFORM, *rows) for one in runs_of(tmp_path, row, [0.7, 0.8])]
+    again = Row("The same runs", "--method uniform --epochs 3")
+    outcomes += [
+        dataclasses.replace(one, cell=dataclasses.replace(one.cell, row=again))
+        for one in outcomes
+        if one.cell.row == rows[0]
+    ]
+    drawn: list[list[str]] = []
+    draw = embedded_plots.accuracy_plot
+
+    def spy(groups: Sequence[SeedGroup]) -> Curves:
+        drawn.append([group.label for group in groups])
+        return draw(groups)
+
+    monkeypatch.setattr(embedded_plots, "PLOTS", {"Accuracy over training": spy})
+    (plot,) = make_run_sheet(table_of(*rows, again), outcomes, "validation", plots=True).plots
+    assert drawn == [["Uniform", *(row.label for row in rows)]]
+    assert plot.svg.startswith("<?xml") and "Seeds 0, 1." in plot.caption
+
+
+def test_plots_of_a_page_do_not_repeat_its_banner(tmp_path: Path) -> None:
+    outcomes = [finished(tmp_path, row, SYNTHETIC, 0, {"acc": 0.7, "acc_audio": 0.6}) for row in (UNIFORM, MMPARETO)]
+    sheet = make_run_sheet(table_of(MMPARETO, columns=[SYNTHETIC]), outcomes, "validation", plots=True)
+    assert sheet.banner and any(plot.svg for plot in sheet.plots)
+    assert not any("SYNTHETIC" in plot.caption for plot in sheet.plots)
+    drawn = embedded_plots.accuracy_plot([SeedGroup("Uniform", [FinishedRun(Path(str(outcomes[0].folder)))])])
+    assert not drawn.figure.texts and drawn.banner == sheet.banner

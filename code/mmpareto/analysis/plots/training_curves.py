@@ -1,17 +1,21 @@
 """Plots over training of several runs: accuracy, the gap to the training set, and their gradients.
 
-Each line is the mean over the seeds of a group (`groups.group_runs`).
+Each line is the mean over the seeds of a group (`groups.group_runs`). Up to three groups share their panels. More would
+hide each other there, so each has a row of panels of its own, with the means of the others in grey.
 """
 
 import argparse
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from mmpareto.analysis.finished_run import Array, FinishedRun
 from mmpareto.analysis.plots import style
@@ -21,6 +25,7 @@ from mmpareto.analysis.plots.gradient_series import (
     COSINE,
     NORMS,
     WEIGHTS,
+    GradientMetric,
     GradientSource,
     select,
     series_of,
@@ -36,15 +41,56 @@ from mmpareto.analysis.plots.groups import (
     title_of,
 )
 
-HEIGHT = 2.3  # of a row of panels of accuracies, in inches
 MAX_COLUMNS = 4
-ROW, SHARES = 1.6, 1.1  # of rows of panels of gradients, in inches
+SHARED = 3  # groups at most that share panels
+# Heights in inches: of the only row of panels, of one of a few rows, of one of many, and of the text around the rows.
+HEIGHT, FEW, MANY, AROUND = 2.3, 1.6, 0.85, 0.5
+ROW_LABEL, ROW_LINES = 22, 6  # characters per line, and lines, of the label of such a row
 QUANTILES = (2.5, 25, 50, 75, 97.5)  # percent
+Series = Callable[[SeedGroup], tuple[Array, Array] | None]
 
 
-def accuracy_plot(groups: Sequence[SeedGroup]) -> Figure:
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """A plot over training, and the text around it.
+
+    Attributes:
+        figure: the panels alone.
+        notes: what the plot shows, and which groups it lacks.
+        runs: data set, seeds and protocol of the runs, and in what they differ.
+        banner: warning that accompanies all results on the data set, if it has one.
+    """
+
+    figure: Figure
+    title: str
+    notes: list[str]
+    runs: list[str]
+    banner: str | None
+
+    def finished(self) -> Figure:
+        """The figure with the text in it, to be saved as a file. Call it once."""
+        style.finish(self.figure, self.title, [*self.notes[:1], *self.runs, *self.notes[1:]], self.banner)
+        return self.figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A panel of lines.
+
+    Attributes:
+        heading: such as a modality.
+        ylabel: the metric and its unit.
+        series: of a group: x (P,), and (S, P), one row per seed; None if the group lacks the metric.
+    """
+
+    heading: str
+    ylabel: str
+    series: Series
+
+
+def accuracy_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Accuracy on the test set after every epoch, in percent: a panel for the joint head and for each unimodal head."""
-    note = f"Accuracy on the test set after every epoch; no epoch is chosen. {deviation_note(groups)}"
+    note = f"Accuracy on the test set after every epoch; no epoch is chosen. {_lines_note(groups)}"
 
     def series(head: str) -> Callable[[FinishedRun], Array]:
         return lambda run: 100 * run.series(f"acc{head}")
@@ -52,14 +98,14 @@ def accuracy_plot(groups: Sequence[SeedGroup]) -> Figure:
     return _plot_heads(groups, series, "Accuracy on the test set", "test accuracy (%)", note)
 
 
-def gap_plot(groups: Sequence[SeedGroup]) -> Figure:
+def gap_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Training accuracy minus test accuracy, in percentage points; panels as in `accuracy_plot`.
 
     Training accuracy is that of the epoch's training batches: augmented, by the network before each step.
     """
     note = (
         "Accuracy over the epoch's training batches (augmented, each before its step) minus accuracy on the test set "
-        f"after the epoch, in percentage points. {deviation_note(groups)}"
+        f"after the epoch, in percentage points. {_lines_note(groups)}"
     )
 
     def series(head: str) -> Callable[[FinishedRun], Array]:
@@ -69,8 +115,8 @@ def gap_plot(groups: Sequence[SeedGroup]) -> Figure:
     return _plot_heads(groups, series, title, "training − test (points)", note, zero_line=True)
 
 
-def conflict_plot(groups: Sequence[SeedGroup]) -> Figure:
-    """Cosine between joint and unimodal gradient, and how often they conflict, over training; one column per modality.
+def conflict_plot(groups: Sequence[SeedGroup]) -> Curves:
+    """Cosine between joint and unimodal gradient, and how often they conflict, over training, for every encoder.
 
     The cosine is that over the whole encoder. The share in conflict is that of the encoder's tensors where gradients
     were recorded; in means over epochs it is that of the parameter groups for which the method decides.
@@ -80,37 +126,33 @@ def conflict_plot(groups: Sequence[SeedGroup]) -> Figure:
     """
     groups, source, omitted = select(groups, COSINE)
     modalities = _modalities(groups)
+
+    def series(metric: GradientMetric, modality: str, scale: float) -> Series:
+        def of(group: SeedGroup) -> tuple[Array, Array] | None:
+            values = series_of(group, metric, modality, source)
+            return None if values is None else (values[0], scale * values[1])
+
+        return of
+
+    share = f"{'layers' if source.records else 'groups'} in conflict (%)"
+    cosines = [Panel(name, "cosine", series(COSINE, name, 1)) for name in modalities]
+    shares = [Panel(name, share, series(CONFLICT, name, 100)) for name in modalities]
     with style.paper():
-        figure = style.new_figure(style.WIDTH, ROW + SHARES + 0.4)
-        grid = figure.subplots(
-            2, len(modalities), sharex=True, sharey="row", squeeze=False, height_ratios=(ROW, SHARES)
-        )
-        lines = style.lines([group.label for group in groups])
-        for modality, (above, below) in zip(modalities, grid.T, strict=True):
-            above.set_title(modality)
-            for index, group in enumerate(groups):
-                for axes, metric, scale in ((above, COSINE, 1), (below, CONFLICT, 100)):
-                    if (series := series_of(group, metric, modality, source)) is not None:
-                        mean, deviation = mean_and_deviation(scale * series[1])
-                        low, high = mean - deviation, mean + deviation
-                        style.draw_band(axes, series[0], mean, low, high, lines[group.label], group.label, index)
-            _label_steps(below, source)
-        _mark_conflict(grid[0])
-        grid[0, 0].set_ylabel("cosine")
-        grid[1, 0].set_ylabel("layers in\nconflict (%)" if source.records else "groups in\nconflict (%)")
-        top = max(1.0, grid[1, 0].get_ylim()[1])
-        grid[1, 0].set_ylim(-0.05 * top, top)  # shows the markers at 0 completely
-        style.legend(grid[0, -1], grid[0, :-1])
+        figure, panels = _draw(groups, [*cosines, *shares], len(modalities), source.xlabel)
+        _mark_conflict([axes for panel, axes in panels if panel in cosines])
+        below = [axes for panel, axes in panels if panel in shares]
+        top = max(1.0, *(axes.get_ylim()[1] for axes in below))
+        for axes in below:
+            axes.set_ylim(-0.05 * top, top)  # shows the markers at 0 completely
         parts = "its tensors" if source.records else "the parameter groups that the method weights"
         note = (
-            "Above: cosine between joint and unimodal gradient over the whole encoder. Below: share of "
-            f"{parts} where it is negative. {source.note} {deviation_note(groups)}"
+            "Cosine between joint and unimodal gradient over the whole encoder, and share of "
+            f"{parts} where it is negative. {source.note} {_lines_note(groups)}"
         )
-        _finish(figure, groups, "Joint and unimodal gradients in conflict", [note], omitted)
-    return figure
+        return _curves(figure, groups, "Joint and unimodal gradients in conflict", [note, *omitted])
 
 
-def magnitude_plot(groups: Sequence[SeedGroup]) -> Figure:
+def magnitude_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Norms of joint and unimodal gradient at each encoder over training, one row per group, one column per modality.
 
     Mean and standard deviation are geometric.
@@ -120,25 +162,26 @@ def magnitude_plot(groups: Sequence[SeedGroup]) -> Figure:
     """
     groups, source, omitted = select(groups, ANY_NORM)
     with style.paper():
-        figure, panels = _row_per_group(groups, source)
+        figure, panels = _row_per_group(groups, "norm", source)
         for group, modality, axes in panels:
             axes.set_yscale("log")
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 2 and 10, not 2×10⁰ and 10¹
             for objective, metric in NORMS.items():
                 if (series := series_of(group, metric, modality, source, np.log)) is not None:
                     mean, deviation = mean_and_deviation(series[1])
                     low, high = np.exp(mean - deviation), np.exp(mean + deviation)
                     line = style.OBJECTIVES[objective]
                     style.draw_band(axes, series[0], np.exp(mean), low, high, line, f"{objective} loss")
-        _label_rows(figure, groups, "norm")
+        _legend(panels)
         deviation_text = deviation_note(
             groups, "geometric mean", "times or divided by one geometric standard deviation"
         )
         note = f"Norm of each loss's gradient over the whole encoder. {source.note} {deviation_text}"
-        _finish(figure, groups, "Magnitude of joint and unimodal gradients", [note], omitted)
-    return figure
+        return _curves(figure, groups, "Magnitude of joint and unimodal gradients", [note, *omitted])
 
 
-def weights_plot(groups: Sequence[SeedGroup]) -> Figure:
+def weights_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Weights α of joint and unimodal gradient over training: median, quartiles, and the middle 95%.
 
     They are taken over all seeds and all parameter groups for which the method decides (the tensors of an encoder, or
@@ -149,7 +192,7 @@ def weights_plot(groups: Sequence[SeedGroup]) -> Figure:
     """
     groups, source, omitted = select(groups, WEIGHTS)
     with style.paper():
-        figure, panels = _row_per_group(groups, source)
+        figure, panels = _row_per_group(groups, "weight α", source)
         for group, modality, axes in panels:
             for height in (0, 0.5, 1):
                 axes.axhline(height, color="0.85", lw=0.6, zorder=0)
@@ -161,19 +204,18 @@ def weights_plot(groups: Sequence[SeedGroup]) -> Figure:
                 lowest, low, middle, high, highest = np.transpose([_quantiles(point[:, index]) for point in points])
                 axes.fill_between(x, lowest, highest, color=line.colour, alpha=style.BAND / 2, lw=0)
                 style.draw_band(axes, x, middle, low, high, line, objective)
-        _label_rows(figure, groups, "weight α")
+        _legend(panels)
         note = (
             "Weights of the gradients. Line: median over the parameter groups for which the method decides, and over "
             "seeds; bands: quartiles, and (lighter) the middle 95%. One half each is the direction of the plain sum. "
             f"{source.note}"
         )
-        _finish(figure, groups, "Weights of joint and unimodal gradients", [note], omitted)
-    return figure
+        return _curves(figure, groups, "Weights of joint and unimodal gradients", [note, *omitted])
 
 
-def _drawn(plot: Callable[[Sequence[SeedGroup]], Figure]) -> Callable[[Path, Sequence[FinishedRun], object], str]:
+def _drawn(plot: Callable[[Sequence[SeedGroup]], Curves]) -> Callable[[Path, Sequence[FinishedRun], object], str]:
     def draw(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace | object) -> str:
-        style.save(plot(group_runs(runs)), out)
+        style.save(plot(group_runs(runs)).finished(), out)
         return ""
 
     return draw
@@ -186,18 +228,12 @@ draw_magnitude = _drawn(magnitude_plot)
 draw_weights = _drawn(weights_plot)
 
 
-def _finish(
-    figure: Figure, groups: Sequence[SeedGroup], title: str, before: Sequence[str], after: Sequence[str]
-) -> None:
-    notes = [*before, *notes_on(groups), *after]
-    style.finish(figure, f"{title}: {title_of(groups)}", notes, banner_of(groups))
+def _curves(figure: Figure, groups: Sequence[SeedGroup], title: str, notes: list[str]) -> Curves:
+    return Curves(figure, f"{title}: {title_of(groups)}", notes, notes_on(groups), banner_of(groups))
 
 
 def _modalities(groups: Sequence[SeedGroup]) -> list[str]:
     return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.modalities))
-
-
-# Accuracies
 
 
 def _plot_heads(
@@ -207,59 +243,102 @@ def _plot_heads(
     ylabel: str,
     note: str,
     zero_line: bool = False,
-) -> Figure:
-    """One panel per head that has values, with one line per group."""
-    stacks = {
-        head: {group.label: group.stacked(series(head)) for group in groups}
-        for head in ("", *(f"_{name}" for name in _modalities(groups)))
-    }
-    heads = [head for head, stack in stacks.items() if not all(np.isnan(values).all() for values in stack.values())]
+) -> Curves:
+    """One panel per head that has values."""
+
+    def over_epochs(head: str) -> Series:
+        def of(group: SeedGroup) -> tuple[Array, Array] | None:
+            values = group.stacked(series(head))
+            return None if np.isnan(values).all() else (np.arange(1.0, values.shape[1] + 1), values)
+
+        return of
+
+    heads = {"joint head": "", **{f"{name} head": f"_{name}" for name in _modalities(groups)}}
+    panels = [Panel(heading, ylabel, over_epochs(head)) for heading, head in heads.items()]
+    panels = [panel for panel in panels if any(panel.series(group) for group in groups)]
+    lacking = [g.label for g in groups if any(p.series(g) is None for p in panels if heads[p.heading])]
+    notes = [f"No unimodal curve, as the heads are not trained: {', '.join(lacking)}."] if lacking else []
     with style.paper():
-        rows, columns = max(1, math.ceil(len(heads) / MAX_COLUMNS)), min(max(len(heads), 1), MAX_COLUMNS)
-        figure = style.new_figure(style.WIDTH, rows * HEIGHT)
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        lines = style.lines([group.label for group in groups])
-        for axes in grid.flat[len(heads) :]:
-            axes.set_visible(False)
-        for axes, head in zip(grid.flat, heads, strict=False):
-            axes.set_title(f"{head[1:]} head" if head else "joint head")
-            for index, group in enumerate(groups):
-                mean, deviation = mean_and_deviation(stacks[head][group.label])
-                x, low, high = np.arange(1.0, len(mean) + 1), mean - deviation, mean + deviation
-                style.draw_band(axes, x, mean, low, high, lines[group.label], group.label, index)
-            if zero_line:
-                axes.axhline(0, color="0.6", lw=0.6, zorder=0)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axes in grid[:, 0]:
-            axes.set_ylabel(ylabel)
-        style.legend(grid[0, -1], grid.flat[: len(heads)])
-        _finish(figure, groups, title, [note], _untrained_note(groups, stacks, heads))
-    return figure
+        figure, drawn = _draw(groups, panels, min(len(panels), MAX_COLUMNS), "epoch")
+        for _, axes in drawn if zero_line else ():
+            axes.axhline(0, color="0.6", lw=0.6, zorder=0)
+        return _curves(figure, groups, title, [note, *notes])
 
 
-def _untrained_note(
-    groups: Sequence[SeedGroup], stacks: Mapping[str, Mapping[str, Array]], heads: Sequence[str]
-) -> list[str]:
-    """Names the lines that panels lack: a method that descends no unimodal loss has no such accuracy in training."""
-    lacking = [g.label for g in groups if any(h and np.isnan(stacks[h][g.label]).all() for h in heads)]
-    return [f"No unimodal curve, as the heads are not trained: {', '.join(lacking)}."] if lacking else []
+# Panels
 
 
-# Gradients
+def _lines_note(groups: Sequence[SeedGroup]) -> str:
+    """Meaning of the lines and bands of `_draw`."""
+    return deviation_note(groups) + (" In grey: the lines of the other rows." if len(groups) > SHARED else "")
+
+
+def _draw(
+    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    """Draw the panels, which groups share if they are few; return every panel with its axes, of which it may have many.
+
+    Arguments:
+        columns: of panels, if groups share them.
+    """
+    return (_shared if len(groups) <= SHARED else _in_rows)(groups, panels, columns, xlabel)
+
+
+def _shared(
+    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    """One axes per panel, with all groups, and a legend."""
+    rows = max(1, math.ceil(len(panels) / max(columns, 1)))
+    figure = style.new_figure(style.WIDTH, HEIGHT if rows == 1 else rows * FEW + AROUND)
+    grid = figure.subplots(rows, max(columns, 1), sharex=True, sharey="row", squeeze=False)
+    lines = style.lines([group.label for group in groups])
+    drawn = list(zip(panels, grid.flat, strict=False))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for number, (panel, axes) in enumerate(drawn):
+        axes.set_title(panel.heading)
+        if number % columns == 0:
+            axes.set_ylabel(panel.ylabel)
+        if number + columns >= len(panels):
+            _label_x(axes, xlabel)
+        for index, group in enumerate(groups):
+            _draw_group(axes, group, panel, lines[group.label], index)
+    style.legend(grid[0, -1], [axes for _, axes in drawn])
+    return figure, drawn
+
+
+def _in_rows(
+    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    """One row of axes per group, with the means of all other groups in grey."""
+    figure, grid = _rows([group.label for group in groups], [f"{p.heading}\n{p.ylabel}" for p in panels], xlabel)
+    colours = {label: line.colour for label, line in style.lines([group.label for group in groups]).items()}
+    for panel, column in zip(panels, grid.T, strict=True):
+        series = [panel.series(group) for group in groups]
+        for index, (group, axes) in enumerate(zip(groups, column, strict=True)):
+            for other in (*series[:index], *series[index + 1 :]):
+                if other is not None:
+                    axes.plot(other[0], mean_and_deviation(other[1])[0], color="0.75", lw=0.5, zorder=0)
+            own = series[index]
+            marker = "o" if own is not None and len(own[0]) == 1 else ""  # a line of one point cannot be seen
+            line = style.LineStyle(colours[group.label], style.SOLID, marker)
+            _draw_group(axes, group, panel, line, 0)
+    return figure, [(panel, axes) for panel, column in zip(panels, grid.T, strict=True) for axes in column]
+
+
+def _draw_group(axes: Axes, group: SeedGroup, panel: Panel, line: style.LineStyle, index: int) -> None:
+    if (series := panel.series(group)) is not None:
+        mean, deviation = mean_and_deviation(series[1])
+        style.draw_band(axes, series[0], mean, mean - deviation, mean + deviation, line, group.label, index)
 
 
 def _row_per_group(
-    groups: Sequence[SeedGroup], source: GradientSource
+    groups: Sequence[SeedGroup], ylabel: str, source: GradientSource
 ) -> tuple[Figure, list[tuple[SeedGroup, str, Axes]]]:
     """A figure with one row per group and one column per modality, and its panels."""
     modalities = _modalities(groups)
-    figure = style.new_figure(style.WIDTH, ROW * len(groups) + 0.4)
-    grid = figure.subplots(len(groups), len(modalities), sharex="col", sharey=True, squeeze=False)
-    for modality, axes in zip(modalities, grid[0], strict=True):
-        axes.set_title(modality)
-    for axes in grid[-1]:
-        _label_steps(axes, source)
+    headings = [f"{modality}\n{ylabel}" for modality in modalities]
+    figure, grid = _rows([group.label for group in groups], headings, source.xlabel, sharey="all")
     return figure, [
         (group, modality, axes)
         for group, row in zip(groups, grid, strict=True)
@@ -267,16 +346,34 @@ def _row_per_group(
     ]
 
 
-def _label_rows(figure: Figure, groups: Sequence[SeedGroup], ylabel: str) -> None:
-    """Label the rows of `_row_per_group`, and draw the legend."""
-    columns = len(figure.axes) // len(groups)
-    for index, group in enumerate(groups):
-        figure.axes[index * columns].set_ylabel(f"{group.label}\n{ylabel}")
-    style.legend(figure.axes[columns - 1], figure.axes)
+def _rows(
+    labels: Sequence[str], headings: Sequence[str], xlabel: str, sharey: Literal["all", "col"] = "col"
+) -> tuple[Figure, Any]:
+    """A figure with one labelled row of axes per label and one column per heading, and its axes."""
+    figure = style.new_figure(style.WIDTH, (FEW if len(labels) <= SHARED else MANY) * len(labels) + AROUND)
+    grid = figure.subplots(len(labels), len(headings), sharex=True, sharey=sharey, squeeze=False)
+    for heading, axes in zip(headings, grid[0], strict=True):
+        axes.set_title(heading)
+    for label, axes in zip(labels, grid[:, 0], strict=True):
+        text = textwrap.wrap(label, ROW_LABEL, max_lines=ROW_LINES, placeholder=" …")
+        size = style.FONT if len(text) < 3 else style.SMALL
+        axes.set_ylabel("\n".join(text), rotation=0, ha="right", va="center", fontsize=size)
+    for axes in grid.flat:
+        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    for axes in grid[-1]:
+        _label_x(axes, xlabel)
+    return figure, grid
 
 
-def _label_steps(axes: Axes, source: GradientSource) -> None:
-    axes.set_xlabel(source.xlabel)
+def _legend(panels: Sequence[tuple[SeedGroup, str, Axes]]) -> None:
+    """Draw the legend of `_row_per_group`, beside its first row."""
+    first = [axes for group, _, axes in panels if group is panels[0][0]]
+    style.legend(first[-1], [axes for *_, axes in panels])
+
+
+def _label_x(axes: Axes, xlabel: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.tick_params(labelbottom=True)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 

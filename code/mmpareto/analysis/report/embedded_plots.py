@@ -3,25 +3,26 @@
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from mmpareto.analysis.plots.groups import SeedGroup, group_runs
+from mmpareto.analysis.plots.groups import SeedGroup
 from mmpareto.analysis.plots.training_curves import (
+    Curves,
     accuracy_plot,
     conflict_plot,
     gap_plot,
     magnitude_plot,
     weights_plot,
 )
-from mmpareto.analysis.report.results import Results
+from mmpareto.analysis.report.results import CellResults, Results
 from mmpareto.analysis.report.sheet import Plot
 from mmpareto.analysis.tables.definitions import Table
 from mmpareto.errors import InputError
 
-LEGEND_LIMIT = 60  # characters of a line's label, beyond which a legend leaves no room for the curves
-PLOTS: dict[str, Callable[[Sequence[SeedGroup]], Figure]] = {
+PLOTS: dict[str, Callable[[Sequence[SeedGroup]], Curves]] = {
     "Accuracy over training": accuracy_plot,
     "Gap between training and test": gap_plot,
     "Conflict of joint and unimodal gradients": conflict_plot,
@@ -34,25 +35,30 @@ def embedded_plots(table: Table, results: Results) -> list[Plot]:
     """All plots of each column's runs; where the runs lack the records for one, the reason instead."""
     plots = []
     for column in table.columns:
-        cells = [cell for cell in results.values() if cell.column == column.label]
-        # Two rows may have the same runs, for example if a variant is the default.
-        runs = {result.run.folder: result.run for cell in cells for result in cell.results.values()}
+        groups = _groups([cell for cell in results.values() if cell.column == column.label])
         suffix = f": {column.label}" if len(table.columns) > 1 else ""
-        try:
-            groups = group_runs(runs.values()) if runs else []
-        except InputError as error:
-            plots.append(Plot(f"Curves{suffix}", f"Not drawn: {error}", ""))
-            continue
-        if any(len(group.label) > LEGEND_LIMIT for group in groups):
-            reason = "these runs differ in more settings than a legend can name; give some of them to code/figures.py."
-            plots.append(Plot(f"Curves{suffix}", f"Not drawn: {reason}", ""))
-            continue
+        said: set[str] = set()
         for title, draw in PLOTS.items() if groups else ():
             try:
-                plots.append(Plot(title + suffix, "", svg_of(draw(groups))))
+                curves = draw(groups)
             except InputError as error:  # the runs lack these records
                 plots.append(Plot(title + suffix, f"Not drawn: {error}", ""))
+                continue
+            # Data set, seeds and protocol are those of the first plot.
+            caption = [note for note in (*curves.notes, *curves.runs) if note not in said]
+            said.update(curves.runs)
+            plots.append(Plot(title + suffix, " ".join(caption), svg_of(curves.figure)))
     return plots
+
+
+def _groups(cells: Sequence[CellResults]) -> list[SeedGroup]:
+    """The runs of each row, under its label; of rows with the same runs, the first."""
+    groups: dict[tuple[Path, ...], SeedGroup] = {}
+    for cell in cells:
+        runs = [result.run for result in cell.results.values()]
+        if runs:
+            groups.setdefault(tuple(run.folder for run in runs), SeedGroup(cell.row, runs))
+    return [*groups.values()]
 
 
 def svg_of(figure: Figure) -> str:
