@@ -14,7 +14,7 @@ import pytest
 from fake_runs import CREMAD, JOINT, MMPARETO, PARETO, SYNTHETIC, UNIFORM, finished, missing, table_of
 from mmpareto.analysis.report.page import page
 from mmpareto.analysis.report.run_sheet import make_run_sheet
-from mmpareto.analysis.report.sheet import Interval, Plot, Sheet, SheetCell, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import VERDICTS, Interval, Plot, Sheet, SheetCell, SheetColumn, SheetRow
 from mmpareto.analysis.report.writers import latex, long_csv, markdown, write_report
 from mmpareto.errors import InputError
 
@@ -201,6 +201,29 @@ def test_the_page_supports_phones_and_dark_mode(sheet: Sheet) -> None:
     assert len(sizes) > 10 and min(sizes) * base >= 16
     boxes = [attributes for attributes in Page(html).of("div") if attributes.get("class") == "scroll"]
     assert len(boxes) >= len(Page(html).of("table")) and all(attributes["tabindex"] == "0" for attributes in boxes)
+
+
+def test_the_banner_is_on_a_page_once(sheet: Sheet) -> None:
+    assert sheet.banner
+    for write in (page, markdown):
+        assert write(sheet).count(sheet.banner) == 1
+
+
+def test_claims_begin_with_a_count_per_verdict(sheet: Sheet) -> None:
+    counts = {name: sum(claim.verdict == name for claim in sheet.claims) for name in VERDICTS}
+    assert len([count for count in counts.values() if count]) > 1
+    text = page(sheet)
+    section = text[text.index('<section id="claims"') : text.index("<ul class", text.index('<section id="claims"'))]
+    shown = re.findall(r"(holds|does not hold|undecided|not measured): (\d+)<", section)
+    assert shown[: len(VERDICTS)] == [(name, str(count)) for name, count in counts.items()]
+    assert ", ".join(f"{name}: {count}" for name, count in counts.items()) in markdown(sheet)
+
+
+def test_a_number_and_its_spread_may_be_on_two_lines(plain: Sheet) -> None:
+    texts = ["71.10 ± 0.82", "−4.52 [−24.81, +15.76]", "62.10 [61.00, 63.20]", "69.0 ± 2.5; 70.1", "75.13 [1]"]
+    rows = [SheetRow("a", [SheetCell(text, 1.0), SheetCell("")]) for text in texts]
+    found = re.findall(r'([^>]+) <span class="spread">([^<]*)</span>', page(dataclasses.replace(plain, rows=rows)))
+    assert [" ".join(pair) for pair in found] == texts[:3]
 
 
 def test_every_link_within_the_page_has_its_target(sheet: Sheet) -> None:

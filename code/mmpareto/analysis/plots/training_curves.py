@@ -1,7 +1,7 @@
 """Plots over training of several runs: accuracy, the gap to the training set, and their gradients.
 
 Each line is the mean over the seeds of a group (`groups.group_runs`). Up to three groups share their panels. More would
-hide each other there, so each has a row of panels of its own, with the means of the others in grey.
+hide each other there, so each has a row of panels of its own, with the range of all lines in grey.
 """
 
 import argparse
@@ -270,7 +270,7 @@ def _plot_heads(
 
 def _lines_note(groups: Sequence[SeedGroup]) -> str:
     """Meaning of the lines and bands of `_draw`."""
-    return deviation_note(groups) + (" In grey: the lines of the other rows." if len(groups) > SHARED else "")
+    return deviation_note(groups) + (" In grey: the range of the lines of all rows." if len(groups) > SHARED else "")
 
 
 def _draw(
@@ -310,20 +310,28 @@ def _shared(
 def _in_rows(
     groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
 ) -> tuple[Figure, list[tuple[Panel, Axes]]]:
-    """One row of axes per group, with the means of all other groups in grey."""
+    """One row of axes per group, with the range of the lines of all groups in grey."""
     figure, grid = _rows([group.label for group in groups], [f"{p.heading}\n{p.ylabel}" for p in panels], xlabel)
     colours = {label: line.colour for label, line in style.lines([group.label for group in groups]).items()}
     for panel, column in zip(panels, grid.T, strict=True):
         series = [panel.series(group) for group in groups]
-        for index, (group, axes) in enumerate(zip(groups, column, strict=True)):
-            for other in (*series[:index], *series[index + 1 :]):
-                if other is not None:
-                    axes.plot(other[0], mean_and_deviation(other[1])[0], color="0.75", lw=0.5, zorder=0)
-            own = series[index]
+        x, low, high = _range([one for one in series if one is not None])
+        for group, own, axes in zip(groups, series, column, strict=True):
+            axes.fill_between(x, low, high, color="0.9", lw=0, zorder=0)
             marker = "o" if own is not None and len(own[0]) == 1 else ""  # a line of one point cannot be seen
             line = style.LineStyle(colours[group.label], style.SOLID, marker)
             _draw_group(axes, group, panel, line, 0)
     return figure, [(panel, axes) for panel, column in zip(panels, grid.T, strict=True) for axes in column]
+
+
+def _range(series: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array]:
+    """The smallest and the largest mean over seeds at every x, all (P,); NaN where there is none."""
+    x = np.unique(np.concatenate([one[0] for one in series]))
+    low, high = np.full_like(x, np.nan), np.full_like(x, np.nan)
+    for steps, values in series:
+        index, mean = np.searchsorted(x, steps), mean_and_deviation(values)[0]
+        low[index], high[index] = np.fmin(low[index], mean), np.fmax(high[index], mean)  # which ignore NaN
+    return x, low, high
 
 
 def _draw_group(axes: Axes, group: SeedGroup, panel: Panel, line: style.LineStyle, index: int) -> None:
@@ -355,7 +363,7 @@ def _rows(
     for heading, axes in zip(headings, grid[0], strict=True):
         axes.set_title(heading)
     for label, axes in zip(labels, grid[:, 0], strict=True):
-        text = textwrap.wrap(label, ROW_LABEL, max_lines=ROW_LINES, placeholder=" …")
+        text = textwrap.wrap(label, ROW_LABEL, max_lines=ROW_LINES, placeholder=" …", break_on_hyphens=False)
         size = style.FONT if len(text) < 3 else style.SMALL
         axes.set_ylabel("\n".join(text), rotation=0, ha="right", va="center", fontsize=size)
     for axes in grid.flat:

@@ -25,12 +25,12 @@ import numpy as np
 
 from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.report.results import CellResults, Results
-from mmpareto.analysis.report.sheet import Claim
+from mmpareto.analysis.report.sheet import VERDICTS, Claim
 from mmpareto.analysis.report.statistics import Comparison, compare, signed
 from mmpareto.errors import InputError
 from mmpareto.training.run_folder import GRADIENTS, METRICS
 
-HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
+HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_MEASURED = VERDICTS
 MMPARETO_PAPER, DGL_PAPER, OURS = "MMPareto paper", "DGL paper", "our control"
 CLAIMS_TEXT = (
     "Claims of the MMPareto paper (ICML 2024) and of the DGL paper (ICCV 2025) that these runs can test, and controls "

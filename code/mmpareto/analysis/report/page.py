@@ -11,11 +11,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from mmpareto.analysis.report.sheet import Claim, Interval, Plot, Sheet, SheetColumn, SheetRow
+from mmpareto.analysis.report.sheet import Claim, Interval, Plot, Sheet, SheetColumn, SheetRow, verdict_counts
 from mmpareto.analysis.report.statistics import signed
 
 TEMPLATE = "page.html.jinja"
 MARK = re.compile(r"\[(\d+)\]")
+SPREAD = re.compile(r"([+−]?[\d.]+) (± [\d.]+|\[[^\]]+, [^\]]+\])")  # a number and its deviation or interval
 LONG = 24  # characters; cells with longer texts may be broken into lines
 
 
@@ -65,6 +66,7 @@ def page(sheet: Sheet) -> str:
         "unit": lambda title: title.removesuffix(", %") + ",\u00a0%" if title.endswith(", %") else title,
         "data_uri": _data_uri,
         "slug": _slug,
+        "counts": verdict_counts,
     }
     return environment.get_template(TEMPLATE).render(
         sheet=sheet,
@@ -75,7 +77,7 @@ def page(sheet: Sheet) -> str:
 
 
 def _marked(text: str, footnotes: int) -> Markup:
-    """The text, escaped, with its marks as links to the footnotes."""
+    """The text, escaped, with its marks as links to the footnotes; a number and its spread may be on two lines."""
 
     def link(mark: re.Match[str]) -> str:
         number = int(mark[1])
@@ -83,6 +85,8 @@ def _marked(text: str, footnotes: int) -> Markup:
             return mark[0]
         return f'<sup><a href="#note-{number}" aria-label="footnote {number}">{number}</a></sup>'
 
+    if number := SPREAD.fullmatch(text):
+        return Markup('{} <span class="spread">{}</span>').format(*number.groups())  # escapes both
     linked = MARK.sub(link, str(escape(text)))
     return Markup(linked.replace(" <sup>", "<sup>").replace(" [", "\u00a0["))
 

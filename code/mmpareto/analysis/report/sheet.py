@@ -1,7 +1,10 @@
 """A report as data: what the writers of Markdown, CSV, LaTeX and HTML need, whatever the table compares."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
+
+VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Claim:
     Attributes:
         claim: a sentence without its full stop.
         origin: who makes it, such as "MMPareto paper".
-        verdict: "holds", "does not hold", "undecided" or "not measured".
+        verdict: one of `VERDICTS`.
         evidence: mean and interval, or the command that would measure them.
         column: label of the table's column, such as a data set.
         seeds: number of seeds.
@@ -105,6 +108,12 @@ class Claim:
     column: str
     seeds: int
     source: str
+
+
+def verdict_counts(claims: Sequence[Claim]) -> dict[str, int]:
+    """Verdict → number of claims, for all verdicts in their order."""
+    counts = Counter(claim.verdict for claim in claims)
+    return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
 @dataclasses.dataclass(frozen=True)

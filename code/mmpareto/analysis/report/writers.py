@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmpareto.analysis.report.latex import latex
 from mmpareto.analysis.report.page import page
-from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetPart, SheetRow
+from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetPart, SheetRow, verdict_counts
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 
@@ -51,7 +51,9 @@ def markdown(sheet: Sheet) -> str:
     for part in sheet.parts:
         blocks += [f"## {_safe(part.title)}", _safe(part.text), _markdown_table(part.columns, part.rows)]
     if sheet.claims:
-        blocks += ["## Claims", *([f"> **{_safe(sheet.banner)}**"] if sheet.banner else []), _safe(sheet.claims_text)]
+        counts = ", ".join(f"{verdict}: {count}" for verdict, count in verdict_counts(sheet.claims).items())
+        doubt = ", on data that cannot confirm or refute them" if sheet.banner else ""
+        blocks += [f"## Claims{doubt}", f"**{len(sheet.claims)} claims – {counts}**", _safe(sheet.claims_text)]
         columns = [SheetColumn(title) for title in ("claimed by", "verdict", "evidence", "seeds", "data", "source")]
         rows = [
             SheetRow(
