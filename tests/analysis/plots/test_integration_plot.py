@@ -45,3 +45,11 @@ def test_the_command_line(tmp_path: Path, unsaved: list[Figure], capsys: pytest.
     assert figures.main(["integration", "--out", str(tmp_path / "x.png")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "x.png"), str(tmp_path / "x.pdf")]
     assert len(unsaved) == 1
+
+
+def test_the_panels_fill_the_picture() -> None:
+    figure = integration_plot()
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    assert 0.9 * figure.get_figheight() < drawn.height <= figure.get_figheight()
+    assert drawn.y0 >= 0 and drawn.width > 0.95 * figure.get_figwidth()

@@ -32,7 +32,8 @@ def integration_plot() -> Figure:
 
     Every arrow but the min-norm one is what the methods of this package leave in `.grad`.
     """
-    figure = style.new_figure(9.6, 2.75)
+    figure = style.new_figure(9.6, 2.05)
+    figure.set_layout_engine("compressed")  # no bands around panels of equal scale
     for axes, (title, pair) in zip(figure.subplots(1, 2), CASES.items(), strict=True):
         _draw_case(axes, title, *(torch.tensor(gradient) for gradient in pair))
     return figure
