@@ -56,10 +56,13 @@ BESIDE: list[tuple[str, dict[str, Any], list[str]]] = [
     ("ks --method dgl --alpha 2", {"n_classes": 33, "audio": "stft"}, ["74.78"]),
     ("ks --method dgl --alpha 3", {"audio": "stft"}, []),  # 31 classes
     ("ks --method dgl --alpha 3", {"n_classes": 33}, []),
-    ("cgmnist --method joint", {}, ["58.4"]),
-    ("cgmnist --method joint --fusion sum", {}, ["59.1"]),
-    ("cgmnist --method unimodal --modality gray", {}, ["99.3"]),
-    ("cgmnist --method unimodal --modality colour", {}, ["60.4"]),
+    ("cremad --method uniform --learning_rate 0.001", {}, ["71.10"]),  # the paper's; the recipe has the code's
+    ("cremad --method uniform --learning_rate 0.003", {}, []),
+    ("cgmnist --method joint --learning_rate 0.001", {}, ["58.4"]),
+    ("cgmnist --method joint", {}, []),
+    ("cgmnist --method joint --fusion sum --learning_rate 0.001", {}, ["59.1"]),
+    ("cgmnist --method unimodal --modality gray --learning_rate 0.001", {}, ["99.3"]),
+    ("cgmnist --method unimodal --modality colour --learning_rate 0.001", {}, ["60.4"]),
     ("modelnet40 --method uniform", {}, []),  # "late fusion"
     ("ave --method uniform", {}, []),
     ("ucf101 --method uniform --pretrained none", {}, []),
@@ -108,6 +111,22 @@ def test_another_data_set_or_method_does_not_agree(field: str, value: str) -> No
 def test_schedule_frames_and_selection_need_not_agree() -> None:
     other = dataclasses.replace(AGREEING, schedule="Adam", frames=10, selection="last epoch", seeds=5, n_test=1)
     assert other.agrees_with(settings_of(RUN))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("SGD, learning rate 0.001 in the paper and 0.002 in the code, batch 64", [0.001, 0.002]),
+        ("SGD, learning rate 0.001 decaying to 0.0001, batch 64", [0.001]),
+        ("SGD, learning rate 0.002, × 0.1 after 70 of 100 epochs", [0.002]),
+        ("Adam, 200 epochs", []),
+    ],
+)
+def test_a_stated_learning_rate_has_to_agree(schedule: str, rates: list[float]) -> None:
+    one = dataclasses.replace(AGREEING, schedule=schedule)
+    assert one.learning_rates == rates
+    for rate in (0.001, 0.002, 0.1):
+        assert one.agrees_with(settings_of(f"{RUN} --learning_rate {rate}")) == (rate in rates or not rates)
 
 
 def test_options_of_a_run_from_before_they_existed_have_their_defaults() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -22,6 +23,8 @@ WITH_AUDIO = ("cremad", "kinetics_sounds", "vggsound", "ave")
 """The data sets of which `--audio` chooses a feature."""
 
 CLASS_SET, WEIGHTS, AUDIO = "class set", "initial weights", "audio feature"
+
+LEARNING_RATE = re.compile(r"learning rate ([\d.]+)(?: in the paper and ([\d.]+) in the code)?")
 
 _NAMES = {
     "resnet18": "ResNet-18",
@@ -152,6 +155,11 @@ class Published:
         return facts
 
     @property
+    def learning_rates(self) -> list[float]:
+        """The initial learning rates that the schedule states; empty if they are not known."""
+        return [float(rate) for stated in LEARNING_RATE.findall(self.schedule) for rate in stated if rate]
+
+    @property
     def all_options(self) -> dict[str, Any] | None:
         """The value of every option of the method, which is a registered one; None if they are not known."""
         if self.options is None or (METHODS[self.method].variants and self.variant is None):
@@ -161,13 +169,16 @@ class Published:
     def differences(self, settings: Settings) -> dict[str, str | None]:
         """The facts and options that do not agree with a run of the same data set and method.
 
-        Number of frames, epochs and learning rate need not agree: the report states those of the source.
+        A learning rate has to agree if the source states one. Frames, epochs and the rest of the schedule need not: the
+        report states those of the source.
 
         Returns:
             name → the value here; None if it is not known, which never agrees.
         """
         run = facts_of(settings)
         different = {name: value for name, value in self.facts.items() if value is None or value != run[name]}
+        if self.learning_rates and settings.learning_rate not in self.learning_rates:
+            different["learning rate"] = " or ".join(f"{rate:g}" for rate in self.learning_rates)
         options = self.all_options
         if options is None:
             different["options"] = None

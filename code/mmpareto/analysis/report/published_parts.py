@@ -22,8 +22,9 @@ from mmpareto.training.settings import Settings
 
 BESIDE = (
     "Accuracies in percent as their sources give them, of the same data set, class set, method with its options, "
-    "fusion, encoder, initial weights and audio feature as the runs beside them; ours is the mean over seeds under the "
-    "protocol of this page. Frames, schedule and protocol may differ: the footnotes state those of the source."
+    "fusion, encoder, initial weights and audio feature as the runs beside them, and of the same learning rate if the "
+    "source states one; ours is the mean over seeds under the protocol of this page. Frames, the rest of the schedule "
+    "and protocol may differ: the footnotes state those of the source."
 )
 BESIDE_TITLES = (
     "data",
@@ -225,6 +226,9 @@ def _differs(figures: Sequence[Published], runs: Sequence[Settings]) -> list[str
     for name, value in _typical(figures).facts.items():
         if value is not None and value not in [run[name] for run in facts]:
             texts.append(shown(value) if name == CLASS_SET else f"{name}: {shown(value)}")
+    rates = _typical(figures).learning_rates
+    if rates and not any(settings.learning_rate in rates for settings in runs):
+        texts.append(f"learning rate: {' or '.join(f'{rate:g}' for rate in rates)}")
     other = [one.label for one in figures if _has_other_options(one, runs)]
     return texts + ([f"options: {', '.join(other)}"] if other else [])
 
