@@ -40,7 +40,7 @@ class Network(nn.Module):
         features = {"audio": self.encoders["audio"](audio).relu(), "visual": self.encoders["visual"](visual).relu()}
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         joint = self.fusion(torch.cat([*features.values()], dim=1))
-        return {"joint": joint, "unimodal": unimodal, "features": features}
+        return {"joint": joint, "unimodal": unimodal}
 
 
 def main(method: str = "mmpareto") -> None:
@@ -54,6 +54,7 @@ def main(method: str = "mmpareto") -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     integrate = METHODS[method]()
     accelerator.register_for_checkpointing(integrate)
+    encoders = accelerator.unwrap_model(model).encoders  # named: in mixed precision, the outputs are float32 copies
 
     for epoch in range(1, 4):
         correct = torch.zeros((), device=accelerator.device)
@@ -67,7 +68,7 @@ def main(method: str = "mmpareto") -> None:
                 # All micro-batches but the last are only stored; the last call integrates their sum.
                 is_last = accelerator.sync_gradients
                 with contextlib.nullcontext() if is_last else integrate.accumulate():
-                    integrate.backward(joint, unimodal, outputs=outputs, labels=labels, scale=accelerator.scaler)
+                    integrate.backward(joint, unimodal, encoders=encoders, scale=accelerator.scaler)
                 optimizer.step()  # Accelerate skips this and the next call for all micro-batches but the last
                 optimizer.zero_grad()
             correct += (outputs["joint"].argmax(dim=1) == labels).sum()

@@ -4,10 +4,8 @@ Run `python examples/torchjd_both_ways.py` after `pip install "torchjd[quadprog_
 """
 
 import torch
-from mmpareto import METHODS, MMPareto
-from mmpareto.integration.method import Method
+from mmpareto import METHODS, Method, MMPareto, Report
 from mmpareto.integration.min_norm import min_norm_weights
-from mmpareto.integration.report import Report
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchjd.aggregation import Aggregator, GramianWeightedAggregator, UPGrad, Weighting

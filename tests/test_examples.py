@@ -102,13 +102,8 @@ def test_accelerate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_the_documented_command(name: str) -> None:
     skip_without_packages(name)
-    assert run_command(name)
-
-
-@pytest.mark.slow
-def test_lightning_saves_the_state_of_a_method() -> None:
-    skip_without_packages("lightning_module.py")
-    assert "conflict_audio" in run_command("lightning_module.py", "gradnorm")
+    # GradNorm has state, which the Lightning program compares after loading its checkpoint.
+    assert run_command(name, *{"lightning_module.py": ["gradnorm"]}.get(name, []))
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
