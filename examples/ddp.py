@@ -45,6 +45,8 @@ class Network(nn.Module):
 def main() -> None:
     has_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if has_gpus else "cpu")
+    if has_gpus:
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if has_gpus else "gloo")
     torch.manual_seed(0)
     clips = make_clips(1024)
@@ -54,10 +56,9 @@ def main() -> None:
     model = DistributedDataParallel(Network().to(device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     integrate = MMPareto()
-    # Where a rank's batch may lack a modality, name the model, so that all ranks reduce the same parameters; DDP calls
-    # this find_unused_parameters:
-    #     from mmpareto import MeanReducer
-    #     integrate.reduce = MeanReducer(model)
+    # If a rank's batch may lack a modality, name the parameters, so that all ranks reduce the same ones:
+    #     integrate.reduce = MeanReducer(model)  # from mmpareto; DDP's own way is find_unused_parameters=True
+    #     integrate.backward(joint, unimodal, encoders=model.module.encoders)  # without the absent modality's loss
 
     for epoch in range(3):
         sampler.set_epoch(epoch)
