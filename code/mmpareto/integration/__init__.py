@@ -43,16 +43,34 @@ class Methods(Mapping[str, Any]):
     "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed.
     """
 
+    def __init__(self) -> None:
+        self._added: dict[str, str] = {}
+
+    def add(self, name: str, target: str) -> None:
+        """Register a method of your own: the subclass of `Method` at "module:attribute".
+
+        Raises:
+            ValueError: the target is not of that form, or the name is another method's.
+        """
+        if name in _TARGETS or self._added.get(name, target) != target:
+            raise ValueError(f"method {name!r} is registered already; choose another name")
+        if not all(target.partition(":")):
+            raise ValueError(f"method {name!r} is registered as {target!r}; give 'module:attribute'")
+        self._added[name] = target
+
     def __getitem__(self, name: str) -> Any:
         if name.startswith(TORCHJD):
             return _load("torchjd:TorchJD").of(name.removeprefix(TORCHJD))
+        if name in self._added:
+            module, _, attribute = self._added[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
         return _load(_TARGETS[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_TARGETS)
+        return iter([*_TARGETS, *self._added])
 
     def __len__(self) -> int:
-        return len(_TARGETS)
+        return len(_TARGETS) + len(self._added)
 
 
 METHODS = Methods()

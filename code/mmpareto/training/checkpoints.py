@@ -9,6 +9,7 @@ import torch
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path
 from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.plugins import import_plugins
 
 FORMAT = 1
 # Entries of both best.pt and last.pt, with their types.
@@ -42,10 +43,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU, and import the plug-ins that its run used.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this code.
+        InputError: the file is missing, damaged, or not a checkpoint of this code; or a plug-in is missing.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; give a file such as runs/<run>/best.pt.")
@@ -57,13 +58,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of this code; give a best.pt or last.pt that train.py wrote.")
     wrong = [
         name
-        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict}).items()
+        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict, "plugins": list}).items()
         if name in content and not isinstance(content[name], kind)
     ]
     if not wrong:
         wrong = [f"model[{name!r}]" for name, t in content.get("model", {}).items() if not isinstance(t, torch.Tensor)]
     if wrong:
         raise InputError(f"{path} is damaged: {', '.join(wrong)} cannot be what train.py wrote; give a whole copy.")
+    import_plugins(map(str, content.get("plugins", ())), path)
     return content
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row, unimodal_rows
 from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
-from mmpareto.models import ENCODERS
+from mmpareto.models.per_modality import encoder_name
 from mmpareto.registry import Registry
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.method_options import method_name, variant_name
@@ -93,7 +93,7 @@ def with_encoders(table: Table, spellings: Sequence[str]) -> Table:
     Raises:
         InputError: an unknown encoder.
     """
-    names = [ENCODERS.name(spelling) for spelling in dict.fromkeys(spellings)]
+    names = [encoder_name(spelling) for spelling in dict.fromkeys(spellings)]
     columns = [
         Column(f"{column.label}, {name}", with_flag(column.flags, "--encoder", name))
         for column in table.columns
