@@ -125,7 +125,7 @@ def _load(source: str, config: Any) -> nn.Module:
     if source.startswith("{"):
         return transformers.AutoModel.from_config(config)
     try:
-        return transformers.AutoModel.from_pretrained(source, config=config, local_files_only=True)
+        return transformers.AutoModel.from_pretrained(source, config=config, local_files_only=True).float()
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"--encoder hf:{source}: its weights cannot be loaded ({reason}).") from error

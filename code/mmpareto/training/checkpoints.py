@@ -43,10 +43,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU, and import the plug-ins that its run used.
+    """Load a checkpoint onto the CPU.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this code; or a plug-in is missing.
+        InputError: the file is missing, damaged, or not a checkpoint of this code.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; give a file such as runs/<run>/best.pt.")
@@ -65,7 +65,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         wrong = [f"model[{name!r}]" for name, t in content.get("model", {}).items() if not isinstance(t, torch.Tensor)]
     if wrong:
         raise InputError(f"{path} is damaged: {', '.join(wrong)} cannot be what train.py wrote; give a whole copy.")
-    import_plugins(map(str, content.get("plugins", ())), path)
     return content
 
 
@@ -88,7 +87,15 @@ def load_weights(network: MultimodalNetwork, weights: dict[str, torch.Tensor], s
 
 
 def network_of(checkpoint: dict[str, Any], source: object) -> MultimodalNetwork:
-    """The network of a checkpoint, with its weights; `source` as in `load_weights`."""
+    """The network of a checkpoint, with its weights; imports the plug-ins of its run.
+
+    Arguments:
+        source: as in `load_weights`.
+
+    Raises:
+        InputError: the checkpoint is of another architecture, or a plug-in is missing.
+    """
+    import_plugins(map(str, checkpoint.get("plugins", ())), source)
     network = build_network(**checkpoint["network"])
     load_weights(network, checkpoint["model"], source)
     return network
