@@ -46,15 +46,15 @@ class HuggingFaceEncoder(nn.Module):
             InputError: Transformers is not installed, or the model is not in the folder or of another kind.
         """
         transformers = _transformers(source)
+        if not source.startswith("{") and not (Path(source) / "config.json").is_file():
+            raise InputError(f"--encoder hf:{source} is no folder with a config.json; nothing is downloaded.")
         try:
             if source.startswith("{"):
                 config = transformers.AutoConfig.for_model(**json.loads(source))
-            elif (Path(source) / "config.json").is_file():
-                config = transformers.AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
             else:
-                raise InputError(f"--encoder hf:{source} is no folder with a config.json; nothing is downloaded.")
+                config = transformers.AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
             kind = transformers.MODEL_MAPPING[type(config)].main_input_name
-        except (OSError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"--encoder hf:{source} is not a model of Transformers ({reason}).") from error
         if kind == "pixel_values":
