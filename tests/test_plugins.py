@@ -1,5 +1,6 @@
 """Plug-ins: modules that `--plugin` imports, and the worked example in examples/plugin."""
 
+import importlib
 import json
 import os
 import re
@@ -92,12 +93,18 @@ def test_methods_are_registered_like_everything_else(monkeypatch: pytest.MonkeyP
             METHODS.add(name, target)
 
 
+@pytest.mark.parametrize("entry", ["train", "evaluate", "tables", "prepare", "figures"])
+def test_every_program_imports_plugins_before_it_parses_the_rest(entry: str) -> None:
+    with pytest.raises(InputError, match="--plugin nowhere_plugin: there is no such module"):
+        importlib.import_module(entry).main(["unknown", "--plugin", "nowhere_plugin", "--unknown"])
+
+
 # The worked example, in one process because importing PyTorch takes seconds
 
 PROGRAM = """
 import contextlib, io, sys
 sys.path.insert(0, {code!r})
-import evaluate, figures, prepare, tables, train
+import evaluate, prepare, tables, train
 
 def call(entry, words):
     print("$", entry.__name__, words, flush=True)
@@ -112,8 +119,7 @@ call(prepare, "digits " + PLUGIN)
 call(train, PLUGIN + SMALL + "--dataset digits --fusion max --method equal-norms --strength 0.5 --ckpt_path runs/a")
 call(train, "--resume runs/a --epochs 2")
 call(evaluate, "runs/a")
-call(figures, "accuracy --run runs/a --out runs/a.png " + PLUGIN)
-call(tables, "digits --dry_run --seeds 0 -- ".replace("--", PLUGIN + "--", 1) + "--epochs 2")
+call(tables, "digits --dry_run --seeds 0 " + PLUGIN + "-- --epochs 2")
 """
 
 
@@ -136,4 +142,4 @@ def test_the_worked_example_registers_a_part_of_every_kind(tmp_path: Path) -> No
     assert config["recipe"] == "digits" and config["encoder"] == ["profile=mlp", "rows=gru"]
     assert "Equal norms (strength 0.5)" in done.stdout and "8 to run" in done.stdout
     assert len((tmp_path / "runs/a/metrics.jsonl").read_text().splitlines()) == 2
-    assert (tmp_path / "runs/a/evaluation-test-best/metrics.json").is_file() and (tmp_path / "runs/a.png").is_file()
+    assert (tmp_path / "runs/a/evaluation-test-best/metrics.json").is_file()

@@ -338,7 +338,9 @@ def test_three_modalities_in_a_pair_fusion_are_an_input_error(fusion: str) -> No
 
 def test_blocks_need_an_encoder_with_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(TinyEncoder, "stages")
-    with pytest.raises(InputError, match="mmtm blocks follow an encoder's last three stages, and tiny has none"):
+    with pytest.raises(
+        InputError, match="mmtm blocks follow an encoder's last three stages, and tiny, of visual, has none"
+    ):
         tiny(blocks="mmtm")
 
 

@@ -123,7 +123,7 @@ def _pooled(output: Any) -> Tensor:
 def _load(source: str, config: Any) -> nn.Module:
     transformers = _transformers(source)
     if source.startswith("{"):
-        return transformers.AutoModel.from_config(config)
+        return transformers.AutoModel.from_config(config).float()
     try:
         return transformers.AutoModel.from_pretrained(source, config=config, local_files_only=True).float()
     except (OSError, ValueError, RuntimeError) as error:

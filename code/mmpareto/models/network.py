@@ -215,7 +215,8 @@ def _build_blocks(kind: str, names: Mapping[str, str], encoders: Mapping[str, An
     for name, module in encoders.items():
         if not hasattr(module, "stages") or len(module.widths) < 3:
             raise InputError(
-                f"{kind} blocks follow an encoder's last three stages, and {names[name]} has none; use resnet18."
+                f"{kind} blocks follow an encoder's last three stages, and {names[name]}, of {name}, has none; the "
+                "ResNets do, for images and clips."
             )
     widths = [{name: module.widths[stage] for name, module in encoders.items()} for stage in (-3, -2, -1)]
     return [block(stage_widths) for stage_widths in widths]

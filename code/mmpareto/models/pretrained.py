@@ -55,29 +55,30 @@ def load_pretrained(encoder: nn.Module, path: Path, modality: str = "") -> str:
     expected = target.state_dict()
     prefix = _prefix(list(state), set(expected), modality, path)
     given = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    unused = [name for name in state if not name.startswith(prefix)]
-    unused += [prefix + name for name in given if name not in expected and name.split(".")[0] in CLASSIFIERS]
-    given = {name: tensor for name, tensor in given.items() if prefix + name not in unused}
-    stems = [name for name, own in expected.items() if name in given and _is_other_stem(own, given[name])][:1]
-    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in expected]
-    misshapen = [name for name, own in expected.items() if name in given and given[name].shape != own.shape]
+    classifier = [name for name in given if name not in expected and name.split(".")[0] in CLASSIFIERS]
+    given = {name: tensor for name, tensor in given.items() if name not in classifier}
+    stem = next((name for name in expected if name in given and _is_other_stem(expected[name], given[name])), None)
+    kept = {name: tensor for name, tensor in given.items() if name != stem}
+    owner = f"{type(encoder).__name__} of {modality}" if modality else type(encoder).__name__
+    _check_fit(kept, {name: tensor for name, tensor in expected.items() if name != stem}, f"{path}", owner)
+    target.load_state_dict(expected | kept)
+    unused = [name for name in state if not name.startswith(prefix)] + [prefix + name for name in classifier]
+    notes = [f"{modality or owner} starts from {path}: {len(kept)} tensors"]
+    notes += [f"initial weights in {stem}, of other channels than the file's"] if stem else []
+    notes += [f"not used: {first_few(unused)}"] if unused else []
+    return "; ".join(notes)
+
+
+def _check_fit(given: dict[str, Tensor], expected: dict[str, Tensor], path: str, owner: str) -> None:
+    """Raise InputError, which names the tensors concerned, unless the file has the encoder's tensors and no others."""
     problems = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "of another shape": [name for name in misshapen if name not in stems],
+        "missing": [name for name in expected if name not in given and not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in given if name not in expected],
+        "of another shape": [n for n, tensor in expected.items() if n in given and given[n].shape != tensor.shape],
     }
     if any(problems.values()):
         details = "; ".join(f"{problem}: {first_few(names)}" for problem, names in problems.items() if names)
-        of = f" of {modality}" if modality else ""
-        raise InputError(
-            f"{path} does not hold weights for {type(encoder).__name__}{of} ({details}); give another file."
-        )
-    target.load_state_dict(expected | {name: tensor for name, tensor in given.items() if name not in stems})
-    notes = [f"{modality or type(encoder).__name__} starts from {path}: {len(given) - len(stems)} tensors"]
-    notes += [f"initial weights in {stems[0]}, of other channels than the file's"] if stems else []
-    notes += [f"not used: {first_few(unused)}"] if unused else []
-    return "; ".join(notes)
+        raise InputError(f"{path} does not hold weights for {owner} ({details}); give another file.")
 
 
 def _prefix(names: list[str], expected: set[str], modality: str, path: Path) -> str:

@@ -70,7 +70,7 @@ RECIPE_HELP = (
 )
 ENCODER_HELP = (
     "one of: {names}, timm:MODEL, hf:FOLDER, or auto (by the kind of input); for all modalities, or MODALITY=NAME for "
-    "each (see docs/encoders.md)"
+    "each (see docs/training.md)"
 )
 PRETRAINED_HELP = (
     "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
