@@ -34,7 +34,7 @@ NEEDED = {  # optional packages
 def skip_unless_runnable(name: str) -> None:
     for package in NEEDED.get(name, ()):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}: pip install -r tests/requirements.txt")
+            pytest.skip(f"needs {package}: pip install -r requirements.txt -r tests/requirements.txt")
     if name == "accelerate_loop.py" and torch.cuda.device_count() == 1:
         pytest.skip("Accelerate's two processes need two GPUs or none")
 
