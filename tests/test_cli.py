@@ -1,4 +1,9 @@
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import REPOSITORY
 from mmpareto.cli import ArgumentParser
 
 
@@ -33,3 +38,16 @@ def test_subparsers_follow_the_same_rules(capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as error:
             made.parse_args(words)
         assert error.value.code == 2 and words[-2 if len(words) > 1 else 0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_a_reader_that_leaves_early_gets_no_traceback(lines: int) -> None:
+    """The output fails at exit if it fits into a buffer, and before that otherwise."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = f"from mmpareto.cli import run\nrun(lambda words: [print('a line') for _ in range({lines})] and 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY / "code", stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

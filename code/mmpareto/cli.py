@@ -16,6 +16,7 @@ from mmpareto.errors import InputError
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def run(main: Callable[[list[str] | None], int]) -> NoReturn:
@@ -23,14 +24,21 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
 
     `main` parses `sys.argv[1:]` when its argument is None, and returns 0, or 1 if it finished but skipped something.
     Bad input (`InputError`) and a full disk are printed as one line on standard error and exit with status 2, as
-    argparse does. SIGINT exits with 130 and SIGTERM with 143, both by unwinding the stack: `finally` blocks run.
+    argparse does. SIGINT exits with 130 and SIGTERM with 143, both by unwinding the stack: `finally` blocks run. A
+    reader that leaves before the output ends, as in `… | head`, exits with 141 and no message.
     """
     # Read when torch is first imported. OpenMP threads that spin while they wait keep the cores from other processes:
     # on a busy machine, a training step takes twice as long with them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = main(None)
+        try:
+            status = main(None)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        status = BROKEN_PIPE
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = BAD_INPUT
