@@ -4,20 +4,12 @@ import argparse
 from pathlib import Path
 
 from mmpareto import plugins
-from mmpareto.cli import ArgumentParser, at_least, run
+from mmpareto.cli import ArgumentParser, at_least, run, share
 
 PROTOCOLS = ("validation", "last", "paper")
 EPILOG = """Flags of train.py after -- apply to every run: -- --image_size 48 --audio_pool 4 4 --record_gradients 10
 A run is recognised by its settings, in any folder under --runs; the same command again continues an interrupted table.
 Exit status: 0; 1 if a cell has no result; 2 for bad input; 130 or 143 when stopped, with all runs saved."""
-
-
-def share(text: str) -> tuple[int, int]:
-    """Type of --share: I/N with 1 ≤ I ≤ N, as (I, N)."""
-    number, slash, count = text.partition("/")
-    if not slash or not 1 <= int(number) <= int(count):
-        raise argparse.ArgumentTypeError(f"I/N with I from 1 to N, not {text!r}")
-    return int(number), int(count)
 
 
 def parser() -> ArgumentParser:
@@ -68,13 +60,7 @@ def parser() -> ArgumentParser:
     runs.add_argument(
         "--gpu_ids", metavar="IDS", help="for example 0,1,2,3 (default: all); one run at a time on each without --slots"
     )
-    runs.add_argument(
-        "--share",
-        type=share,
-        metavar="I/N",
-        help="on the Ith of N machines that share the runs folder: every Nth run from the Ith on, and no report, which "
-        "--report_only writes afterwards; script/slurm_table.sh does so with Slurm",
-    )
+    runs.add_argument("--share", type=share, metavar="I/N", help="every Nth run from the Ith on, without a report")
     runs.add_argument("--dry_run", action="store_true", help="only list the runs, with an estimate of their time")
     runs.add_argument("--report_only", action="store_true", help="run nothing; report the runs that are finished")
     runs.add_argument(

@@ -22,7 +22,9 @@ PAGES = [
     *(REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")),
 ]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-EXTERNAL_FLAGS = {"--nproc-per-node", "--nodes", "--hook-type"}  # of torchrun, sbatch and pre-commit
+# Flags of torchrun, sbatch, srun and pre-commit.
+EXTERNAL_FLAGS = {"--nproc-per-node", "--nodes", "--ntasks-per-node", "--hook-type"}
+EXTERNAL_FLAGS |= {"--time", "--partition", "--gpus"}
 
 
 @functools.cache
@@ -135,7 +137,7 @@ def test_commands_use_flags_that_exist(page: Path) -> None:
         call = re.search(r"(?:code/(\w+)\.py|script/(?!test|setup)(\w+)\.sh)(.*)", line)
         if call is None:
             continue
-        script = "tables" if (call[2] or "").startswith("table_") else {"gpu_check": "benchmark"}.get(call[2], "train")
+        script = "tables" if "table" in (call[2] or "") else {"gpu_check": "benchmark"}.get(call[2], "train")
         entry, words = call[1] or script, call[3].split()
         first = words[:1] if words and words[0] in subcommands(entry) else []
         if words[:1] == ["NAME"]:

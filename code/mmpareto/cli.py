@@ -111,6 +111,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def share(text: str) -> tuple[int, int]:
+    """Type of a flag whose value is I/N with 1 ≤ I ≤ N; returns (I, N)."""
+    number, slash, count = text.partition("/")
+    if not slash or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"I/N with I from 1 to N, not {text!r}")
+    return int(number), int(count)
+
+
 def truth(text: str) -> bool:
     """Type of a flag whose value is true or false."""
     if text.lower() not in ("true", "false", "1", "0"):

@@ -74,7 +74,7 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """A panel of lines.
 
     Attributes:
@@ -135,8 +135,8 @@ def conflict_plot(groups: Sequence[SeedGroup]) -> Curves:
         return of
 
     share = f"{'layers' if source.records else 'groups'} in conflict (%)"
-    cosines = [Panel(name, "cosine", series(COSINE, name, 1)) for name in modalities]
-    shares = [Panel(name, share, series(CONFLICT, name, 100)) for name in modalities]
+    cosines = [CurvePanel(name, "cosine", series(COSINE, name, 1)) for name in modalities]
+    shares = [CurvePanel(name, share, series(CONFLICT, name, 100)) for name in modalities]
     with style.paper():
         figure, panels = _draw(groups, [*cosines, *shares], len(modalities), source.xlabel)
         _mark_conflict([axes for panel, axes in panels if panel in cosines])
@@ -254,7 +254,7 @@ def _plot_heads(
         return of
 
     heads = {"joint head": "", **{f"{name} head": f"_{name}" for name in _modalities(groups)}}
-    panels = [Panel(heading, ylabel, over_epochs(head)) for heading, head in heads.items()]
+    panels = [CurvePanel(heading, ylabel, over_epochs(head)) for heading, head in heads.items()]
     panels = [panel for panel in panels if any(panel.series(group) for group in groups)]
     lacking = [g.label for g in groups if any(p.series(g) is None for p in panels if heads[p.heading])]
     notes = [f"No unimodal curve, as the heads are not trained: {', '.join(lacking)}."] if lacking else []
@@ -274,8 +274,8 @@ def _lines_note(groups: Sequence[SeedGroup]) -> str:
 
 
 def _draw(
-    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
-) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    groups: Sequence[SeedGroup], panels: Sequence[CurvePanel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[CurvePanel, Axes]]]:
     """Draw the panels, which groups share if they are few; return every panel with its axes, of which it may have many.
 
     Arguments:
@@ -285,8 +285,8 @@ def _draw(
 
 
 def _shared(
-    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
-) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    groups: Sequence[SeedGroup], panels: Sequence[CurvePanel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[CurvePanel, Axes]]]:
     """One axes per panel, with all groups, and a legend."""
     rows = max(1, math.ceil(len(panels) / max(columns, 1)))
     figure = style.new_figure(style.WIDTH, HEIGHT if rows == 1 else rows * FEW + AROUND)
@@ -308,8 +308,8 @@ def _shared(
 
 
 def _in_rows(
-    groups: Sequence[SeedGroup], panels: Sequence[Panel], columns: int, xlabel: str
-) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    groups: Sequence[SeedGroup], panels: Sequence[CurvePanel], columns: int, xlabel: str
+) -> tuple[Figure, list[tuple[CurvePanel, Axes]]]:
     """One row of axes per group, with the range of the lines of all groups in grey."""
     figure, grid = _rows([group.label for group in groups], [f"{p.heading}\n{p.ylabel}" for p in panels], xlabel)
     colours = {label: line.colour for label, line in style.lines([group.label for group in groups]).items()}
@@ -334,7 +334,7 @@ def _range(series: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array]:
     return x, low, high
 
 
-def _draw_group(axes: Axes, group: SeedGroup, panel: Panel, line: style.LineStyle, index: int) -> None:
+def _draw_group(axes: Axes, group: SeedGroup, panel: CurvePanel, line: style.LineStyle, index: int) -> None:
     if (series := panel.series(group)) is not None:
         mean, deviation = mean_and_deviation(series[1])
         style.draw_band(axes, series[0], mean, mean - deviation, mean + deviation, line, group.label, index)
