@@ -21,13 +21,11 @@ from mmpareto.analysis.speed import cost
 from mmpareto.analysis.tables import command, job, stand_in
 from mmpareto.analysis.tables.cells import Cell, Outcome
 from mmpareto.analysis.tables.definitions import QUICK_SEEDS, QUICK_STAND_IN, TABLES
-from mmpareto.analysis.tables.grid import run_grid
 from mmpareto.data.synthetic import Synthetic
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
 from prepared_clips import write_prepared
-from stage import Stage
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 REPORT = ("table.md", "table.csv", "table.tex", "report.html")
@@ -133,24 +131,6 @@ def test_a_share_is_one_of_n(value: str, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as caught:
         tables.main(["main", "--share", value])
     assert caught.value.code == 2 and "--share" in capsys.readouterr().err
-
-
-def test_shares_train_all_runs_once_and_leave_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stage = Stage(tmp_path)
-    monkeypatch.setattr(command, "run_grid", functools.partial(run_grid, programs=stage.programs))
-    words = ["refresh", "--seeds", "0", "1", "--runs", str(stage.runs), "--slots", "1"]
-    cells = stage.cells([0, 1], TABLES["refresh"])
-    stage.let(cells[0], "crash")
-    extra = ["--", "--data", str(stage.data), "--epochs", "3"]
-    assert tables.main([*words, "--share", "1/2", *extra]) == 1  # a task dies
-    assert tables.main([*words, "--share", "2/2", *extra]) == 0
-    assert "share 2 of 2: 3 of 3 cells" in capsys.readouterr().out
-    assert tables.main([*words, "--share", "1/2", *extra]) == 0  # and takes its run up again
-    trained = [call.split()[1] for call in stage.calls("trained ")]
-    assert sorted(trained) == sorted(stage.name(cell) for cell in cells)
-    assert not list(stage.runs.glob("tables/refresh"))
 
 
 @pytest.fixture
