@@ -11,7 +11,6 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:TERM@600
 #SBATCH --requeue
-#SBATCH --output=slurm-table-%A_%a.txt
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd "${SLURM_SUBMIT_DIR:-..}"; }
 if [ "${SLURM_ARRAY_TASK_ID:-}" ]; then
     # Of any other array, such as 3,7 or 0-19, a task cannot tell which runs belong to the others.
