@@ -414,3 +414,13 @@ def test_real_runs_are_drawn(trained_runs: list[Path]) -> None:
     assert names(conflict_plot(runs)) == ["Uniform", "MMPareto"]
     assert names(magnitude_plot(runs)) == ["joint loss", "unimodal loss"]
     assert "no such gradients were recorded: Uniform, Joint loss." in written(weights_plot(runs))
+
+
+def test_runs_without_an_accuracy_are_refused(tmp_path: Path) -> None:
+    history = [{key: None if key.startswith("acc") else value for key, value in one.items()} for one in accuracies(0)]
+    for runs in (
+        made(tmp_path / "one", "uniform", [history]),
+        [r for m in METHODS for r in made(tmp_path, m, [history])],
+    ):
+        with pytest.raises(InputError, match="no accuracy of any epoch"):
+            accuracy_plot(runs)

@@ -40,6 +40,7 @@ from mmpareto.analysis.plots.groups import (
     notes_on,
     title_of,
 )
+from mmpareto.errors import InputError
 
 MAX_COLUMNS = 4
 SHARED = 3  # groups at most that share panels
@@ -256,6 +257,8 @@ def _plot_heads(
     heads = {"joint head": "", **{f"{name} head": f"_{name}" for name in _modalities(groups)}}
     panels = [CurvePanel(heading, ylabel, over_epochs(head)) for heading, head in heads.items()]
     panels = [panel for panel in panels if any(panel.series(group) for group in groups)]
+    if not panels:
+        raise InputError(f"{groups[0].runs[0].folder} and all others have no accuracy of any epoch to draw.")
     lacking = [g.label for g in groups if any(p.series(g) is None for p in panels if heads[p.heading])]
     notes = [f"No unimodal curve, as the heads are not trained: {', '.join(lacking)}."] if lacking else []
     with style.paper():
