@@ -90,7 +90,11 @@ class CurvePanel:
 
 
 def accuracy_plot(groups: Sequence[SeedGroup]) -> Curves:
-    """Accuracy on the test set after every epoch, in percent: a panel for the joint head and for each unimodal head."""
+    """Accuracy on the test set after every epoch, in percent: a panel for the joint head and for each unimodal head.
+
+    Raises:
+        InputError: no run has an accuracy.
+    """
     note = f"Accuracy on the test set after every epoch; no epoch is chosen. {_lines_note(groups)}"
 
     def series(head: str) -> Callable[[FinishedRun], Array]:
@@ -103,6 +107,9 @@ def gap_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Training accuracy minus test accuracy, in percentage points; panels as in `accuracy_plot`.
 
     Training accuracy is that of the epoch's training batches: augmented, by the network before each step.
+
+    Raises:
+        InputError: as in `accuracy_plot`.
     """
     note = (
         "Accuracy over the epoch's training batches (augmented, each before its step) minus accuracy on the test set "
