@@ -111,6 +111,39 @@ def test_micro_batches_may_lack_different_modalities() -> None:
         assert set(report.losses) == ({"joint", "audio", "visual", "text"})
 
 
+def test_a_modality_of_a_later_micro_batch_alone() -> None:
+    """With encoders found behind features; "text" is at no time a loss, and so no objective of MGDA."""
+    model, method = Model(3), make("pareto")
+
+    def backward(loss: Tensor, unimodal: dict[str, Tensor], features: dict[str, Tensor]) -> None:
+        method.backward(loss, unimodal, features=features)
+
+    outputs = model(batch_of(3)[0])
+    joint, unimodal = losses_of(outputs, batch_of(3)[1])
+    method.backward(2 * joint, {name: 2 * unimodal[name] for name in ("audio", "visual")}, features=outputs.features)
+    wanted = take_grads(model)
+    for names in (["audio"], ["audio", "visual", "text"]):
+        outputs = model(batch_of(3)[0])
+        joint, unimodal = losses_of(outputs, batch_of(3)[1])
+        if names == ["audio"]:
+            with method.accumulate():
+                part = losses_of(outputs._replace(joint=outputs.contributions["audio"]), batch_of(3)[1])[0]
+                backward(0 * part, {"audio": unimodal["audio"]}, {"audio": outputs.features["audio"]})
+        else:
+            unimodal = {"audio": unimodal["audio"], "visual": 2 * unimodal["visual"]}
+            backward(2 * joint, unimodal, outputs.features)
+    assert_close(take_grads(model), wanted)
+
+
+def test_the_graph_is_freed_where_a_loss_is_absent() -> None:
+    model = Model()
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    MMPareto().backward(joint, {"audio": unimodal["audio"]}, encoders=dict(model.encoders.items()), outputs=outputs)
+    with pytest.raises(RuntimeError, match="second time"):
+        outputs.features["visual"].sum().backward()
+
+
 @pytest.mark.parametrize("name", ["uniform", "mmpareto", "pareto", "dgl", "gradnorm"])
 def test_a_frozen_encoder_trains_its_head_alone(name: str) -> None:
     model = Model()
@@ -161,6 +194,20 @@ def test_refresh_decides_nothing_at_a_step_that_lacks_a_modality() -> None:
     )
     step(model, decided, "visual")  # would decide
     assert_same_state(decided.decided, before)
+
+
+def test_refresh_decides_without_the_loss_of_a_frozen_encoder() -> None:
+    model, refreshed = Model(), Refresh(MMPareto.paper(), 2)
+    model.encoders["visual"].requires_grad_(False)
+    for _ in range(2):
+        outputs = model(batch_of()[0])
+        joint, unimodal = losses_of(outputs, batch_of()[1])
+        encoders, audio = dict(model.encoders.items()), {"audio": unimodal["audio"]}
+        wanted = MMPareto.paper().backward(joint, audio, encoders=encoders)
+        joint, unimodal = losses_of(outputs := model(batch_of()[0]), batch_of()[1])
+        report = refreshed.backward(joint, {"audio": unimodal["audio"]}, encoders=encoders, outputs=outputs)
+        assert torch.allclose(report["audio"].rescale, wanted["audio"].rescale)
+        assert torch.allclose(refreshed.decided["audio"]["weights"], wanted["audio"].weights)
 
 
 def test_methods_that_compare_modalities_say_so() -> None:
