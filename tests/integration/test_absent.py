@@ -115,9 +115,6 @@ def test_a_modality_of_a_later_micro_batch_alone() -> None:
     """With encoders found behind features; "text" is at no time a loss, and so no objective of MGDA."""
     model, method = Model(3), make("pareto")
 
-    def backward(loss: Tensor, unimodal: dict[str, Tensor], features: dict[str, Tensor]) -> None:
-        method.backward(loss, unimodal, features=features)
-
     outputs = model(batch_of(3)[0])
     joint, unimodal = losses_of(outputs, batch_of(3)[1])
     method.backward(2 * joint, {name: 2 * unimodal[name] for name in ("audio", "visual")}, features=outputs.features)
@@ -128,11 +125,12 @@ def test_a_modality_of_a_later_micro_batch_alone() -> None:
         if names == ["audio"]:
             with method.accumulate():
                 part = losses_of(outputs._replace(joint=outputs.contributions["audio"]), batch_of(3)[1])[0]
-                backward(0 * part, {"audio": unimodal["audio"]}, {"audio": outputs.features["audio"]})
+                method.backward(0 * part, {"audio": unimodal["audio"]}, features={"audio": outputs.features["audio"]})
         else:
             unimodal = {"audio": unimodal["audio"], "visual": 2 * unimodal["visual"]}
-            backward(2 * joint, unimodal, outputs.features)
+            report = method.backward(2 * joint, unimodal, features=outputs.features)
     assert_close(take_grads(model), wanted)
+    assert report.all_finite
 
 
 def test_the_graph_is_freed_where_a_loss_is_absent() -> None:
@@ -163,7 +161,8 @@ def test_a_frozen_encoder_trains_its_head_alone(name: str) -> None:
     outputs = model(batch_of()[0])
     joint, unimodal = losses_of(outputs, batch_of()[1])
     assert not unimodal["visual"].requires_grad
-    make(name).backward(joint, unimodal, encoders=dict(model.encoders.items()))
+    report = make(name).backward(joint, unimodal, encoders=dict(model.encoders.items()))
+    assert report.losses == ["joint", "audio"]
 
 
 def test_refresh_decides_nothing_at_a_step_that_lacks_a_modality() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from every_method import Model, Outputs, assert_close, assert_same_state, batch_of, losses_of, make, ready, take_grads
 from mmpareto import METHODS, MMPareto
+from mmpareto.integration.features import encoders_behind
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
@@ -43,6 +44,15 @@ def test_encoders_behind_features_are_the_models(name: str, model: Model) -> Non
         results.append((take_grads(model), method.state_dict()))
     assert_close(results[1][0], results[0][0])
     assert_same_state(results[1][1], results[0][1])
+
+
+def test_parameters_behind_a_feature_are_in_the_order_of_their_first_use() -> None:
+    first, second, third = (nn.Linear(2, 2) for _ in range(3))
+    x = torch.tanh(first(torch.ones(1, 2)))
+    x = first(x + torch.tanh(second(x)) * third(x))
+    wanted = [*first.parameters(), *second.parameters(), *third.parameters()]
+    found = encoders_behind({"audio": x})["audio"]
+    assert [*map(id, found)] == [*map(id, wanted)]
 
 
 class Record(Mapping[str, Any]):
