@@ -272,6 +272,10 @@ def unlike() -> dict[str, Any]:
     method.reduce = MeanReducer(model)
     later = ("audio", "visual") if rank == 0 else ("audio",)
     results["frozen"] = [descend(model, method, here["a"], names=names) for names in (("audio",), later)]
+    method.reduce, results["head"] = MeanReducer(model), []
+    for trained in (False, True):
+        model.heads["audio"].requires_grad_(trained)
+        results["head"].append(descend(model, method, here["a"]))
     model, method = Model(), METHODS["mmpareto"]()
     results["in part"] = [descend(model, method, here["a"])]
     model.encoders["audio"].conv.requires_grad_(False)  # type: ignore[union-attr]
@@ -327,6 +331,11 @@ def test_processes_that_differ(tmp_path: Path) -> None:
     model.encoders["visual"].requires_grad_(False)
     wanted = [expected("gradnorm", model, [(0, 1, a), (0, 1, only)], method) for a in (only, both)]
     assert_steps("frozen", wanted)
+    wanted = []
+    for trained in (False, True):
+        model.heads["audio"].requires_grad_(trained)
+        wanted.append(expected("gradnorm", model, [(0, 1, both)] * 2, method))
+    assert_steps("head", wanted)
     whole, part = Model(), Model()
     part.encoders["audio"].conv.requires_grad_(False)  # type: ignore[union-attr]
     two = [(0, 1.0, both), (0, 1.0, both)]

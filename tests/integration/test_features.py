@@ -47,12 +47,10 @@ def test_encoders_behind_features_are_the_models(name: str, model: Model) -> Non
 
 
 def test_parameters_behind_a_feature_are_in_the_order_of_their_first_use() -> None:
-    first, second, third = (nn.Linear(2, 2) for _ in range(3))
-    x = torch.tanh(first(torch.ones(1, 2)))
-    x = first(x + torch.tanh(second(x)) * third(x))
-    wanted = [*first.parameters(), *second.parameters(), *third.parameters()]
-    found = encoders_behind({"audio": x})["audio"]
-    assert [*map(id, found)] == [*map(id, wanted)]
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    x = first(torch.ones(1, 2))
+    found = encoders_behind({"audio": first(second(x)) + x})["audio"]
+    assert [*map(id, found)] == [*map(id, [*first.parameters(), *second.parameters()])]
 
 
 class Record(Mapping[str, Any]):
