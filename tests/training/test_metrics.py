@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmpareto.training.losses import is_correct, loss_of
+from mmpareto.training.losses import correctness, loss_of
 from mmpareto.training.metrics import classification_metrics, regression_metrics
 
 
@@ -103,7 +103,7 @@ def test_regression_metrics() -> None:
 def test_float_labels_are_scores_and_integer_labels_are_classes() -> None:
     outputs, scores = torch.tensor([[0.5], [-1.0]]), torch.tensor([1.0, 1.0], dtype=torch.float64)
     assert loss_of(outputs, scores).item() == pytest.approx((0.5 + 2.0) / 2)
-    assert is_correct(outputs, scores).tolist() == [True, False]
+    assert correctness(outputs, scores).tolist() == [1, 0]
     logits, labels = torch.tensor([[0.0, 1.0], [3.0, 1.0]]), torch.tensor([1, 1])
     assert loss_of(logits, labels).item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
-    assert is_correct(logits, labels).tolist() == [True, False]
+    assert correctness(logits, labels).tolist() == [1, 0]
