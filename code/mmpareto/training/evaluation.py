@@ -121,8 +121,8 @@ def head_metrics(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
     """The metrics of every head by their names in metrics.jsonl, with the suffix _<modality> for a unimodal head.
 
     For classes: loss, acc, macro_f1, map, auroc and per_class_accuracy. For several labels per sample: loss, acc,
-    exact_match, macro_f1, map, auroc, per_label_precision and per_label_auroc. For scores: loss, acc (of the sign), mae,
-    rmse, r2 and correlation.
+    exact_match, macro_f1, map, auroc, per_label_precision and per_label_auroc. For scores: loss, acc (of the sign),
+    mae, rmse, r2 and correlation.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.

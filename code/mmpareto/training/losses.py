@@ -1,7 +1,7 @@
 """Losses of a batch or a micro-batch, and the training metrics that follow from them.
 
-The labels decide (`data.loading.labels`): cross-entropy of classes, binary cross-entropy of several labels per sample, or
-mean absolute error of scores.
+The labels decide (`data.loading.labels`): cross-entropy of classes, binary cross-entropy of several labels per sample,
+or mean absolute error of scores.
 """
 
 import math
@@ -54,8 +54,8 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 def correctness(logits: Tensor, labels: Tensor) -> Tensor:
     """(B,) float64: 1 if the predicted class is the label, else 0.
 
-    With several labels per sample, the fraction of its labels whose logit has the correct sign; for scores, 1 if the sign
-    is correct (0 is negative).
+    With several labels per sample, the fraction of its labels whose logit has the correct sign; for scores, 1 if the
+    sign is correct (0 is negative).
     """
     task = task_of_batch(labels)
     if task == "multilabel":

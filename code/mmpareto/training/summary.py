@@ -124,7 +124,10 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
     used, available = summary["data"]["clips"]["test"], summary["data"].get("available", {}).get("test")
     clips = "" if available in (None, used) else f" ({used:,} of its {available:,} clips)"
     unit = ", %" if metric.percent else ""
-    lines = [f"{summary['name']}: {metric.title} on the test set{clips}{unit}", f"{'':34}epoch  joint" + _cells(modalities)]
+    lines = [
+        f"{summary['name']}: {metric.title} on the test set{clips}{unit}",
+        f"{'':34}epoch  joint" + _cells(modalities),
+    ]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():
         line = summary[key]

@@ -51,6 +51,13 @@ def batch_label(label: Any, scale: LabelScale) -> Any:
     return (label - scale.mean) / scale.std if isinstance(label, float) else label
 
 
+def has_class(label: Any, number: int) -> bool:
+    """Whether a sample with this label is of the class of this index; of a regression, every sample is of class 0."""
+    if isinstance(label, tuple):
+        return bool(label[number])
+    return isinstance(label, float) or label == number
+
+
 def class_counts(labels: Sequence[Any], classes: Sequence[str]) -> dict[str, int]:
     """Class → number of samples that have it; of a regression, the number of samples."""
     task = task_of_labels(labels)

@@ -293,6 +293,14 @@ def _names(folder: Path) -> set[str]:
 def _command(folder: Path) -> str:
     """The command that prepares a folder."""
     known = Path(folder).name in DATASETS
-    name = DATASETS.name(Path(folder).name) if known else "NAME"
+    name = DATASETS.name(Path(folder).name) if known else _recorded_name(folder)
     raw = "" if name == "synthetic" else " --raw DIR"
     return f"python code/prepare.py {name}{raw}{'' if known else f' --out {folder}'}"
+
+
+def _recorded_name(folder: Path) -> str:
+    """The data set that a folder was prepared as; NAME if that is not recorded."""
+    try:
+        return str(json.loads((Path(folder) / "prepared.json").read_text(encoding="utf-8"))["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "NAME"

@@ -1,5 +1,6 @@
 """Report of a preparation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class PreparationReport:
         prepared, already: number of clips of the split that were prepared now, and before.
         counts: "train", "test" → class → number of prepared clips.
         seconds: duration of the preparation.
+        notes: further lines, each a title of up to 16 letters and a text.
     """
 
     title: str
@@ -37,6 +39,7 @@ class PreparationReport:
     already: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     seconds: float = 0.0
+    notes: Sequence[str] = ()
 
     @property
     def complete(self) -> bool:
@@ -56,6 +59,7 @@ class PreparationReport:
         for reason, sentences in self.skipped.items():
             lines.append(f"  {reason}: {len(sentences)}")
             lines += shortened([f"    {sentences[name]}" for name in sorted(sentences)], ALL_IN_RECORD)
+        lines += self.notes
         if self.missing:
             listed = sum(len(names) for names in self.split.parts.values())
             lines.append(f"absent           {len(self.missing)} of {listed} listed clips")
