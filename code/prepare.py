@@ -57,6 +57,8 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
     print(report.text())
+    data = "" if report.out == Path("data") / dataset.name else f" --data {report.out}"
+    print(f"to train on it   python code/train.py --dataset {dataset.name}{data}")
     return report.complete or (dataset.loses_samples and not report.skipped)
 
 

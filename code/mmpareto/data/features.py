@@ -176,7 +176,8 @@ class FeatureArrays(DatasetBuilder):
             "origin": {"modalities": own.modalities},
         }
         lines = {part: [(name, *_cells(own.labels, by_name[name])) for name in ns] for part, ns in split.parts.items()}
-        report = PreparationReport(raw.stem, out, len(own.names), split, {}, [], 0, notes=own.notes)
+        report = PreparationReport(raw.stem, out, len(own.names), split, {}, [], 0, unit="samples", notes=own.notes)
+        report.sizes = {part: len(names) for part, names in split.parts.items()}
         for part, names in split.parts.items():
             report.counts[part] = class_counts([by_name[name] for name in names], own.labels.classes)
         with locked(out):

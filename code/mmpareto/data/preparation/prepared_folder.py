@@ -139,7 +139,7 @@ def write_record(
         "synthetic": info.synthetic,
         "split": report.split.sentence,
         "official_split": report.split.official,
-        "clips": {part: sum(counts.values()) for part, counts in report.counts.items()},
+        "clips": report.totals,
         **entries,
         "skipped": {kind: sorted(names) for kind, names in report.skipped.items()},
         "missing": report.missing,
