@@ -25,6 +25,7 @@ import numpy as np
 from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.feature_arrays import (
     Labels,
+    Modality,
     check_finite,
     missing_rows,
     modality_of,
@@ -69,7 +70,7 @@ class OwnArrays(NamedTuple):
         labels: of all samples.
         names: of the samples, unique.
         parts: part of each sample; None if the file has no split.
-        modalities: names of the modalities, in order.
+        modalities: name of each modality, in order → number of samples with missing values.
         notes: lines of the report.
     """
 
@@ -77,7 +78,7 @@ class OwnArrays(NamedTuple):
     labels: Labels
     names: list[str]
     parts: list[str] | None
-    modalities: list[str]
+    modalities: dict[str, int]
     notes: list[str]
 
 
@@ -162,7 +163,7 @@ class FeatureArrays(DatasetBuilder):
         started = time.monotonic()
         if seed < 0:
             raise InputError(f"--seed must be at least 0, not {seed}.")
-        own = read_own_arrays(open_arrays(raw), task, labels, modalities)
+        own = read_own_arrays(open_arrays(raw), task, labels, modalities, missing)
         by_name = dict(zip(own.names, own.labels.values, strict=True))
         parts = None if own.parts is None else dict(zip(own.names, own.parts, strict=True))
         split = own_split(by_name, parts, str(raw), test_fraction, seed)
@@ -170,10 +171,10 @@ class FeatureArrays(DatasetBuilder):
             "dataset": cls.name,
             "sha256": _digest(raw),
             "task": own.labels.task,
-            "missing": missing,
+            "missing_values": missing,
             "standardise": not no_standardise,
             "split": split.sentence,
-            "origin": {"modalities": own.modalities},
+            "origin": {"modalities": [*own.modalities]},
         }
         lines = {part: [(name, *_cells(own.labels, by_name[name])) for name in ns] for part, ns in split.parts.items()}
         report = PreparationReport(raw.stem, out, len(own.names), split, {}, [], 0, unit="samples", notes=own.notes)
@@ -188,7 +189,7 @@ class FeatureArrays(DatasetBuilder):
             index = {name: number for number, name in enumerate(own.names)}
             rows = {part: np.array([index[name] for name in names]) for part, names in split.parts.items()}
             kinds = {
-                name: _write_modality(out / ARRAYS, own, name, rows, missing, standardise=not no_standardise)
+                name: _write_modality(out / ARRAYS, own, name, rows, standardise=not no_standardise)
                 for name in own.modalities
             }
             write_csvs(out, own.labels.classes, lines)
@@ -249,12 +250,16 @@ class FeatureArrays(DatasetBuilder):
 
 
 def read_own_arrays(
-    file: ArrayFile, task: Task | None = None, label_key: str | None = None, modalities: Sequence[str] | None = None
+    file: ArrayFile,
+    task: Task | None = None,
+    label_key: str | None = None,
+    modalities: Sequence[str] | None = None,
+    missing: str = "error",
 ) -> OwnArrays:
-    """Read and check everything but the values of the modalities.
+    """Read and check all arrays; of the modalities, one is in memory at a time, and none is kept.
 
     Arguments:
-        task, label_key, modalities: as in `FeatureArrays.prepare`.
+        task, label_key, modalities, missing: as in `FeatureArrays.prepare`.
 
     Raises:
         InputError: an array is missing or cannot be used.
@@ -263,45 +268,79 @@ def read_own_arrays(
     key = label_key or next((name for name in LABELS if name in known), LABELS[0])
     if key not in known:
         raise InputError(f"{file.path} has no array {key!r}, but {first_few(known, 8)}; name the labels by --labels.")
-    names = [str(name) for name in file.read("classes").tolist()] if "classes" in known else None
-    labels = read_labels(
-        file.read(key), task, names or file.class_names.get(key) or file.class_names.get(""), f"{file.path}: {key}"
-    )
-    samples = len(labels.values)
-    chosen, unused = _choose(file, {key, *ASIDE}, modalities)
+    class_names: Sequence[str] | None = file.class_names.get(key) or file.class_names.get("")
+    if "classes" in known:
+        class_names = _texts(file.read("classes"))
+    labels = read_labels(file.read(key), task, class_names, f"{file.path}: {key}")
+    names = _sample_names(file, len(labels.values))
+    chosen, unused = _check_modalities(file, names, {key, *ASIDE}, modalities, missing)
     counts = "a score per sample" if labels.task == "regression" else f"{len(labels.classes)} classes"
     notes = [f"task             {labels.task}, {counts}", f"modalities       {', '.join(chosen)}"]
+    notes += [f"  {name}: missing values in {count} samples, filled" for name, count in chosen.items() if count]
     if unused:
-        notes.append(f"not used         {', '.join(unused)}; --modalities NAME … uses others")
-    return OwnArrays(file, labels, _sample_names(file, samples), _parts(file, samples), chosen, notes)
+        notes.append(f"not used         {', '.join(unused)} (choose by --modalities NAME …)")
+    return OwnArrays(file, labels, names, _parts(file, len(names)), chosen, notes)
 
 
-def _choose(file: ArrayFile, aside: set[str], given: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The arrays that are modalities, and those that are not used."""
-    arrays = [
-        name for name in file.readers if not (name.endswith(LENGTHS) and name.removesuffix(LENGTHS) in file.readers)
-    ]
-    candidates = [name for name in arrays if name not in aside]
+def _check_modalities(
+    file: ArrayFile, names: Sequence[str], aside: set[str], given: Sequence[str] | None, missing: str
+) -> tuple[dict[str, int], list[str]]:
+    """Check the values of all modalities.
+
+    Returns:
+        Modality → number of samples with missing values; and the names of arrays that are not used.
+    """
+    candidates = [name for name in file.readers if name not in aside and not _are_lengths(name, file)]
     absent = [name for name in given or () if name not in candidates]
     if absent:
         raise InputError(f"{file.path} has no array {absent[0]!r} for --modalities; it has {', '.join(candidates)}.")
-    chosen = [*dict.fromkeys(given)] if given else [name for name in candidates if _is_modality(file.read(name))]
+    chosen: dict[str, int] = {}
+    for name in dict.fromkeys(given or candidates):
+        array = file.read(name)
+        if given or (array.ndim > 1 and array.dtype.kind in "buif"):
+            _check_name(name, file)
+            chosen[name] = _check_values(_modality(file, name, array, len(names)), names, missing, str(file.path))
     if not chosen:
         raise InputError(f"{file.path} has no array of features, (N, F), (N, T, F) or images, beside the labels.")
-    for name in chosen:
-        if not NAME.fullmatch(name) or name == "joint":
-            raise InputError(f"{file.path}: the modality {name!r} cannot be called so; use letters, digits, _ and -.")
     return chosen, [name for name in candidates if name not in chosen]
 
 
-def _is_modality(array: np.ndarray) -> bool:
-    return array.ndim > 1 and array.dtype.kind in "buif"
+def _are_lengths(name: str, file: ArrayFile) -> bool:
+    return name.endswith(LENGTHS) and name.removesuffix(LENGTHS) in file.readers
+
+
+def _check_name(name: str, file: ArrayFile) -> None:
+    from torch import nn  # not at the top: the command line needs no torch
+
+    if not NAME.fullmatch(name) or name == "joint" or hasattr(nn.ModuleDict, name):
+        raise InputError(
+            f"{file.path}: a modality cannot be called {name!r}; rename the array, with letters, digits, _ and -, and "
+            "not as a word of PyTorch such as 'values'."
+        )
+
+
+def _check_values(modality: Modality, names: Sequence[str], missing: str, where: str) -> int:
+    """Return the number of samples with missing values; raise InputError if there are any and `missing` is "error"."""
+    check_finite(modality, where)
+    absent = missing_rows(modality)
+    if len(absent) and missing == "error":
+        samples = first_few([names[index] for index in absent])
+        raise InputError(
+            f"{where}: {modality.name} has missing values (NaN) in {len(absent)} of {len(names)} samples: {samples}; "
+            "fill them in, leave these samples out, or give --missing mean for the mean of the training set."
+        )
+    return len(absent)
+
+
+def _modality(file: ArrayFile, name: str, array: np.ndarray, samples: int) -> Modality:
+    lengths = file.read(name + LENGTHS) if name + LENGTHS in file.readers else None
+    return modality_of(name, array, lengths, samples, str(file.path))
 
 
 def _sample_names(file: ArrayFile, samples: int) -> list[str]:
     if "names" not in file.readers:
         return [f"{index:0{len(str(samples - 1))}d}" for index in range(samples)]
-    names = [str(name).strip() for name in file.read("names").tolist()]
+    names = [name.strip() for name in _texts(file.read("names"))]
     twice = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
     if len(names) != samples or twice is not None or not all(map(str.isprintable, names)) or not all(names):
         problem = (
@@ -315,9 +354,9 @@ def _parts(file: ArrayFile, samples: int) -> list[str] | None:
     """The part of each sample; None if the file has no split."""
     if "split" not in file.readers:
         return None
-    values = file.read("split").tolist()
+    split = file.read("split")
     numbers = dict(enumerate(OWN_PARTS))
-    words = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+    words = _texts(split) if split.dtype.kind in "US" else split.tolist()
     parts = [part_named(word) if isinstance(word, str) else numbers.get(word) for word in words]
     if len(parts) != samples or None in parts:
         wrong = repr(words[parts.index(None)]) if None in parts else f"{len(parts)} values"
@@ -325,6 +364,11 @@ def _parts(file: ArrayFile, samples: int) -> list[str] | None:
             f"{file.path}: split is not train, valid or test (or 0, 1 or 2) for each of the {samples} samples: {wrong}."
         )
     return [part for part in parts if part is not None]
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    """The elements of an array as text."""
+    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in array.ravel().tolist()]
 
 
 def _digest(raw: Path) -> str:
@@ -343,20 +387,10 @@ def _digest(raw: Path) -> str:
 
 
 def _write_modality(
-    folder: Path, own: OwnArrays, name: str, rows: Mapping[str, np.ndarray], missing: str, *, standardise: bool
+    folder: Path, own: OwnArrays, name: str, rows: Mapping[str, np.ndarray], *, standardise: bool
 ) -> dict[str, Any]:
     """Write the arrays of a modality; return its entry of prepared.json."""
-    file, where = own.file, str(own.file.path)
-    lengths = file.read(name + LENGTHS) if name + LENGTHS in file.readers else None
-    modality = modality_of(name, file.read(name), lengths, len(own.names), where)
-    check_finite(modality, where)
-    absent = missing_rows(modality)
-    if len(absent) and missing == "error":
-        samples = first_few([own.names[index] for index in absent])
-        raise InputError(
-            f"{where}: {name} has missing values (NaN) in {len(absent)} of {len(own.names)} samples: {samples}; fill "
-            "them in, leave these samples out, or give --missing mean for the mean of the training set."
-        )
+    modality = _modality(own.file, name, own.file.read(name), len(own.names))
     statistics = statistics_of(modality.rows(rows["train"]))
     for part, indices in rows.items():
         chosen = modality.rows(indices)
@@ -369,7 +403,7 @@ def _write_modality(
     if standardise:
         _save(folder / f"{name}_mean.npy", statistics.mean)
         _save(folder / f"{name}_std.npy", statistics.std)
-    return entry | {"standardised": standardise, "samples_with_missing_values": len(absent)}
+    return entry | {"standardised": standardise, "samples_with_missing_values": own.modalities[name]}
 
 
 def _save(path: Path, array: np.ndarray) -> None:

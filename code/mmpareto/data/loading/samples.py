@@ -109,6 +109,23 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         return Sample(inputs, batch_label(self.labels[index], self.label_scale), index, flips)
 
 
+def standardised(description: Mapping[str, Any], name: str, values: Tensor) -> Tensor:
+    """Values of a modality as the data set `features` standardises them; of any other, and of images, unchanged.
+
+    Arguments:
+        description: of the data set that the model was trained on (`PreparedDataset.description`).
+        name: of the modality.
+        values: as in the raw file: (F,), (T, F) without a mask, or (C, H, W). Missing ones become 0, the mean of the
+            training set.
+    """
+    entry = description.get("arrays", {}).get(name, {})
+    if "mean" not in entry:
+        return values
+    shape = (-1, 1, 1) if entry["kind"] == "map" else (-1,)
+    mean, std = (torch.tensor(entry[key], dtype=torch.float64).view(shape) for key in ("mean", "std"))
+    return ((values.double() - mean) / std).nan_to_num(nan=0.0).float()
+
+
 def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the inputs of a clip that is in no prepared folder, as evaluation would read them from one.
 

@@ -40,10 +40,13 @@ class ArrayFile(NamedTuple):
         """
         try:
             return self.readers[name]()
+        except InputError:
+            raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            problem = "holds Python objects, which could run code" if "allow_pickle" in str(error) else f"{error}"
+            problem = "it holds Python objects, which could run code" if "allow_pickle" in str(error) else f"{error}"
             raise InputError(
-                f"{self.path}: the array {name!r} cannot be read ({problem}); save it as numbers."
+                f"{self.path}: the array {name!r} cannot be read ({problem}); save "
+                "numbers, or strings as .astype(str), or leave it out by --modalities."
             ) from None
 
 
@@ -160,7 +163,9 @@ def _padded(parts: Iterable[Any], path: Path, column: str) -> np.ndarray:
     widths = {shape[1:] for shape in shapes if shape[:1] != (0,)}  # an empty sequence does not know its width
     if len(widths) != 1 or len(next(iter(widths))) != 1:
         few = first_few(map(str, sorted(shapes)))
-        raise InputError(f"{path}: the rows of {column} have different shapes ({few}); bring them to one size first.")
+        raise InputError(
+            f"{path}: the rows of {column} have different shapes ({few}); bring them to one size, or leave them out by --modalities."
+        )
     steps, (width,) = max(map(len, arrays)), widths.pop()
     filled = np.zeros((len(arrays), steps, width), next(array for array in arrays if len(array)).dtype)
     for index, array in enumerate(arrays):
