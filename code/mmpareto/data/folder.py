@@ -378,9 +378,9 @@ def choose_modalities(
         if without:
             lacking[REASONS[modality]] = {name: f"{name}: it has no {MODALITIES[modality]}" for name in without}
             taken.update(without)
-            rest = [other for other in wanted if other != modality]
-            notes += [f"  {len(without)} clips without {MODALITIES[modality]} are left out; --modalities "
-                      f"{' '.join(rest)} would use them"] if rest else []  # fmt: skip
+            rest = " ".join(other for other in wanted if other != modality)
+            hint = f"; --modalities {rest} would use them" if rest else ""
+            notes.append(f"  clips without {MODALITIES[modality]} are left out ({len(without)}){hint}")
     if streams and len(taken) == len(streams):
         raise InputError(f"no clip has {' and '.join(wanted)}; choose one with --modalities.")
     return wanted, lacking, notes

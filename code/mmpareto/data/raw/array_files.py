@@ -164,7 +164,8 @@ def _padded(parts: Iterable[Any], path: Path, column: str) -> np.ndarray:
     if len(widths) != 1 or len(next(iter(widths))) != 1:
         few = first_few(map(str, sorted(shapes)))
         raise InputError(
-            f"{path}: the rows of {column} have different shapes ({few}); bring them to one size, or leave them out by --modalities."
+            f"{path}: the rows of {column} have different shapes ({few}); bring them to one size, or leave them out "
+            "by --modalities."
         )
     steps, (width,) = max(map(len, arrays)), widths.pop()
     filled = np.zeros((len(arrays), steps, width), next(array for array in arrays if len(array)).dtype)
