@@ -12,6 +12,7 @@ from mmpareto.files import atomic_path
 
 VALUES_AT_ONCE = 1 << 23  # 64 MB in float64
 CHANNELS = (1, 2, 3, 4)  # of an image
+FEW = 20  # classes, of which each may have a single sample
 
 
 class Modality(NamedTuple):
@@ -119,11 +120,16 @@ def modality_of(name: str, array: np.ndarray, lengths: np.ndarray | None, sample
 
 
 def _channels_first(array: np.ndarray, position: str) -> np.ndarray:
-    first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
-    if first == last and array.shape[2] != array.shape[3 if first else 1]:
-        # Neither or both could be channels, and no two equal sides tell height and width.
+    """(N, C, H, W) of (N, C, H, W) or (N, H, W, C); maps may have any number of channels if these come first."""
+    _, first, middle, last = array.shape
+    is_first, is_last = first in CHANNELS, last in CHANNELS
+    if is_first and is_last:  # equal sides tell height and width
+        is_first, is_last = middle == last, first == middle
+    elif array.dtype != np.uint8 and not is_last:
+        is_first = True
+    if is_first == is_last:
         raise InputError(f"{position}: neither (N, C, H, W) nor (N, H, W, C) with 1 to 4 channels; transpose it.")
-    return array if first else np.moveaxis(array, 3, 1)
+    return array if is_first else np.moveaxis(array, 3, 1)
 
 
 # --- labels ---
@@ -190,7 +196,7 @@ def _recognised(labels: np.ndarray, where: str) -> Task:
             )
         return "multilabel"
     integral = np.array_equal(labels, np.round(labels))
-    many = len(np.unique(labels)) > max(len(labels) // 2, 2)
+    many = len(np.unique(labels)) > max(len(labels) // 2, FEW)
     if integral and (labels.dtype.kind == "f" or many):
         kind = "whole numbers in floating point" if labels.dtype.kind == "f" else "integers that hardly repeat"
         raise InputError(f"{where} are {kind}; give --task classification or --task regression.")
