@@ -145,9 +145,9 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "mosei": ("mosei", sentiment(MOSEI), ("--n_classes", "2")),
     "chsims": ("chsims", sentiment(CHSIMS), ("--n_classes", "5")),
     "folder": ("folder", own_clips, IMAGES),
-    "features, classes": ("features", own_features("classification"), ("--method", "ogm")),
+    "features, classes": ("features", own_features("classification"), ()),
     "features, several labels": ("features", own_features("multilabel"), ()),
-    "features, scores": ("features", own_features("regression"), ("--method", "joint")),
+    "features, scores": ("features", own_features("regression"), ()),
 }
 WHOLE = ("mosi", "mosei", "chsims", "cgmnist", "avdigits", "features")  # prepared in this process
 
