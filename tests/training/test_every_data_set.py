@@ -146,7 +146,7 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "chsims": ("chsims", sentiment(CHSIMS), ("--n_classes", "5")),
     "folder": ("folder", own_clips, IMAGES),
     "features, classes": ("features", own_features("classification"), ()),
-    "features, several labels": ("features", own_features("multilabel"), ()),
+    "features, several labels": ("features", own_features("multilabel"), ("--drop_last", "train")),
     "features, scores": ("features", own_features("regression"), ()),
 }
 WHOLE = ("mosi", "mosei", "chsims", "cgmnist", "avdigits", "features")  # prepared in this process
