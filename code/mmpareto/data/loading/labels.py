@@ -52,7 +52,7 @@ def batch_label(label: Any, scale: LabelScale) -> Any:
 
 
 def has_class(label: Any, number: int) -> bool:
-    """Whether a sample with this label is of the class of this index; of a regression, every sample is of class 0."""
+    """True if a sample with this label is of the class of this index; of a regression, every sample is of class 0."""
     if isinstance(label, tuple):
         return bool(label[number])
     return isinstance(label, float) or label == number

@@ -145,7 +145,7 @@ def _lengths(parts: Iterable[Any], column: str) -> np.ndarray:
 
 
 def _is_ragged(feature: Any) -> bool:
-    """Whether a column may hold sequences of steps of several features, of different lengths."""
+    """True if a column may hold sequences of steps of several features, of different lengths."""
     inner = getattr(feature, "feature", None)
     return inner is not None and hasattr(inner, "feature")
 
