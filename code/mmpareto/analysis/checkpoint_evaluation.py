@@ -24,9 +24,12 @@ from mmpareto.training.evaluation import Predictions, extra_metrics, head_metric
 
 TITLES = {
     "accuracy": "accuracy",
+    "exact_match": "exact match",
     "macro_f1": "macro-F1",
     "mAP": "mAP",
+    "auroc": "AUROC",
     "mae": "MAE",
+    "r2": "R²",
     "correlation": "correlation",
 }
 MAX_NAMES = 6  # classes in a message
