@@ -153,17 +153,10 @@ class ClipFolder(ClipDatasetBuilder):
                 "class into a folder of their own, DIR/<class>/<clip>.mp4, or list them with --list."
             )
         streams, unreadable = _read_streams(clips, workers or available_cores())
-        if not streams:
-            sentences = [sentence for names in unreadable.values() for sentence in names.values()]
-            raise InputError(f"none of the {len(clips)} clips can be opened; the first: {sentences[0]}")
         wanted, lacking, notes = choose_modalities(streams, modalities)
-        skipped = {reason: dict(names) for reason, names in found.skipped.items()}
-        for reason, names in (*unreadable.items(), *lacking.items()):
-            skipped.setdefault(reason, {}).update(names)
-        left_out = {name for names in (*unreadable.values(), *lacking.values()) for name in names}
-        usable = {name: clip for name, clip in clips.items() if name not in left_out}
-        parts = {name: clip.part or "" for name, clip in usable.items()} if found.split_source else None
+        usable = {name: clips[name] for name in streams if not any(name in names for names in lacking.values())}
         labels = {name: clip.label for name, clip in usable.items()}
+        parts = {name: clip.part or "" for name, clip in usable.items()} if found.split_source else None
         split = own_split(labels, parts, found.split_source or "", test_fraction, seed)
         _record_sources(out, clips.values())
         return clip_preparation.prepare_clips(
@@ -178,7 +171,7 @@ class ClipFolder(ClipDatasetBuilder):
             seed=seed,
             workers=workers,
             found=len(clips) + sum(map(len, found.skipped.values())),
-            skipped=skipped,
+            skipped=found.skipped | unreadable | lacking,
             entries={"modalities": wanted},
             notes=[*found.notes, *notes],
         )
@@ -327,11 +320,17 @@ class _Streams(NamedTuple):
 def _read_streams(
     clips: Mapping[str, FoundClip], workers: int
 ) -> tuple[dict[str, frozenset[str]], dict[str, dict[str, str]]]:
-    """Clip → kinds of its streams; and reason → clip → sentence, of those that cannot be opened."""
+    """Clip → kinds of its streams; and reason → clip → sentence, of those that cannot be opened.
+
+    Raises:
+        InputError: none can be opened.
+    """
     results = outcomes(_streams_of, [*clips.items()], workers, _crashed)
     bar = progress(results, total=len(clips), unit="clip", desc="opening", disable=None)
     read = {streams.name: streams for streams in bar}
     unreadable = {name: streams.problem for name, streams in sorted(read.items()) if streams.problem is not None}
+    if len(unreadable) == len(clips):
+        raise InputError(f"none of the {len(clips)} clips can be opened; the first: {next(iter(unreadable.values()))}")
     kinds = {name: read[name].kinds for name in clips if name not in unreadable}
     return kinds, {"unreadable file": unreadable} if unreadable else {}
 
