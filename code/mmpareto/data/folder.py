@@ -232,7 +232,7 @@ def find_in_folders(raw: Path) -> FoundClips:
             f"{first_few(beside)}; move these, or list all clips with --list."
         )
     clips = [FoundClip(path, words[1], part_named(words[0]), words) for path, words in paths.items()]
-    return FoundClips(clips, f"{raw} ({', '.join(sorted(folders))})", reasons, notes)
+    return FoundClips(clips, f"{raw.name} ({', '.join(sorted(folders))})", reasons, notes)
 
 
 def find_listed(list_file: Path, raw: Path) -> FoundClips:
@@ -268,7 +268,7 @@ def find_listed(list_file: Path, raw: Path) -> FoundClips:
     if not clips:
         first = f" ({next(iter(missing.values()))})" if missing else ""
         raise InputError(f"{list_file} lists no file that exists{first}; paths are relative to --raw, {raw}.")
-    source = str(list_file) if "split" in columns else None
+    source = list_file.name if "split" in columns else None
     return FoundClips(clips, source, {"file does not exist": missing} if missing else {}, [])
 
 
