@@ -46,7 +46,7 @@ from mmpareto.data.preparation.prepared_folder import (
     write_record,
 )
 from mmpareto.data.preparation.report import PreparationReport
-from mmpareto.data.preparation.splits import OWN_PARTS, OWN_TEST_FRACTION, own_split, part_named
+from mmpareto.data.preparation.splits import OWN_PARTS, OWN_TEST_FRACTION, Split, own_split, part_named
 from mmpareto.data.raw.array_files import FORMS, LENGTHS, ArrayFile, open_arrays
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path, write_text
