@@ -162,7 +162,7 @@ class ClipFolder(ClipDatasetBuilder):
         return clip_preparation.prepare_clips(
             [RawClip(name, clip.label, clip.path, clip.path) for name, clip in usable.items()],
             split,
-            DatasetInfo(cls.name, (list_file or raw).resolve().stem, False, tuple(classes)),
+            DatasetInfo(cls.name, _title(list_file or raw, out), False, tuple(classes)),
             out=out,
             fps=fps,
             audio=audio if "audio" in wanted else (),
@@ -383,6 +383,12 @@ def choose_modalities(
     if streams and len(taken) == len(streams):
         raise InputError(f"no clip has {' and '.join(wanted)}; choose one with --modalities.")
     return wanted, lacking, notes
+
+
+def _title(raw: Path, out: Path) -> str:
+    """The name of the raw folder or the list; of an archive, which is unpacked to `out`/raw, that of `out`."""
+    raw, out = raw.resolve(), out.resolve()
+    return out.name if raw.is_relative_to(out) else raw.stem
 
 
 def _record_sources(out: Path, clips: Iterable[FoundClip]) -> None:
