@@ -31,7 +31,7 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W), or (B, T, C, H, W) for T frames, to (B, 512), averaged over space and frames."""
-        batch = len(x)
+        batch = x.shape[0]
         for stage in self.stages():
             x = stage(x)
         return self.pool(x, batch)
@@ -47,4 +47,4 @@ class ResNet18(nn.Module):
 
     def pool(self, x: Tensor, batch: int) -> Tensor:
         """The last map (B·T, 512, H, W) averaged over space and frames: (B, 512)."""
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, len(x) // max(batch, 1))).mean(dim=1)  # a batch may be empty
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, x.shape[0] // max(batch, 1))).mean(dim=1)  # a batch may be empty
