@@ -14,7 +14,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "checkpoint", type=Path, nargs="?", metavar="RUN",
-        help="folder of a run, for its best.pt; or a checkpoint (best.pt, last.pt, or a .pth of the released code)",
+        help="folder of a run, for its best.pt; or a checkpoint (best.pt, last.pt, .safetensors of export.py, or a "
+        ".pth of the released code)",
     )  # fmt: skip
     made.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     made.add_argument("--data", type=Path, metavar="DIR", help="prepared data set (default: that of the training)")
@@ -25,8 +26,17 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--fps", type=at_least(1), help="with --clip: frames per second, where the checkpoint lacks them")
     made.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: evaluation-<split>-<name> beside the checkpoint"
-    )
+        "--without", nargs="+", default=[], metavar="MODALITY",
+        help="predict without these modalities, which are not read",
+    )  # fmt: skip
+    made.add_argument(
+        "--temperature", action="store_true",
+        help="calibrate the probabilities by a temperature per head, fitted to the run's validation set",
+    )  # fmt: skip
+    made.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="default: evaluation-<split>-<name>[-without-<modality>] beside the checkpoint",
+    )  # fmt: skip
     made.add_argument("--gpu_ids", default="auto", help="a GPU's id, or cpu (default: a GPU if there is one)")
     made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
     made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
@@ -38,24 +48,32 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parsed(arguments)
 
     from mmpareto.analysis import checkpoint_evaluation as evaluation
-    from mmpareto.analysis.trained import open_trained
+    from mmpareto.analysis.trained import load
     from mmpareto.training.devices import allow_tf32, choose_devices
 
     device, _ = choose_devices(given.gpu_ids)
     allow_tf32(False)
-    trained = open_trained(given.checkpoint, given.dataset)
+    how = device, given.batch_size, given.workers
+    trained = load(given.checkpoint, given.dataset)
     print("\n".join(trained.notes))
+    names = evaluation.remaining(trained, given.without)
+    calibration = None
+    if given.temperature:
+        validation = evaluation.validation_set(trained, given.data, given.without)
+        calibration = evaluation.fit_calibration(trained, validation, *how)
     if given.clip is not None:
-        audio, video = given.clip[0], given.clip[-1]
-        probabilities = evaluation.predict_clip(trained, audio, video, device, given.fps)
-        print(evaluation.probability_table(probabilities, trained.description["classes"]))
+        trained.model.to(device)
+        clip = trained.preprocess.clip(given.clip, names)
+        temperatures = calibration.temperatures if calibration else None
+        print(evaluation.probability_table(trained.predict(clip, fps=given.fps, temperatures=temperatures)))
     else:
-        out = given.out or trained.path.parent / f"evaluation-{given.split}-{trained.path.stem}"
-        dataset = evaluation.open_split(trained, given.split, given.data)
+        suffix = f"-without-{'-'.join(n for n in trained.modalities if n not in names)}" if given.without else ""
+        out = given.out or trained.path.parent / f"evaluation-{given.split}-{trained.path.stem}{suffix}"
+        dataset = evaluation.open_split(trained, given.split, given.data, given.without)
         evaluation.make_folder(out)
-        predictions = evaluation.predict_split(trained, dataset, device, given.batch_size, given.workers)
-        evaluation.write_results(out, trained, dataset, predictions)
-        print(evaluation.metrics_table(predictions))
+        predictions = evaluation.predict_split(trained, dataset, *how)
+        evaluation.write_results(out, trained, dataset, predictions, calibration)
+        print(evaluation.metrics_table(trained, predictions, calibration))
         print(f"metrics.json, per_clip.csv and confusion.png of {len(dataset)} clips: {out}")
     if trained.banner:
         print(trained.banner)
@@ -65,8 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     made = parser()
     given = made.parse_args(arguments)
-    if given.checkpoint is None and len(given.clip or ()) > 1:  # --clip takes all words that follow it
-        given.checkpoint = given.clip.pop()
+    if given.checkpoint is None:  # --clip and --without take all words that follow them
+        for words in (given.clip, given.without):
+            if len(words or ()) > 1 and given.checkpoint is None:
+                given.checkpoint = Path(words.pop())
     if given.checkpoint is None:
         made.error("the following arguments are required: RUN")
     if len(given.clip or ()) > 2:

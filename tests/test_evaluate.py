@@ -17,8 +17,7 @@ import raw_mp4
 import torch
 import torchvision
 from mmpareto import cli
-from mmpareto.analysis.checkpoint_evaluation import predict_clip
-from mmpareto.analysis.trained import open_trained
+from mmpareto.analysis.trained import load
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
@@ -157,7 +156,7 @@ def test_untrained_heads_without_a_probe_are_reported(joint_run: Path, tmp_path:
     checkpoint = torch.load(joint_run / "last.pt", weights_only=True)
     del checkpoint["probe"]
     torch.save(checkpoint | {"epoch": 2, "steps": 1}, tmp_path / "last.pt")
-    stopped, heads = open_trained(tmp_path / "last.pt").notes
+    stopped, heads = load(tmp_path / "last.pt").notes
     assert "stopped in epoch 2, after step 1" in stopped and "untrained" in heads
 
 
@@ -428,13 +427,13 @@ def test_a_raw_clip_gives_the_result_of_the_prepared_clip(
     run = trained_run(prepared, tmp_path / "run", "--protocol", "paper", *more)
     assert evaluated(run / "best.pt") == 0
     rows = read_table(run / "evaluation-test-best" / "per_clip.csv")
-    trained = open_trained(run / "best.pt")
-    classes = trained.description["classes"]
+    trained = load(run / "best.pt")
+    classes = trained.classes
     for row in rows:
-        result = predict_clip(trained, *clip_files(raw, row["clip"]), torch.device("cpu"))
+        result = trained.predict(clip_files(raw, row["clip"]))
         for head in HEADS:
             expected = [float(row[f"{head}_{name}"]) for name in classes]
-            np.testing.assert_allclose(result[head].numpy(), expected, atol=1e-5, rtol=0)
+            np.testing.assert_allclose([*result[head].values()], expected, atol=1e-5, rtol=0)
     capsys.readouterr()
     row = rows[0]
     assert evaluated(run / "best.pt", "--clip", *clip_files(raw, row["clip"])) == 0

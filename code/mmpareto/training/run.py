@@ -139,6 +139,8 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
+    shapes = {name: list(x.shape) for name, x in data.train_fixed[0].inputs.items()}
+    network.absent, network.input_shapes = method.absent, shapes
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
@@ -150,6 +152,8 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
+        "settings": to_config(settings),
+        "input_shapes": shapes,
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
