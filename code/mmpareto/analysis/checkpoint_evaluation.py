@@ -143,8 +143,8 @@ def validation_set(trained: Trained, folder: Path | None = None, without: Sequen
         return open_split(trained, "valid", folder, without)
     if run.protocol != "validation":
         raise InputError(
-            f"{run.folder} was trained on the whole training set (--protocol {run.protocol}): no validation set is left "
-            "to fit a temperature to; train with --protocol validation."
+            f"{run.folder} was trained on the whole training set (--protocol {run.protocol}): no validation set is "
+            "left to fit a temperature to; train with --protocol validation."
         )
     training = open_split(trained, "train", folder, without)
     if layout.fingerprint(folder) != run.fingerprint:

@@ -140,7 +140,7 @@ class Preprocessing:
         return rate
 
     def _shapes_of_clips(self) -> dict[str, Sequence[int]]:
-        """The shapes of clips' inputs, which follow from the options: older checkpoints lack them; {} for other data."""
+        """The shapes of clips' inputs, which follow from the options; {} for other data."""
         if not self.of_clips:
             return {}
         files = FEATURE_FILES[self.description["audio"]]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Trained:
         folder: of the prepared data set when the network was trained.
         description: of the input (`PreparedDataset.description`); lacks "classes", "fps" and "normalisation" where the
             file lacks them.
+        architecture: the arguments of `build_network`.
+        method: that trained it; None where it is not known.
         settings: of the training, as in config.json; {} where they are not known.
         preprocess: samples as they come → a batch for the model; see `Preprocessing`.
         unimodal_heads: whether they were trained, are linear probes, or are as initialised and mean nothing.
@@ -60,6 +62,8 @@ class Trained:
     dataset: str
     folder: Path
     description: dict[str, Any]
+    architecture: dict[str, Any]
+    method: str | None
     settings: dict[str, Any]
     preprocess: Preprocessing
     unimodal_heads: Literal["trained", "probe", "untrained"]
@@ -165,7 +169,8 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
     heads = content.get("unimodal_heads") or _unimodal_heads(content)
     preprocess = Preprocessing(content["dataset"], content["data"], content.get("input_shapes", {}), path)
     model.input_shapes = preprocess.shapes
-    if method := method_class(content.get("method") or settings.get("method", "")):
+    name = content.get("method") or settings.get("method")
+    if method := method_class(name or ""):
         model.absent = method.absent
     return Trained(
         path=path,
@@ -173,11 +178,13 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         dataset=content["dataset"],
         folder=Path(content["data_folder"]),
         description=content["data"],
+        architecture=content["network"],
+        method=name,
         settings=settings,
         preprocess=preprocess,
         unimodal_heads=heads,
         epoch=content["epoch"] - (content["selected_on"] == "last" and not content.get("steps")),  # else the next one
-        notes=_notes(content, heads),
+        notes=content.get("notes") or _notes(content, heads),
         amp=content.get("amp"),
     )
 
@@ -233,7 +240,8 @@ def _released(path: Path, dataset: str) -> Trained:
     joint = weights.get("fusion.fc_out.weight")
     if not channels or joint is None:
         raise InputError(f"{path} lacks the encoders or the joint head of the released MMPareto code's model.")
-    model = build_network(channels, len(joint))
+    architecture = {"channels": channels, "n_classes": len(joint)}
+    model = build_network(**architecture)
     load_weights(model, weights, path)
     notes = ["a checkpoint of the released code: the epoch that was best on its test set"]
     if unmatched:
@@ -245,5 +253,17 @@ def _released(path: Path, dataset: str) -> Trained:
         "normalisation": {name: sources[name] for name in channels if name in sources},
     }
     preprocess = Preprocessing(dataset, description, {}, path)
-    folder = Path("data") / dataset
-    return Trained(path, model.eval(), dataset, folder, description, {}, preprocess, "trained", None, notes)
+    return Trained(
+        path=path,
+        model=model.eval(),
+        dataset=dataset,
+        folder=Path("data") / dataset,
+        description=description,
+        architecture=architecture,
+        method=None,
+        settings={},
+        preprocess=preprocess,
+        unimodal_heads="trained",
+        epoch=None,
+        notes=notes,
+    )

@@ -22,6 +22,7 @@ from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label
 from mmpareto.training.method_options import make_method
+from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
 from mmpareto.training.settings import Request, Settings, to_config
 from mmpareto.training.stop import Stopped
@@ -61,6 +62,8 @@ def _train(request: Request, processes: Processes) -> int:
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
+        if processes.is_rank0:
+            write_model_card(trainer.folder)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
         resume = f"{_python()} code/train.py --resume {trainer.folder}"
