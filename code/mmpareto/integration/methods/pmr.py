@@ -12,7 +12,7 @@ from mmpareto.integration.differentiation import Gradients, Pass
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
-from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect, collect_joint
+from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice, check_decay, check_epoch_range, check_positive
 from mmpareto.integration.report import EncoderReport
 
@@ -144,7 +144,7 @@ class PMR(Method):
     # --- a step ---
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the joint loss and, while PMR is active, CE and −H of every modality for its own encoder alone."""
         objectives = collect_joint(joint, encoders, "PMR")

@@ -27,10 +27,11 @@ class TorchJD(Method):
         h = A(J),  J of shape (number of objectives, number of the encoder's elements)
 
     h is exactly what the aggregator returns: for one that averages, such as MGDA, it is 1/n of the h of Pareto here.
-    The gradient of a single objective is not changed. J does not contain the loss scale. Every encoder has its own
-    aggregator, whose state is part of the method's state. One backward pass per objective of an encoder. Steps wait for
-    the device: an aggregator is never given a Jacobian that is not finite, and many solve a programme on the CPU. The
-    reported weights are 1/n of the coefficients with which the gradients come closest to h.
+    The gradient of a single objective is not changed, and absent objectives have no row. J does not contain the loss
+    scale. Every encoder has its own aggregator, whose state is part of the method's state. One backward pass per
+    objective of an encoder. Steps wait for the device: an aggregator is never given a Jacobian that is not finite, and
+    many solve a programme on the CPU. The reported weights are 1/n of the coefficients with which the gradients come
+    closest to h.
 
     Arguments: those of the aggregator. A vector can be a tensor, a sequence of numbers, or text ("0.3,0.7").
 
@@ -88,6 +89,7 @@ class TorchJD(Method):
         except (TypeError, ValueError) as error:
             raise ValueError(f"torchjd:{type(self).__name__}: {error}") from error
         self._finite = True
+        self._present: dict[str, list[int]] = {}
         self._live: dict[str, nn.Module] = {}
         self._loaded: dict[str, dict[str, Any]] = {}
 
@@ -115,8 +117,14 @@ class TorchJD(Method):
                 raise ValueError(f"it does not take two objectives, joint and unimodal ({error})") from error
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Record whether the step is finite."""
+        """Record whether the step is finite, and the indices of the objectives that are present."""
         self._finite = bool(gradients.finite.all())
+        flags = [True] * len(gradients.names) if gradients.present is None else gradients.present.tolist()
+        present = {name for name, flag in zip(gradients.names, flags, strict=True) if flag}
+        self._present = {
+            modality: [index for index, name in enumerate(encoder.objectives) if name in present]
+            for modality, encoder in objectives.encoders.items()
+        }
         return {}
 
     def integrate(
@@ -125,8 +133,9 @@ class TorchJD(Method):
         """Return the aggregated Jacobian in the shapes of the parameters; the plain sum if it is not finite."""
         gramian, jacobian = gramians(gradients, scale).sum(0), jacobian_of(gradients, scale)
         h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
-        if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
-            h = self._aggregate(modality, jacobian)
+        present = self._present[modality]
+        if len(present) > 1 and self._finite and bool(gramian.isfinite().all()):
+            h = self._aggregate(modality, jacobian[present])
             weights = nearest_coefficients(gramian, jacobian @ h) / len(gradients)
         conflict = in_conflict(gramian.unsqueeze(0))
         report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))
