@@ -25,18 +25,13 @@ def parser() -> argparse.ArgumentParser:
         help="classify a raw clip, which need not be prepared: one file with sound and video, or a WAV and a video",
     )  # fmt: skip
     made.add_argument("--fps", type=at_least(1), help="with --clip: frames per second, where the checkpoint lacks them")
+    made.add_argument("--without", nargs="+", default=[], metavar="MODALITY", help="modalities to do without")
     made.add_argument(
-        "--without", nargs="+", default=[], metavar="MODALITY",
-        help="predict without these modalities, which are not read",
-    )  # fmt: skip
+        "--temperature", action="store_true", help="calibrate by temperatures fitted to the run's validation set"
+    )
     made.add_argument(
-        "--temperature", action="store_true",
-        help="calibrate the probabilities by a temperature per head, fitted to the run's validation set",
-    )  # fmt: skip
-    made.add_argument(
-        "--out", type=Path, metavar="DIR",
-        help="default: evaluation-<split>-<name>[-without-<modality>] beside the checkpoint",
-    )  # fmt: skip
+        "--out", type=Path, metavar="DIR", help="default: evaluation-<split>-<name> beside the checkpoint"
+    )
     made.add_argument("--gpu_ids", default="auto", help="a GPU's id, or cpu (default: a GPU if there is one)")
     made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
     made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
@@ -50,26 +45,21 @@ def main(arguments: list[str] | None = None) -> int:
     from mmpareto.analysis import checkpoint_evaluation as evaluation
     from mmpareto.analysis.trained import load
     from mmpareto.training.devices import allow_tf32, choose_devices
+    from mmpareto.training.model_card import add_model_card
 
     device, _ = choose_devices(given.gpu_ids)
     allow_tf32(False)
-    how = device, given.batch_size, given.workers
     trained = load(given.checkpoint, given.dataset)
+    add_model_card(trained.path.parent)
     print("\n".join(trained.notes))
     names = evaluation.remaining(trained, given.without)
-    calibration = None
-    if given.temperature:
-        validation = evaluation.validation_set(trained, given.data, given.without)
-        calibration = evaluation.fit_calibration(trained, validation, *how)
+    how = device, given.batch_size, given.workers
+    calibration = evaluation.fit_calibration(trained, names, given.data, *how) if given.temperature else None
     if given.clip is not None:
-        trained.model.to(device)
-        clip = trained.preprocess.clip(given.clip, names)
-        temperatures = calibration.temperatures if calibration else None
-        print(evaluation.probability_table(trained.predict(clip, fps=given.fps, temperatures=temperatures)))
+        print(evaluation.classify(trained, given.clip, names, device, given.fps, calibration))
     else:
-        suffix = f"-without-{'-'.join(n for n in trained.modalities if n not in names)}" if given.without else ""
-        out = given.out or trained.path.parent / f"evaluation-{given.split}-{trained.path.stem}{suffix}"
-        dataset = evaluation.open_split(trained, given.split, given.data, given.without)
+        out = given.out or evaluation.default_folder(trained, given.split, names)
+        dataset = evaluation.open_split(trained, given.split, given.data, names)
         evaluation.make_folder(out)
         predictions = evaluation.predict_split(trained, dataset, *how)
         evaluation.write_results(out, trained, dataset, predictions, calibration)
@@ -83,10 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     made = parser()
     given = made.parse_args(arguments)
-    if given.checkpoint is None:  # --clip and --without take all words that follow them
-        for words in (given.clip, given.without):
-            if len(words or ()) > 1 and given.checkpoint is None:
-                given.checkpoint = Path(words.pop())
+    for words in (given.clip, given.without):  # both take all words that follow them
+        if given.checkpoint is None and len(words or ()) > 1:
+            given.checkpoint = Path(words.pop())
     if given.checkpoint is None:
         made.error("the following arguments are required: RUN")
     if len(given.clip or ()) > 2:

@@ -40,8 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     from mmpareto.analysis.checkpoint_evaluation import input_shapes, remaining
     from mmpareto.analysis.export import SUFFIXES, export
     from mmpareto.analysis.trained import load
+    from mmpareto.training.model_card import add_model_card
 
     trained = load(given.checkpoint, given.dataset)
+    add_model_card(trained.path.parent)
     print("\n".join(trained.notes))
     shapes = input_shapes(trained, given.data)
     shapes = {name: shapes[name] for name in remaining(trained, given.without)}

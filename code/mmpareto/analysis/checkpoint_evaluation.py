@@ -61,13 +61,13 @@ def remaining(trained: Trained, without: Sequence[str]) -> list[str]:
 
 
 def open_split(
-    trained: Trained, split: str, folder: Path | None = None, without: Sequence[str] = ()
+    trained: Trained, split: str, folder: Path | None = None, modalities: Sequence[str] | None = None
 ) -> PreparedDataset:
     """Open a split of a prepared data set for a trained network, read as in the evaluation during training.
 
     Arguments:
         folder: of the prepared data set; that of the training if None.
-        without: modalities that are not read.
+        modalities: those to read; all of the model's if None.
 
     Raises:
         InputError: it is missing, or has other classes.
@@ -81,7 +81,7 @@ def open_split(
         split,
         training=False,
         options=dataclasses.replace(options_of(description), n_classes=outputs),
-        modalities=remaining(trained, without),
+        modalities=trained.modalities if modalities is None else modalities,
     )
     expected = description.get("classes", dataset.classes)
     if dataset.classes != expected or len(dataset.classes) != outputs:
@@ -131,8 +131,13 @@ def predict_split(
 # Calibration
 
 
-def validation_set(trained: Trained, folder: Path | None = None, without: Sequence[str] = ()) -> PreparedDataset:
+def validation_set(
+    trained: Trained, folder: Path | None = None, modalities: Sequence[str] | None = None
+) -> PreparedDataset:
     """The validation set of a run: the data set's own, or what the run held out of its training set.
+
+    Arguments:
+        folder, modalities: as for `open_split`.
 
     Raises:
         InputError: it has none, or the data are not those of the training, of which other samples would be held out.
@@ -140,28 +145,34 @@ def validation_set(trained: Trained, folder: Path | None = None, without: Sequen
     run = FinishedRun(trained.path.parent)
     folder = folder or trained.folder
     if (folder / "valid.csv").is_file():
-        return open_split(trained, "valid", folder, without)
+        return open_split(trained, "valid", folder, modalities)
     if run.protocol != "validation":
         raise InputError(
             f"{run.folder} was trained on the whole training set (--protocol {run.protocol}): no validation set is "
             "left to fit a temperature to; train with --protocol validation."
         )
-    training = open_split(trained, "train", folder, without)
+    training = open_split(trained, "train", folder, modalities)
     if layout.fingerprint(folder) != run.fingerprint:
         raise InputError(f"{folder} is not what {run.folder} was trained on; give its folder by --data DIR.")
     return training.subset(hold_out(training.labels, run.settings)[1])
 
 
 def fit_calibration(
-    trained: Trained, dataset: PreparedDataset, device: torch.device, batch_size: int, workers: int
+    trained: Trained,
+    modalities: Sequence[str],
+    folder: Path | None,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
 ) -> Calibration:
-    """Fit a temperature per head on the validation set.
+    """Fit a temperature per head on the run's validation set, for predictions from these modalities.
 
     Raises:
-        InputError: the network predicts scores, which have no probabilities.
+        InputError: there is no validation set (see `validation_set`), or the network predicts a score.
     """
     if trained.task == "regression":
         raise InputError(f"{trained.path} predicts a score, which has no temperature; leave --temperature out.")
+    dataset = validation_set(trained, folder, modalities)
     predictions = predict_split(trained, dataset, device, batch_size, workers)
     logits = {head or JOINT_HEAD: values for head, values in predictions.logits.items()}
     return Calibration(fit_temperatures(logits, predictions.labels), f"validation set, {len(dataset)} samples")
@@ -203,6 +214,13 @@ def _row(head: str, values: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def _line(title: str, cells: Sequence[str]) -> str:
     return f"{title:12}" + "".join(f"{cell:>13}" for cell in cells)
+
+
+def default_folder(trained: Trained, split: str, modalities: Sequence[str]) -> Path:
+    """Folder of the results, beside the checkpoint; modalities that the prediction does without are in its name."""
+    absent = [name for name in trained.modalities if name not in modalities]
+    name = "-".join(["evaluation", split, trained.path.stem, *(["without", *absent] if absent else [])])
+    return trained.path.parent / name
 
 
 def make_folder(out: Path) -> None:
@@ -298,6 +316,24 @@ def _class_text(label: int | Sequence[int], classes: Sequence[str]) -> str:
     if isinstance(label, int):
         return classes[label]
     return "|".join(name for name, has in zip(classes, label, strict=True) if has)
+
+
+# One raw clip
+
+
+def classify(
+    trained: Trained,
+    files: Sequence[Path],
+    modalities: Sequence[str],
+    device: torch.device,
+    fps: int | None,
+    calibration: Calibration | None,
+) -> str:
+    """`probability_table` of a raw clip: one file with sound and pictures, or two."""
+    trained.model.to(device)
+    clip = trained.preprocess.clip(files, modalities)
+    temperatures = calibration.temperatures if calibration else {}
+    return probability_table(trained.predict(clip, fps=fps, temperatures=temperatures))
 
 
 def probability_table(probabilities: Mapping[str, Mapping[str, float]]) -> str:

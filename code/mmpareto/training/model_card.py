@@ -1,5 +1,6 @@
 """The model card of a run: model_card.md in its folder, for the people whom the model is handed on to."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.training.method_labels import label, method_class, value_text
-from mmpareto.training.run_folder import SUMMARY, read_config
+from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
 from mmpareto.training.settings import whole_arguments
 
 MODEL_CARD = "model_card.md"
@@ -47,6 +48,13 @@ def write_model_card(folder: Path) -> Path:
     return folder / MODEL_CARD
 
 
+def add_model_card(folder: Path) -> None:
+    """Write the model card of a finished run that has none, such as one from before there were cards, if possible."""
+    if (folder / CONFIG).is_file() and (folder / SUMMARY).is_file() and not (folder / MODEL_CARD).exists():
+        with contextlib.suppress(InputError):  # the folder may be read-only, or the run another version's
+            write_model_card(folder)
+
+
 def model_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """The card as Markdown.
 
@@ -56,7 +64,7 @@ def model_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, An
     """
     arguments = whole_arguments(config)
     sections = [
-        f"# {summary['name']}",
+        f"# {summary.get('name', folder.name)}",
         _purpose(arguments, config["data"], summary),
         "## Data",
         _data(arguments, config["data"]),
@@ -81,14 +89,11 @@ def _title(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _purpose(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    method, kind = (
-        label(arguments["method"], arguments["variant"], arguments["options"]),
-        method_class(arguments["method"]),
-    )
-    return (
-        f"A network that predicts from {_joined(_modalities(summary))}, trained on {_title(arguments, data)} by {method}"
-        f"{f' ({kind.source})' if kind and kind.source else ''}."
-    )
+    method = label(arguments["method"], arguments["variant"], arguments["options"])
+    kind = method_class(arguments["method"])
+    source = f" ({kind.source})" if kind and kind.source else ""
+    inputs, title = _joined(_modalities(summary)), _title(arguments, data)
+    return f"A network that predicts from {inputs}, trained on {title} with the method {method}{source}."
 
 
 def _data(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -113,8 +118,8 @@ def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "protocol": arguments["protocol"],
         **{name: arguments[name] for name in SHOWN if arguments.get(name) is not None},
     }
-    if arguments.get("pretrained"):
-        rows["pretrained"] = Path(arguments["pretrained"]).name
+    if files := arguments.get("pretrained"):  # without their folders, which are one machine's
+        rows["pretrained"] = ", ".join(Path(file).name for file in ([files] if isinstance(files, str) else files))
     rows["code"] = f"commit {config.get('git_commit') or 'not recorded'}, PyTorch {versions.get('torch', '?')}"
     return _table(("", ""), ((name, value_text(value)) for name, value in rows.items())) + (
         "\n\nconfig.json has all settings."
@@ -138,18 +143,22 @@ def _results(arguments: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         cells += [_number(line.get(key)) for key in numbers]
         lines.append((words, *cells, *(_percent(line.get(f"acc_{name}")) for name in modalities)))
     best = "validation" if arguments["protocol"] == "validation" else "test"
-    notes = [
-        f"On the test set. best.pt has the weights of the epoch that was best on the {best} set, last.pt the last."
-    ]
-    notes += [f"{summary['unimodal_note'].capitalize()}."] if "unimodal_note" in summary else []
-    return "\n".join(notes) + "\n\n" + _table(("epoch chosen", *titles), lines)
+    notes = ["On the test set.", f"best.pt has the weights of the epoch that was best on the {best} set."]
+    if probe := summary.get("probe"):
+        notes.append(
+            "The method trains no unimodal heads: the accuracies of single modalities are those of linear probes on "
+            f"the frozen encoders, fitted to {probe['samples']:,} training samples."
+        )
+    elif "unimodal_note" in summary:
+        notes.append("The method trains no unimodal heads, and the accuracies of single modalities were not measured.")
+    return " ".join(notes) + "\n\n" + _table(("epoch chosen", *titles), lines)
 
 
 def _limits(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     banner, test = DATASETS[arguments["dataset"]].banner, data.get("clips", {}).get("test")
     limits = [banner.strip()] if banner else []
     accuracy = summary["last"].get("acc")
-    if test and accuracy is not None and "mae" not in summary["last"]:
+    if test and accuracy is not None and "per_class_accuracy" in summary["last"]:
         margin = 196 * math.sqrt(accuracy * (1 - accuracy) / test)
         limits.append(
             f"The accuracies are of one run, with one seed, on {test:,} test samples: another draw of the test samples "
