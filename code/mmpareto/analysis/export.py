@@ -99,7 +99,7 @@ def metadata(trained: Trained, shapes: Mapping[str, Sequence[int]], to: str) -> 
         "warning": trained.banner,
         "dataset": trained.dataset,
         "data": trained.description,
-        "data_folder": str(trained.folder),
+        "data_folder": str(Path("data") / trained.dataset),  # that of the training may name one machine's folders
         "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         "network": trained.architecture,
         "method": trained.method,

@@ -24,7 +24,7 @@ from mmpareto.training.method_labels import label
 from mmpareto.training.method_options import make_method
 from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
-from mmpareto.training.settings import Request, Settings, to_config
+from mmpareto.training.settings import Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
@@ -155,7 +155,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
-        "settings": to_config(settings),
+        "settings": portable_settings(to_config(settings)),
         "input_shapes": shapes,
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)

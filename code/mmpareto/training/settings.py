@@ -387,6 +387,12 @@ def to_config(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in config.json that what was learned depends on: without folders and devices of one machine."""
+    aside = settings_with(Role.MACHINE, Role.MEASUREMENT, Role.OUTPUT)
+    return {name: value for name, value in arguments.items() if name not in aside}
+
+
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
