@@ -61,7 +61,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature T > 0 that minimises the negative log-likelihood of logits / T (Guo et al., section 4.2).
 
     It is convex in 1/T. Where it has no minimum, because all predictions are right (T → 0) or they say nothing (T → ∞),
-    the result is the nearest limit, 1/100 or 100.
+    the result is near the limit, 1/100 or 100.
 
     Arguments:
         logits, labels: of the validation set; see `calibration_metrics`.

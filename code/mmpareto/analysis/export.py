@@ -19,6 +19,7 @@ from mmpareto.analysis.trained import METADATA, Trained, load
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
 from mmpareto.training.checkpoints import FORMAT
+from mmpareto.training.settings import portable_settings
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 METADATA_FILE = f"{METADATA}.json"  # inside a .pt2 file
@@ -86,7 +87,7 @@ def export(trained: Trained, to: str, out: Path, shapes: Mapping[str, Sequence[i
 
 
 def metadata(trained: Trained, shapes: Mapping[str, Sequence[int]], to: str) -> dict[str, Any]:
-    """What a user of the file needs to know, and what `load` reads from a .safetensors file besides the weights."""
+    """Description of the network for users of the file; with the weights, all that `load` needs."""
     inputs = {name: {"name": _input_name(name, to), "shape": ["batch", *shape]} for name, shape in shapes.items()}
     return {
         "format": FORMAT,
@@ -103,7 +104,7 @@ def metadata(trained: Trained, shapes: Mapping[str, Sequence[int]], to: str) -> 
         "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         "network": trained.architecture,
         "method": trained.method,
-        "settings": trained.settings,
+        "settings": portable_settings(trained.settings),
         "unimodal_heads": trained.unimodal_heads,
         "heads_trained": trained.unimodal_heads == "trained",
         "epoch": trained.epoch or 0,

@@ -15,7 +15,7 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.training.method_labels import label, method_class
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
-from mmpareto.training.settings import Settings, from_config, portable_settings, whole_arguments
+from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
 
 Array = NDArray[np.float64]
 Identity = dict[str, Any]
@@ -321,7 +321,8 @@ def identity(arguments: dict[str, Any], fingerprint: str) -> Identity:
     Returns:
         All settings but those of the roles MACHINE, MEASUREMENT and OUTPUT, and "fingerprint".
     """
-    return portable_settings(arguments) | {"fingerprint": fingerprint}
+    aside = settings_with(Role.MACHINE, Role.MEASUREMENT, Role.OUTPUT)
+    return {key: value for key, value in arguments.items() if key not in aside} | {"fingerprint": fingerprint}
 
 
 def read_clip_results(path: Path) -> ClipResults:

@@ -21,7 +21,7 @@ from mmpareto.training.devices import Precision
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.recipes import recipe
 from mmpareto.training.run_folder import BEST, CONFIG, read_config
-from mmpareto.training.settings import portable_settings, whole_arguments
+from mmpareto.training.settings import whole_arguments
 
 RELEASED_SUFFIX = ".pth"  # train.py writes .pt
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -49,7 +49,8 @@ class Trained:
             file lacks them.
         architecture: the arguments of `build_network`.
         method: that trained it; None where it is not known.
-        settings: of the training (`portable_settings` of config.json); {} where they are not known.
+        settings: of the training, as in config.json; where that is not beside the checkpoint, the `portable_settings`
+            in the checkpoint, {} in older ones.
         preprocess: samples as they come → a batch for the model; see `Preprocessing`.
         unimodal_heads: whether they were trained, are linear probes, or are as initialised and mean nothing.
         epoch: the epoch that the weights are of, if known.
@@ -162,7 +163,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         raise InputError(f"{path} is of another version of this code: it lacks {', '.join(missing)}; train it again.")
     if dataset is not None and DATASETS.name(dataset) != content["dataset"]:
         raise InputError(f"{path} was trained on {content['dataset']}, not on {dataset}; leave --dataset out.")
-    settings = content.get("settings") or _settings_beside(path)
+    settings = _settings_beside(path) or content.get("settings", {})
     model = network_of(content, path)
     for modality, head in content.get("probe", {}).items():
         model.heads[modality].load_state_dict(head)
@@ -191,7 +192,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
 
 def _settings_beside(path: Path) -> dict[str, Any]:
     """The settings in the config.json of the checkpoint's folder; {} if there is none."""
-    return portable_settings(whole_arguments(read_config(path.parent))) if (path.parent / CONFIG).is_file() else {}
+    return whole_arguments(read_config(path.parent)) if (path.parent / CONFIG).is_file() else {}
 
 
 def _unimodal_heads(content: Mapping[str, Any]) -> Literal["trained", "probe", "untrained"]:

@@ -388,8 +388,8 @@ def to_config(settings: Settings) -> dict[str, Any]:
 
 
 def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in config.json that what was learned depends on: without folders and devices of one machine."""
-    aside = settings_with(Role.MACHINE, Role.MEASUREMENT, Role.OUTPUT)
+    """The settings in config.json without those that name folders or devices, or that may change on resume."""
+    aside = {*RESUMABLE, *settings_with(Role.OUTPUT)}
     return {name: value for name, value in arguments.items() if name not in aside}
 
 
