@@ -136,7 +136,13 @@ def _write_onnx(model: LogitsByHead, content: dict[str, Any], example: Inputs, p
     names = [one["name"] for one in content["inputs"].values()]
     with _readable_errors("onnx"):
         program = torch.onnx.export(
-            _program(model, example), input_names=names, output_names=content["outputs"], dynamo=True, verbose=False
+            _program(model, example),
+            (example,),
+            input_names=names,
+            output_names=content["outputs"],
+            dynamic_shapes=({name: {0: "batch"} for name in example},),  # the name of that dimension
+            dynamo=True,
+            verbose=False,
         )
         assert program is not None
         program.model.metadata_props[METADATA] = json.dumps(content)

@@ -100,8 +100,8 @@ class Preprocessing:
         """Raise InputError for a path, unless the network's data are clips."""
         if isinstance(value, str | Path) and not self.of_clips:
             raise InputError(
-                f"{self.source} was trained on {self.dataset} and takes no file such as {value}; --clip is for data sets "
-                "of sound and pictures."
+                f"{self.source} was trained on {self.dataset} and takes no file such as {value}; --clip is for data "
+                "sets of sound and pictures."
             )
 
     # Clips

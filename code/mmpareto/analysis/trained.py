@@ -90,7 +90,7 @@ class Trained:
 
     @property
     def task(self) -> str:
-        """What the logits mean: "classification", "multilabel" or "regression"."""
+        """The task: "classification", "multilabel" or "regression"."""
         return self.description.get("task") or ("classification" if self.model.n_classes > 1 else "regression")
 
     @property
