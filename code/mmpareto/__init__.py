@@ -8,18 +8,22 @@ Names are imported on first use, so that importing the package, and `--help`, ne
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmpareto.analysis.trained import Trained
+    from mmpareto.integration import *  # noqa: F403
+else:
+    from mmpareto.integration import METHODS, __getattr__  # noqa: F401
+    from mmpareto.integration import __all__ as _of_integration
+
+    __all__ = [*_of_integration, "load"]
+
+    def __dir__():
+        return __all__
+
 
 __version__ = "0.2.0"
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("_") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.integration"), name)
 
 
 def load(path: "str | os.PathLike[str]", dataset: str | None = None) -> "Trained":

@@ -1,4 +1,4 @@
-"""What the processes that train together exchange in every step, and the check that they fit together."""
+"""Tensors that the processes that train together exchange in every step, and the check that they fit together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mmpareto.integration.objectives import Encoder, Objectives
 
 @dataclasses.dataclass
 class Layout:
-    """What all processes exchange in every step, whatever each of them has of it.
+    """Losses and parameters that all processes exchange in every step, whatever each of them has of it.
 
     Attributes:
         names: losses.
@@ -23,6 +23,10 @@ class Layout:
     names: list[str]
     encoders: dict[str, Encoder]
     outside: list[Tensor]
+
+    def trainable(self) -> dict[str, Encoder]:
+        """The encoders without those that are frozen by now."""
+        return {name: e for name, e in self.encoders.items() if any(p.requires_grad for p in e.parameters)}
 
     def contains(self, objectives: Objectives) -> bool:
         """True if the step has no loss, encoder, parameter or objective that the layout lacks."""
@@ -35,7 +39,7 @@ class Layout:
 
 
 def describe(layout: Layout) -> dict[str, Any]:
-    """What must be the same in all processes, in builtins. Waits for the device."""
+    """All that must be the same in every process, in builtins. Waits for the device."""
 
     def of(parameters: Sequence[Tensor]) -> list[tuple[Any, float]]:
         return [((tuple(p.shape), str(p.dtype)), float(p.detach().double().sum())) for p in parameters]

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from mmpareto.integration.differentiation import (
 )
 from mmpareto.integration.features import NAME_THEM, encoders_behind, features_of, find_cut, read_output
 from mmpareto.integration.hooks import Hooks
-from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, check_whole, collect
 from mmpareto.integration.reduction import MeanReducer, SumReducer
 from mmpareto.integration.report import EncoderReport, Report
 
@@ -64,7 +65,7 @@ class Method(Hooks, abc.ABC):
 
     @property
     def reduce(self) -> SumReducer | None:
-        """How gradients are combined over processes; without an initialised process group, nothing is done.
+        """Combines gradients over processes; without an initialised process group, nothing is done.
 
         "mean", the default, is `MeanReducer()`: the gradients of every objective are averaged, as
         DistributedDataParallel does, whatever wraps the model. Assign a `MeanReducer` or `SumReducer` with other
@@ -181,10 +182,14 @@ class Method(Hooks, abc.ABC):
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
         is_last = not self.accumulation.is_open
-        reduction = self.reduce.begin(objectives, named=encoders is not None) if self.reduce and is_last else None
+        reduction = None
+        if self.reduce is not None and is_last:
+            reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
         after_pass = reduction.start if reduction is not None and reduction.overlaps and earlier is None else None
         gradients = self.differentiate(objectives, factor_of(scale, objectives), after_pass)
+        if encoders is not None and "torch.distributed.fsdp" in sys.modules:
+            check_whole(encoders)
         gradients.statistics = statistics
         if earlier is not None:
             gradients = earlier.gradients.added(gradients)

@@ -132,16 +132,36 @@ def _check_scalar(name: str, loss: Tensor) -> None:
 def _trainable(modality: str, given: Parameters) -> list[Tensor]:
     trainable: dict[int, Tensor] = {}
     for parameter in list(given.parameters() if isinstance(given, nn.Module) else given):
-        if hasattr(parameter, "placements") or getattr(parameter, "_fsdp_flattened", False):
-            raise ValueError(
-                f"encoder {modality!r} has sharded parameters (FSDP, fully_shard or DTensor), which are not supported: "
-                "a process holds only a part of each gradient. Use DistributedDataParallel"
-            )
+        _check_whole(modality, parameter)
         if not isinstance(parameter, Tensor) or not parameter.is_leaf:
             raise ValueError(f"encoder {modality!r} has an entry that is not a parameter (a leaf tensor)")
         if parameter.requires_grad:
             trainable[id(parameter)] = parameter  # a parameter used twice inside an encoder counts once
     return list(trainable.values())
+
+
+def check_whole(encoders: Encoders) -> None:
+    """Refuse modules with sharded parameters.
+
+    `collect` does so, too, but `fully_shard` shows whole parameters between the forward and the backward pass of a root
+    module.
+
+    Raises:
+        ValueError: an encoder has a sharded parameter.
+    """
+    for modality, given in encoders.items():
+        parameters = _split_entry(given, ())[0]
+        for parameter in parameters.parameters() if isinstance(parameters, nn.Module) else ():
+            _check_whole(modality, parameter)
+
+
+def _check_whole(modality: str, parameter: Any) -> None:
+    # A DTensor has placements; FullyShardedDataParallel marks the parameters that it has flattened.
+    if hasattr(parameter, "placements") or getattr(parameter, "_fsdp_flattened", False):
+        raise ValueError(
+            f"encoder {modality!r} has sharded parameters (FSDP, fully_shard or DTensor), which are not supported: a "
+            "process holds only a part of each gradient. Use DistributedDataParallel"
+        )
 
 
 def _check_disjoint(encoders: Mapping[str, Encoder]) -> None:

@@ -75,13 +75,14 @@ class SumReducer:
     def fill(self, objectives: Objectives) -> None:
         """Add to a step's objectives what other processes may have of it: it counts as absent here."""
         if self.layout is not None and self.processes > 1 and self.layout.contains(objectives):
-            objectives.names, objectives.encoders = list(self.layout.names), dict(self.layout.encoders)
+            objectives.names, objectives.encoders = list(self.layout.names), self.layout.trainable()
 
-    def begin(self, objectives: Objectives, *, named: bool = True) -> "Reduction | None":
+    def begin(self, objectives: Objectives, passes: Sequence[Pass], *, named: bool = True) -> "Reduction | None":
         """Begin the sums of one step; None with one process.
 
         Arguments:
             objectives: of the step; what other processes may have of it is added.
+            passes: of the step.
             named: whether the caller named the encoders, rather than their features.
         """
         if self.processes == 1:
@@ -97,28 +98,29 @@ class SumReducer:
             )
         self.fill(objectives)
         if self.model is not None and known:
-            known = _same(self._reached_outside(objectives), layout.outside)  # type: ignore[union-attr]
+            known = _same(self._outside(objectives, passes), layout.outside)  # type: ignore[union-attr]
         if not known:
-            self.layout = self._agree(objectives)
+            self.layout = self._agree(objectives, passes)
             self.fill(objectives)
         return Reduction(self, overlaps=known)
 
-    def _reached_outside(self, objectives: Objectives) -> list[Tensor]:
+    def _outside(self, objectives: Objectives, passes: Sequence[Pass]) -> list[Tensor]:
         """Trainable parameters outside the encoders: those of the model, else those that the losses reach."""
         if self.model is None:
-            parameters = graph_leaves([*objectives.losses.values()])
+            names = [name for run in passes if run.outside for name in run.losses]
+            parameters = graph_leaves([objectives.losses[name] for name in names if name in objectives.losses])
         else:
             parameters = [*(self.model.parameters() if isinstance(self.model, nn.Module) else self.model)]
         inside = {id(p) for encoder in objectives.encoders.values() for p in encoder.parameters}
         return [p for p in parameters if id(p) not in inside and p.requires_grad]
 
-    def _agree(self, objectives: Objectives) -> Layout:
+    def _agree(self, objectives: Objectives, passes: Sequence[Pass]) -> Layout:
         """Compare the processes and return what all of them will exchange. Waits for the device, at the first step.
 
         Raises:
             ValueError: in all processes, if they do not fit together.
         """
-        layout = Layout(list(objectives.names), dict(objectives.encoders), self._reached_outside(objectives))
+        layout = Layout(list(objectives.names), dict(objectives.encoders), self._outside(objectives, passes))
         layouts: list[Any] = [None] * self.processes
         dist.all_gather_object(layouts, describe(layout), group=self.group)
         for rank, other in enumerate(layouts[1:], start=1):

@@ -123,7 +123,9 @@ class GradientRecorder:
             return
         values: dict[str, Tensor] = {}
         with torch.no_grad():
-            reduction = self._method.reduce.begin(step.objectives) if self._method.reduce is not None else None
+            reduction = None
+            if self._method.reduce is not None:
+                reduction = self._method.reduce.begin(step.objectives, step.passes)
             if reduction is not None:
                 reduction.finish(step.objectives, step.passes, step.gradients)
             for modality, encoder in step.objectives.encoders.items():
