@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 ENCODERS.add("fixed", "test_export:FixedBatchEncoder")
+pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # of torch.export.load
 CHANNELS = {"audio": 1, "visual": 3}
 IMAGES = {"audio": (1, 40, 32), "visual": (2, 3, 40, 40)}
 ONE_IMAGE = {"audio": (1, 28, 28), "visual": (3, 28, 28)}

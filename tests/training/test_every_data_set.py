@@ -213,5 +213,5 @@ def test_every_data_set_has_recipes_with_sources() -> None:
 def test_clips_are_refused_by_networks_for_other_inputs(mosi: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train.main(["--dataset", "mosi", "--data", str(mosi), "--ckpt_path", str(run), *SMALL]) == 0
-    with pytest.raises(InputError, match="was trained on mosi .*; --clip is for data sets of sound and pictures"):
+    with pytest.raises(InputError, match=r"was trained on mosi .*; --clip is for data sets of sound and pictures"):
         evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])

@@ -166,7 +166,7 @@ def _write_onnx(model: LogitsByHead, content: dict[str, Any], example: Inputs, p
 def _write_torch_export(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:
     with _readable_errors("torch_export"):
         torch.export.save(_program(model, example), path, extra_files={METADATA_FILE: json.dumps(content)})
-    return torch.export.load(path).module()
+        return torch.export.load(path).module()
 
 
 def _write_safetensors(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:

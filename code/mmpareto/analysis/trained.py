@@ -241,7 +241,7 @@ def _released(path: Path, dataset: str) -> Trained:
     joint = weights.get("fusion.fc_out.weight")
     if not channels or joint is None:
         raise InputError(f"{path} lacks the encoders or the joint head of the released MMPareto code's model.")
-    architecture = {"channels": channels, "n_classes": len(joint)}
+    architecture: dict[str, Any] = {"channels": channels, "n_classes": len(joint)}
     model = build_network(**architecture)
     load_weights(model, weights, path)
     notes = ["a checkpoint of the released code: the epoch that was best on its test set"]
