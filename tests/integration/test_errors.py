@@ -6,7 +6,7 @@ import pytest
 import torch
 from integration_reference import Multimodal, model_and_batch
 from mmpareto import MMPareto
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ from mmpareto.integration.hooks import Hooks
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, check_whole, collect
 from mmpareto.integration.reduction import MeanReducer, SumReducer
 from mmpareto.integration.report import EncoderReport, Report
+from mmpareto.integration.state import StatefulModule
 
 
-class Method(Hooks, abc.ABC):
+class Method(Hooks, StatefulModule, abc.ABC):
     """Combines the gradients of several losses into one gradient per parameter.
 
     A step calls five functions, which a subclass may override:
@@ -40,7 +41,8 @@ class Method(Hooks, abc.ABC):
 
     `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
     does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
-    overflows under fp16 leaves no trace. Callbacks outside `backward` are in `Hooks`.
+    overflows under fp16 leaves no trace. A method names its state in `memory`, and `StatefulModule` describes how that
+    is saved. Callbacks outside `backward` are in `Hooks`.
     """
 
     source: ClassVar[str] = ""
@@ -51,14 +53,13 @@ class Method(Hooks, abc.ABC):
     """Former names of variants → their names."""
     refreshable: ClassVar[bool] = False
     """Whether `Refresh` can wrap the method."""
-    memory: tuple[str, ...] = ()
-    """Attributes kept between steps: tensors, builtins and dicts of them, replaced and never changed in place."""
     descends_joint: bool = True
     """Whether the joint loss is descended; if not, what only it reaches is not trained."""
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.reduce = "mean"
         self.accumulation = Accumulation()
         self._warned: set[str] = set()
@@ -173,6 +174,8 @@ class Method(Hooks, abc.ABC):
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
                 the features do not tell the encoders, the method lacks outputs or labels, or processes do not fit.
         """
+        if outputs is None and features is not None:
+            outputs = {"features": features}
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
         if earlier is not None:
@@ -198,7 +201,7 @@ class Method(Hooks, abc.ABC):
             return _report({}, objectives, gradients)
         if reduction is not None:
             reduction.finish(objectives, self.passes(objectives), gradients)
-        return self._apply(objectives, gradients)
+        return self._integrate_all(objectives, gradients)
 
     def _objectives(
         self,
@@ -233,7 +236,7 @@ class Method(Hooks, abc.ABC):
         return objectives
 
     @torch.no_grad()
-    def _apply(self, objectives: Objectives, gradients: Gradients) -> Report:
+    def _integrate_all(self, objectives: Objectives, gradients: Gradients) -> Report:
         """Integrate encoder by encoder and add the results to `.grad`."""
         metrics = self.prepare(objectives, gradients)
         integrated: list[tuple[Tensor, Tensor | None]] = []
@@ -266,21 +269,6 @@ class Method(Hooks, abc.ABC):
         error drops everything stored.
         """
         return self.accumulation.open()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State between steps, in tensors and builtins; empty for a method without state."""
-        return {name: getattr(self, name) for name in self.memory}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned.
-
-        Raises:
-            ValueError: the state is another method's.
-        """
-        if set(state) != set(self.memory):
-            raise ValueError(f"the state holds {sorted(state)}, which is not {type(self).__name__}'s")
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 @dataclasses.dataclass

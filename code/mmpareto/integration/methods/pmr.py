@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients, Pass
+from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
@@ -220,8 +221,8 @@ class PMR(Method):
 
         A class without a prototype has d = −∞, and its samples have the label NO_CLASS.
         """
-        features = getattr(outputs, "features", None)
-        if not features or name not in features:
+        features = read_output(outputs, "features")
+        if features is None or features.get(name) is None:
             raise ValueError(f"PMR needs the features of {name!r}: pass outputs=… with `features`, modality → (B, …)")
         if name not in self.prototypes:
             raise ValueError(f"PMR has no prototypes of {name!r}: call update_prototypes() before the first epoch")

@@ -73,7 +73,8 @@ class TorchJD(Method):
 
         typing.cast(Any, __init__).__signature__ = inspect.signature(known[name].__init__, eval_str=True)
         body = {"__doc__": sentence, "__init__": __init__, "aggregator": known[name], "source": source}
-        return type(name, (TorchJD,), body | {"__module__": __name__})
+        memory = TorchJD.memory if hasattr(known[name], "reset") else ()  # the library's stateful aggregators
+        return type(name, (TorchJD,), body | {"memory": memory, "__module__": __name__})
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
@@ -95,17 +96,20 @@ class TorchJD(Method):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the aggregator's name, from which the class is created again."""
-        return _rebuild, (type(self).__name__, self.options, self.state_dict())
+        return _rebuild, (type(self).__name__, self.options, self.state_dict()), {"_reduce": self.reduce}
 
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Modality → state of its aggregator between steps, for stateful aggregators (those that can be reset)."""
-        live = {name: _aggregator_state(a) for name, a in self._live.items() if hasattr(a, "reset")}
-        return self._loaded | live
+        """Modality → state of its aggregator between steps."""
+        return self._loaded | {name: _aggregator_state(aggregator) for name, aggregator in self._live.items()}
 
     @kept.setter
     def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
         self._live, self._loaded = {}, dict(value)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore the state; older checkpoints hold an empty one of aggregators that keep nothing."""
+        super().load_state_dict(state_dict if self.memory or state_dict != {"kept": {}} else {}, strict, assign)
 
     def begin_training(self, context: TrainingContext) -> None:
         """Reject an aggregator that does not accept two objectives, joint and unimodal; draws no random number."""
