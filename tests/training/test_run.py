@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import acting, arguments, metrics, read, run
 
 HEADS = ("", "_audio", "_visual")
-OF_A_SET = ("loss", "acc", "macro_f1", "map", "per_class_accuracy")
+OF_A_SET = ("loss", "acc", "macro_f1", "map", "auroc", "per_class_accuracy")
 OF_AN_ENCODER = ("conflict_rate", "cosine", "norm_joint", "norm_unimodal", "weight_joint", "weight_unimodal", "rescale")
 
 

@@ -125,7 +125,7 @@ def predict_split(
         predictions = predictions.with_heads(heads)
     if not all(logits.isfinite().all() for logits in predictions.logits.values()):
         raise InputError(f"{trained.path} gives outputs that are NaN or infinite on {dataset.folder}; check the data.")
-    return predictions
+    return dataclasses.replace(predictions, label_scale=dataset.label_scale)
 
 
 # Calibration

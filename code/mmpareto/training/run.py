@@ -9,6 +9,7 @@ import torch
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, to_device
+from mmpareto.data.loading.labels import task_of_labels
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
@@ -177,9 +178,16 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
 
 
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
-    if method.needs_classes and len(data.train.classes) == 1:
-        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    task = task_of_labels(data.train.labels)
+    if method.needs_classes and task != "classification":
+        problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
+        raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     fusion = method.network.get("fusion", settings.fusion)
+    if task == "multilabel" and fusion == "average":
+        raise InputError(
+            f"--method {settings.method} with the fusion 'average' averages probabilities of exclusive classes, and "
+            "here a sample may have several labels; use another method or fusion."
+        )
     if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
