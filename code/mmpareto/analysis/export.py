@@ -110,6 +110,7 @@ def metadata(trained: Trained, shapes: Mapping[str, Sequence[int]], to: str) -> 
         "epoch": trained.epoch or 0,
         "selected_on": f"exported from {trained.path.name}",
         "amp": trained.amp,
+        "plugins": list(trained.plugins),
     }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ class Trained:
         epoch: the epoch that the weights are of, if known.
         notes: sentences on the origin of the weights, for a person.
         amp: the mixed precision of the evaluation in training.
+        plugins: modules that register parts of it.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Trained:
     epoch: int | None
     notes: list[str]
     amp: str | None = None
+    plugins: Sequence[str] = ()
 
     @property
     def modalities(self) -> list[str]:
@@ -187,6 +189,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         epoch=content["epoch"] - (content["selected_on"] == "last" and not content.get("steps")),  # else the next one
         notes=content.get("notes") or _notes(content, heads),
         amp=content.get("amp"),
+        plugins=content.get("plugins", ()),
     )
 
 

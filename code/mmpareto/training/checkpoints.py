@@ -9,6 +9,7 @@ import torch
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path
 from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.plugins import import_plugins
 
 FORMAT = 1
 # Entries of both best.pt and last.pt, with their types.
@@ -23,7 +24,7 @@ ENTRIES = {
     "heads_trained": bool,
 }
 # Entries that older checkpoints, or those of some methods, lack.
-OPTIONAL = {"probe": dict, "probe_result": dict, "settings": dict, "input_shapes": dict}
+OPTIONAL = {"probe": dict, "probe_result": dict, "settings": dict, "input_shapes": dict, "plugins": list}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -91,7 +92,15 @@ def load_weights(network: MultimodalNetwork, weights: dict[str, torch.Tensor], s
 
 
 def network_of(checkpoint: dict[str, Any], source: object) -> MultimodalNetwork:
-    """The network of a checkpoint, with its weights; `source` as in `load_weights`."""
+    """The network of a checkpoint, with its weights; imports the plug-ins of its run.
+
+    Arguments:
+        source: as in `load_weights`.
+
+    Raises:
+        InputError: the checkpoint is of another architecture, or a plug-in is missing.
+    """
+    import_plugins(map(str, checkpoint.get("plugins", ())), source)
     network = build_network(**checkpoint["network"])
     load_weights(network, checkpoint["model"], source)
     return network

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.models.per_modality import canonical, encoder_name
 from mmpareto.training.method_options import (
     make_method,
     method_name,
@@ -26,7 +28,7 @@ from mmpareto.training.method_options import (
     variant_name,
     whole_options,
 )
-from mmpareto.training.recipes import A_FILE, ADAM, options_in, recipe
+from mmpareto.training.recipes import A_FILE, ADAM, options_in, recipe, recipe_name
 from mmpareto.training.run_folder import read_config
 
 
@@ -63,8 +65,15 @@ PROTOCOL_HELP = (
     "paper: train on everything and choose the best epoch on the test set, as the papers do"
 )
 RECIPE_HELP = (
-    "training hyper-parameters: released or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
-    "docs/training.md), which may set options of their methods"
+    "training hyper-parameters: released (default) or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
+    "docs/training.md), which may set options of their methods; your own data have default alone"
+)
+ENCODER_HELP = (
+    "one of: {names}, timm:MODEL, hf:FOLDER, or auto (by the kind of input); for all modalities, or MODALITY=NAME for "
+    "each (see docs/training.md)"
+)
+PRETRAINED_HELP = (
+    "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
 )
 ACCUMULATE_HELP = (
     "split each batch into N micro-batches, to save memory: the same step up to rounding, except that BatchNorm and "
@@ -79,7 +88,7 @@ def _setting(
     *,
     role: Role = Role.IDENTITY,
     names: Mapping[str, Any] | None = None,
-    canonical: Callable[[str], str | None] | None = None,
+    canonical: Callable[[Any], Any] | None = None,
     check: Condition | None = None,
     older: Any = dataclasses.MISSING,
     **flag: Any,
@@ -119,7 +128,7 @@ class Settings:
         RUN, "named set of the method's options (default: its first; see --list_methods)", metavar="NAME", default=None
     )
     options: Mapping[str, Any] = _setting(None, "the method's options, by name", default=None)
-    recipe: str = _setting(RUN, RECIPE_HELP, default="released")
+    recipe: str = _setting(RUN, RECIPE_HELP, default=None)
     protocol: Literal["validation", "paper"] = _setting(RUN, PROTOCOL_HELP, default="validation")
     val_fraction: float = _setting(
         RUN, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
@@ -135,6 +144,9 @@ class Settings:
         metavar="DIR",
         default=None,
     )
+    plugin: Sequence[str] | None = _setting(
+        RUN, plugins.HELP, role=Role.MACHINE, metavar="MODULE", action="append", default=None, older=None
+    )
     no_probe: bool = _setting(
         RUN,
         "do not measure the encoders by linear probes where the method trains no unimodal heads",
@@ -146,18 +158,18 @@ class Settings:
         older=False,
     )
 
-    encoder: str = _setting(NETWORK, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
+    encoder: str | tuple[str, ...] = _setting(
+        NETWORK, ENCODER_HELP, names=ENCODERS, canonical=lambda words: canonical(words, "encoder", encoder_name),
+        nargs="+", metavar="NAME",
+    )  # fmt: skip
     fusion: str = _setting(NETWORK, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat")
     init: Literal["mmpareto", "ogm_ge"] = _setting(
         NETWORK, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
-    pretrained: str | None = _setting(
-        NETWORK,
-        "ImageNet weights for the encoders, or none; never downloaded",
-        metavar="FILE",
-        default=None,
-        canonical=lambda value: None if value == "none" else value,
-    )
+    pretrained: str | tuple[str, ...] | None = _setting(
+        NETWORK, PRETRAINED_HELP, default=None, nargs="+", metavar="FILE",
+        canonical=lambda words: None if words in ("none", ("none",)) else canonical(words, "pretrained", str),
+    )  # fmt: skip
     n_classes: int | None = _setting(
         NETWORK, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression", default=None
     )
@@ -315,10 +327,11 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     Raises:
         InputError: a value is out of range, a name is unknown, or a folder does not exist.
     """
+    names, words = plugins.take_plugins(arguments)
     made = parser()
-    namespace, rest = made.parse_known_args(arguments)
+    namespace, rest = made.parse_known_args(words)
     flags = [action.dest for action in made._actions]
-    typed = _with_tuples(vars(namespace))
+    typed = _with_tuples(vars(namespace) | ({"plugin": names} if names else {}))
     typed.pop("train", None)
     resume, stand_in = typed.pop("resume", None), typed.pop("stand_in", False)
     if resume is None:
@@ -337,13 +350,18 @@ def _new(typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand
     if stand_in and "data" not in typed and not Path(values["data"]).exists():  # a wrong --data is an error
         absent = values["data"]
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
+    values["recipe"] = recipe_name(values["dataset"], values["recipe"])
     hyper_parameters = recipe(values["dataset"], values["recipe"])
     values["variant"], values["options"] = read_options(
         values["method"], values["variant"], rest, flags, options_in(hyper_parameters, values["method"])
     )
     if values["optimizer"] == "adam":
         hyper_parameters = hyper_parameters | ADAM
-    values |= {name: value for name, (value, _) in hyper_parameters.items() if name in _FIELDS and name not in typed}
+    values |= {
+        name: _canonical(name, value)
+        for name, (value, _) in hyper_parameters.items()
+        if name in _FIELDS and name not in typed
+    }
     if values["pretrained"] == A_FILE:
         raise InputError(
             f"recipe {values['recipe']!r} of {values['dataset']} starts from ImageNet weights: give --pretrained FILE, "
@@ -396,9 +414,12 @@ def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
+    The run's plug-ins are imported.
+
     Raises:
-        InputError: the method or variant no longer exists.
+        InputError: the method or variant no longer exists, or a plug-in is missing.
     """
+    plugins.import_plugins(config["arguments"].get("plugin") or (), "this run")
     added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
     arguments = added | config["arguments"]
     if "method" in arguments and arguments.get("variant") is not None:

@@ -61,13 +61,14 @@ OTHER: dict[str, Any] = {
     "fused": True,
     "checkpoint_activations": True,
     "no_probe": True,
+    "plugin": ("my_package",),
     "use_tensorboard": False,
     "tensorboard_path": "board",
     "record_gradients": 10,
 }
 FIELDS = [field.name for field in dataclasses.fields(Settings)]
 WITHOUT_EFFECT = ["model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path"]
-WITHOUT_EFFECT += ["record_gradients", "no_probe"]
+WITHOUT_EFFECT += ["record_gradients", "no_probe", "plugin"]
 
 
 def identity_of(settings: Settings, fingerprint: str = "f") -> dict[str, Any]:
