@@ -188,6 +188,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert {file.name for file in tmp_path.iterdir()} == before
 
 
+SMALL_MODEL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+VIT = {"model_type": "vit", "image_size": 32, "patch_size": 8, "num_channels": 3} | SMALL_MODEL
+BERT = {"model_type": "bert", "vocab_size": 20} | SMALL_MODEL
+PICTURES = {"audio": (1, 64, 64), "visual": (2, 3, 160, 160)}
 CASES = [
     *(("tiny", fusion, IMAGES, CHANNELS, {}) for fusion in FUSIONS),
     ("tiny", "concat", IMAGES, CHANNELS, {"blocks": "mmtm"}),
@@ -195,19 +199,29 @@ CASES = [
     ("resnet18", "concat", IMAGES, CHANNELS, {"blocks": "mmtm"}),
     ("cnn", "sum", ONE_IMAGE, CHANNELS, {}),
     ("transformer", "average", SEQUENCES, {"audio": 5, "visual": 4}, {"heads": "shared"}),
-]
+    ("mlp", "concat", {"audio": (5,), "visual": (4,)}, {"audio": 5, "visual": 4}, {}),
+    ({"audio": "resnet34", "visual": "resnet50"}, "film", IMAGES, CHANNELS, {}),
+    ({"audio": "timm:test_resnet", "visual": "timm:test_vit"}, "concat", PICTURES, CHANNELS, {}),
+    (
+        {"audio": f"hf:{json.dumps(BERT)}", "visual": f"hf:{json.dumps(VIT)}"},
+        "concat", {"audio": (7, 6), "visual": (2, 3, 32, 32)}, {"audio": 5, "visual": 3}, {},
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "to"),
     [*itertools.product(CASES, ["onnx", "torch_export"])],
-    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
+    ids=lambda value: value if isinstance(value, str) else f"{str(value[0])[:60]}-{value[1]}",
 )
 def test_every_encoder_and_fusion_is_exported(case: Any, to: str, tmp_path: Path) -> None:
     encoder, fusion, shapes, channels, more = case
     if to == "onnx":
         needs_onnx()
+    for prefix, library in (("timm:", "timm"), ("hf:", "transformers")):
+        if prefix in str(encoder):
+            pytest.importorskip(library)
     path = checkpoint(tmp_path, shapes, channels, encoder=encoder, fusion=fusion, **more)
     assert export.main([str(path), "--to", to, "--out", str(tmp_path / "out.x")]) == 0
     for size in (1, 4):

@@ -80,6 +80,7 @@ def test_a_batch_is_that_of_the_evaluation(run: Path, data: Path) -> None:
     heads = trained.predict(arrays(data, 1))
     for head, logits in {"joint": outputs.joint, **outputs.unimodal}.items():
         assert [*heads[head].values()] == pytest.approx(logits[1].softmax(0).tolist(), abs=1e-6)
+    assert trained.predict(arrays(data, 1) | {"visual": [*arrays(data, 1)["visual"]]}) == heads  # a list of frames
     scaled = trained.predict(arrays(data, 1), temperatures={"audio": 4.0})
     assert scaled["joint"] == heads["joint"]
     assert [*scaled["audio"].values()] == pytest.approx((outputs.unimodal["audio"][1] / 4).softmax(0).tolist())
@@ -151,11 +152,16 @@ def floating_images(sample: dict[str, Any]) -> Any:
     return sample | {"visual": sample["visual"] / 255}
 
 
+def channels_last(sample: dict[str, Any]) -> Any:
+    return sample | {"visual": sample["visual"].transpose(0, 2, 3, 1)}
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (wrong_feature, r"the audio feature contains torch.float32 \(9, 128\)"),
-        (floating_images, "visual has the type torch.float64 .*images, uint8"),
+        (floating_images, r"visual is torch.float64 .*uint8 images"),
+        (channels_last, r"visual is torch.uint8 of shape \(4, 40, 30, 3\).*channels first"),
         (lambda sample: sample | {"smell": 1}, "takes audio, visual, not smell"),
         (lambda sample: {}, "at least one of audio, visual"),
         (lambda sample: ["a", "b", "c"], "one file, or two"),

@@ -22,6 +22,7 @@ import test_vggsound
 import torch
 import train
 from mmpareto.analysis.checkpoint_evaluation import open_split
+from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.data.mmsa import CHSIMS, MOSEI, MOSI
@@ -186,23 +187,31 @@ def test_from_raw_files_to_a_trained_run(
     prepare.main([name, "--out", str(out), "--check"])
     assert kept in capsys.readouterr().out
 
-    assert evaluate.main([str(run / "last.pt"), "--out", str(tmp_path / "results"), "--gpu_ids", "cpu"]) == 0
-    evaluated = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert evaluate.main([str(run / "last.pt"), "--gpu_ids", "cpu"]) == 0
+    results = run / "evaluation-test-last"
+    evaluated = json.loads((results / "metrics.json").read_text())
     for key in {"acc", "loss", "map", "auroc", "mae", "rmse"} & set(line):
         assert evaluated[key] == pytest.approx(line[key], rel=1e-4), key
     literature = {key for key in line if key.startswith("sentiment_")}
     assert literature == {key for key in evaluated if key.startswith("sentiment_")}
     assert bool(literature) == (name in ("mosi", "mosei", "chsims"))
+    correct = FinishedRun(run).clip_results("last").correct["joint"]
+    assert correct.mean() == pytest.approx(line.get("exact_match", line["acc"]))
     if not issubclass(DATASETS[name], ClipDatasetBuilder):  # of clips, see test_evaluate.py
-        assert_predicted_without_the_data(run, out, tmp_path / "results" / "per_clip.csv")
+        assert_predicted_without_the_data(run, out, results / "per_clip.csv")
 
 
 def assert_predicted_without_the_data(run: Path, data: Path, table: Path) -> None:
     """`mmpareto.load` predicts the first test sample, given as arrays, as evaluate.py does."""
     trained = mmpareto.load(run / "last.pt")
     sample = {name: x.numpy() for name, x in open_split(trained, "test")[0].inputs.items()}
-    if trained.dataset in ("mosi", "mosei", "chsims"):  # their last feature is the mask, which is added again
-        sample = {name: x[x[:, -1] > 0, :-1] for name, x in sample.items()}
+    for name, x in sample.items():  # as they were before they were masked and standardised
+        entry = trained.description.get("arrays", {}).get(name, {})
+        if trained.dataset in ("mosi", "mosei", "chsims") or entry.get("kind") == "sequence":
+            sample[name] = x = x[x[:, -1] > 0, :-1]
+        if "mean" in entry:
+            shape = (-1, 1, 1) if entry["kind"] == "map" else -1
+            sample[name] = x * np.reshape(entry["std"], shape) + np.reshape(entry["mean"], shape)
     data.rename(data.with_name("gone"))
     with table.open(newline="") as file:
         row = next(csv.DictReader(file))

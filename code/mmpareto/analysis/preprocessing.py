@@ -12,7 +12,7 @@ from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.data.loading.options import FEATURE_FILES, options_of
-from mmpareto.data.loading.samples import prepare_input
+from mmpareto.data.loading.samples import prepare_input, standardised
 from mmpareto.data.loading.sampling import fixed_frames
 from mmpareto.data.loading.sources import resized
 from mmpareto.errors import InputError
@@ -31,7 +31,7 @@ class Preprocessing:
                      the network's image size and normalised; of too many or too few frames, evaluation's choice is
                      taken.
         sequences    (steps, features): padded or cut to the network's length, with the mask added.
-        other arrays in the shape of the network's input: unchanged.
+        other arrays in the shape of the network's input.
         clips        "audio": a path, a prepared feature, or a waveform with its sampling rate, (float32 (channels,
                      samples) in [−1, 1], hertz). "visual": a path, or frames as above.
 
@@ -107,9 +107,9 @@ class Preprocessing:
     # Clips
 
     def _clip_inputs(self, sample: Mapping[str, Any], fps: int | None) -> dict[str, Tensor]:
-        audio, visual = sample.get("audio"), sample.get("visual")
         kind = FEATURE_FILES[self.description["audio"]].stored
         files = {name: value for name, value in sample.items() if isinstance(value, str | Path)}
+        audio, frames = sample.get("audio"), None
         if files:
             from mmpareto.data.raw.media import read_clip  # needs PyAV, unlike prepared data
 
@@ -119,16 +119,16 @@ class Preprocessing:
                 kinds=[kind] if "audio" in files else [],
                 fps=self._frame_rate(fps) if "visual" in files else None,
             )
-            audio = content.features[kind] if "audio" in files else audio
-            visual = [_decoded(jpeg) for jpeg in content.frames] if "visual" in files else visual
+            audio = content.features.get(kind, audio)
+            frames = [_decoded(jpeg) for jpeg in content.frames] or None
         if isinstance(audio, tuple):
             from mmpareto.data.raw.features import FEATURES
 
             waveform, rate = audio
             audio = FEATURES[kind].of(torch.as_tensor(waveform), rate)
-        if visual is not None and not isinstance(visual, list):
-            visual = list(_images("visual", visual, self.source))
-        return prepare_input(self.description, None if audio is None else torch.as_tensor(audio), visual)
+        if frames is None and "visual" in sample:
+            frames = list(self._images("visual", sample["visual"]))
+        return prepare_input(self.description, None if audio is None else torch.as_tensor(audio), frames)
 
     def _frame_rate(self, fps: int | None) -> int:
         known = self.description.get("fps")
@@ -153,8 +153,7 @@ class Preprocessing:
 
     def _array_input(self, name: str, value: Any) -> Tensor:
         self._require_clips(value)
-        x = torch.as_tensor(value)
-        x = x.float() if x.is_floating_point() else x
+        x = standardised(self.description, name, torch.as_tensor(value)).float()
         shape = self.shapes.get(name, x.shape)
         if len(shape) == x.dim() == 2 and x.shape[1] == shape[1] - 1:
             x = _padded(x, shape)
@@ -162,7 +161,7 @@ class Preprocessing:
 
     def _image_input(self, name: str, value: Any) -> Tensor:
         self._require_clips(value)
-        images = _images(name, value, self.source)
+        images = self._images(name, value)
         shape = self.shapes.get(name, images.shape)
         if images.dim() == len(shape) == 4 and len(images) != shape[0]:
             numbers = fixed_frames(len(images), shape[0], options_of(self.description).frame_choice)
@@ -171,22 +170,23 @@ class Preprocessing:
             images = resized(images, shape[-1])
         return self._checked(name, images)
 
+    def _images(self, name: str, value: Any) -> Tensor:
+        """uint8 (C, H, W) or (frames, C, H, W)."""
+        whole = not isinstance(value, list | tuple)
+        images = torch.as_tensor(value) if whole else torch.stack([torch.as_tensor(image) for image in value])
+        channels = self.description["channels"][name]
+        if images.dtype != torch.uint8 or images.dim() not in (3, 4) or images.shape[-3] != channels:
+            raise InputError(
+                f"{name} is {images.dtype} of shape {tuple(images.shape)}; {self.source} takes uint8 images "
+                f"({channels}, H, W), or ({channels}, H, W) per frame: channels first."
+            )
+        return images
+
     def _checked(self, name: str, x: Tensor) -> Tensor:
         shape = self.shapes.get(name, x.shape)
         if x.shape != shape:
             raise InputError(f"{name} has the shape {tuple(x.shape)}; {self.source} takes {tuple(shape)}.")
         return x
-
-
-def _images(name: str, value: Any, source: Path) -> Tensor:
-    """uint8 (C, H, W) or (frames, C, H, W)."""
-    images = torch.as_tensor(value)
-    if images.dtype != torch.uint8 or images.dim() not in (3, 4):
-        raise InputError(
-            f"{name} has the type {images.dtype} and the shape {tuple(images.shape)}; {source} takes images, "
-            "uint8 (C, H, W) or (frames, C, H, W)."
-        )
-    return images
 
 
 def _padded(sequence: Tensor, shape: Sequence[int]) -> Tensor:
