@@ -125,6 +125,15 @@ def test_an_older_checkpoint_is_completed(run: Path, data: Path, tmp_path: Path,
     assert [*heads["joint"].values()] == pytest.approx(expected[0].softmax(0).tolist(), abs=1e-6)
 
 
+@pytest.mark.gpu
+def test_prediction_on_a_gpu(run: Path, data: Path) -> None:
+    trained = mmpareto.load(run)
+    expected = trained.predict(arrays(data))
+    trained.model.to("cuda")
+    for head, values in trained.predict(arrays(data)).items():
+        assert values == pytest.approx(expected[head], abs=1e-3)
+
+
 def test_untrained_heads_are_left_out(joint_run: Path, data: Path) -> None:
     trained = mmpareto.load(joint_run)
     assert trained.unimodal_heads == "untrained" and list(trained.predict(arrays(data))) == ["joint"]

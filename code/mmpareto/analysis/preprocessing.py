@@ -31,7 +31,7 @@ class Preprocessing:
                      the network's image size and normalised; of too many or too few frames, evaluation's choice is
                      taken.
         sequences    (steps, features): padded or cut to the network's length, with the mask added.
-        other arrays in the shape of the network's input.
+        vectors …    arrays in the shape of the network's input, as in the raw file: they are standardised here.
         clips        "audio": a path, a prepared feature, or a waveform with its sampling rate, (float32 (channels,
                      samples) in [−1, 1], hertz). "visual": a path, or frames as above.
 

@@ -102,12 +102,12 @@ def _data(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     rows = {
         "data set": _title(arguments, data),
         "page": builder.download.page,
-        "licence": builder.download.terms,
+        "licence": builder.download.terms if builder.download.page else "not recorded: someone's own data",
         "samples": ", ".join(f"{count:,} {part}" for part, count in clips.items() if count),
         "split": prepared.get("split", "not recorded"),
         "fingerprint": f"`{data['fingerprint']}` (SHA-256 of the prepared folder's lists, record and checksums)",
     }
-    return _table(("", ""), rows.items())
+    return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
 def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
