@@ -237,12 +237,6 @@ def test_a_score_is_correct_if_its_sign_is(tmp_path: Path) -> None:
     }
 
 
-def test_a_score_may_have_to_be_on_the_right_side_of_a_mean(tmp_path: Path) -> None:
-    path = tmp_path / "per_clip.csv"
-    path.write_text("clip,score,joint\na,37.5,36.9\nb,38.5,38.0\nc,36.0,37.1\n")
-    assert read_clip_results(path, 37.0).correct["joint"].tolist() == [False, True, False]
-
-
 def test_class_names_may_have_underscores(tmp_path: Path) -> None:
     path = tmp_path / "per_clip.csv"
     path.write_text(

@@ -195,8 +195,8 @@ def test_from_raw_files_to_a_trained_run(
     literature = {key for key in line if key.startswith("sentiment_")}
     assert literature == {key for key in evaluated if key.startswith("sentiment_")}
     assert bool(literature) == (name in ("mosi", "mosei", "chsims"))
-    correct = FinishedRun(run).clip_results("last").correct["joint"]
-    assert correct.mean() == pytest.approx(line.get("exact_match", line["acc"]))
+    if name != "features" or "classes" in case:  # else a prediction is not just right or wrong
+        assert FinishedRun(run).clip_results("last").correct["joint"].mean() == pytest.approx(line["acc"])
     if not issubclass(DATASETS[name], ClipDatasetBuilder):  # of clips, see test_evaluate.py
         assert_predicted_without_the_data(run, out, results / "per_clip.csv")
 

@@ -290,12 +290,6 @@ class FinishedRun:
             return self.folder / "evaluation-test-last" / "per_clip.csv"
         return self.folder / "evaluation-test-best" / "per_clip.csv" if protocol == self.protocol else None
 
-    @property
-    def _score_threshold(self) -> float:
-        """The score that separates the two sides in the accuracy of a regression: 0, or that of the training's mean."""
-        prepared = self.config.get("data", {}).get("prepared") or {}
-        return float(prepared.get("label_scale", [0.0])[0])
-
     def clip_results(self, protocol: str) -> ClipResults:
         """Which test clips the network classified correctly in the epoch that a protocol chooses.
 
@@ -309,12 +303,11 @@ class FinishedRun:
         path = self.clip_table(protocol)
         if path is None or not path.is_file():
             return ClipResults()
-        results = read_clip_results(path, self._score_threshold).first(
+        results = read_clip_results(path).first(
             self._data("clips")["test"] if self.arguments["drop_last"] == "all" else None
         )
         line = self.epoch_line(protocol)
-        joint = results.correct[JOINT_HEAD]
-        accuracy = line.get("exact_match", self.accuracies(protocol)["acc"])  # of several labels, all have to be right
+        joint, accuracy = results.correct[JOINT_HEAD], self.accuracies(protocol)["acc"]
         evaluated = float(joint.mean())
         if abs(evaluated - accuracy) * len(joint) > max(2.0, 0.005 * len(joint)):
             raise InputError(
@@ -338,11 +331,10 @@ def identity(arguments: dict[str, Any], fingerprint: str) -> Identity:
     return {key: value for key, value in arguments.items() if key not in aside} | {"fingerprint": fingerprint}
 
 
-def read_clip_results(path: Path, threshold: float = 0.0) -> ClipResults:
+def read_clip_results(path: Path) -> ClipResults:
     """Read evaluate.py's per_clip.csv.
 
-    Arguments:
-        threshold: of a regression, where a score is correct if it is above where the true one is, as in its accuracy.
+    In a regression, a score of the right sign is correct (0 counts as negative), as in its accuracy.
 
     Raises:
         InputError: the file is damaged.
@@ -360,7 +352,7 @@ def read_clip_results(path: Path, threshold: float = 0.0) -> ClipResults:
             correct = {head: np.array(columns[head]) == np.array(columns["class"]) for head in heads}
         else:
             truth, *heads = titles[1:]
-            positive = {name: np.array(columns[name], dtype=np.float64) > threshold for name in titles[1:]}
+            positive = {name: np.array(columns[name], dtype=np.float64) > 0 for name in titles[1:]}
             correct = {head: positive[head] == positive[truth] for head in heads}
         if JOINT_HEAD not in correct:
             raise ValueError("no column of the joint head")
