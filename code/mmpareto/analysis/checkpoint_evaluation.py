@@ -25,10 +25,10 @@ from mmpareto.training.evaluation import Predictions, extra_metrics, head_metric
 
 TITLES = {
     "accuracy": "accuracy",
+    "exact_match": "exact match",
     "macro_f1": "macro-F1",
     "mAP": "mAP",
     "auroc": "AUROC",
-    "exact_match": "exact match",
     "mae": "MAE",
     "rmse": "RMSE",
     "r2": "R²",
