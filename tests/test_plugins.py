@@ -46,6 +46,7 @@ def test_plugins_are_imported_once_each_and_taken_from_the_words(here: Path) -> 
         ("", "not a module's name"),
         ("needing", "--plugin needing: it needs the module nowhere_library"),
         ("failing", r"failing\.py:2 \(ZeroDivisionError: division by zero\)"),
+        ("repeating", r"repeating\.py:2 \(ValueError: method 'dgl' is registered already"),
         ("clashing", "encoder 'ResNet-18' is registered already"),
         ("pathless", "encoder 'pathless' is registered as 'module'; give 'module:attribute'"),
     ],
@@ -53,6 +54,7 @@ def test_plugins_are_imported_once_each_and_taken_from_the_words(here: Path) -> 
 def test_a_plugin_that_cannot_be_imported_is_one_sentence(name: str, message: str, here: Path) -> None:
     (here / "needing.py").write_text("import nowhere_library\n")
     (here / "failing.py").write_text("\n1 / 0\n")
+    (here / "repeating.py").write_text("from mmpareto import METHODS\nMETHODS.add('dgl', 'repeating:Mine')\n")
     add = "from mmpareto.models import ENCODERS\nENCODERS.add({!r}, {!r})\n"
     (here / "clashing.py").write_text(add.format("ResNet-18", "clashing:Mine"))
     (here / "pathless.py").write_text(add.format("pathless", "module"))

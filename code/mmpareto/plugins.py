@@ -11,6 +11,7 @@ from pathlib import Path
 from mmpareto.errors import InputError
 
 HELP = "import this module, installed or in the current directory, which registers parts of its own; repeatable"
+_PACKAGE = str(Path(__file__).parent)
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -73,7 +74,8 @@ def import_plugins(names: Iterable[str], needed_by: object = None) -> None:
         except InputError as error:
             raise InputError(f"{subject}: {error}") from error
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            where = next((f for f in reversed(frames) if not f.filename.startswith((_PACKAGE, "<frozen"))), frames[-1])
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"{subject}: it fails on import, in {where.filename}:{where.lineno} ({text}).") from error
 

@@ -31,6 +31,7 @@ def test_a_missing_library_is_one_sentence(library: str, monkeypatch: pytest.Mon
 # timm
 
 
+@pytest.mark.slow  # timm takes seconds to import, and so does Transformers
 def test_a_timm_encoder_is_the_model_and_averages_frames(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     model = timm.create_model("resnet10t", pretrained=False).eval()
@@ -44,6 +45,7 @@ def test_a_timm_encoder_is_the_model_and_averages_frames(tmp_path: Path) -> None
     torch.testing.assert_close(encoder(frames[:, 0]), expected[:, 0])
 
 
+@pytest.mark.slow
 def test_timm_downloads_nothing_and_keeps_its_initial_weights() -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     for name in ("resnet10x", "hf_hub:timm/resnet10t.c3_in1k", ""):
@@ -74,7 +76,7 @@ def same_without_its_folder(encoder: Any, channels: int, x: Tensor) -> None:
     assert torch.equal(other(x), encoder(x))
 
 
-@pytest.mark.slow  # Transformers takes seconds to import
+@pytest.mark.slow
 def test_an_image_model_of_a_folder(tmp_path: Path) -> None:
     model = saved(tmp_path, "ViT", image_size=32, patch_size=16)
     kind = ENCODERS[f"hf:{tmp_path}"]
@@ -90,7 +92,7 @@ def test_an_image_model_of_a_folder(tmp_path: Path) -> None:
         kind(1)
 
 
-@pytest.mark.slow  # Transformers takes seconds to import
+@pytest.mark.slow
 def test_a_text_model_of_a_folder_encodes_sequences_of_features(tmp_path: Path) -> None:
     model = saved(tmp_path, "Bert", vocab_size=11)
     encoder, x = ENCODERS[f"hf:{tmp_path}"](16).eval(), torch.randn(3, 5, 17)
@@ -103,14 +105,14 @@ def test_a_text_model_of_a_folder_encodes_sequences_of_features(tmp_path: Path) 
     same_without_its_folder(projecting, 4, torch.ones(2, 5, 5))
 
 
-@pytest.mark.slow  # Transformers takes seconds to import
+@pytest.mark.slow
 def test_an_audio_spectrogram_transformer_of_a_folder(tmp_path: Path) -> None:
     model = saved(tmp_path, "AST", max_length=64, num_mel_bins=32)
     x = torch.randn(2, 1, 64, 32)
     torch.testing.assert_close(ENCODERS[f"hf:{tmp_path}"](1).eval()(x), model(x[:, 0]).pooler_output)
 
 
-@pytest.mark.slow  # Transformers takes seconds to import
+@pytest.mark.slow
 def test_what_is_no_folder_of_a_model_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     (tmp_path / "config.json").write_text('{"model_type": "none such"}')
@@ -122,7 +124,7 @@ def test_what_is_no_folder_of_a_model_is_refused(tmp_path: Path) -> None:
             ENCODERS[f"hf:{source}"]
 
 
-@pytest.mark.slow  # Transformers takes seconds to import
+@pytest.mark.slow
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, "Bert", vocab_size=11)
     (tmp_path / "model.safetensors").unlink()

@@ -11,6 +11,7 @@ from mmpareto.models.per_modality import (
     encoder_name,
     is_pretrained,
     kind_of,
+    names_of_files,
     split,
 )
 
@@ -86,6 +87,7 @@ def test_files_are_for_the_modalities_that_are_named_or_for_all() -> None:
     assert choose_files(None, ["a", "b"]) == {}
     assert choose_files("x.pth", ["a", "b"]) == {"a": Path("x.pth"), "b": Path("x.pth")}
     assert choose_files(("b=y.pth",), ["a", "b"]) == {"b": Path("y.pth")}
+    assert names_of_files(("weights/x.pth", "b=weights/y.pth")) == "x.pth b=y.pth"
     with pytest.raises(InputError, match="--pretrained names c, but the data has a and b"):
         choose_files(("c=y.pth",), ["a", "b"])
 

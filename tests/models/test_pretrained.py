@@ -44,8 +44,7 @@ def test_pretrained_weights_are_those_of_the_file(imagenet: Path) -> None:
     assert all(torch.equal(tensor, file[name]) for name, tensor in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("entry", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "module.encoder_q."])
+@pytest.mark.parametrize(("prefix", "entry"), [("", "model"), ("module.", "state_dict"), ("module.encoder_q.", None)])
 def test_checkpoints_and_prefixes_are_unwrapped(imagenet: Path, tmp_path: Path, prefix: str, entry: str | None) -> None:
     weights = torch.load(imagenet, weights_only=True)
     state = {prefix + name: tensor for name, tensor in weights.items()}

@@ -313,7 +313,7 @@ def _flag_nonfinite(is_finite: dict[str, Tensor], losses: Sequence[str], gradien
     tensors = [g for g in gradients if g is not None and g.numel()]
     if tensors:
         already_flagged = ~torch.stack([is_finite[loss] for loss in losses]).all()
-        finite = torch.stack([x.isfinite().to(already_flagged.device) for x in _extremes(tensors)]).all()
+        finite = torch.stack([x.to(already_flagged.device) for x in _extremes(tensors)]).isfinite().all()
         for loss in losses:
             is_finite[loss] = is_finite[loss] & (finite | already_flagged)
 

@@ -119,6 +119,13 @@ def choose_files(choice: Choice | None, modalities: Iterable[str], *, all_modali
     return {modality: Path(file) for modality, file in files.items() if file is not None}
 
 
+def names_of_files(choice: Choice) -> str:
+    """The words of `--pretrained` without the files' folders, for people."""
+    general, named = split(choice)
+    words = [Path(general).name] if general is not None else []
+    return " ".join([*words, *(f"{modality}={Path(file).name}" for modality, file in named.items())])
+
+
 def is_pretrained(encoder: Choice, pretrained: Choice | None) -> bool:
     """Return whether an encoder starts from weights that were trained elsewhere."""
     general, named = split(encoder)
@@ -132,4 +139,4 @@ def _check_names(flag: str, named: Iterable[str], modalities: Iterable[str], all
 
 
 def _listed(kinds: Iterable[str]) -> str:
-    return " or ".join(KINDS[kind][0] for kind in kinds)
+    return " or ".join(KINDS[kind][0] if kind in KINDS else kind for kind in kinds)

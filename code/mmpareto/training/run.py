@@ -14,7 +14,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
-from mmpareto.models.per_modality import choose_encoders, choose_files
+from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
@@ -58,7 +58,8 @@ def _train(request: Request, processes: Processes) -> int:
 
     trainer = make_trainer(settings, request.resume, processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    further = [f"pretrained {value_text(settings.pretrained)}"] if settings.pretrained else []
+    further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
+    further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)

@@ -82,7 +82,7 @@ def method_row(method: str, variant: str | None = None, *, recipe: str | None = 
     words += ["--recipe", recipe] if recipe else []
     details = [variant] if variant else []
     for name, value in settings.items():
-        words += [f"--{name}", value_text(value)]
+        words += [f"--{name}", *map(value_text, value if isinstance(value, list | tuple) else [value])]
         details.append(f"{name} {value_text(value)}")
     return Row(name_of(method) + (f" ({', '.join(details)})" if details else ""), shlex.join(words))
 
