@@ -2,16 +2,16 @@
 
 import abc
 import contextlib
-import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
+from mmpareto.integration.accumulation import Accumulation
 from mmpareto.integration.differentiation import (
     Gradients,
     Pass,
@@ -190,7 +190,7 @@ class Method(Hooks, StatefulModule, abc.ABC):
             reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
         after_pass = reduction.start if reduction is not None and reduction.overlaps and earlier is None else None
-        gradients = self.differentiate(objectives, factor_of(scale, objectives), after_pass)
+        gradients = self.differentiate(objectives, _factor(scale, objectives), after_pass)
         if encoders is not None and "torch.distributed.fsdp" in sys.modules:
             check_whole(encoders)
         gradients.statistics = statistics
@@ -271,65 +271,6 @@ class Method(Hooks, StatefulModule, abc.ABC):
         return self.accumulation.open()
 
 
-@dataclasses.dataclass
-class Stored:
-    """Objectives and gradients of the micro-batches of a step so far."""
-
-    objectives: Objectives
-    gradients: Gradients
-
-    def fill(self, objectives: Objectives) -> None:
-        """Add to a further micro-batch's objectives what the earlier ones have more: it counts as absent.
-
-        Raises:
-            ValueError: an encoder has other parameters or objectives than before.
-        """
-        before = self.objectives
-        for name, encoder in objectives.encoders.items():
-            known = before.encoders.setdefault(name, encoder)
-            same = {*map(id, known.parameters)} == {*map(id, encoder.parameters)}
-            if not same or known.objectives != encoder.objectives:
-                raise ValueError(
-                    f"encoder {name!r} has other parameters or losses than in the step's earlier micro-batches: name "
-                    "the same encoders, and pass a joint loss for all micro-batches or for none"
-                )
-        objectives.encoders = dict(before.encoders)
-        objectives.names = list(dict.fromkeys([*before.names, *objectives.names]))
-
-
-class Accumulation:
-    """Gradients of the micro-batches of a step that is not complete yet.
-
-    Attributes:
-        is_open: whether more micro-batches of the step follow.
-    """
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self._stored: Stored | None = None
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Context in which micro-batches are stored; an error drops them."""
-        before, self.is_open = self.is_open, True
-        try:
-            yield
-        except BaseException:
-            self._stored = None
-            raise
-        finally:
-            self.is_open = before
-
-    def store(self, objectives: Objectives, gradients: Gradients) -> None:
-        """Keep the sum so far."""
-        self._stored = Stored(dataclasses.replace(objectives, losses={}, features=None), gradients)
-
-    def take(self) -> Stored | None:
-        """Return the sum so far and forget it."""
-        stored, self._stored = self._stored, None
-        return stored
-
-
 def _report(
     encoders: Mapping[str, EncoderReport],
     objectives: Objectives,
@@ -344,9 +285,12 @@ def _report(
     return Report(encoders, finite, names, metrics)
 
 
-def factor_of(scale: float | Tensor | GradScaler | None, objectives: Objectives) -> float | Tensor | None:
+def _factor(scale: float | Tensor | GradScaler | None, objectives: Objectives) -> float | Tensor | None:
     """The factor of a gradient scaler, without waiting for the device; a number or a tensor as it is."""
     if not isinstance(scale, GradScaler):
         return scale
-    loss = next(iter(objectives.losses.values()))
-    return scale.scale(torch.ones((), device=loss.device)) if scale.is_enabled() else None
+    tensors = [
+        *objectives.losses.values(),
+        *(p for encoder in objectives.encoders.values() for p in encoder.parameters),
+    ]
+    return scale.scale(torch.ones((), device=tensors[0].device)) if scale.is_enabled() else None

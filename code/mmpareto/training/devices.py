@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-import warnings
 import random
+import warnings
 from typing import Any
 
 import numpy as np
