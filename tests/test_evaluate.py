@@ -592,14 +592,15 @@ def test_temperatures_are_fitted_to_the_clips_that_were_held_out(validated_run: 
 
     for head in HEADS:
         temperature = calibration[head]["temperature"]
-        if 0.02 < temperature < 99:  # else there is no minimum on so few clips
+        if temperature is not None:  # else there is no minimum on so few clips
             best = loss("val", head, temperature)
             assert min(loss("val", head, 0.98 * temperature), loss("val", head, 1.02 * temperature)) > best
+        temperature = temperature or 1.0
         assert calibration[head]["nll"] == pytest.approx(loss("test", head, temperature), rel=1e-5)
         for index, row in enumerate(read_table(out / "per_clip.csv")):
             expected = (logits["test"][head][index].double() / temperature).softmax(0).tolist()
             assert probabilities_of(row, head) == pytest.approx(expected, abs=1e-5)
-    assert any(0.02 < calibration[head]["temperature"] < 99 for head in HEADS)
+    assert any(calibration[head]["temperature"] is not None for head in HEADS)
 
 
 def test_temperatures_need_the_validation_set_of_the_run(

@@ -68,6 +68,7 @@ def test_certain_and_right_predictions_have_no_error() -> None:
 def test_the_temperature_minimises_the_likelihood() -> None:
     logits, labels = samples(n=3000)
     temperature = fit_temperature(logits, labels)
+    assert temperature is not None
     grid = np.exp(np.linspace(math.log(0.5), math.log(20), 400))
     losses = [torch.nn.functional.cross_entropy(logits / t, labels).item() for t in grid]
     assert temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.02)
@@ -77,8 +78,12 @@ def test_the_temperature_minimises_the_likelihood() -> None:
     assert fit_temperature(5 * logits, labels) == pytest.approx(5 * temperature, rel=1e-4)
 
 
-def test_without_a_minimum_the_temperature_is_a_limit() -> None:
+def test_without_a_minimum_there_is_no_temperature() -> None:
     labels = torch.tensor([0, 1, 1])
     right = torch.eye(2)[labels]
-    assert 0.01 <= fit_temperature(right, labels) < 0.03  # below, the likelihood is 1 in float64
-    assert fit_temperature(-right, labels) == pytest.approx(100, rel=1e-3)
+    assert fit_temperature(right, labels) is None and fit_temperature(-right, labels) is None
+    signs = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    assert fit_temperature(signs, (signs > 0).long()) is None and fit_temperature(signs, (signs < 0).long()) is None
+    almost = torch.cat([right, 0.5 - right[:1]])  # one in four is wrong: log(3) · T = 1
+    temperature = fit_temperature(almost, torch.tensor([0, 1, 1, 0]))
+    assert temperature == pytest.approx(1 / math.log(3), rel=1e-4)

@@ -1,7 +1,6 @@
 """Calibration: whether probabilities are as large as the predictions are often right, and temperature scaling."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
@@ -57,17 +56,26 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return torch.zeros(bins, dtype=torch.float64).index_add_(0, index, excess).abs().sum().item() / len(confidence)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
     """The temperature T > 0 that minimises the negative log-likelihood of logits / T (Guo et al., section 4.2).
 
-    It is convex in 1/T. Where it has no minimum, because all predictions are right (T → 0) or they say nothing (T → ∞),
-    the result is near the limit, 1/100 or 100.
+    The likelihood is convex in 1/T. It has no minimum, and the result is None, if all predictions are right, so that
+    the best T is 0; or if they are no better than chance, so that it is infinite.
 
     Arguments:
         logits, labels: of the validation set; see `calibration_metrics`.
     """
     from scipy.optimize import minimize_scalar  # a slow import
 
+    z = logits.double()
+    if labels.dim() == 2:
+        signs = 2 * labels.double() - 1
+        all_right, evidence = bool((signs * z > 0).all()), (signs * z).mean()
+    else:
+        true = z.gather(1, labels.unsqueeze(1)).squeeze(1)
+        all_right, evidence = bool((true >= z.amax(1)).all()), (true - z.mean(1)).mean()
+    if all_right or evidence <= 0:  # minus the slope of the likelihood at 1/T = 0
+        return None
     bound = math.log(LARGEST_TEMPERATURE)
 
     def objective(log_temperature: float) -> float:
@@ -75,8 +83,3 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     fitted = minimize_scalar(objective, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
     return math.exp(fitted.x)
-
-
-def fit_temperatures(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
-    """Head → its temperature, given head → logits of the validation set."""
-    return {head: fit_temperature(values, labels) for head, values in logits.items()}

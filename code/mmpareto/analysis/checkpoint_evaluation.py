@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmpareto.analysis.calibration import calibration_metrics, fit_temperatures
+from mmpareto.analysis.calibration import calibration_metrics, fit_temperature
 from mmpareto.analysis.finished_run import JOINT_HEAD, FinishedRun
 from mmpareto.analysis.plots.confusion import confusion_plot
 from mmpareto.analysis.trained import Trained
@@ -44,9 +44,16 @@ Temperatures = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Temperatures by head, and the samples that they were fitted to."""
+    """Temperatures by head, and the samples that they were fitted to.
+
+    Attributes:
+        temperatures: those of the heads that have one (`fit_temperature`).
+        without: the heads that have none, and whose probabilities stay as they are.
+        fitted_on: description of the samples.
+    """
 
     temperatures: dict[str, float]
+    without: list[str]
     fitted_on: str
 
 
@@ -178,8 +185,12 @@ def fit_calibration(
         raise InputError(f"{trained.path} predicts a score, which has no temperature; leave --temperature out.")
     dataset = validation_set(trained, folder, modalities)
     predictions = predict_split(trained, dataset, device, batch_size, workers)
-    logits = {head or JOINT_HEAD: values for head, values in predictions.logits.items()}
-    return Calibration(fit_temperatures(logits, predictions.labels), f"validation set, {len(dataset)} samples")
+    fitted = {head or JOINT_HEAD: fit_temperature(z, predictions.labels) for head, z in predictions.logits.items()}
+    return Calibration(
+        temperatures={head: temperature for head, temperature in fitted.items() if temperature is not None},
+        without=[head for head, temperature in fitted.items() if temperature is None],
+        fitted_on=f"validation set, {len(dataset)} samples",
+    )
 
 
 def calibrations(trained: Trained, predictions: Predictions, temperatures: Temperatures) -> dict[str, dict[str, float]]:
@@ -208,7 +219,10 @@ def metrics_table(trained: Trained, predictions: Predictions, calibration: Calib
         after = calibrations(trained, predictions, calibration.temperatures)
         lines += [f"with temperatures fitted to the {calibration.fitted_on}:"]
         lines += [_line("", ["T", *(TITLES[name] for name in after[JOINT_HEAD])])]
-        lines += [_row(h, {"T": calibration.temperatures[h]} | v, ["T", *v]) for h, v in after.items()]
+        lines += [_row(h, {"T": calibration.temperatures.get(h)} | v, ["T", *v]) for h, v in after.items()]
+        if calibration.without:
+            names = " and ".join(calibration.without)
+            lines += [f"– {names}: no temperature, as all predictions there are right, or no better than chance"]
     return "\n".join(lines)
 
 
@@ -273,7 +287,7 @@ def write_results(
         content |= {f"{name}{'' if head == JOINT_HEAD else f'_{head}'}": value for name, value in values.items()}
     if calibration:
         after = calibrations(trained, predictions, temperatures)
-        heads = {head: {"temperature": temperatures[head]} | values for head, values in after.items()}
+        heads = {head: {"temperature": temperatures.get(head)} | values for head, values in after.items()}
         content["calibration"] = {"fitted_on": calibration.fitted_on} | heads
     name = dataset.prepared.get("title", DATASETS[trained.dataset].title)
     title = f"{name}, {len(dataset)} clips: % of the true class"
