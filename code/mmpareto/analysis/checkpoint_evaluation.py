@@ -287,7 +287,7 @@ def write_results(
         content |= {f"{name}{'' if head == JOINT_HEAD else f'_{head}'}": value for name, value in values.items()}
     if calibration:
         after = calibrations(trained, predictions, temperatures)
-        heads = {head: {"temperature": temperatures.get(head)} | values for head, values in after.items()}
+        heads = {head: {"temperature": temperatures.get(head), **values} for head, values in after.items()}
         content["calibration"] = {"fitted_on": calibration.fitted_on} | heads
     name = dataset.prepared.get("title", DATASETS[trained.dataset].title)
     title = f"{name}, {len(dataset)} clips: % of the true class"
