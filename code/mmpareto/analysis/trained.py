@@ -194,8 +194,11 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
 
 
 def _settings_beside(path: Path) -> dict[str, Any]:
-    """The settings in the config.json of the checkpoint's folder; {} if there is none."""
-    return whole_arguments(read_config(path.parent)) if (path.parent / CONFIG).is_file() else {}
+    """The settings in the config.json of the checkpoint's folder; {} if there is none that this version can read."""
+    try:
+        return whole_arguments(read_config(path.parent)) if (path.parent / CONFIG).is_file() else {}
+    except InputError:  # the checkpoint may be usable all the same
+        return {}
 
 
 def _unimodal_heads(content: Mapping[str, Any]) -> Literal["trained", "probe", "untrained"]:
