@@ -31,6 +31,9 @@ from mmpareto.training.settings import Request, Settings, portable_settings, to_
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
+# Raised by a network that cannot take its input; the last two by models of other libraries.
+MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
+
 
 def train(request: Request) -> int:
     """Train as requested, in this process alone or as one of the processes that torchrun started.
@@ -240,7 +243,7 @@ def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> N
     try:
         with torch.no_grad():
             trial(inputs)
-    except (ValueError, RuntimeError) as error:
+    except MISFIT as error:
         part, cause = _failing_encoder(trial, inputs) or ("the network", error)
         reason = str(cause).partition("\n")[0]
         remedy = "take another --encoder, or larger inputs (--image_size, --audio_frames, a smaller --audio_pool)"
@@ -255,7 +258,7 @@ def _failing_encoder(network: MultimodalNetwork, inputs: dict[str, torch.Tensor]
         try:
             with torch.no_grad():
                 encoder(inputs[name])
-        except (ValueError, RuntimeError) as error:
+        except MISFIT as error:
             return f"the encoder of {name}, for inputs of shape {tuple(inputs[name].shape[1:])},", error
     return None
 
