@@ -26,8 +26,15 @@ EPOCHS = {
     "best_val": "best on the validation set",
     "best_test": "best on the test set: chosen on the data that it is tested on, as in the papers; optimistic",
 }
-PERCENT = {"acc": "accuracy", "macro_f1": "macro-F1", "map": "mAP", "auroc": "AUROC"}  # names in metrics.jsonl
-NUMBERS = {"mae": "MAE", "rmse": "RMSE", "correlation": "correlation"}
+# Names in metrics.jsonl → titles.
+PERCENT = {
+    "acc": "accuracy",
+    "exact_match": "exact match",
+    "macro_f1": "macro-F1",
+    "map": "mAP",
+    "auroc": "AUROC",
+}
+NUMBERS = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "correlation": "correlation"}
 
 
 def write_model_card(folder: Path) -> Path:
