@@ -25,8 +25,9 @@ from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.method_options import make_method
+from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
-from mmpareto.training.settings import Request, Settings, to_config
+from mmpareto.training.settings import Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
@@ -68,6 +69,8 @@ def _train(request: Request, processes: Processes) -> int:
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
+        if processes.is_rank0:
+            write_model_card(trainer.folder)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
         resume = f"{_python()} code/train.py --resume {trainer.folder}"
@@ -132,10 +135,11 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
+    shapes = _sample_shapes(data)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
-        "encoder": choose_encoders(settings.encoder, _sample_shapes(data), all_modalities=method.modalities is None),
+        "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
         "fusion": settings.fusion,
         **method.network,
     }
@@ -149,6 +153,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
+    network.absent, network.input_shapes = method.absent, shapes
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
@@ -160,6 +165,8 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
+        "settings": portable_settings(to_config(settings)),
+        "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         "plugins": list(settings.plugin or ()),
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)

@@ -126,25 +126,32 @@ def standardised(description: Mapping[str, Any], name: str, values: Tensor) -> T
     return ((values.double() - mean) / std).nan_to_num(nan=0.0).float()
 
 
-def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
+def prepare_input(
+    description: Mapping[str, Any], audio_feature: Tensor | None, frames: Sequence[Tensor] | None
+) -> dict[str, Tensor]:
     """Return the inputs of a clip that is in no prepared folder, as evaluation would read them from one.
 
     Arguments:
         description: of the data set that the model was trained on (`PreparedDataset.description`).
         audio_feature: what a prepared file has for the feature `description["audio"]`: float32 (1024, 128) for "fbank"
-            and (257, 188) for "spectrogram"; for "stft" the waveform, int16 (samples,) at 16 kHz.
-        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
+            and (257, 188) for "spectrogram"; for "stft" the waveform, int16 (samples,) at 16 kHz. None if absent.
+        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB. None if absent.
 
     Returns:
-        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension.
+        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension; without those
+        that are absent.
 
     Raises:
         InputError: the feature has another shape or type, or there is no frame.
     """
     options = options_of(description)
-    layout.check_feature(audio_feature, options.audio, "the audio feature")
-    if not frames:
-        raise InputError("the clip has no frame; pass a video with at least one.")
-    numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
-    images = [resized(frames[number - 1], options.image_size) for number in numbers]
-    return {"audio": audio_input(audio_feature, options, None), "visual": torch.stack(images)}
+    inputs = {}
+    if audio_feature is not None:
+        layout.check_feature(audio_feature, options.audio, "the audio feature")
+        inputs["audio"] = audio_input(audio_feature, options, None)
+    if frames is not None:
+        if not frames:
+            raise InputError("the clip has no frame; pass a video with at least one.")
+        numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
+        inputs["visual"] = torch.stack([resized(frames[number - 1], options.image_size) for number in numbers])
+    return inputs
