@@ -46,7 +46,7 @@ from mmpareto.data.preparation.prepared_folder import (
     write_record,
 )
 from mmpareto.data.preparation.report import PreparationReport
-from mmpareto.data.preparation.splits import OWN_PARTS, OWN_TEST_FRACTION, own_split, part_named
+from mmpareto.data.preparation.splits import OWN_PARTS, OWN_TEST_FRACTION, Split, own_split, part_named
 from mmpareto.data.raw.array_files import FORMS, LENGTHS, ArrayFile, open_arrays
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path, write_text
@@ -166,7 +166,7 @@ class FeatureArrays(DatasetBuilder):
         own = read_own_arrays(open_arrays(raw), task, labels, modalities, missing)
         by_name = dict(zip(own.names, own.labels.values, strict=True))
         parts = None if own.parts is None else dict(zip(own.names, own.parts, strict=True))
-        split = own_split(by_name, parts, str(raw), test_fraction, seed)
+        split = own_split(by_name, parts, raw.name, test_fraction, seed)
         record = {
             "dataset": cls.name,
             "sha256": _digest(raw),
@@ -176,7 +176,6 @@ class FeatureArrays(DatasetBuilder):
             "split": split.sentence,
             "origin": {"modalities": [*own.modalities]},
         }
-        lines = {part: [(name, *_cells(own.labels, by_name[name])) for name in ns] for part, ns in split.parts.items()}
         report = PreparationReport(raw.stem, out, len(own.names), split, {}, [], 0, unit="samples", notes=own.notes)
         report.sizes = {part: len(names) for part, names in split.parts.items()}
         for part, names in split.parts.items():
@@ -186,17 +185,10 @@ class FeatureArrays(DatasetBuilder):
                 report.already = report.found
                 return report
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
-            index = {name: number for number, name in enumerate(own.names)}
-            rows = {part: np.array([index[name] for name in names]) for part, names in split.parts.items()}
-            kinds = {
-                name: _write_modality(out / ARRAYS, own, name, rows, standardise=not no_standardise)
-                for name in own.modalities
-            }
-            write_csvs(out, own.labels.classes, lines)
-            entries = {**record, "modalities": kinds, "label_scale": list(_label_scale(own.labels, rows["train"]))}
+            entries = _write_samples(out, own, split, standardise=not no_standardise)
             info = DatasetInfo(cls.name, raw.stem, False, tuple(own.labels.classes))
             report.prepared, report.seconds = report.found, time.monotonic() - started
-            write_record(report, info, entries, [ARRAYS])
+            write_record(report, info, {**record, **entries}, [ARRAYS])
         return report
 
     @classmethod
@@ -384,6 +376,17 @@ def _digest(raw: Path) -> str:
 
 
 # --- writing ---
+
+
+def _write_samples(out: Path, own: OwnArrays, split: Split, *, standardise: bool) -> dict[str, Any]:
+    """Write the arrays and the lists; return entries of prepared.json."""
+    index = {name: number for number, name in enumerate(own.names)}
+    rows = {part: np.array([index[name] for name in names]) for part, names in split.parts.items()}
+    kinds = {name: _write_modality(out / ARRAYS, own, name, rows, standardise=standardise) for name in own.modalities}
+    values = own.labels.values
+    lists = {part: [(own.names[i], *_cells(own.labels, values[i])) for i in indices] for part, indices in rows.items()}
+    write_csvs(out, own.labels.classes, lists)
+    return {"modalities": kinds, "label_scale": list(_label_scale(own.labels, rows["train"]))}
 
 
 def _write_modality(

@@ -153,23 +153,16 @@ class ClipFolder(ClipDatasetBuilder):
                 "class into a folder of their own, DIR/<class>/<clip>.mp4, or list them with --list."
             )
         streams, unreadable = _read_streams(clips, workers or available_cores())
-        if not streams:
-            sentences = [sentence for names in unreadable.values() for sentence in names.values()]
-            raise InputError(f"none of the {len(clips)} clips can be opened; the first: {sentences[0]}")
         wanted, lacking, notes = choose_modalities(streams, modalities)
-        skipped = {reason: dict(names) for reason, names in found.skipped.items()}
-        for reason, names in (*unreadable.items(), *lacking.items()):
-            skipped.setdefault(reason, {}).update(names)
-        left_out = {name for names in (*unreadable.values(), *lacking.values()) for name in names}
-        usable = {name: clip for name, clip in clips.items() if name not in left_out}
-        parts = {name: clip.part or "" for name, clip in usable.items()} if found.split_source else None
+        usable = {name: clips[name] for name in streams if not any(name in names for names in lacking.values())}
         labels = {name: clip.label for name, clip in usable.items()}
+        parts = {name: clip.part or "" for name, clip in usable.items()} if found.split_source else None
         split = own_split(labels, parts, found.split_source or "", test_fraction, seed)
         _record_sources(out, clips.values())
         return clip_preparation.prepare_clips(
             [RawClip(name, clip.label, clip.path, clip.path) for name, clip in usable.items()],
             split,
-            DatasetInfo(cls.name, (list_file or raw).resolve().stem, False, tuple(classes)),
+            DatasetInfo(cls.name, _title(list_file or raw, out), False, tuple(classes)),
             out=out,
             fps=fps,
             audio=audio if "audio" in wanted else (),
@@ -178,7 +171,7 @@ class ClipFolder(ClipDatasetBuilder):
             seed=seed,
             workers=workers,
             found=len(clips) + sum(map(len, found.skipped.values())),
-            skipped=skipped,
+            skipped=found.skipped | unreadable | lacking,
             entries={"modalities": wanted},
             notes=[*found.notes, *notes],
         )
@@ -239,7 +232,7 @@ def find_in_folders(raw: Path) -> FoundClips:
             f"{first_few(beside)}; move these, or list all clips with --list."
         )
     clips = [FoundClip(path, words[1], part_named(words[0]), words) for path, words in paths.items()]
-    return FoundClips(clips, f"{raw} ({', '.join(sorted(folders))})", reasons, notes)
+    return FoundClips(clips, f"{raw.name} ({', '.join(sorted(folders))})", reasons, notes)
 
 
 def find_listed(list_file: Path, raw: Path) -> FoundClips:
@@ -275,7 +268,7 @@ def find_listed(list_file: Path, raw: Path) -> FoundClips:
     if not clips:
         first = f" ({next(iter(missing.values()))})" if missing else ""
         raise InputError(f"{list_file} lists no file that exists{first}; paths are relative to --raw, {raw}.")
-    source = str(list_file) if "split" in columns else None
+    source = list_file.name if "split" in columns else None
     return FoundClips(clips, source, {"file does not exist": missing} if missing else {}, [])
 
 
@@ -327,11 +320,17 @@ class _Streams(NamedTuple):
 def _read_streams(
     clips: Mapping[str, FoundClip], workers: int
 ) -> tuple[dict[str, frozenset[str]], dict[str, dict[str, str]]]:
-    """Clip → kinds of its streams; and reason → clip → sentence, of those that cannot be opened."""
+    """Clip → kinds of its streams; and reason → clip → sentence, of those that cannot be opened.
+
+    Raises:
+        InputError: none can be opened.
+    """
     results = outcomes(_streams_of, [*clips.items()], workers, _crashed)
     bar = progress(results, total=len(clips), unit="clip", desc="opening", disable=None)
     read = {streams.name: streams for streams in bar}
     unreadable = {name: streams.problem for name, streams in sorted(read.items()) if streams.problem is not None}
+    if len(unreadable) == len(clips):
+        raise InputError(f"none of the {len(clips)} clips can be opened; the first: {next(iter(unreadable.values()))}")
     kinds = {name: read[name].kinds for name in clips if name not in unreadable}
     return kinds, {"unreadable file": unreadable} if unreadable else {}
 
@@ -384,6 +383,12 @@ def choose_modalities(
     if streams and len(taken) == len(streams):
         raise InputError(f"no clip has {' and '.join(wanted)}; choose one with --modalities.")
     return wanted, lacking, notes
+
+
+def _title(raw: Path, out: Path) -> str:
+    """The name of the raw folder or the list; of an archive, which is unpacked to `out`/raw, that of `out`."""
+    raw, out = raw.resolve(), out.resolve()
+    return out.name if raw.is_relative_to(out) else raw.stem
 
 
 def _record_sources(out: Path, clips: Iterable[FoundClip]) -> None:
