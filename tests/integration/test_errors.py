@@ -62,6 +62,14 @@ def test_a_parameter_in_two_encoders(model: Multimodal, losses: Losses) -> None:
     assert_rejected("audio|visual", model, joint, unimodal, {"audio": audio, "visual": [*visual, audio[0]]})
 
 
+def test_an_iterator_that_was_used_before(model: Multimodal, losses: Losses) -> None:
+    """It is no frozen encoder, for which the plain sum would be taken."""
+    used = {name: encoder.parameters() for name, encoder in model.encoders.items()}
+    assert all(list(parameters) for parameters in used.values())
+    assert_rejected("'audio' is an iterator", model, *losses, used)
+    MMPareto().backward(*losses, encoders={name: encoder.parameters() for name, encoder in model.encoders.items()})
+
+
 def test_a_loss_that_is_not_a_scalar(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
     assert_rejected("audio", model, joint, {**unimodal, "audio": unimodal["audio"] * torch.ones(3)})
