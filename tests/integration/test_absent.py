@@ -196,6 +196,20 @@ def test_refresh_decides_nothing_at_a_step_that_lacks_a_modality() -> None:
         {key: g for key, g in step(model, decided, "visual").items() if not key.startswith("encoders.audio")},
         {key: g for key, g in step(model, plain, "visual").items() if not key.startswith("encoders.audio")},
     )
+    # A decision that is kept does not boost the lone gradient of a modality that has no unimodal loss.
+    decided.decided = {
+        name: kept | {"magnitude": torch.full_like(kept["magnitude"], 1.5)} for name, kept in decided.decided.items()
+    }
+    before, decided.age = dict(decided.decided), 1
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    encoders = dict(model.encoders.items())
+    decided.backward(joint, {"audio": unimodal["audio"]}, encoders=encoders, features=outputs.features)
+    lone = {key: g for key, g in take_grads(model).items() if key.startswith("encoders.visual")}
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    plain.backward(joint, {"audio": unimodal["audio"]}, encoders=encoders)
+    assert_close(lone, {key: g for key, g in take_grads(model).items() if key in lone})
     step(model, decided, "visual")  # would decide
     assert_same_state(decided.decided, before)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from integration_reference import Multimodal, model_and_batch
 from mmpareto import MMPareto
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @pytest.fixture
@@ -94,3 +94,11 @@ def test_weights_per_parameter_cannot_be_rescaled_per_encoder() -> None:
     """This combination of options has no meaning."""
     with pytest.raises(ValueError, match="rescale"):
         MMPareto(weights="parameter", rescale="encoder")
+
+
+def test_sparse_gradients() -> None:
+    embedding, head = nn.Embedding(5, 4, sparse=True), nn.Linear(4, 2)
+    feature = embedding(torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match="sparse"):
+        MMPareto().backward(head(feature).sum(), {"text": feature.square().mean()}, encoders={"text": embedding})
+    assert embedding.weight.grad is None and head.weight.grad is None

@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import acting, arguments, metrics, read, run
 
 HEADS = ("", "_audio", "_visual")
-OF_A_SET = ("loss", "acc", "macro_f1", "map", "per_class_accuracy")
+OF_A_SET = ("loss", "acc", "macro_f1", "map", "auroc", "per_class_accuracy")
 OF_AN_ENCODER = ("conflict_rate", "cosine", "norm_joint", "norm_unimodal", "weight_joint", "weight_unimodal", "rescale")
 
 
@@ -127,7 +127,7 @@ def test_config_holds_everything_needed_to_repeat_the_run(data: Path, folder: Pa
 
 def test_the_run_folder_holds_the_documented_files_only(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"}
+    assert names == {"config.json", "metrics.jsonl", "summary.json", "model_card.md", "last.pt", "best.pt"}
 
 
 def test_the_summary_of_a_run_with_validation(folder: Path) -> None:

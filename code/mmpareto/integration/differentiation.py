@@ -315,6 +315,8 @@ def _flag_nonfinite(is_finite: dict[str, Tensor], losses: Sequence[str], gradien
     """Clear the flags of `losses` if their common gradient is not finite, unless one of them is cleared already."""
     losses = [loss for loss in losses if loss in is_finite]
     tensors = [g for g in gradients if g is not None and g.numel()]
+    if any(g.layout != torch.strided for g in tensors):
+        raise ValueError("a parameter has a sparse gradient, which is not supported: use nn.Embedding(sparse=False)")
     if tensors:
         already_flagged = ~torch.stack([is_finite[loss] for loss in losses]).all()
         finite = torch.stack([x.to(already_flagged.device) for x in _extremes(tensors)]).isfinite().all()

@@ -9,6 +9,7 @@ import torch
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, to_device
+from mmpareto.data.loading.labels import task_of_labels
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
@@ -24,13 +25,17 @@ from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.method_options import make_method
+from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
-from mmpareto.training.settings import Request, Settings, to_config
+from mmpareto.training.settings import Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import summary_text, write_summary
 
 # Raised by a network that cannot take its input; the last two by models of other libraries.
 MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
+
+
+LABELS_FUSION = "average_labels"  # the fusion "average" of labels that do not exclude each other
 
 
 def train(request: Request) -> int:
@@ -67,6 +72,8 @@ def _train(request: Request, processes: Processes) -> int:
     try:
         trainer.fit()
         summary = write_summary(trainer, banner)
+        if processes.is_rank0:
+            write_model_card(trainer.folder)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
         resume = f"{_python()} code/train.py --resume {trainer.folder}"
@@ -131,13 +138,16 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
+    shapes = _sample_shapes(data)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
-        "encoder": choose_encoders(settings.encoder, _sample_shapes(data), all_modalities=method.modalities is None),
+        "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
         "fusion": settings.fusion,
         **method.network,
     }
+    if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
+        shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
         shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
@@ -148,6 +158,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
+    network.absent, network.input_shapes = method.absent, shapes
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
@@ -159,6 +170,8 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
+        "settings": portable_settings(to_config(settings)),
+        "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         "plugins": list(settings.plugin or ()),
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
@@ -180,9 +193,13 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
 
 
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
-    if method.needs_classes and len(data.train.classes) == 1:
-        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    task = task_of_labels(data.train.labels)
+    if method.needs_classes and task != "classification":
+        problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
+        raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     fusion = method.network.get("fusion", settings.fusion)
+    if fusion == LABELS_FUSION and task != "multilabel":
+        raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
     if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():

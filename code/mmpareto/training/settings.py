@@ -405,6 +405,12 @@ def to_config(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in config.json without those that name folders or devices, or that may change on resume."""
+    aside = {*RESUMABLE, *settings_with(Role.OUTPUT)}
+    return {name: value for name, value in arguments.items() if name not in aside}
+
+
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 

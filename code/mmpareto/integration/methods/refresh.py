@@ -81,9 +81,9 @@ class Refresh(Method):
 
     def _mix(self, modality: str, at_output: list[Tensor | None]) -> list[Tensor | None]:
         """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x; the plain sum if one is absent."""
-        weights = self.decided[modality]["weights"]
+        weights, magnitude = (self.decided[modality][name] for name in ("weights", "magnitude"))
         if any(gradient is None for gradient in at_output):
-            weights = torch.full_like(weights, 0.5)
+            weights = torch.full_like(weights, 0.5) / torch.where(magnitude == 0, 1.0, magnitude)  # `integrate` has it
         return combine_and_release([[gradient] for gradient in at_output], weights)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
