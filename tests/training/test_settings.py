@@ -256,14 +256,14 @@ def test_every_setting_has_a_role_and_help() -> None:
         assert isinstance(field.metadata["role"], Role) and field.metadata["help"], field.name
     assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
     assert settings_with(Role.SEED) == ("random_seed",)
-    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "data", "gpu_ids", "workers"}
+    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "patience", "data", "gpu_ids", "workers"}
     assert settings_with(Role.MEASUREMENT) == ("no_probe",)
 
 
 def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
     flags = {string for action in parser()._actions for string in action.option_strings}
     names = {field.name for field in dataclasses.fields(Settings)} - {"options"}
-    others = {"--resume", "--stand_in", "--train", "--list_methods", "-h", "--help"}
+    others = {"--resume", "--stand_in", "--train", "--list_methods", "--config", "--allow_unused", "-h", "--help"}
     assert flags == {f"--{name}" for name in names} | others
 
 

@@ -320,6 +320,7 @@ class SequenceSource:
 
     normalisation: "Normalisation | None" = None
     mirrors = False
+    reads: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path, split: str, modality: str, samples: int) -> None:
         self.rows = _open_array(folder / ARRAYS / f"{split}_{modality}.npy", 3, samples)

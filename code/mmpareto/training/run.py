@@ -52,7 +52,7 @@ def _train(request: Request, processes: Processes) -> int:
         print(f"{request.stand_in} does not exist: training on the synthetic stand-in instead", flush=True)
         processes.run_on_rank0(lambda: make_stand_in(settings))
 
-    trainer = make_trainer(settings, request.resume, processes)
+    trainer = make_trainer(settings, request.resume, processes, request)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     further = [f"pretrained {Path(settings.pretrained).name}"] if settings.pretrained else []
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)

@@ -60,10 +60,13 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of config.json.
 
+    Arguments:
+        folder: of the run, or a copy of its config.json under any name.
+
     Raises:
         InputError: the folder holds no run, or the file is damaged.
     """
-    path = folder / CONFIG
+    path = folder if folder.is_file() else folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no run (no {CONFIG}); give the folder that train.py named.")
     try:

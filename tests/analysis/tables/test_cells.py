@@ -64,10 +64,15 @@ OTHER: dict[str, Any] = {
     "use_tensorboard": False,
     "tensorboard_path": "board",
     "record_gradients": 10,
+    "encoder_learning_rate": 0.1,
+    "warmup_epochs": 1.0,
+    "patience": 3,
+    "logger": "mlflow",
+    "log_every": 5,
 }
 FIELDS = [field.name for field in dataclasses.fields(Settings)]
 WITHOUT_EFFECT = ["model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path"]
-WITHOUT_EFFECT += ["record_gradients", "no_probe"]
+WITHOUT_EFFECT += ["record_gradients", "no_probe", "logger", "log_every"]
 
 
 def identity_of(settings: Settings, fingerprint: str = "f") -> dict[str, Any]:
