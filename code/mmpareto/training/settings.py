@@ -34,6 +34,7 @@ from mmpareto.training.effects import (
     WITH_TENSORBOARD,
     WITH_VALIDATION,
     Effect,
+    Facts,
     check_typed,
 )
 from mmpareto.training.method_options import (
@@ -313,8 +314,19 @@ class Request:
     """Names of the settings that were typed on the command line."""
     allow_unused: bool = False
     """Whether a typed flag without effect is a warning only."""
-    warnings: tuple[str, ...] = ()
-    """Sentences about typed flags without effect, as far as they can be told before the data are open."""
+
+    def check_flags(self, facts: Facts | None = None) -> list[str]:
+        """Return a warning for every typed flag that has no effect in this run, and is not refused.
+
+        Arguments:
+            facts: None before the data are open; then only what the settings decide is checked.
+
+        Raises:
+            InputError: a typed flag has no effect; see `effects.check_typed`.
+        """
+        by_name = {name: field.metadata["effect"] for name, field in _FIELDS.items()}
+        by_name |= option_effects(self.settings.method)
+        return check_typed(self.typed, by_name, self.settings, facts, self.allow_unused)
 
 
 def parser() -> ArgumentParser:
@@ -393,10 +405,9 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
         request = _resumed(Path(resume), typed, rest, flags, bool(stand_in))
     else:
         raise InputError("--resume continues a run, and --config starts a new one; give one of them.")
-    effects = {name: field.metadata["effect"] for name, field in _FIELDS.items()}
-    effects |= option_effects(request.settings.method)
-    warnings = check_typed(request.typed, effects, request.settings, None, bool(allow_unused))
-    return dataclasses.replace(request, allow_unused=bool(allow_unused), warnings=tuple(warnings))
+    request = dataclasses.replace(request, allow_unused=bool(allow_unused))
+    request.check_flags()
+    return request
 
 
 def _new(
