@@ -72,6 +72,19 @@ class ArgumentParser(argparse.ArgumentParser):
             self.error(unknown_flag(unknown[0], self.flags_of(given)))
         return given
 
+    def refuse(self, args: Sequence[str] | None, names: Iterable[str], where: str) -> None:
+        """Exit with an error, as for an unknown flag, if one of these flags was typed.
+
+        Arguments:
+            args: the command line that was parsed (default: `sys.argv[1:]`).
+            names: of flags without an effect.
+            where: in which case they have none, such as "with --report_only".
+        """
+        typed = {word.partition("=")[0] for word in with_underscores(sys.argv[1:] if args is None else args)}
+        for name in names:
+            if f"--{name}" in typed:
+                self.error(f"--{name} has no effect {where}; leave it out")
+
     def flags_of(self, given: argparse.Namespace) -> list[str]:
         """Return the names of all flags, with those of the subcommands that were given."""
         names = [text.removeprefix("--") for action in self._actions for text in action.option_strings]

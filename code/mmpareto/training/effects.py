@@ -1,4 +1,4 @@
-"""Which flags have an effect in a run: a flag that is typed and has none is an error, or a warning.
+"""Effects of flags: one that is typed and has no effect in a run is an error, or a warning.
 
 Every setting states its `Effect` where it is declared (`settings.Settings`); the options of a method that do not always
 have one are in its class (`Method.without_effect`). Values of recipes, of another run's config.json and of tables are
@@ -14,7 +14,7 @@ from mmpareto.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of a run once its data are open and its network is built.
+    """The properties of a run that are known once its data are open and its network is built.
 
     Attributes:
         modalities: names of the modalities that are read, for messages.
@@ -23,6 +23,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
+        fusion: the fusion that the method requires, if any.
     """
 
     modalities: str
@@ -31,6 +32,7 @@ class Facts:
     convolutions: bool
     heads_trained: bool
     gpu: bool
+    fusion: str | None = None
 
 
 class Effect(NamedTuple):
@@ -59,6 +61,10 @@ WITH_VALIDATION = Effect(
 HOLDS_OUT = Effect(
     "nothing is held out of the training set: {settings.data} has a validation set of its own, or --protocol is paper",
     lambda s, facts: (s.protocol == "validation" and not (facts and facts.own_validation)) or s.method == "gblending",
+)
+FREE_FUSION = Effect(
+    "method {settings.method!r} always uses the fusion {facts.fusion!r}",
+    lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
 )
 UNTRAINED_HEADS = Effect(
     "method {settings.method!r} trains the unimodal heads, so nothing is probed",

@@ -1,4 +1,4 @@
-"""Where the metrics of a run go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
+"""Loggers: the services that get the metrics of a run beside metrics.jsonl, TensorBoard, Weights & Biases or MLflow.
 
 Tags and their values are the same everywhere (`epoch_line.tagged`). Epochs and steps are two axes: a metric of an epoch
 is logged at its number, and one of a step at the number of steps since the run began.

@@ -214,6 +214,7 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
         convolutions=any(isinstance(part, nn.Conv2d) for part in network.modules()),
         heads_trained=not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory),
         gpu=device.type == "cuda",
+        fusion=method.network.get("fusion"),
     )
 
 

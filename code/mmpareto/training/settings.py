@@ -20,6 +20,7 @@ from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
 from mmpareto.training.effects import (
     ALWAYS,
+    FREE_FUSION,
     HOLDS_OUT,
     OF_AUDIO,
     OF_FILES,
@@ -168,7 +169,9 @@ class Settings:
     )
 
     encoder: str = _setting(NETWORK, ALWAYS, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
-    fusion: str = _setting(NETWORK, ALWAYS, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat")
+    fusion: str = _setting(
+        NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
+    )
     init: Literal["mmpareto", "ogm_ge"] = _setting(
         NETWORK, ALWAYS, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
