@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow get what metrics.jsonl and the steps have; the last two are stand-ins here."""
+"""TensorBoard, Weights & Biases and MLflow get what metrics.jsonl and the steps have; the latter two are fakes here."""
 
 import json
 import sys
