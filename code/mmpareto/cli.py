@@ -63,7 +63,16 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse `args` (default: `sys.argv[1:]`) as argparse does; unknown flags are returned with underscores."""
-        return super().parse_known_args(with_underscores(sys.argv[1:] if args is None else args), namespace)
+        self._words = with_underscores(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2; where a flag is missing, perhaps because it was misspelled, the message has both."""
+        flags = (word for word in getattr(self, "_words", []) if word.startswith("--"))
+        unknown = next((word for word in flags if word.partition("=")[0] not in self._option_string_actions), None)
+        if "arguments are required" in message and unknown is not None:
+            message = f"{message}; {unknown_flag(unknown, self.flags_of(argparse.Namespace()))}"
+        super().error(message)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse `args` (default: `sys.argv[1:]`) as argparse does, which exits with status 2 on an unknown flag."""

@@ -146,3 +146,14 @@ def test_a_row_with_a_protocol_of_its_own_is_trained_for_it(protocol: str | None
     table = dataclasses.replace(ONE, rows=(Row("Uniform", f"--method uniform {flags}", protocol),))
     (cell,) = make_cells(table, [0], "last")
     assert cell.settings.protocol == expected
+
+
+def test_an_extra_flag_needs_an_effect_in_one_cell() -> None:
+    rows = (Row("SGD", "--method uniform"), Row("Adam", "--method uniform --optimizer adam"))
+    mixed = dataclasses.replace(ONE, rows=rows, baseline="SGD")
+    first, second = make_cells(mixed, [0], "last", ["--momentum", "0.5"])
+    assert (first.settings.momentum, second.settings.optimizer) == (0.5, "adam")
+    with pytest.raises(
+        InputError, match="--momentum has no effect in this run: .*adam.*nor in any other run of the ta"
+    ):
+        make_cells(dataclasses.replace(mixed, rows=rows[1:], baseline="Adam"), [0], "last", ["--momentum", "0.5"])

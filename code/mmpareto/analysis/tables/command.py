@@ -123,7 +123,8 @@ def slots_of(arguments: argparse.Namespace) -> list[str]:
     """
     ids: Sequence[int] = []
     if arguments.gpu_ids is not None:
-        ids = parse_gpu_ids(arguments.gpu_ids) if arguments.dry_run else choose_devices(arguments.gpu_ids)[1]
+        planned = arguments.dry_run and arguments.gpu_ids != "auto"
+        ids = parse_gpu_ids(arguments.gpu_ids) if planned else choose_devices(arguments.gpu_ids)[1]
     elif arguments.slots is None:
         ids = range(_gpu_count())
     if ids:
