@@ -110,6 +110,18 @@ def test_a_logger_that_is_not_installed_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_service_that_refuses_the_run_leaves_nothing_behind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise RuntimeError("api_key not configured (no-tty)\nand more")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    with pytest.raises(InputError, match=r"--logger wandb cannot start \(api_key not configured \(no-tty\)\);"):
+        run(data, tmp_path / "run", "--logger", "wandb", "--use_tensorboard", "true")
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_shows_every_nth_step_beside_the_epochs(data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path, "--use_tensorboard", "true", "--log_every", 3, "--scheduler", "cosine") == 0
     steps = EventAccumulator(str(tmp_path / "steps")).Reload()

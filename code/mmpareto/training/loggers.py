@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -90,7 +90,7 @@ class WandbLogger:
 
     def __init__(self, run: Path, settings: Settings) -> None:
         wandb = _library("wandb")
-        run_id = _run_id(run, "wandb", lambda: uuid.uuid4().hex)
+        run_id = _run_ids(run).get("wandb") or uuid.uuid4().hex
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=settings.name,
@@ -99,6 +99,7 @@ class WandbLogger:
             dir=str(run),
             config=hyper_parameters(settings),
         )
+        _record_id(run, "wandb", run_id)
         self._run.define_metric("*", step_metric="epoch")
         self._run.define_metric("step/*", step_metric="step")
 
@@ -123,7 +124,7 @@ class MLflowLogger:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
         known = _run_ids(run).get("mlflow")
         started = mlflow.start_run(run_id=known, run_name=settings.name)
-        _run_id(run, "mlflow", lambda: started.info.run_id)
+        _record_id(run, "mlflow", started.info.run_id)
         self._final_epoch = settings.epochs
         if known is None:
             mlflow.log_params({name: str(value) for name, value in hyper_parameters(settings).items()})
@@ -177,13 +178,17 @@ def open_loggers(run: Path, settings: Settings, epoch: int, step: int) -> Logger
         epoch, step: the next ones, from 1 and from 0.
 
     Raises:
-        InputError: the library of a logger is not installed.
+        InputError: a logger cannot start: its library is not installed, or the service refuses the run.
     """
     loggers: list[Logger] = []
+    if settings.logger is not None:
+        try:
+            loggers.append(WandbLogger(run, settings) if settings.logger == "wandb" else MLflowLogger(run, settings))
+        except Exception as error:  # each service has exceptions of its own
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"--logger {settings.logger} cannot start ({reason}); see its documentation.") from error
     if settings.use_tensorboard:
         loggers.append(TensorBoardLogger(Path(settings.tensorboard_path or run), run, settings, epoch, step))
-    if settings.logger is not None:
-        loggers.append(WandbLogger(run, settings) if settings.logger == "wandb" else MLflowLogger(run, settings))
     return Loggers(loggers)
 
 
@@ -217,10 +222,5 @@ def _run_ids(run: Path) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _run_id(run: Path, service: str, make: Callable[[], str]) -> str:
-    """The run's id at a service: the recorded one, or else a new one, which is recorded."""
-    ids = _run_ids(run)
-    if service not in ids:
-        ids[service] = make()
-        write_text(run / RUN_IDS, json.dumps(ids) + "\n")
-    return ids[service]
+def _record_id(run: Path, service: str, run_id: str) -> None:
+    write_text(run / RUN_IDS, json.dumps(_run_ids(run) | {service: run_id}) + "\n")

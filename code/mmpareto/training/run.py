@@ -29,7 +29,16 @@ from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label
 from mmpareto.training.method_options import make_method
-from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
+from mmpareto.training.run_folder import (
+    BEST,
+    LAST,
+    SUMMARY,
+    discard,
+    new_folder,
+    read_config,
+    write_config,
+    write_metrics,
+)
 from mmpareto.training.settings import Request, Settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import final_metrics, summary_text, write_summary
@@ -70,7 +79,7 @@ def _train(request: Request, processes: Processes) -> int:
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
     try:
-        with _loggers(trainer) as logger:
+        with _loggers(trainer, request.resume is None) as logger:
             trainer.fit(logger)
             summary = write_summary(trainer, banner)
             logger.finish(final_metrics(summary))
@@ -105,12 +114,21 @@ def _warn(sentences: Sequence[str], processes: Processes) -> None:
         print(f"warning: {sentence}.", file=sys.stderr, flush=True)
 
 
-def _loggers(trainer: Trainer) -> Loggers:
-    """The run's loggers; none for a run that is finished already, and on other ranks than 0."""
+def _loggers(trainer: Trainer, is_new: bool) -> Loggers:
+    """The run's loggers; none for a run that is finished already, and on other ranks than 0.
+
+    Raises:
+        InputError: a service refuses the run, perhaps because nobody has logged in; of a new run, nothing is left.
+    """
     if trainer.is_finished or not trainer.processes.is_rank0:
         return NO_LOGGER
     steps = (trainer.epoch - 1) * trainer.steps_per_epoch + trainer.steps
-    return open_loggers(trainer.folder, trainer.settings, trainer.epoch, steps)
+    try:
+        return open_loggers(trainer.folder, trainer.settings, trainer.epoch, steps)
+    except InputError:
+        if is_new:
+            discard(trainer.folder)
+        raise
 
 
 def sizes_text(record: dict[str, Any]) -> str:

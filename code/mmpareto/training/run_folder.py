@@ -1,5 +1,6 @@
 """Files in a run's folder: config.json, metrics.jsonl, summary.json, checkpoints."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -41,6 +42,13 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
             return folder
         except FileExistsError:
             number += 1
+
+
+def discard(folder: Path) -> None:
+    """Remove the config.json of a run that could not start, and its folder if that is empty then."""
+    (folder / CONFIG).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) -> None:

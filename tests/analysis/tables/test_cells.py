@@ -108,6 +108,15 @@ def test_the_name_of_a_run_has_its_method_and_seed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "name"),
+    [("", "cremad-mmpareto-f16496dd-seed0"), ("--recipe dgl --method dgl", "cremad-dgl-0b27db07-seed0")],
+)
+def test_a_run_keeps_the_name_that_an_older_version_gave_it(line: str, name: str) -> None:
+    """Add to `LATER` what makes this fail: tables would not resume runs that were begun before."""
+    assert run_name(identity_of(parse(["--dataset", "cremad", *line.split()]).settings)) == name
+
+
+@pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--random_seed", "3"], "--random_seed after the -- is set by the table; use --seeds"),
@@ -153,7 +162,5 @@ def test_an_extra_flag_needs_an_effect_in_one_cell() -> None:
     mixed = dataclasses.replace(ONE, rows=rows, baseline="SGD")
     first, second = make_cells(mixed, [0], "last", ["--momentum", "0.5"])
     assert (first.settings.momentum, second.settings.optimizer) == (0.5, "adam")
-    with pytest.raises(
-        InputError, match="--momentum has no effect in this run: .*adam.*nor in any other run of the ta"
-    ):
+    with pytest.raises(InputError, match=r"--momentum has no effect in this run: .*nor in any other run of the table"):
         make_cells(dataclasses.replace(mixed, rows=rows[1:], baseline="Adam"), [0], "last", ["--momentum", "0.5"])

@@ -30,6 +30,10 @@ RESERVED = {
     "train": "nothing",
 }
 
+# Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
+# that a table continues the runs that an older version has begun.
+LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -129,7 +133,10 @@ def _check_used(extra: Sequence[str], unused: Sequence[Mapping[str, str]]) -> No
 
 def run_name(identity: Identity) -> str:
     """Name of a run's folder: <dataset>-<method>-<8 hex digits of the identity without its seed>-seed<n>."""
-    text = json.dumps({key: value for key, value in identity.items() if key != "random_seed"}, sort_keys=True)
+    named = {
+        key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
+    }
+    text = json.dumps(named, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
 
