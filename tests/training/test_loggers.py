@@ -123,7 +123,9 @@ def test_a_service_that_refuses_the_run_leaves_nothing_behind(
 
 
 def test_tensorboard_shows_every_nth_step_beside_the_epochs(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path, "--use_tensorboard", "true", "--log_every", 3, "--scheduler", "cosine") == 0
+    with acting(loop.Trainer, "step", 6, send_signal):  # the step is logged before the run stops
+        assert run(data, tmp_path, "--use_tensorboard", "true", "--log_every", 3, "--scheduler", "cosine") == 143
+    assert resume(tmp_path) == 0
     steps = EventAccumulator(str(tmp_path / "steps")).Reload()
     losses = ["step/loss/audio", "step/loss/joint", "step/loss/visual"]
     assert sorted(steps.Tags()["scalars"]) == ["step/learning_rate", *losses]

@@ -32,10 +32,14 @@ class Logger(Protocol):
     """Receives the metrics of a run; created when training begins or is resumed."""
 
     def log(self, metrics: Metrics, axis: Axis, index: int) -> None:
-        """Log metrics, tag → value, of an epoch or a step."""
+        """Log metrics, tag → value, of an epoch or a step (from 1)."""
 
-    def finish(self, final: Metrics) -> None:
-        """Log the metrics by which the finished run is judged, tag → value, with its hyper-parameters."""
+    def finish(self, final: Metrics, epoch: int) -> None:
+        """Log the metrics by which the finished run is judged, tag → value, with its hyper-parameters.
+
+        Arguments:
+            epoch: the last one.
+        """
 
     def close(self, failed: bool) -> None:
         """Write what is pending; nothing is logged after it."""
@@ -48,7 +52,7 @@ class TensorBoardLogger:
         folder: of the events.
         run: the run's folder, for its config.json.
         settings: of the run.
-        epoch, step: the next ones; what was logged from there on, before a crash, is discarded.
+        epoch, step: the next ones, from 1; what was logged from there on, before a crash, is discarded.
     """
 
     def __init__(self, folder: Path, run: Path, settings: Settings, epoch: int, step: int) -> None:
@@ -68,7 +72,7 @@ class TensorBoardLogger:
         if axis == "epoch":
             writer.flush()
 
-    def finish(self, final: Metrics) -> None:
+    def finish(self, final: Metrics, epoch: int) -> None:
         """Write an entry of the HPARAMS tab, into the run itself: `SummaryWriter.add_hparams` would add another run."""
         values = {
             name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
@@ -76,7 +80,7 @@ class TensorBoardLogger:
         }
         for summary in hparams(values, dict(final)):
             self._epochs._get_file_writer().add_summary(summary)
-        self.log(final, "epoch", self._settings.epochs)
+        self.log(final, "epoch", epoch)
 
     def close(self, failed: bool) -> None:
         """Write pending events."""
@@ -107,7 +111,7 @@ class WandbLogger:
         """Log the metrics and the value of their axis."""
         self._run.log({**metrics, axis: index})
 
-    def finish(self, final: Metrics) -> None:
+    def finish(self, final: Metrics, epoch: int) -> None:
         """Set the run's summary."""
         self._run.summary.update(dict(final))
 
@@ -125,7 +129,6 @@ class MLflowLogger:
         known = _run_ids(run).get("mlflow")
         started = mlflow.start_run(run_id=known, run_name=settings.name)
         _record_id(run, "mlflow", started.info.run_id)
-        self._final_epoch = settings.epochs
         if known is None:
             mlflow.log_params({name: str(value) for name, value in hyper_parameters(settings).items()})
             mlflow.log_artifact(str(run / CONFIG))
@@ -134,9 +137,9 @@ class MLflowLogger:
         """Log the metrics; MLflow has one axis, and tags of steps begin with step/."""
         self._mlflow.log_metrics(dict(metrics), step=index)
 
-    def finish(self, final: Metrics) -> None:
+    def finish(self, final: Metrics, epoch: int) -> None:
         """Log the final metrics."""
-        self._mlflow.log_metrics(dict(final), step=self._final_epoch)
+        self._mlflow.log_metrics(dict(final), step=epoch)
 
     def close(self, failed: bool) -> None:
         """End the run."""
@@ -154,10 +157,10 @@ class Loggers:
         for logger in self._loggers:
             logger.log(metrics, axis, index)
 
-    def finish(self, final: Metrics) -> None:
+    def finish(self, final: Metrics, epoch: int) -> None:
         """Finish all of them; see `Logger.finish`."""
         for logger in self._loggers:
-            logger.finish(final)
+            logger.finish(final, epoch)
 
     def __enter__(self) -> "Loggers":
         return self
@@ -175,7 +178,7 @@ def open_loggers(run: Path, settings: Settings, epoch: int, step: int) -> Logger
 
     Arguments:
         run: the run's folder.
-        epoch, step: the next ones, from 1 and from 0.
+        epoch, step: the next ones, from 1.
 
     Raises:
         InputError: a logger cannot start: its library is not installed, or the service refuses the run.

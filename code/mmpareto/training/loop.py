@@ -163,6 +163,11 @@ class Trainer:
         return self.method.descends_unimodal or not self.network.heads
 
     @property
+    def total_steps(self) -> int:
+        """Number of steps since the run began."""
+        return (self.epoch - 1) * self.steps_per_epoch + self.steps
+
+    @property
     def is_finished(self) -> bool:
         """True after the last epoch, or when `--patience` has run out."""
         return self.epoch > self.settings.epochs or self.out_of_patience
@@ -245,12 +250,11 @@ class Trainer:
 
     def _log_step(self, logger: Loggers, metrics: dict[str, torch.Tensor]) -> None:
         """Log the losses of every Nth step of the run, with `--log_every N`; reading them waits for the device."""
-        steps = (self.epoch - 1) * self.steps_per_epoch + self.steps
-        if self.settings.log_every is None or steps % self.settings.log_every:
+        if self.settings.log_every is None or self.total_steps % self.settings.log_every:
             return
         names = {"": "joint"} | {f"_{name}": name for name in self.network.modalities}
         values = {f"step/loss/{name}": metrics[f"train_loss{suffix}"].item() for suffix, name in names.items()}
-        logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", steps)
+        logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", self.total_steps)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's share of every batch of the epoch, on the device, and the size of the whole batch."""

@@ -82,7 +82,7 @@ def _train(request: Request, processes: Processes) -> int:
         with _loggers(trainer, request.resume is None) as logger:
             trainer.fit(logger)
             summary = write_summary(trainer, banner)
-            logger.finish(final_metrics(summary))
+            logger.finish(final_metrics(summary), trainer.epoch - 1)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
         resume = f"{_python()} code/train.py --resume {trainer.folder}"
@@ -122,9 +122,8 @@ def _loggers(trainer: Trainer, is_new: bool) -> Loggers:
     """
     if trainer.is_finished or not trainer.processes.is_rank0:
         return NO_LOGGER
-    steps = (trainer.epoch - 1) * trainer.steps_per_epoch + trainer.steps
     try:
-        return open_loggers(trainer.folder, trainer.settings, trainer.epoch, steps)
+        return open_loggers(trainer.folder, trainer.settings, trainer.epoch, trainer.total_steps + 1)
     except InputError:
         if is_new:
             discard(trainer.folder)
