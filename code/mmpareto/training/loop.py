@@ -228,7 +228,7 @@ class Trainer:
     def _set_learning_rate(self) -> None:
         set_learning_rate(self.optimizer, self.settings, self.epoch, self.steps, self.steps_per_epoch)
 
-    def _train_epoch(self, logger: Loggers) -> None:
+    def _train_epoch(self, logger: Loggers = NO_LOGGER) -> None:
         self.begin_epoch()
         show_every = 1 if self.device.type == "cpu" else self.finite_monitor.every  # showing means waits for a GPU
         start = time.monotonic() - self.seconds
