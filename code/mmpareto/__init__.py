@@ -5,13 +5,11 @@
 Names are imported on first use, so that importing the package, and `--help`, needs no torch.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmpareto.integration import *  # noqa: F403
+else:
+    from mmpareto.integration import METHODS, __all__, __dir__, __getattr__  # noqa: F401
 
 __version__ = "0.2.0"
-
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("_") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.integration"), name)

@@ -245,8 +245,6 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     model = Model()
     tied = Model()
     tied.encoders["visual"].conv = tied.encoders["audio"].conv
-    frozen = Model()
-    frozen.encoders["audio"].requires_grad_(False)
     outputs = Model(seed=1)(batch_of()[0])
     joint, unimodal = losses_of(outputs, batch_of()[1])
     stray = dict(unimodal)
@@ -254,7 +252,6 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     cls, _ = ready(name, model, batch_of())
     if name != "unimodal":
         cases.append(("two encoders", tied, {}))
-    cases.append(("'audio' has no trainable parameter", frozen, {}))
     if cls.descends_joint:
         cases.append(("'joint' needs no gradient", model, {"joint": joint.detach()}))
         if name != "dgl":  # it accepts a fusion of detached features
@@ -263,7 +260,7 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     if cls.descends_unimodal:
         cases.append(("'audio' needs no gradient", model, {"unimodal": {m: x.detach() for m, x in stray.items()}}))
         cases.append(("'audio' does not reach encoder 'audio'", model, {"unimodal": stray}))
-        cases.append(("audio|no loss was given", model, {"unimodal": {}}))
+        cases.append(("no (unimodal )?loss was given", model, {"unimodal": {}}))
         cases.append(("audio", model, {"encoders": {"visual": model.encoders["visual"]}}))
     for match, network, changes in cases:
         method, _ = ready(name, network, batch_of())

@@ -104,13 +104,13 @@ def operations(layers: int) -> int:
     features = encoder(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
     method = MMPareto()
     with torch.profiler.profile() as profile:
-        apply = method._apply
+        apply = method._integrate_all
 
         def marked(*arguments: object) -> Report:
             with torch.profiler.record_function("integration"):
                 return apply(*arguments)  # type: ignore[arg-type]
 
-        method._apply = marked  # type: ignore[method-assign, assignment]
+        method._integrate_all = marked  # type: ignore[method-assign, assignment]
         method.backward(head(features).sum(), {"a": other(features).sum()}, encoders={"a": encoder})
     (marker,) = [event for event in profile.events() if event.name == "integration"]
     # These launch no kernel: views, conversions to the same dtype, and type promotion.

@@ -71,7 +71,7 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
         loop = Loop(model, batch_of(size=SIZE))
     else:
         method, loop = ready(name, model, batch_of(size=SIZE))
-    method.reduce = None if shares is None else SumReducer()
+    method.reduce = None if shares is None else SumReducer(same_graph=True)
     for number in range(len(SHARES[2])):
         batch = batch_of(size=SIZE, seed=number)
         if shares is not None:
@@ -123,7 +123,7 @@ def test_shares_of_a_batch_give_the_update_of_the_whole_batch(name: str, mixed: 
 def in_parts() -> tuple[dict[str, Tensor | None], list[str]]:
     """Return the gradients and the all-reduces; process 0 has three micro-batches, process 1 has one."""
     model, method = Model(), MMPareto()
-    method.reduce, loop = SumReducer(), Loop(model, batch_of(size=SIZE))
+    method.reduce, loop = SumReducer(same_graph=True), Loop(model, batch_of(size=SIZE))
     calls = count_sums()
     sizes = [(0, 3), (3, 2), (5, 2)] if dist.get_rank() == 0 else [(7, 5)]
     with method.accumulate():
@@ -154,7 +154,7 @@ def count_sums() -> list[str]:
 
 def at_once() -> list[str]:
     model, method = Model(), MMPareto()
-    method.over = reduction.SumOver()  # the former names of `reduce` and `SumReducer`
+    method.over = reduction.SumOver(same_graph=True)  # the former names of `reduce` and `SumReducer`
     calls = count_sums()
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     return calls
@@ -180,7 +180,7 @@ def test_each_pass_has_one_all_reduce_that_overlaps_the_next_pass(tmp_path: Path
 
 def not_finite() -> tuple[list[bool], bool]:
     model, method = Model(), MMPareto()
-    method.reduce = SumReducer()
+    method.reduce = SumReducer(same_graph=True)
     inputs, labels = part(batch_of(size=SIZE), 6 * dist.get_rank(), 6)
     if dist.get_rank() == 1:
         inputs["visual"] = inputs["visual"] * torch.inf
@@ -196,7 +196,7 @@ def as_laid_out() -> list[Any]:
     """Return the strides of a convolution's gradient and of its weight, in channels-last format."""
     model = Model().to(memory_format=torch.channels_last)
     method = MMPareto()
-    method.reduce = SumReducer()
+    method.reduce = SumReducer(same_graph=True)
     step(method, Loop(model, batch_of(size=SIZE)), batch_of(size=SIZE), 0)
     weight = model.encoders["audio"].conv.weight  # type: ignore[union-attr]
     return [weight.grad.stride(), weight.stride()]  # type: ignore[union-attr]

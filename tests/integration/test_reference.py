@@ -121,7 +121,7 @@ def of_two_processes() -> list[tuple[str, str, bool, Grads]]:
             for accumulates in (False, True):
                 model, batch = model_and_batch(name, 0, SIZE)
                 method = MMPareto(**options.arguments())
-                method.reduce = SumReducer()
+                method.reduce = SumReducer(same_graph=True)
                 start, end = [(0, 5), (5, SIZE)][dist.get_rank()]
                 if accumulates:
                     with method.accumulate():

@@ -13,60 +13,100 @@ A method replaces `loss.backward()` in any training loop:
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_TARGETS = {
-    "joint": "plain_sum:JointLoss",
-    "uniform": "plain_sum:UniformSum",
-    "pareto": "pareto:Pareto",
-    "mmpareto": "mmpareto:MMPareto",
-    "dgl": "dgl:DGL",
-    "ogm": "ogm:OGM",
-    "ogm_ge": "ogm:OGMGE",
-    "gblending": "gblending:GBlending",
-    "greedy": "greedy:Greedy",
-    "pmr": "pmr:PMR",
-    "agm": "agm:AGM",
-    "unimodal": "unimodal:Unimodal",
-    "ensemble": "ensemble:Ensemble",
-    "pretrain_finetune": "pretrain_finetune:PretrainFinetune",
-    "gradnorm": "gradnorm:GradNorm",
-    "pcgrad": "pcgrad:PCGrad",
-    "metabalance": "metabalance:MetaBalance",
+if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
+    from mmpareto.integration.method import Method as Method
+    from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.dgl import DGL as DGL
+    from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
+    from mmpareto.integration.methods.gblending import GBlending as GBlending
+    from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
+    from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
+    from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
+    from mmpareto.integration.methods.ogm import OGM as OGM
+    from mmpareto.integration.methods.ogm import OGMGE as OGMGE
+    from mmpareto.integration.methods.pareto import Pareto as Pareto
+    from mmpareto.integration.methods.pcgrad import PCGrad as PCGrad
+    from mmpareto.integration.methods.plain_sum import JointLoss as JointLoss
+    from mmpareto.integration.methods.plain_sum import UniformSum as UniformSum
+    from mmpareto.integration.methods.pmr import PMR as PMR
+    from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
+    from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
+    from mmpareto.integration.reduction import MeanReducer as MeanReducer
+    from mmpareto.integration.reduction import SumReducer as SumReducer
+    from mmpareto.integration.report import EncoderReport as EncoderReport
+    from mmpareto.integration.report import Report as Report
+
+_METHODS = {
+    "joint": "methods.plain_sum:JointLoss",
+    "uniform": "methods.plain_sum:UniformSum",
+    "pareto": "methods.pareto:Pareto",
+    "mmpareto": "methods.mmpareto:MMPareto",
+    "dgl": "methods.dgl:DGL",
+    "ogm": "methods.ogm:OGM",
+    "ogm_ge": "methods.ogm:OGMGE",
+    "gblending": "methods.gblending:GBlending",
+    "greedy": "methods.greedy:Greedy",
+    "pmr": "methods.pmr:PMR",
+    "agm": "methods.agm:AGM",
+    "unimodal": "methods.unimodal:Unimodal",
+    "ensemble": "methods.ensemble:Ensemble",
+    "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",
+    "gradnorm": "methods.gradnorm:GradNorm",
+    "pcgrad": "methods.pcgrad:PCGrad",
+    "metabalance": "methods.metabalance:MetaBalance",
 }
+_OTHERS = [
+    "methods.torchjd:TorchJD",
+    "methods.refresh:Refresh",
+    "method:Method",
+    "report:Report",
+    "report:EncoderReport",
+    "reduction:MeanReducer",
+    "reduction:SumReducer",
+]
 TORCHJD = "torchjd:"
 
 
-class Methods(Mapping[str, Any]):
+class Methods(Mapping[str, "type[Method]"]):
     """Maps the name of a method to its class, which is imported on first use.
 
-    "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed.
+    "torchjd:UPGrad", and likewise every aggregator of TorchJD, is a key that is not listed. Type checkers accept
+    `METHODS[name](**options)`; an option by name, they check on the class itself, such as `MMPareto(gamma=2)`.
     """
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> "type[Method]":
         if name.startswith(TORCHJD):
-            return _load("torchjd:TorchJD").of(name.removeprefix(TORCHJD))
-        return _load(_TARGETS[name])
+            return _load("methods.torchjd:TorchJD").of(name.removeprefix(TORCHJD))
+        return _load(_METHODS[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_TARGETS)
+        return iter(_METHODS)
 
     def __len__(self) -> int:
-        return len(_TARGETS)
+        return len(_METHODS)
 
 
 METHODS = Methods()
-_BY_CLASS = {target.partition(":")[2]: target for target in [*_TARGETS.values(), "torchjd:TorchJD", "refresh:Refresh"]}
-
-__all__ = ["METHODS", *_BY_CLASS]
 
 
 def _load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(f"{__name__}.methods.{module}"), attribute)
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _BY_CLASS:
-        return _load(_BY_CLASS[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # else every name would exist
+    _BY_NAME = {target.partition(":")[2]: target for target in [*_METHODS.values(), *_OTHERS]}
+    __all__ = ["METHODS", *_BY_NAME]
+
+    def __getattr__(name: str) -> Any:
+        if name in _BY_NAME:
+            return _load(_BY_NAME[name])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -4,18 +4,17 @@ There are two ways to compute the same gradients; `Method.differentiate` chooses
 
 - `differentiate`: each backward pass goes through all of its encoders at once.
 - `differentiate_per_encoder`: the passes end at the encoders' outputs; then one encoder after another is differentiated
-  and its graph is freed. This takes less memory, and is possible where `find_cut` finds that the losses depend on each
-  encoder through its output alone.
+  and its graph is freed. This takes less memory, and is possible where `features.find_cut` finds that the losses depend
+  on each encoder through its output alone.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.objectives import JOINT, Encoder, Objectives, graph_leaves
+from mmpareto.integration.objectives import JOINT, Encoder, Objectives, graph_leaves, graph_nodes
 
 PassHook = Callable[[Sequence[Tensor], Sequence[list[Tensor | None]]], None]
 Mix = Callable[[str, list[Tensor | None]], list[Tensor | None]]
@@ -26,7 +25,7 @@ class Pass:
     """Losses that are differentiated together, by one backward pass over their sum.
 
     Attributes:
-        losses: names of the losses.
+        losses: names of the losses, of which some may be absent.
         encoders: encoders that take the result as the gradient of one of their objectives; the others take nothing.
         outside: whether parameters outside the encoders take the result as well.
     """
@@ -48,26 +47,46 @@ class Gradients:
         encoders: modality → one list of gradients per objective, in the order of the encoder's parameters; None where
             the objective does not reach the parameter.
         others: parameter outside the encoders → its gradient, the plain sum over the losses that reach it.
-        finite: (number of losses,) bool: whether each loss and its gradients are finite.
+        names: the losses, as `Objectives.names`.
+        finite: (number of losses,) bool: whether each loss and its gradients are finite; True for absent losses.
         scale: () factor that all gradients carry.
+        present: (number of losses,) bool: whether each loss is present; None if all are.
         statistics: name → tensor that is summed over micro-batches; see `Method.statistics`.
     """
 
     encoders: dict[str, list[list[Tensor | None]]]
     others: dict[Tensor, Tensor]
+    names: list[str]
     finite: Tensor
     scale: Tensor
+    present: Tensor | None = None
     statistics: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
-    def add_(self, other: "Gradients") -> None:
-        """Add the gradients of a further micro-batch in place."""
-        for modality, objectives in self.encoders.items():
-            for total, gradients in zip(objectives, other.encoders[modality], strict=True):
-                total[:] = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
-        for parameter, gradient in other.others.items():
-            self.others[parameter] = self.others[parameter] + gradient if parameter in self.others else gradient
-        self.finite = self.finite & other.finite
-        self.statistics = {name: value + other.statistics[name] for name, value in self.statistics.items()}
+    def added(self, other: "Gradients") -> "Gradients":
+        """Sum with a further micro-batch, which has the same encoders and losses or more. Uses the lists of both."""
+        for modality, lists in other.encoders.items():
+            for total, gradients in zip(self.encoders.get(modality, ()), lists, strict=False):
+                gradients[:] = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
+        others = self.others | other.others
+        for parameter in self.others.keys() & other.others.keys():
+            others[parameter] = self.others[parameter] + other.others[parameter]
+        finite = self._in_order(other.names, self.finite, missing=True) & other.finite
+        present = None
+        if self.present is not None and other.present is not None:
+            present = self._in_order(other.names, self.present, missing=False) | other.present
+        statistics = self.statistics | {
+            name: self.statistics[name] + value if name in self.statistics else value
+            for name, value in other.statistics.items()
+        }
+        return Gradients(other.encoders, others, other.names, finite, self.scale, present, statistics)
+
+    def _in_order(self, names: Sequence[str], flags: Tensor, missing: bool) -> Tensor:
+        """Flags of the losses in another order, with `missing` for losses that are not known here."""
+        if names == self.names:
+            return flags
+        flag_of = dict(zip(self.names, flags.unbind(), strict=True))
+        default = torch.full_like(flags[0], missing)
+        return torch.stack([flag_of.get(name, default) for name in names])
 
 
 def separate_passes(objectives: Objectives) -> list[Pass]:
@@ -78,7 +97,7 @@ def separate_passes(objectives: Objectives) -> list[Pass]:
     encoders too, and every loss has a pass of its own.
     """
     passes: list[Pass] = []
-    for loss in objectives.losses:
+    for loss in objectives.names:
         encoders = [name for name, encoder in objectives.encoders.items() if loss in encoder.objectives]
         for shared in passes:
             if not objectives.interaction and not set(encoders) & set(shared.encoders):
@@ -88,6 +107,29 @@ def separate_passes(objectives: Objectives) -> list[Pass]:
         else:
             passes.append(Pass([loss], encoders))
     return passes
+
+
+def lists_of_passes(
+    objectives: Objectives, passes: Sequence[Pass], gradients: Gradients
+) -> list[tuple[list[Tensor], list[list[Tensor | None]]]]:
+    """(parameters, lists of their gradients) of every pass that has any; the lists are the ones in `gradients`."""
+    order = {  # the losses that name an encoder's lists
+        name: sorted((run.objectives_of(e)[0] for run in passes if name in run.encoders), key=e.objectives.index)
+        for name, e in objectives.encoders.items()
+    }
+    found = []
+    for run in passes:
+        parameters: list[Tensor] = []
+        lists = []
+        for name in run.encoders:
+            encoder = objectives.encoders[name]
+            index = order[name].index(run.objectives_of(encoder)[0])
+            if index < len(gradients.encoders[name]):  # fewer if the objectives were mixed
+                parameters += encoder.parameters
+                lists.append(gradients.encoders[name][index])
+        if lists:
+            found.append((parameters, lists))
+    return found
 
 
 def differentiate(
@@ -118,20 +160,21 @@ def differentiate(
     others: dict[Tensor, Tensor] = {}
     is_finite = {name: loss.detach().isfinite().reshape(()) for name, loss in objectives.losses.items()}
     for index, run in enumerate(passes):
-        losses = [objectives.losses[name] for name in run.losses]
+        present = [name for name in run.losses if name in objectives.losses]
+        losses = [objectives.losses[name] for name in present]
         outside = reached_outside if run.outside else []
         parameters = [p for name in run.encoders for p in objectives.encoders[name].parameters]
         inputs = [p for p in parameters if p in reached_inside] + outside
-        if not inputs:
-            continue
-        result = torch.autograd.grad(
-            losses,
-            inputs,
-            grad_outputs=[_scale_like(scale, loss) for loss in losses],
-            retain_graph=retain_graph or index + 1 < len(passes),
-            allow_unused=True,
-        )
-        gradient_of = {p: g for p, g in zip(inputs, result, strict=True) if g is not None}
+        result: Sequence[Tensor | None] = ()
+        if losses and inputs:
+            result = torch.autograd.grad(
+                losses,
+                inputs,
+                grad_outputs=[_scale_like(scale, loss) for loss in losses],
+                retain_graph=retain_graph or index + 1 < len(passes),
+                allow_unused=True,
+            )
+        gradient_of = {p: g for p, g in zip(inputs, result, strict=False) if g is not None}
         lists = []
         for name in run.encoders:
             encoder = objectives.encoders[name]
@@ -142,7 +185,7 @@ def differentiate(
         for leaf in outside:
             if leaf in gradient_of:
                 others[leaf] = others[leaf] + gradient_of[leaf] if leaf in others else gradient_of[leaf]
-        _flag_nonfinite(is_finite, run.losses, [gradient_of.get(leaf) for leaf in outside])
+        _flag_nonfinite(is_finite, present, [gradient_of.get(leaf) for leaf in outside])
         if after_pass is not None:
             after_pass(parameters, lists)
         del result, gradient_of  # gradients that `after_pass` has replaced are freed before the next pass
@@ -150,8 +193,17 @@ def differentiate(
         name: [encoders[name][loss] for loss in encoder.objectives if loss in encoders[name]]
         for name, encoder in objectives.encoders.items()
     }
-    first = objectives.losses[passes[0].losses[0]]
-    return Gradients(ordered, others, torch.stack([*is_finite.values()]), _scale_like(scale, first).reshape(()))
+    like = next(iter(objectives.losses.values()), None)
+    if like is None:  # all losses are absent
+        like = next(p for encoder in objectives.encoders.values() for p in encoder.parameters).new_zeros(())
+    return Gradients(
+        ordered,
+        others,
+        list(objectives.names),
+        _in_order(objectives.names, is_finite, like),
+        _scale_like(scale, like).reshape(()),
+        _presence(objectives, like),
+    )
 
 
 def differentiate_per_encoder(
@@ -168,17 +220,23 @@ def differentiate_per_encoder(
     of `differentiate`, but gradients of one encoder only are held beside a graph that is still needed.
 
     Arguments:
-        features: modality → the encoder's output, from `find_cut`.
+        features: modality → the encoder's output, from `find_cut`; without modalities that are absent from the batch.
         mix: maps (modality, [∂Lᵢ/∂x per objective, None where the loss does not reach x]) to the list of gradients at
             x that go through the encoder instead. Called without a graph.
 
     Raises:
         ValueError: a loss does not reach its encoder.
     """
-    cut = {modality: Encoder([features[modality]], e.objectives) for modality, e in objectives.encoders.items()}
-    gradients = differentiate(dataclasses.replace(objectives, encoders=cut), passes, scale)
-    is_finite = dict(zip(objectives.losses, gradients.finite.unbind(), strict=True))
-    for modality, encoder in objectives.encoders.items():
+    encoders = objectives.encoders
+    cut = {name: Encoder([features[name]], encoders[name].objectives) for name in encoders if name in features}
+    cut_passes = [dataclasses.replace(run, encoders=[name for name in run.encoders if name in cut]) for run in passes]
+    gradients = differentiate(dataclasses.replace(objectives, encoders=cut), cut_passes, scale)
+    is_finite = dict(zip(objectives.names, gradients.finite.unbind(), strict=True))
+    for modality, encoder in encoders.items():
+        if modality not in features:  # absent from the batch
+            count = 1 if mix is not None else sum(modality in run.encoders for run in passes)
+            gradients.encoders[modality] = [[None] * len(encoder.parameters) for _ in range(count)]
+            continue
         at_output = [gradient for (gradient,) in gradients.encoders[modality]]
         names = [run.objectives_of(encoder) for run in passes if modality in run.encoders]
         names.sort(key=lambda losses: encoder.objectives.index(losses[0]))  # the order of `at_output`
@@ -203,80 +261,59 @@ def differentiate_per_encoder(
     return gradients
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """Outputs of all encoders through which alone the losses depend on them, or the reason why there are none.
-
-    Attributes:
-        features: modality → output of its encoder; None where the graph cannot be cut there.
-        needed: with None, what would have to be true.
-    """
-
-    features: dict[str, Tensor] | None
-    needed: str = ""
-
-
-def find_cut(objectives: Objectives, outputs: Any) -> Cut:
-    """Look for the encoders' outputs among `outputs.features` and check that the losses depend on nothing else of them.
-
-    The graph is walked once per loss. Compiled and replicated models cannot be cut: their features are further outputs,
-    beside the logits, and not on the way from the losses to the encoders.
-    """
-    if objectives.interaction:
-        return Cut(None, "encoders that exchange nothing inside, not interaction=True")
-    given = getattr(outputs, "features", None)
-    if not isinstance(given, Mapping):
-        return Cut(None, "the encoders' outputs, outputs.features by modality: pass outputs")
-    features: dict[str, Tensor] = {}
-    for modality, encoder in objectives.encoders.items():
-        feature = given.get(modality)
-        if not isinstance(feature, Tensor) or feature.grad_fn is None:
-            return Cut(None, f"outputs.features[{modality!r}] as encoder {modality!r} computed it")
-        parameters = {id(p) for p in encoder.parameters}
-        if not all(id(leaf) in parameters for leaf in graph_leaves([feature])):
-            return Cut(
-                None,
-                f"outputs.features[{modality!r}] to depend on encoder {modality!r} alone, but it depends on other "
-                "trainable tensors, too",
-            )
-        features[modality] = feature
-    owner = {id(p): modality for modality, encoder in objectives.encoders.items() for p in encoder.parameters}
-    for name, loss in objectives.losses.items():
-        for leaf in graph_leaves([loss], features.values()):
-            if id(leaf) in owner:
-                return Cut(
-                    None,
-                    f"losses that reach the encoders through outputs.features alone, but loss {name!r} reaches encoder "
-                    f"{owner[id(leaf)]!r} in another way (as in compiled and in replicated models)",
-                )
-    return Cut(features)
-
-
 def _reached_leaves(objectives: Objectives, passes: Sequence[Pass]) -> list[Tensor]:
     """Trainable tensors that the losses of the passes reach. Losses of another graph are refused."""
     cut = [tensor for encoder in objectives.encoders.values() for tensor in encoder.parameters if not tensor.is_leaf]
-    leaves = {name: graph_leaves([objectives.losses[name]], cut) for run in passes for name in run.losses}
+    losses = {name: objectives.losses[name] for run in passes for name in run.losses if name in objectives.losses}
+    leaves = {name: graph_leaves([loss], cut) for name, loss in losses.items()}
     ids = {name: {id(leaf) for leaf in reached} for name, reached in leaves.items()}
     unreached: dict[str, list[str]] = {}
     for modality, encoder in objectives.encoders.items():
         for loss in encoder.objectives:
             if loss in ids and not any(id(parameter) in ids[loss] for parameter in encoder.parameters):
                 unreached.setdefault(loss, []).append(modality)
+    expected = [name for name in objectives.encoders if not objectives.is_absent(name)]
     for loss, encoders in unreached.items():
-        if loss != JOINT or len(encoders) == len(objectives.encoders):
-            raise ValueError(
-                f"loss {loss!r} does not reach encoder {encoders[0]!r}: compute it from the outputs of the model whose "
-                "encoders you pass, without detach()"
-            )
+        wrong = [name for name in expected if name in encoders] if loss == JOINT else encoders
+        if wrong and (loss != JOINT or len(wrong) == len(expected)):  # the joint loss need not reach all encoders
+            raise ValueError(_unreached(loss, objectives.losses[loss], wrong[0]))
     return list(dict.fromkeys(leaf for reached in leaves.values() for leaf in reached))
+
+
+def _unreached(name: str, loss: Tensor, encoder: str) -> str:
+    """The error of a loss whose graph does not contain its encoder."""
+    if any(node.name() == "CheckpointFunctionBackward" for node in graph_nodes([loss])):
+        return (
+            f"reentrant checkpointing hides encoder {encoder!r} from loss {name!r}, and does not work with "
+            "torch.autograd.grad: pass use_reentrant=False to torch.utils.checkpoint"
+        )
+    return (
+        f"loss {name!r} does not reach encoder {encoder!r}: compute it from the outputs of the model whose encoders "
+        "you pass, without detach()"
+    )
+
+
+def _in_order(names: Sequence[str], is_finite: dict[str, Tensor], like: Tensor) -> Tensor:
+    """Flags of the losses in the order of `names`; True for absent ones."""
+    missing = torch.ones((), dtype=torch.bool, device=like.device)
+    return torch.stack([is_finite.get(name, missing) for name in names])
+
+
+def _presence(objectives: Objectives, like: Tensor) -> Tensor | None:
+    """(number of losses,) bool: whether each is present; None if all are."""
+    if len(objectives.losses) == len(objectives.names):
+        return None
+    flags = [torch.full((), name in objectives.losses, device=like.device) for name in objectives.names]
+    return torch.stack(flags)  # unlike torch.tensor([…]), does not wait for the device
 
 
 def _flag_nonfinite(is_finite: dict[str, Tensor], losses: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
     """Clear the flags of `losses` if their common gradient is not finite, unless one of them is cleared already."""
+    losses = [loss for loss in losses if loss in is_finite]
     tensors = [g for g in gradients if g is not None and g.numel()]
     if tensors:
         already_flagged = ~torch.stack([is_finite[loss] for loss in losses]).all()
-        finite = torch.stack([x.isfinite().to(already_flagged.device) for x in _extremes(tensors)]).all()
+        finite = torch.stack([x.to(already_flagged.device) for x in _extremes(tensors)]).isfinite().all()
         for loss in losses:
             is_finite[loss] = is_finite[loss] & (finite | already_flagged)
 

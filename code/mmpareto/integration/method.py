@@ -2,28 +2,33 @@
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+import sys
+import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
+from mmpareto.integration.accumulation import Accumulation
 from mmpareto.integration.differentiation import (
     Gradients,
     Pass,
     PassHook,
     differentiate,
     differentiate_per_encoder,
-    find_cut,
     separate_passes,
 )
+from mmpareto.integration.features import NAME_THEM, encoders_behind, features_of, find_cut, read_output
 from mmpareto.integration.hooks import Hooks
-from mmpareto.integration.objectives import Encoders, Objectives, collect
-from mmpareto.integration.reduction import SumReducer
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, check_whole, collect
+from mmpareto.integration.reduction import MeanReducer, SumReducer
 from mmpareto.integration.report import EncoderReport, Report
+from mmpareto.integration.state import StatefulModule
 
 
-class Method(Hooks, abc.ABC):
+class Method(Hooks, StatefulModule, abc.ABC):
     """Combines the gradients of several losses into one gradient per parameter.
 
     A step calls five functions, which a subclass may override:
@@ -36,7 +41,8 @@ class Method(Hooks, abc.ABC):
 
     `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
     does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
-    overflows under fp16 leaves no trace. Callbacks outside `backward` are in `Hooks`.
+    overflows under fp16 leaves no trace. A method names its state in `memory`, and `StatefulModule` describes how that
+    is saved. Callbacks outside `backward` are in `Hooks`.
     """
 
     source: ClassVar[str] = ""
@@ -49,17 +55,34 @@ class Method(Hooks, abc.ABC):
     """Option → the values of others with which it has no effect; one that is not listed always has one."""
     refreshable: ClassVar[bool] = False
     """Whether `Refresh` can wrap the method."""
-    memory: tuple[str, ...] = ()
-    """Attributes kept between steps: tensors, builtins and dicts of them, replaced and never changed in place."""
     descends_joint: bool = True
     """Whether the joint loss is descended; if not, what only it reaches is not trained."""
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
 
     def __init__(self) -> None:
-        self.reduce: SumReducer | None = None
-        """Sums gradients over the processes that share a batch; None with one process."""
+        super().__init__()
+        self.reduce = "mean"
         self.accumulation = Accumulation()
+        self._warned: set[str] = set()
+
+    @property
+    def reduce(self) -> SumReducer | None:
+        """Combines gradients over processes; without an initialised process group, nothing is done.
+
+        "mean", the default, is `MeanReducer()`: the gradients of every objective are averaged, as
+        DistributedDataParallel does, whatever wraps the model. Assign a `MeanReducer` or `SumReducer` with other
+        arguments, a subclass of them, or None if every process trains a model of its own.
+        """
+        return self._reduce
+
+    @reduce.setter
+    def reduce(self, reducer: SumReducer | str | None) -> None:
+        if isinstance(reducer, str) and reducer != "mean":
+            raise ValueError(f"reduce must be 'mean', None or a reducer such as MeanReducer(model), not {reducer!r}")
+        self._reduce = MeanReducer() if isinstance(reducer, str) else reducer
+
+    over = reduce  # its former name
 
     @property
     def trains_encoders(self) -> bool:
@@ -67,7 +90,7 @@ class Method(Hooks, abc.ABC):
         return True
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the losses to descend. The arguments are those of `backward`."""
         return collect(joint, unimodal, encoders)
@@ -81,19 +104,21 @@ class Method(Hooks, abc.ABC):
         return separate_passes(objectives)
 
     def differentiate(
-        self, objectives: Objectives, outputs: Any, scale: float | Tensor | None, after_pass: PassHook | None = None
+        self, objectives: Objectives, scale: float | Tensor | None, after_pass: PassHook | None = None
     ) -> Gradients:
         """Run the backward passes: one encoder after another where that saves memory and is possible, else at once.
 
         It saves memory where an encoder is differentiated twice. It is possible where the losses depend on the encoders
-        through `outputs.features` alone (`find_cut`) and no hook waits for whole passes.
+        through their features alone (`find_cut`) and no hook waits for whole passes.
         """
         passes = self.passes(objectives)
         times = [sum(modality in run.encoders for run in passes) for modality in objectives.encoders]
         if after_pass is None and max(times, default=0) > 1:
-            features = find_cut(objectives, outputs).features
-            if features is not None:
-                return differentiate_per_encoder(objectives, features, passes, scale)
+            cut = find_cut(objectives)
+            if cut.features is not None:
+                return differentiate_per_encoder(objectives, cut.features, passes, scale)
+            if objectives.features is not None and not objectives.interaction:
+                self._warn_once(f"the features do not save memory: that takes {cut.needed}")
         return differentiate(objectives, passes, scale, after_pass=after_pass)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
@@ -116,58 +141,104 @@ class Method(Hooks, abc.ABC):
     def backward(
         self,
         joint: Tensor | None,
-        unimodal: Mapping[str, Tensor],
+        unimodal: UnimodalLosses,
         *,
-        encoders: Encoders,
+        encoders: Encoders | None = None,
         outputs: Any = None,
+        features: Mapping[str, Tensor] | None = None,
         labels: Tensor | None = None,
-        scale: float | Tensor | None = None,
+        scale: float | Tensor | GradScaler | None = None,
         interaction: bool = False,
     ) -> Report:
         """Add the integrated gradient to `.grad` of the encoders, and the plain sum to that of all other parameters.
 
         Replaces `(joint + sum(unimodal.values())).backward()` and, like it, frees the graph. Does not wait for the
-        device. If an error is raised, every `.grad` is unchanged.
+        device. If an error is raised, every `.grad` is unchanged. In a process group, every process calls it once per
+        step, and gradients are averaged (`reduce`).
 
         Arguments:
             joint: () loss of the fused prediction, or None if there is none (several tasks on one encoder).
-            unimodal: name → () loss.
-            encoders: modality → module or parameters, or (those, [names of its losses]). Frozen parameters are
-                skipped; `.grad` of a parameter that no loss reaches is unchanged.
-            outputs: the model's return value. Its attribute `features`, modality → the encoder's output, saves memory
-                (`differentiate`); some methods read further attributes, which their docstrings name.
+            unimodal: name → () loss. Leave a loss out, or pass None, where the modality is absent from the batch: its
+                encoder keeps its `.grad`.
+            encoders: modality → module or parameters, or (those, [names of its losses]). Frozen parameters are skipped;
+                the losses of a frozen encoder train its head. `.grad` of a parameter that no loss reaches is unchanged.
+                If left out, an encoder is what its feature depends on.
+            outputs: the model's return value, an object with attributes or a mapping. Its field `features` is used like
+                the argument; some methods read further fields, which their docstrings name.
+            features: modality → the encoder's output. They save memory (`differentiate`), and take the place of
+                `encoders`.
             labels: (B,) class indices, for the methods that need them.
-            scale: factor of a gradient scaler, which the result in `.grad` carries; nothing else depends on it.
+            scale: a gradient scaler, or its factor, which the result in `.grad` carries; nothing else depends on it.
             interaction: whether a unimodal loss may reach other encoders than its own. Such cross terms are left
                 out of the gradients that are integrated.
 
         Raises:
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
-                or the method lacks outputs or labels.
+                the features do not tell the encoders, the method lacks outputs or labels, or processes do not fit.
         """
+        if outputs is None and features is not None:
+            outputs = {"features": features}
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
-        objectives = self.objectives(joint, unimodal, encoders, outputs, labels)
-        objectives.interaction = interaction
+        objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
+        if earlier is not None:
+            earlier.fill(objectives)
+        if self.reduce is not None:
+            self.reduce.fill(objectives)
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
         is_last = not self.accumulation.is_open
-        reduction = self.reduce.begin() if self.reduce is not None and is_last else None
+        reduction = None
+        if self.reduce is not None and is_last:
+            reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
-        after_pass = reduction.start if reduction is not None and earlier is None else None
-        gradients = self.differentiate(objectives, outputs, scale, after_pass)
+        after_pass = reduction.start if reduction is not None and reduction.overlaps and earlier is None else None
+        gradients = self.differentiate(objectives, _factor(scale, objectives), after_pass)
+        if encoders is not None and "torch.distributed.fsdp" in sys.modules:
+            check_whole(encoders)
         gradients.statistics = statistics
         if earlier is not None:
-            earlier.add_(gradients)
-            gradients = earlier
+            gradients = earlier.gradients.added(gradients)
         if not is_last:
-            self.accumulation.store(gradients)
-            return Report({}, gradients.finite, list(objectives.losses))
+            self.accumulation.store(objectives, gradients)
+            return _report({}, objectives, gradients)
         if reduction is not None:
-            reduction.finish({name: encoder.parameters for name, encoder in objectives.encoders.items()}, gradients)
-        return self._apply(objectives, gradients)
+            reduction.finish(objectives, self.passes(objectives), gradients)
+        return self._integrate_all(objectives, gradients)
+
+    def _objectives(
+        self,
+        joint: Tensor | None,
+        unimodal: UnimodalLosses,
+        encoders: Encoders | None,
+        outputs: Any,
+        features: Mapping[str, Tensor] | None,
+        labels: Tensor | None,
+        interaction: bool,
+    ) -> Objectives:
+        """The arguments of `backward`, checked and matched."""
+        given = features_of(outputs, features)
+        if outputs is not None and given is None and not self.needs_classes:
+            if all(read_output(outputs, field) is None for field in ("joint", "unimodal", "contributions")):
+                raise ValueError(
+                    f"outputs, a {type(outputs).__name__}, have no field `features`: pass an object or a mapping that "
+                    "has it, modality → the encoder's output, or leave outputs out"
+                )
+            self._warn_once("outputs have no field `features`, so they are of no use")
+        named = encoders is not None
+        if encoders is None:
+            if interaction:
+                raise ValueError(f"with interaction, features depend on several encoders: {NAME_THEM}")
+            encoders = encoders_behind(given)
+        objectives = self.objectives(joint, unimodal, encoders, outputs, labels)
+        objectives.features, objectives.interaction = given, interaction
+        if not named and (needed := find_cut(objectives).needed):
+            raise ValueError(f"the features do not tell the encoders, which takes {needed}: {NAME_THEM}")
+        if not objectives.losses and (self.reduce is None or self.reduce.processes == 1):
+            raise ValueError("no loss was given: pass the joint loss, the unimodal losses, or both")
+        return objectives
 
     @torch.no_grad()
-    def _apply(self, objectives: Objectives, gradients: Gradients) -> Report:
+    def _integrate_all(self, objectives: Objectives, gradients: Gradients) -> Report:
         """Integrate encoder by encoder and add the results to `.grad`."""
         metrics = self.prepare(objectives, gradients)
         integrated: list[tuple[Tensor, Tensor | None]] = []
@@ -180,20 +251,18 @@ class Method(Hooks, abc.ABC):
             if report is not None:
                 reports[modality] = report
         integrated += ((parameter, gradient.clone()) for parameter, gradient in gradients.others.items())
-        for parameter, gradient in integrated:
-            if gradient is not None:
-                gradient = gradient.to(parameter.dtype)
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return Report(reports, gradients.finite, list(objectives.losses), metrics)
+        reached = [(p, gradient.to(p.dtype)) for p, gradient in integrated if gradient is not None and p.requires_grad]
+        for parameter, gradient in reached:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        for parameter, _ in reached:  # hooks of register_post_accumulate_grad_hook, as after Tensor.backward
+            for hook in [*(getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()]:
+                hook(parameter)
+        return _report(reports, objectives, gradients, metrics)
 
-    @property
-    def over(self) -> SumReducer | None:
-        """Former name of `reduce`."""
-        return self.reduce
-
-    @over.setter
-    def over(self, reducer: SumReducer | None) -> None:
-        self.reduce = reducer
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(f"{type(self).__name__}.backward: {message}", stacklevel=4)
 
     def accumulate(self) -> contextlib.AbstractContextManager[None]:
         """Context in which `backward` only stores gradients; the next call outside integrates the sum of all.
@@ -203,50 +272,27 @@ class Method(Hooks, abc.ABC):
         """
         return self.accumulation.open()
 
-    def state_dict(self) -> dict[str, Any]:
-        """State between steps, in tensors and builtins; empty for a method without state."""
-        return {name: getattr(self, name) for name in self.memory}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned.
+def _report(
+    encoders: Mapping[str, EncoderReport],
+    objectives: Objectives,
+    gradients: Gradients,
+    metrics: Mapping[str, Tensor] | None = None,
+) -> Report:
+    """The report of a step, with its losses in the order in which they were given, then absent ones."""
+    names = list(dict.fromkeys([*objectives.losses, *objectives.names]))
+    finite = gradients.finite
+    if names != objectives.names:
+        finite = torch.stack([finite[objectives.names.index(name)] for name in names])
+    return Report(encoders, finite, names, metrics)
 
-        Raises:
-            ValueError: the state is another method's.
-        """
-        if set(state) != set(self.memory):
-            raise ValueError(f"the state holds {sorted(state)}, which is not {type(self).__name__}'s")
-        for name, value in state.items():
-            setattr(self, name, value)
 
-
-class Accumulation:
-    """Gradients of the micro-batches of a step that is not complete yet.
-
-    Attributes:
-        is_open: whether more micro-batches of the step follow.
-    """
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self._stored: Gradients | None = None
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Context in which micro-batches are stored; an error drops them."""
-        before, self.is_open = self.is_open, True
-        try:
-            yield
-        except BaseException:
-            self._stored = None
-            raise
-        finally:
-            self.is_open = before
-
-    def store(self, gradients: Gradients) -> None:
-        """Keep the sum so far."""
-        self._stored = gradients
-
-    def take(self) -> Gradients | None:
-        """Return the sum so far and forget it."""
-        stored, self._stored = self._stored, None
-        return stored
+def _factor(scale: float | Tensor | GradScaler | None, objectives: Objectives) -> float | Tensor | None:
+    """The factor of a gradient scaler, without waiting for the device; a number or a tensor as it is."""
+    if not isinstance(scale, GradScaler):
+        return scale
+    tensors = [
+        *objectives.losses.values(),
+        *(p for encoder in objectives.encoders.values() for p in encoder.parameters),
+    ]
+    return scale.scale(torch.ones((), device=tensors[0].device)) if scale.is_enabled() else None

@@ -1,13 +1,14 @@
 """Losses of one step and the encoders that learn from them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 Parameters: TypeAlias = nn.Module | Iterable[Tensor]
 Encoders: TypeAlias = Mapping[str, Parameters | tuple[Parameters, Sequence[str]]]
+UnimodalLosses: TypeAlias = Mapping[str, Tensor | None]
 
 JOINT = "joint"
 
@@ -25,43 +26,71 @@ class Encoder:
 
 @dataclasses.dataclass
 class Objectives:
-    """Losses of one step by name (the joint loss first) and encoders by modality."""
+    """Losses of one step and encoders by modality.
+
+    Attributes:
+        losses: name → () loss, the joint loss first; without those that are absent.
+        encoders: modality → encoder, without frozen ones.
+        names: names of all losses, also absent ones: the joint loss, those of the encoders in their order, the others.
+        features: modality → output of its encoder, if the caller passed them.
+        interaction: whether a unimodal loss may reach other encoders than its own.
+    """
 
     losses: dict[str, Tensor]
     encoders: dict[str, Encoder]
+    names: list[str]
+    features: Mapping[str, Tensor] | None = None
     interaction: bool = False
 
+    def is_absent(self, modality: str) -> bool:
+        """True if the encoder has objectives other than the joint loss, and the losses of all of them are absent."""
+        own = [name for name in self.encoders[modality].objectives if name != JOINT]
+        return bool(own) and not any(name in self.losses for name in own)
 
-def collect(joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders) -> Objectives:
+
+def collect(joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders) -> Objectives:
     """Match losses with encoders and check both.
 
     The objectives of an encoder are the joint loss and the unimodal loss of the same name, unless the encoder is given
-    as (parameters, [names of losses]): then they are the joint loss, if there is one, and those.
+    as (parameters, [names of losses]): then they are the joint loss, if there is one, and those. An objective whose
+    loss is left out or None is absent: it counts as an objective without gradient. An encoder without trainable
+    parameters is frozen: it has no objectives, and its losses train what else they reach, if anything.
 
     Raises:
-        ValueError: a loss is no scalar or requires no gradient, a loss has no encoder or an encoder no loss, an encoder
-            has nothing to train, or two encoders share a parameter.
+        ValueError: a loss is no scalar or requires no gradient, a loss has no encoder, all unimodal losses are absent,
+            two encoders share a parameter, or a parameter is sharded.
     """
-    losses = ({} if joint is None else {JOINT: joint}) | dict(unimodal)
-    if not losses:
-        raise ValueError("no loss was given: pass the joint loss, the unimodal losses, or both")
+    present = {name: loss for name, loss in unimodal.items() if loss is not None}
+    losses = ({} if joint is None else {JOINT: joint}) | present
     if joint is not None and JOINT in unimodal:
         raise ValueError(f"a unimodal loss is named {JOINT!r}, which is the joint loss's name: rename the modality")
-    for name, loss in losses.items():
-        _check_loss(name, loss)
     collected: dict[str, Encoder] = {}
+    frozen: set[str] = set()
     for modality, given in encoders.items():
         parameters, names = _split_entry(given, [modality])
-        for name in names:
-            if name not in unimodal:
-                raise ValueError(f"encoder {modality!r} has no loss {name!r}: add it to the unimodal losses")
-        objectives = [JOINT, *names] if joint is not None else list(names)
-        collected[modality] = Encoder(_trainable(modality, parameters), objectives)
+        if trainable := _trainable(modality, parameters):
+            collected[modality] = Encoder(trainable, [JOINT, *names] if joint is not None else list(names))
+        else:
+            frozen |= set(names)
     _check_disjoint(collected)
+    own = dict.fromkeys(name for encoder in collected.values() for name in encoder.objectives)
+    if joint is not None and len(own) > 1 and not unimodal:
+        raise ValueError("no unimodal loss was given: pass one per modality, None for a modality that is absent")
     for name in unimodal:
-        if not any(name in encoder.objectives for encoder in collected.values()):
+        if name not in own and name not in frozen:
             raise ValueError(f"unimodal loss {name!r} has no encoder: add encoders[{name!r}] or leave the loss out")
-    return Objectives(losses, collected)
+    for name, loss in [*losses.items()]:
+        _check_scalar(name, loss)
+        if not loss.requires_grad and name in frozen and name not in own:
+            del losses[name]  # of a frozen head
+        elif not loss.requires_grad:
+            raise ValueError(
+                f"loss {name!r} needs no gradient: compute it from the model's outputs, outside torch.no_grad() and "
+                "without detach()"
+            )
+    return Objectives(
+        losses, collected, list(dict.fromkeys([*(name for name in losses if name == JOINT), *own, *losses]))
+    )
 
 
 def collect_joint(joint: Tensor | None, encoders: Encoders, method: str) -> Objectives:
@@ -94,27 +123,45 @@ def _split_entry(given: Any, default: Sequence[str]) -> tuple[Parameters, Sequen
     return given if names_losses else (given, default)
 
 
-def _check_loss(name: str, loss: Tensor) -> None:
+def _check_scalar(name: str, loss: Tensor) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"loss {name!r} is no scalar tensor but {what}: average it over the batch first")
-    if not loss.requires_grad:
-        raise ValueError(
-            f"loss {name!r} needs no gradient: compute it from the model's outputs, outside torch.no_grad() and "
-            "without detach()"
-        )
 
 
 def _trainable(modality: str, given: Parameters) -> list[Tensor]:
     trainable: dict[int, Tensor] = {}
     for parameter in list(given.parameters() if isinstance(given, nn.Module) else given):
+        _check_whole(modality, parameter)
         if not isinstance(parameter, Tensor) or not parameter.is_leaf:
             raise ValueError(f"encoder {modality!r} has an entry that is not a parameter (a leaf tensor)")
         if parameter.requires_grad:
             trainable[id(parameter)] = parameter  # a parameter used twice inside an encoder counts once
-    if not trainable:
-        raise ValueError(f"encoder {modality!r} has no trainable parameter: unfreeze it or leave it out of encoders")
     return list(trainable.values())
+
+
+def check_whole(encoders: Encoders) -> None:
+    """Refuse modules with sharded parameters.
+
+    `collect` does so, too, but `fully_shard` shows whole parameters between the forward and the backward pass of a root
+    module.
+
+    Raises:
+        ValueError: an encoder has a sharded parameter.
+    """
+    for modality, given in encoders.items():
+        parameters = _split_entry(given, ())[0]
+        for parameter in parameters.parameters() if isinstance(parameters, nn.Module) else ():
+            _check_whole(modality, parameter)
+
+
+def _check_whole(modality: str, parameter: Any) -> None:
+    # A DTensor has placements; FullyShardedDataParallel marks the parameters that it has flattened.
+    if hasattr(parameter, "placements") or getattr(parameter, "_fsdp_flattened", False):
+        raise ValueError(
+            f"encoder {modality!r} has sharded parameters (FSDP, fully_shard or DTensor), which are not supported: a "
+            "process holds only a part of each gradient. Use DistributedDataParallel"
+        )
 
 
 def _check_disjoint(encoders: Mapping[str, Encoder]) -> None:
@@ -136,17 +183,25 @@ def graph_leaves(tensors: Sequence[Tensor], cut: Iterable[Tensor] = ()) -> list[
         cut: tensors inside the graphs that count as ends, too; the walk does not go past them.
     """
     leaves = {id(tensor): tensor for tensor in tensors if tensor.grad_fn is None}
-    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    seen, cut_at = set(nodes), {(tensor.grad_fn, tensor.output_nr): tensor for tensor in cut}
-    while nodes:
-        node = nodes.pop()
+    ends = {(tensor.grad_fn, tensor.output_nr): tensor for tensor in cut}
+    for node in graph_nodes(tensors, ends):
         leaf = getattr(node, "variable", None)  # only an AccumulateGrad node has one
         if isinstance(leaf, Tensor):
             leaves[id(leaf)] = leaf
-        for child, output in node.next_functions:
-            if (end := cut_at.get((child, output))) is not None:
+        for edge in node.next_functions if ends else ():
+            if (end := ends.get(edge)) is not None:
                 leaves[id(end)] = end
-            elif child is not None and child not in seen:
-                seen.add(child)
-                nodes.append(child)
     return list(leaves.values())
+
+
+def graph_nodes(tensors: Sequence[Tensor], ends: Container[tuple[Any, int]] = ()) -> Iterator[Any]:
+    """Nodes of the autograd graphs of `tensors`, without those behind the edges `ends`."""
+    nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        yield node
+        for edge in node.next_functions:
+            if edge[0] is not None and edge[0] not in seen and edge not in ends:
+                seen.add(edge[0])
+                nodes.append(edge[0])

@@ -45,8 +45,9 @@ class Report(dict[str, EncoderReport]):
 
     Attributes:
         finite: (number of losses,) bool: whether each descended loss and its gradients are finite; the joint loss, then
-            the unimodal losses in the order given. Where losses are differentiated as one sum, a non-finite gradient
-            counts against each of them that reaches it, unless one of them is non-finite itself.
+            the unimodal losses in the order given, then absent ones, which count as finite. Where losses are
+            differentiated as one sum, a non-finite gradient counts against each of them that reaches it, unless one of
+            them is non-finite itself.
         losses: names of those losses.
         metrics: name → () tensor: further metrics of the step, such as the method's coefficients.
     """
@@ -62,3 +63,8 @@ class Report(dict[str, EncoderReport]):
         self.finite = finite
         self.losses = list(losses)
         self.metrics = dict(metrics or {})
+
+    @property
+    def all_finite(self) -> Tensor:
+        """() bool: whether all losses and gradients are finite. `if not report.all_finite:` waits for the device."""
+        return self.finite.all()

@@ -5,8 +5,10 @@ import abc
 import torch
 from torch import Tensor
 
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.linear_algebra import combine_and_release, gramians
 from mmpareto.integration.method import Method
+from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
 
 GROUPS = ("parameter", "encoder")
@@ -16,13 +18,34 @@ GROUPS = ("parameter", "encoder")
 class WeightedGradients(Method):
     """Base class of methods with h = n Σ αᵢ gᵢ, where α = 1/n is the plain sum. A subclass computes the weights α."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.present: dict[str, Tensor] = {}
+        """Modality → (n,) bool, for encoders of which an objective is absent in this step."""
+
+    def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
+        """Record which objectives are absent."""
+        self.present = {}
+        if gradients.present is not None:
+            flags = dict(zip(gradients.names, gradients.present.unbind(), strict=True))
+            for modality, encoder in objectives.encoders.items():
+                if encoder.objectives:
+                    self.present[modality] = torch.stack([flags[name] for name in encoder.objectives])
+        return {}
+
+    def all_present(self, modality: str, like: Tensor) -> Tensor:
+        """() bool on the device of `like`: whether all objectives of an encoder are present."""
+        present = self.present.get(modality)
+        return torch.ones_like(like, dtype=torch.bool).all() if present is None else present.all().to(like.device)
+
     @abc.abstractmethod
     def weigh(self, modality: str, grams: Tensor) -> Tensor:
         """Return the weights α.
 
         Arguments:
             modality: name of the encoder.
-            grams: (P, n, n) Gramian of the objectives' gradients per parameter tensor, without the loss scale.
+            grams: (P, n, n) Gramian of the objectives' gradients per parameter tensor, without the loss scale. An
+                absent objective has zeros.
 
         Returns:
             (P, n) weights per parameter tensor, or (1, n) weights of the whole encoder.

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ def wrap_model(network: nn.Module, gpu_ids: list[int], *, compiled: bool = False
     Raises:
         InputError: compilation is asked for with several GPUs.
     """
+    if compiled or len(gpu_ids) > 1:  # known here, and no news to whoever asked for it
+        warnings.filterwarnings("ignore", message=".*features do not save memory")
     if not compiled:
         return nn.DataParallel(network, device_ids=gpu_ids) if len(gpu_ids) > 1 else network
     if len(gpu_ids) > 1:

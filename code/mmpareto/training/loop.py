@@ -94,7 +94,7 @@ class Trainer:
         self.finite_monitor = FiniteMonitor(self.precision.SMALLEST_SCALE)
         self.signals = StopSignals(processes.all_reduce_max if processes.is_distributed else None)
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
-        self.method.reduce = SumReducer() if processes.is_distributed else None
+        self.method.reduce = SumReducer(same_graph=True) if processes.is_distributed else None
         self.recorder = GradientRecorder(settings, self.order.used, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)

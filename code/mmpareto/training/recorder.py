@@ -35,7 +35,7 @@ from torch import Tensor
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path
-from mmpareto.integration.differentiation import Gradients, differentiate, separate_passes
+from mmpareto.integration.differentiation import Gradients, Pass, differentiate, separate_passes
 from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
@@ -55,12 +55,13 @@ class StepGradients:
 
     Attributes:
         step, epoch: as in gradients.npz.
-        objectives: modality → names of the encoder's objectives.
+        objectives, passes: those of a step, without the losses themselves.
     """
 
     step: int
     epoch: int
-    objectives: dict[str, list[str]]
+    objectives: Objectives
+    passes: list[Pass]
     gradients: Gradients
 
 
@@ -111,10 +112,9 @@ class GradientRecorder:
         passes = [dataclasses.replace(one, outside=False) for one in separate_passes(objectives)]
         gradients = differentiate(objectives, passes, scale, retain_graph=True)
         if self._step is not None:
-            self._step.gradients.add_(gradients)
-        else:
-            names = {modality: encoder.objectives for modality, encoder in objectives.encoders.items()}
-            self._step = StepGradients(number, epoch, names, gradients)
+            gradients = self._step.gradients.added(gradients)
+        objectives.losses = {}  # frees their graph after the step
+        self._step = StepGradients(number, epoch, objectives, passes, gradients)
 
     def finish_step(self, report: Report) -> None:
         """Record the step, if it was measured, together with the method's report."""
@@ -123,11 +123,13 @@ class GradientRecorder:
             return
         values: dict[str, Tensor] = {}
         with torch.no_grad():
+            reduction = None
             if self._method.reduce is not None:
-                parameters = {modality: list(layers.values()) for modality, layers in self._layers.items()}
-                self._method.reduce.begin().finish(parameters, step.gradients)
-            for modality, objectives in step.objectives.items():
-                names = [JOINT if name == JOINT else UNIMODAL for name in objectives]
+                reduction = self._method.reduce.begin(step.objectives, step.passes)
+            if reduction is not None:
+                reduction.finish(step.objectives, step.passes, step.gradients)
+            for modality, encoder in step.objectives.encoders.items():
+                names = [JOINT if name == JOINT else UNIMODAL for name in encoder.objectives]
                 layer_gramians = gramians(step.gradients.encoders[modality], step.gradients.scale)
                 values |= layer_metrics(modality, names, layer_gramians)
         for modality, encoder_report in report.items():

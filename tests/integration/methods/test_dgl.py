@@ -393,7 +393,7 @@ def test_wrong_losses_are_rejected_and_leave_no_gradient() -> None:
     joint, unimodal = losses_of(outputs, labels)
     assert_rejected("joint loss: pass it", network, None, unimodal)
     assert_rejected("'joint' needs no gradient", network, joint.detach(), unimodal)
-    assert_rejected("'visual' has no loss", network, joint, {"audio": unimodal["audio"]})
+    assert_rejected("no unimodal loss", network, joint, {})
     assert_rejected("'text' has no encoder", network, joint, unimodal | {"text": unimodal["audio"]})
     assert_rejected("'audio' is no scalar", network, joint, unimodal | {"audio": torch.stack([joint, joint])})
 

@@ -346,7 +346,7 @@ def test_a_new_encoder_causes_a_decision() -> None:
 def shared_steps(cuts: list[tuple[int, int]]) -> list[dict[str, Tensor | None]]:
     """Return the gradients of all steps, on this process's share of each batch; `cuts` are (start, end) by rank."""
     model, method = Model(), Refresh(MMPareto.paper(), K)
-    method.reduce = SumReducer()
+    method.reduce = SumReducer(same_graph=True)
     start, end = cuts[dist.get_rank()]
     actual = []
     for (inputs, labels), shift in steps_of():
@@ -511,7 +511,7 @@ def test_models_for_which_it_would_be_wrong_are_rejected(case: str, between: boo
     if case == "no outputs":
         given["outputs"] = None
     elif case == "no features":
-        given["outputs"] = outputs.joint
+        given["outputs"] = outputs._replace(features=None)
     elif case == "one absent":
         given["outputs"] = outputs._replace(features={"audio": features["audio"]})
     elif case == "detached":

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmpareto.integration.differentiation import Gradients
+from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
@@ -82,7 +83,7 @@ class AGM(Modulation):
             labels: (B,) class indices.
         """
         with torch.no_grad():
-            values = shapley_values(lambda masked: eval_forward(masked).joint, inputs)
+            values = shapley_values(lambda masked: read_output(eval_forward(masked), "joint"), inputs)
             losses = {name: cross_entropy(phi, labels.to(phi.device), reduction="sum") for name, phi in values.items()}
             samples = {name: torch.full_like(loss, len(labels)) for name, loss in losses.items()}
         self._observed = {name: torch.stack([losses[name], samples[name]]) for name in losses}

@@ -1,7 +1,6 @@
 """DGL, disentangled gradient learning (Wei, Luo & Luo, ICCV 2025, arXiv 2507.10213)."""
 
 import dataclasses
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from mmpareto.integration.differentiation import Pass, separate_passes
 from mmpareto.integration.method import Method
-from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect, collect_joint
+from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_positive
 from mmpareto.integration.report import EncoderReport
 
@@ -63,7 +62,7 @@ class DGL(Method):
         self.truncate_joint, self.truncate_unimodal = truncate_joint, truncate_unimodal
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return L_m and every α·L_u; each encoder learns from its own α·L_u, and from L_m if that is not truncated."""
         if joint is None:
@@ -72,7 +71,9 @@ class DGL(Method):
             objectives = collect_joint(joint, encoders, "DGL")
         else:
             objectives = collect(joint, unimodal, encoders)
-            objectives.losses |= {name: self.alpha * objectives.losses[name] for name in unimodal}
+            objectives.losses |= {
+                name: self.alpha * objectives.losses[name] for name in unimodal if name in objectives.losses
+            }
         if self.truncate_joint:
             for encoder in objectives.encoders.values():
                 encoder.objectives.remove(JOINT)
@@ -80,11 +81,10 @@ class DGL(Method):
 
     def passes(self, objectives: Objectives) -> list[Pass]:
         """Return one pass outside the encoders and one through them; several with interaction, one per loss."""
-        outside = [loss for loss in objectives.losses if loss == JOINT or not self.truncate_unimodal]
-        inside = [loss for loss in objectives.losses if loss != JOINT or not self.truncate_joint]
+        outside = [loss for loss in objectives.names if loss == JOINT or not self.truncate_unimodal]
+        inside = [loss for loss in objectives.names if loss != JOINT or not self.truncate_joint]
         if objectives.interaction:
-            losses = {name: objectives.losses[name] for name in inside}
-            own = separate_passes(dataclasses.replace(objectives, losses=losses))
+            own = separate_passes(dataclasses.replace(objectives, names=inside))
         else:
             encoders = [name for name, encoder in objectives.encoders.items() if encoder.objectives]
             own = [Pass(inside, encoders)] if inside else []

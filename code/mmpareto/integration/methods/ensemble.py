@@ -1,13 +1,12 @@
 """Ensemble of unimodal models."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, collect
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect
 
 
 class Ensemble(PlainSum):
@@ -30,7 +29,7 @@ class Ensemble(PlainSum):
     descends_joint = False
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the unimodal losses."""
         return collect(None, unimodal, encoders)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext, Trial
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect
+from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect
 from mmpareto.integration.options import check_at_least, check_choice
 
 
@@ -81,15 +81,15 @@ class GBlending(PlainSum):
         self.set_weights(blending_weights(trials))
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return every loss times its weight."""
         objectives = collect(joint, unimodal, encoders)
         if not self.weights:
             raise ValueError("G-Blending has no weights yet: call set_weights() with those of blending_weights()")
-        if set(self.weights) != set(objectives.losses):
+        if set(self.weights) != set(objectives.names):
             raise ValueError(
-                f"G-Blending has weights for {sorted(self.weights)}, but the losses are {sorted(objectives.losses)}:"
+                f"G-Blending has weights for {sorted(self.weights)}, but the losses are {sorted(objectives.names)}:"
                 " pass the former losses, or call set_weights() for the latter"
             )
         objectives.losses = {name: loss * self.weights[name] for name, loss in objectives.losses.items()}
@@ -100,7 +100,7 @@ class GBlending(PlainSum):
         device = gradients.scale.device
         return {
             f"weight_{name}": torch.full((), self.weights[name], dtype=torch.float64, device=device)
-            for name in objectives.losses
+            for name in objectives.names
         }
 
 

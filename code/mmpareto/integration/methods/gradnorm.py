@@ -24,7 +24,8 @@ class GradNorm(WeightedGradients):
 
     The step uses the weights from before their update, as in the paper's algorithm 1. Weights are kept at 0.001 or
     above, because the paper does not define negative ones. One backward pass per objective of an encoder. The reported
-    weights are w/n. A step that is not finite changes neither weights nor first losses.
+    weights are w/n. A step that is not finite, or in which an objective is absent, changes neither weights nor first
+    losses.
 
     Arguments:
         alpha: α ≥ 0, how strongly slow objectives are favoured [1.5].
@@ -49,18 +50,22 @@ class GradNorm(WeightedGradients):
         self._finite = torch.tensor(True)
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
-        """Return the losses; those of micro-batches are already weighted by their share of the samples."""
-        return {name: loss.detach().double().reshape(()) for name, loss in objectives.losses.items()}
+        """Return the losses, 0 if absent; those of micro-batches are already weighted by their share of the samples."""
+        known = {name: loss.detach().double().reshape(()) for name, loss in objectives.losses.items()}
+        zero = torch.zeros_like(next(iter(known.values()), torch.zeros((), dtype=torch.float64)))
+        return {name: known.get(name, zero) for name in objectives.names}
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Record every encoder's losses, and the indices of its tensors that can be its last layer."""
+        super().prepare(objectives, gradients)
         self._finite = gradients.finite.all()
         for modality, encoder in objectives.encoders.items():
             device = gradients.scale.device
             losses = torch.stack([gradients.statistics[name].to(device) for name in encoder.objectives])
             unknown = torch.full_like(losses, math.nan)  # until the first finite step
             first = self.first_losses.get(modality, unknown).to(device)
-            first = torch.where(first.isnan() & self._finite.to(device), losses, first)
+            counts = self._finite.to(device) & self.all_present(modality, losses)
+            first = torch.where(first.isnan() & counts, losses, first)
             self.first_losses = self.first_losses | {modality: first}
             matrices = [index for index, p in enumerate(encoder.parameters) if p.dim() >= 2]
             self._layers[modality] = matrices or [*range(len(encoder.parameters))]
@@ -80,6 +85,6 @@ class GradNorm(WeightedGradients):
         slope = torch.sign(weights * norms - target) * norms
         updated = (weights - self.weights_learning_rate * slope).clamp(min=SMALLEST_WEIGHT)
         updated = updated * count / updated.sum()
-        finite = self._finite.to(norms.device) & updated.isfinite().all()
-        self.loss_weights = self.loss_weights | {modality: torch.where(finite, updated, weights)}
+        counts = self._finite.to(norms.device) & updated.isfinite().all() & self.all_present(modality, norms)
+        self.loss_weights = self.loss_weights | {modality: torch.where(counts, updated, weights)}
         return weights.unsqueeze(0) / count

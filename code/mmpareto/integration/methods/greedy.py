@@ -10,7 +10,7 @@ from torch import Tensor
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import JointLoss
-from mmpareto.integration.objectives import Encoders, Objectives
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.options import check_at_least, check_positive
 
 
@@ -89,7 +89,7 @@ class Greedy(JointLoss):
         return {"hold": self.hold()}
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the joint loss, after checking that every modality is watched."""
         missing = [name for name in encoders if name not in self._watched]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
+from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
@@ -99,12 +100,12 @@ class OGM(Modulation):
 
     def _logits(self, outputs: Any) -> Mapping[str, Tensor]:
         """Return modality → (B, C): the contributions, or the unimodal logits of outputs without contributions."""
-        contributions = getattr(outputs, "contributions", None)
+        contributions = read_output(outputs, "contributions")
         if contributions:
             return contributions
         if contributions is not None:
             raise ValueError(f"{self.title} {NOT_ADDITIVE}")
-        unimodal = getattr(outputs, "unimodal", None)
+        unimodal = read_output(outputs, "unimodal")
         if not unimodal:
             raise ValueError(
                 f"{self.title} needs the model's outputs: pass outputs=… with `contributions` or `unimodal`, modality →"

@@ -1,5 +1,6 @@
 """Conventional Pareto integration: the multiple-gradient descent algorithm (MGDA)."""
 
+import torch
 from torch import Tensor
 
 from mmpareto.integration.min_norm import min_norm_weights
@@ -32,5 +33,15 @@ class Pareto(WeightedGradients):
         self.weights = weights
 
     def weigh(self, modality: str, grams: Tensor) -> Tensor:
-        """Return the min-norm weights."""
-        return min_norm_weights(groups_of(grams, self.weights == "parameter"))
+        """Return the min-norm weights, of the objectives that are present."""
+        groups = groups_of(grams, self.weights == "parameter")
+        if modality not in self.present:
+            return min_norm_weights(groups)
+        present = self.present[modality].to(groups)
+        if len(present) == 2:
+            alpha = torch.where(present.all(), min_norm_weights(groups), present / present.sum().clamp(min=1))
+        else:
+            chosen = present.nonzero().flatten()
+            alpha = torch.zeros_like(groups[..., 0])
+            alpha[:, chosen] = min_norm_weights(groups[:, chosen][:, :, chosen])
+        return alpha * present.mean()  # h = Σ αᵢ gᵢ times the number of those objectives

@@ -1,13 +1,12 @@
 """Joint training and the uniform baseline, the two methods that descend a plain sum of losses."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Pass
 from mmpareto.integration.method import Method
-from mmpareto.integration.objectives import Encoders, Objectives, collect_joint
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect_joint
 from mmpareto.integration.options import check_positive
 from mmpareto.integration.report import EncoderReport
 
@@ -17,7 +16,7 @@ class PlainSum(Method):
 
     def passes(self, objectives: Objectives) -> list[Pass]:
         """Return one pass over the sum."""
-        return [Pass(list(objectives.losses), [name for name, e in objectives.encoders.items() if e.objectives])]
+        return [Pass(objectives.names, [name for name, e in objectives.encoders.items() if e.objectives])]
 
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
@@ -42,7 +41,7 @@ class JointLoss(PlainSum):
     """The method's name in error messages."""
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the joint loss, as the only objective of every encoder."""
         return collect_joint(joint, encoders, self.title)

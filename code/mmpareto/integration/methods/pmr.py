@@ -10,10 +10,11 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients, Pass
+from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
-from mmpareto.integration.objectives import JOINT, Encoders, Objectives, collect, collect_joint
+from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice, check_decay, check_epoch_range, check_positive
 from mmpareto.integration.report import EncoderReport
 
@@ -146,7 +147,7 @@ class PMR(Method):
     # --- a step ---
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the joint loss and, while PMR is active, CE and −H of every modality for its own encoder alone."""
         objectives = collect_joint(joint, encoders, "PMR")
@@ -222,8 +223,8 @@ class PMR(Method):
 
         A class without a prototype has d = −∞, and its samples have the label NO_CLASS.
         """
-        features = getattr(outputs, "features", None)
-        if not features or name not in features:
+        features = read_output(outputs, "features")
+        if features is None or features.get(name) is None:
             raise ValueError(f"PMR needs the features of {name!r}: pass outputs=… with `features`, modality → (B, …)")
         if name not in self.prototypes:
             raise ValueError(f"PMR has no prototypes of {name!r}: call update_prototypes() before the first epoch")

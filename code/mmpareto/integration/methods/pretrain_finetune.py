@@ -1,13 +1,12 @@
 """Unimodal pre-training, followed by joint fine-tuning."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, collect, collect_frozen, collect_joint
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_frozen, collect_joint
 from mmpareto.integration.options import check_at_least
 
 
@@ -60,7 +59,7 @@ class PretrainFinetune(PlainSum):
         self.descends_joint, self.descends_unimodal = True, False
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the unimodal losses or the joint loss, depending on the stage."""
         if not self.descends_joint:

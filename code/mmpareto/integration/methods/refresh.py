@@ -1,12 +1,12 @@
 """Approximation of MMPareto with one backward pass at most steps: decisions are refreshed every K-th step."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto.integration.differentiation import Gradients, PassHook, differentiate_per_encoder, find_cut
+from mmpareto.integration.differentiation import Gradients, PassHook, differentiate_per_encoder
+from mmpareto.integration.features import find_cut
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.methods.mmpareto import MMPareto
@@ -28,7 +28,8 @@ class Refresh(Method):
     heads alone. Parameters outside the encoders receive the plain sum at every step. Since a backward pass costs about
     two forward passes, K steps cost 3K + 2 where the plain sum costs 3K: 1 + 0.67/K times as much.
 
-    A non-finite step decides nothing: the last decision stays, or the plain sum if there is none. The report of a step
+    A step that is not finite, or in which a loss is absent, decides nothing: the last decision stays, or the plain sum
+    if there is none. The report of a step
     between two decisions has the weights, conflict and rescaling in use; cosine and norms, which are unknown, are NaN.
 
     `backward` needs `outputs` with `features`: modality → the encoder's output, through which alone the losses reach
@@ -61,7 +62,7 @@ class Refresh(Method):
         self._is_finite = torch.tensor(True)
 
     def differentiate(
-        self, objectives: Objectives, outputs: Any, scale: float | Tensor | None, after_pass: PassHook | None = None
+        self, objectives: Objectives, scale: float | Tensor | None, after_pass: PassHook | None = None
     ) -> Gradients:
         """Both gradients of every encoder at a step that decides; at the others, the gradient of the mixture alone."""
         for modality, encoder in objectives.encoders.items():
@@ -69,23 +70,28 @@ class Refresh(Method):
                 raise ValueError(
                     f"refresh needs two objectives per encoder; {modality!r} has {len(encoder.objectives)}"
                 )
-        cut = find_cut(objectives, outputs)
+        cut = find_cut(objectives)
         if cut.features is None:
             raise ValueError(f"refresh needs {cut.needed}")
         self._reuses = 0 < self.age < self.every and set(objectives.encoders) <= set(self.decided)
         if not self._reuses and after_pass is not None:
-            return super().differentiate(objectives, outputs, scale, after_pass)
+            return super().differentiate(objectives, scale, after_pass)
         mix = self._mix if self._reuses else None
         return differentiate_per_encoder(objectives, cut.features, self.passes(objectives), scale, mix)
 
     def _mix(self, modality: str, at_output: list[Tensor | None]) -> list[Tensor | None]:
-        """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x."""
-        return combine_and_release([[gradient] for gradient in at_output], self.decided[modality]["weights"])
+        """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x; the plain sum if one is absent."""
+        weights = self.decided[modality]["weights"]
+        if any(gradient is None for gradient in at_output):
+            weights = torch.full_like(weights, 0.5)
+        return combine_and_release([[gradient] for gradient in at_output], weights)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Count the step, once for all of its micro-batches."""
         self.age = self.age + 1 if self._reuses else 1
         self._is_finite = gradients.finite.all()
+        if gradients.present is not None:
+            self._is_finite = self._is_finite & gradients.present.all()
         return {}
 
     def integrate(

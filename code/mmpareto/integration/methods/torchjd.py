@@ -27,10 +27,11 @@ class TorchJD(Method):
         h = A(J),  J of shape (number of objectives, number of the encoder's elements)
 
     h is exactly what the aggregator returns: for one that averages, such as MGDA, it is 1/n of the h of Pareto here.
-    The gradient of a single objective is not changed. J does not contain the loss scale. Every encoder has its own
-    aggregator, whose state is part of the method's state. One backward pass per objective of an encoder. Steps wait for
-    the device: an aggregator is never given a Jacobian that is not finite, and many solve a programme on the CPU. The
-    reported weights are 1/n of the coefficients with which the gradients come closest to h.
+    The gradient of a single objective is not changed, and absent objectives have no row. J does not contain the loss
+    scale. Every encoder has its own aggregator, whose state is part of the method's state. One backward pass per
+    objective of an encoder. Steps wait for the device: an aggregator is never given a Jacobian that is not finite, and
+    many solve a programme on the CPU. The reported weights are 1/n of the coefficients with which the gradients come
+    closest to h.
 
     Arguments: those of the aggregator. A vector can be a tensor, a sequence of numbers, or text ("0.3,0.7").
 
@@ -72,7 +73,8 @@ class TorchJD(Method):
 
         typing.cast(Any, __init__).__signature__ = inspect.signature(known[name].__init__, eval_str=True)
         body = {"__doc__": sentence, "__init__": __init__, "aggregator": known[name], "source": source}
-        return type(name, (TorchJD,), body | {"__module__": __name__})
+        memory = TorchJD.memory if hasattr(known[name], "reset") else ()  # the library's stateful aggregators
+        return type(name, (TorchJD,), body | {"memory": memory, "__module__": __name__})
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
@@ -88,22 +90,26 @@ class TorchJD(Method):
         except (TypeError, ValueError) as error:
             raise ValueError(f"torchjd:{type(self).__name__}: {error}") from error
         self._finite = True
+        self._present: dict[str, list[int]] = {}
         self._live: dict[str, nn.Module] = {}
         self._loaded: dict[str, dict[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the aggregator's name, from which the class is created again."""
-        return _rebuild, (type(self).__name__, self.options, self.state_dict())
+        return _rebuild, (type(self).__name__, self.options, self.state_dict()), {"_reduce": self.reduce}
 
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Modality → state of its aggregator between steps, for stateful aggregators (those that can be reset)."""
-        live = {name: _aggregator_state(a) for name, a in self._live.items() if hasattr(a, "reset")}
-        return self._loaded | live
+        """Modality → state of its aggregator between steps."""
+        return self._loaded | {name: _aggregator_state(aggregator) for name, aggregator in self._live.items()}
 
     @kept.setter
     def kept(self, value: Mapping[str, dict[str, Any]]) -> None:
         self._live, self._loaded = {}, dict(value)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore the state; older checkpoints hold an empty one of aggregators that keep nothing."""
+        super().load_state_dict(state_dict if self.memory or state_dict != {"kept": {}} else {}, strict, assign)
 
     def begin_training(self, context: TrainingContext) -> None:
         """Reject an aggregator that does not accept two objectives, joint and unimodal; draws no random number."""
@@ -115,8 +121,14 @@ class TorchJD(Method):
                 raise ValueError(f"it does not take two objectives, joint and unimodal ({error})") from error
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Record whether the step is finite."""
+        """Record whether the step is finite, and the indices of the objectives that are present."""
         self._finite = bool(gradients.finite.all())
+        flags = [True] * len(gradients.names) if gradients.present is None else gradients.present.tolist()
+        present = {name for name, flag in zip(gradients.names, flags, strict=True) if flag}
+        self._present = {
+            modality: [index for index, name in enumerate(encoder.objectives) if name in present]
+            for modality, encoder in objectives.encoders.items()
+        }
         return {}
 
     def integrate(
@@ -125,8 +137,9 @@ class TorchJD(Method):
         """Return the aggregated Jacobian in the shapes of the parameters; the plain sum if it is not finite."""
         gramian, jacobian = gramians(gradients, scale).sum(0), jacobian_of(gradients, scale)
         h, weights = jacobian.sum(0), torch.full_like(gramian[0], 1 / len(gradients))
-        if len(gradients) > 1 and self._finite and bool(gramian.isfinite().all()):
-            h = self._aggregate(modality, jacobian)
+        present = self._present[modality]
+        if len(present) > 1 and self._finite and bool(gramian.isfinite().all()):
+            h = self._aggregate(modality, jacobian[present])
             weights = nearest_coefficients(gramian, jacobian @ h) / len(gradients)
         conflict = in_conflict(gramian.unsqueeze(0))
         report = EncoderReport.of(gramian, weights.unsqueeze(0), conflict, torch.ones_like(weights[:1]))

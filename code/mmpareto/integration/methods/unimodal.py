@@ -1,6 +1,5 @@
 """Unimodal training: one modality without the others."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, collect
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect
 
 
 class Unimodal(PlainSum):
@@ -39,13 +38,13 @@ class Unimodal(PlainSum):
         self._choose(context.network.modalities)
 
     def objectives(
-        self, joint: Tensor | None, unimodal: Mapping[str, Tensor], encoders: Encoders, outputs: Any, labels: Any
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the modality's own loss and its own encoder."""
-        chosen = self._choose(unimodal)
+        chosen = self._choose(unimodal if self.modality in unimodal else encoders)
         if chosen not in encoders:
             raise ValueError(f"modality {chosen!r} has no encoder: add encoders[{chosen!r}]")
-        return collect(None, {chosen: unimodal[chosen]}, {chosen: encoders[chosen]})
+        return collect(None, {chosen: unimodal.get(chosen)}, {chosen: encoders[chosen]})
 
     def _choose(self, names: Any) -> str:
         if self.modality in names:
@@ -55,4 +54,4 @@ class Unimodal(PlainSum):
         known = ", ".join(names) or "none"
         if self.modality is None:
             raise ValueError(f"unimodal training uses one of the modalities, {known}: choose it by `modality`")
-        raise ValueError(f"modality {self.modality!r} is not among the unimodal losses, {known}: choose one of these")
+        raise ValueError(f"modality {self.modality!r} is not among the modalities, {known}: choose one of these")
