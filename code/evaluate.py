@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, at_least, run
 
 
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--gpu_ids", default="auto", help="a GPU's id, or cpu (default: a GPU if there is one)")
     made.add_argument("--batch_size", type=at_least(1), default=64, help="default: 64")
     made.add_argument("--workers", type=at_least(0), default=0, help="loader processes (default: none)")
+    made.add_argument("--plugin", action="append", metavar="MODULE", help=f"{plugins.HELP}; a run's own are known")
     return made
 
 
@@ -63,8 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    _, words = plugins.take_plugins(arguments)
     made = parser()
-    given = made.parse_args(arguments)
+    given = made.parse_args(words)
     if given.checkpoint is None and len(given.clip or ()) > 1:  # --clip takes all words that follow it
         given.checkpoint = given.clip.pop()
     if given.checkpoint is None:

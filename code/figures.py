@@ -1,10 +1,10 @@
 """Draw a plot: `python code/figures.py integration`, `… accuracy --run FOLDER FOLDER …`; see `--help`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpareto import plugins
 from mmpareto.analysis.plots.entries import ENTRIES, PLOTS
 from mmpareto.cli import ArgumentParser, run
 from mmpareto.errors import InputError
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description="Draw a plot of runs, of the methods, or of the data, as PNG and PDF.",
         epilog="All plots take --out FILE, those of runs take --run FOLDER …; figures.py NAME --help shows all flags.",
     )
+    made.add_argument("--plugin", action="append", metavar="MODULE", help=f"{plugins.HELP}; a run's own are known")
     plots = made.add_subparsers(dest="name", metavar="NAME", required=True, title="plots")
     for name, entry in ENTRIES.items():
         one = plots.add_parser(name, help=entry.shows, description=entry.shows)
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the plot that the command line names; the exit status."""
-    words = [*(sys.argv[1:] if arguments is None else arguments)]
+    _, words = plugins.take_plugins(arguments)
     if words and not words[0].startswith("-"):
         words[0] = PLOTS.name(words[0])  # before argparse, whose message would not suggest the nearest name
     given = parser().parse_args(words)

@@ -1,10 +1,9 @@
 """Prepare a data set: `prepare.py cremad --raw DIR`, `prepare.py --list`; `prepare.py NAME --help` for options."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from mmpareto import cli
+from mmpareto import cli, plugins
 from mmpareto.data import DATASETS
 from mmpareto.data.preparation.command_line import parser
 from mmpareto.errors import InputError
@@ -12,7 +11,7 @@ from mmpareto.errors import InputError
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare, check or draw the data set named by the first argument; return 1 if something is wrong or left out."""
-    argv = sys.argv[1:] if argv is None else argv
+    _, argv = plugins.take_plugins(argv)
     if argv == ["--list"]:
         print("\n\n".join(DATASETS[name].text() for name in DATASETS))
         return 0
@@ -21,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         general = cli.ArgumentParser(prog="prepare.py", description=__doc__)
         general.add_argument("dataset", help=f"one of: {names}")
         general.add_argument("--list", action="store_true", help="print each data set's size, terms, page and raw form")
+        general.add_argument("--plugin", action="append", metavar="MODULE", help=plugins.HELP)
         general.parse_known_args(argv)
         general.error(f"the data set must be the first argument, one of: {names}")
     dataset = DATASETS[argv[0]]

@@ -1,9 +1,9 @@
 """Run a table of experiments and report it: `python code/tables.py main`; see `--help` and `--list`."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, at_least, run
 
 PROTOCOLS = ("validation", "last", "paper")
@@ -22,6 +22,8 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the table; without it, all tables are listed")
     parser.add_argument("--list", action="store_true", help="list the tables, each with the question that it answers")
+
+    parser.add_argument("--plugin", action="append", metavar="MODULE", help=plugins.HELP)
 
     compared = parser.add_argument_group("what is compared")
     compared.add_argument("--dataset", nargs="+", metavar="D", help="instead of the table's data sets")
@@ -71,7 +73,7 @@ def parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and report a table, and print the paths of the report; return the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
+    names, words = plugins.take_plugins(arguments)
     split = words.index("--") if "--" in words else len(words)
     own, extra = words[:split], words[split + 1 :]
     given = parser().parse_args(own)
@@ -85,7 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     table = table_named(given.name)  # so that a wrong name is reported before torch is imported
     from mmpareto.analysis.tables.command import report_costs, report_runs
 
-    return report_runs(table, given, extra) if table.columns else report_costs(table, given, extra)
+    if not table.columns:
+        return report_costs(table, given, extra)
+    return report_runs(table, given, [*(f"--plugin={name}" for name in names), *extra])
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def test_optional_dependencies_match_the_pinned_requirements() -> None:
     """Each package of a group is pinned, and each pin is in exactly one group and satisfies its bound."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = project["optional-dependencies"]
-    assert set(groups) == {"train", "plots", "modelnet40", "ucf101", "torchjd", "dev"}
+    assert set(groups) == {"train", "plots", "modelnet40", "ucf101", "encoders", "torchjd", "dev"}
     bounds = [
         Requirement(text) for text in [*project["dependencies"], *(text for group in groups.values() for text in group)]
     ]

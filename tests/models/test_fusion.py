@@ -211,7 +211,13 @@ def test_a_pair_fusion_refuses_another_number_of_modalities(name: str, n: int) -
         FUSIONS[name](dict.fromkeys(NAMES[:n], SIZE), CLASSES)
 
 
+@pytest.mark.parametrize("sizes", [{"visual": 6, "audio": SIZE}, {"visual": SIZE, "audio": 6}])
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_pair_fusion_refuses_features_of_different_lengths(name: str) -> None:
-    with pytest.raises(ValueError, match=r"same length, not \[5, 4\]"):
-        FUSIONS[name]({"visual": 5, "audio": 4}, CLASSES)
+def test_a_pair_fusion_maps_the_longer_feature_to_the_length_of_the_shorter(name: str, sizes: dict[str, int]) -> None:
+    fusion, given = FUSIONS[name](sizes, CLASSES).double(), features(sizes)
+    w = dict(fusion.state_dict())
+    (longer,) = (modality for modality in sizes if sizes[modality] > SIZE)
+    x = given | {longer: linear(w, f"project.{longer}", given[longer])}
+    torch.testing.assert_close(fusion(given), JOINT[name](w, x["visual"], x["audio"]))
+    for modality in sizes:
+        torch.testing.assert_close(fusion.alone(modality, given[modality]), alone(name, w, modality, x[modality]))

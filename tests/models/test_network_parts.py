@@ -199,6 +199,38 @@ def test_a_network_with_blocks_compiles_as_one_graph() -> None:
     torch.testing.assert_close(dict(network.state_dict()), after)
 
 
+def test_blocks_join_encoders_of_different_depths_and_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks follow the last three stages of each; open gates leave the features unchanged."""
+    monkeypatch.setattr(TinyEncoder, "stages", lambda self: [self._stem, self.layers[3], self.layers[4]])
+    monkeypatch.setattr(TinyEncoder, "_stem", lambda self, x: self._second(self._first(x)), raising=False)
+    monkeypatch.setattr(TinyEncoder, "widths", (4, 8, 8))
+    network = build_network(TWO, 4, encoder={"visual": "resnet18", "audio": "tiny"}, blocks="mmtm").eval()
+    assert [block.squeeze.in_features for block in network.blocks] == [128 + 4, 256 + 8, 512 + 8]
+    for block in network.blocks:
+        for layer in block.excite.values():
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.constant_(layer.bias, 100.0)
+    inputs = batch_for(TWO, side=64)
+    features = network(inputs).features
+    for name, encoder in network.encoders.items():
+        torch.testing.assert_close(features[name], encoder(inputs[name]))
+
+
+# Encoders of different kinds
+
+
+@pytest.mark.parametrize("heads", ["own", "shared"])
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_encoders_of_different_kinds_are_fused(fusion: str, heads: str) -> None:
+    """An MLP has features of length 256, a transformer of length 64."""
+    kinds = {"vitals": "mlp", "notes": "transformer"}
+    network = build_network({"vitals": 5, "notes": 8}, 4, encoder=kinds, fusion=fusion, heads=heads)
+    outputs = network({"vitals": torch.randn(3, 5), "notes": torch.ones(3, 6, 9)})
+    assert [feature.shape[1] for feature in outputs.features.values()] == [256, 64]
+    assert all(logits.shape == (3, 4) for logits in (outputs.joint, *outputs.unimodal.values()))
+    assert of_encoder(reached(network, outputs.joint)) == {"vitals", "notes"}
+
+
 # Trained parts
 
 
@@ -306,7 +338,9 @@ def test_three_modalities_in_a_pair_fusion_are_an_input_error(fusion: str) -> No
 
 def test_blocks_need_an_encoder_with_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(TinyEncoder, "stages")
-    with pytest.raises(InputError, match="mmtm blocks follow an encoder's last three stages, and tiny has none"):
+    with pytest.raises(
+        InputError, match="mmtm blocks follow an encoder's last three stages, and tiny, of visual, has none"
+    ):
         tiny(blocks="mmtm")
 
 

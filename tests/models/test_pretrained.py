@@ -8,10 +8,13 @@ import pytest
 import torch
 import torchvision
 from mmpareto.errors import InputError
+from mmpareto.models import ENCODERS
 from mmpareto.models.network import build_network
 from mmpareto.models.pretrained import load_pretrained, read_released
 from mmpareto.models.resnet import ResNet18
 from torch import nn
+
+ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,40 @@ def test_pretrained_weights_are_those_of_the_file(imagenet: Path) -> None:
     assert all(torch.equal(tensor, file[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_build_network_loads_every_encoder(imagenet: Path) -> None:
-    network = build_network({"audio": 1, "visual": 3}, 6, pretrained=imagenet)
-    layer = torch.load(imagenet, weights_only=True)["layer4.1.conv2.weight"]
-    for encoder in network.encoders.values():
-        assert torch.equal(encoder.layer4[1].conv2.weight, layer)
+@pytest.mark.parametrize(("prefix", "entry"), [("", "model"), ("module.", "state_dict"), ("module.encoder_q.", None)])
+def test_checkpoints_and_prefixes_are_unwrapped(imagenet: Path, tmp_path: Path, prefix: str, entry: str | None) -> None:
+    weights = torch.load(imagenet, weights_only=True)
+    state = {prefix + name: tensor for name, tensor in weights.items()}
+    state |= {"queue": torch.zeros(1)} if prefix else {}
+    torch.save({entry: state, "epoch": 3, "optimizer": {"step": 1}} if entry else state, tmp_path / "x.pth")
+    encoder = ResNet18(3)
+    note = load_pretrained(encoder, tmp_path / "x.pth", "film")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in encoder.state_dict().items())
+    assert "film starts from" in note and "120 tensors" in note
+    assert all(name in note for name in ({*state} - {prefix + name for name in encoder.state_dict()}))
+
+
+def test_safetensors_are_read(imagenet: Path, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    weights = torch.load(imagenet, weights_only=True)
+    safetensors.save_file(weights, tmp_path / "x.safetensors")
+    encoder = ResNet18(3)
+    load_pretrained(encoder, tmp_path / "x.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in encoder.state_dict().items())
+    (tmp_path / "x.safetensors").write_bytes(b"no such file")
+    with pytest.raises(InputError, match=r"x\.safetensors is not a readable file of weights"):
+        load_pretrained(encoder, tmp_path / "x.safetensors")
+
+
+def test_the_encoder_of_the_same_modality_is_taken_from_a_checkpoint(tmp_path: Path) -> None:
+    network = build_network({"audio": 3, "visual": 3}, 6, encoder="tiny")
+    torch.save({"model": network.state_dict(), "epoch": 2}, tmp_path / "best.pt")
+    fresh = build_network({"visual": 3, "touch": 3}, 6, encoder="tiny")
+    load_pretrained(fresh.encoders["visual"], tmp_path / "best.pt", "visual")
+    expected = network.encoders["visual"].state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in fresh.encoders["visual"].state_dict().items())
+    with pytest.raises(InputError, match=r"several encoders \(encoders\.audio\., encoders\.visual\.\)"):
+        load_pretrained(fresh.encoders["touch"], tmp_path / "best.pt", "touch")
 
 
 def test_old_files_without_batch_counters_load(imagenet: Path, tmp_path: Path) -> None:

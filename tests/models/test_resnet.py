@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torchvision
+from mmpareto.models import ENCODERS
 from mmpareto.models.network import initialise
 from mmpareto.models.resnet import ResNet18
 from torch import nn
@@ -28,14 +29,20 @@ def test_number_of_trainable_parameters(channels: int, count: int) -> None:
     assert trainable == parameters_by_formula(channels) == count
 
 
-def test_agrees_with_torchvision_on_single_images() -> None:
-    reference = torchvision.models.resnet18(weights=None).eval()
-    encoder = ResNet18(3).eval()
+@pytest.mark.parametrize("layers", [18, 50])
+def test_agrees_with_torchvision_on_single_images(layers: int) -> None:
+    reference = getattr(torchvision.models, f"resnet{layers}")(weights=None).eval()
+    encoder = ENCODERS[f"resnet{layers}"](3).eval()
     state = {name: tensor for name, tensor in reference.state_dict().items() if not name.startswith("fc.")}
     encoder.load_state_dict(state)
     reference.fc = nn.Identity()
     images = torch.randn(2, 3, 40, 56)
     torch.testing.assert_close(encoder(images), reference(images))
+    maps, widths = images, []
+    for stage in encoder.stages():
+        maps = stage(maps)
+        widths.append(maps.shape[1])
+    assert (*widths, encoder.feature_size) == (*encoder.widths, encoder.widths[-1])
 
 
 def test_frames_are_averaged() -> None:

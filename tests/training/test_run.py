@@ -329,8 +329,12 @@ def test_an_occupied_folder_is_refused_and_untouched(data: Path, folder: Path, t
         ("--val_fraction 0.0001 --data single", "--val_fraction 0.0001 "),
         ("--audio_pool 65 1", "--audio_pool"),
         ("--audio_pool 1 129", "--audio_pool"),
-        ("--image_size 3", "cannot take a batch of 2 at --image_size 3"),
+        ("--image_size 3", r"encoder of visual, .*\(1, 3, 3, 3\), cannot take a batch of 2 .*--image_size"),
         ("--encoder normed --batch_size 1", "cannot take a batch of 1 .*more than 1 value per channel"),
+        ("--encoder cnn", r"cnn takes images .*, but visual has clips of frames .*; take resnet18"),
+        ("--encoder audio=tiny", "none for visual: add visual=resnet18"),
+        ("--encoder tiny adio=cnn", "--encoder names adio, but the data has audio and visual"),
+        ("--pretrained adio=x.pth", "--pretrained names adio"),
         ("--tensorboard_path single/stat.csv", "--tensorboard_path single/stat.csv is a file"),
     ],
 )

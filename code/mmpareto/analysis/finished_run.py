@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_records
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
+from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import label, method_class
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
@@ -65,7 +66,10 @@ class FinishedRun:
         Settings that were added after the run have the value that reproduces it, and a variant that has been renamed
         has its present name.
         """
-        arguments = whole_arguments(self.config)
+        try:
+            arguments = whole_arguments(self.config)
+        except InputError as error:
+            raise InputError(f"{self.folder}: {error}") from error
         if missing := [name for name in NEEDED if name not in arguments]:
             raise InputError(
                 f"{self.folder} is of another version of this code: its {CONFIG} lacks {', '.join(missing)}."
@@ -134,7 +138,9 @@ class FinishedRun:
     @property
     def details(self) -> list[str]:
         """Parts of the label besides method, variant and options."""
-        return ["pretrained"] if self.arguments.get("pretrained") else []
+        return (
+            ["pretrained"] if is_pretrained(self.arguments.get("encoder", ()), self.arguments.get("pretrained")) else []
+        )
 
     @property
     def title(self) -> str:

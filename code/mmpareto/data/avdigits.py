@@ -109,6 +109,7 @@ class AVDigits(DatasetBuilder):
 
     name = "avdigits"
     title = "Audio-visual digits"
+    modalities = ("audio", "visual")
     download = DownloadInfo(
         size="3,000 recordings of six speakers, each with an image, ten classes; 2,700 for training, 300 for testing;\n"
         "28 MB (FSDD 16, MNIST 12), 22 MB prepared",

@@ -75,6 +75,7 @@ class CGMNIST(DatasetBuilder):
 
     name = "cgmnist"
     title = "CG-MNIST"
+    modalities = ("gray", "colour")
     download = DownloadInfo(
         size="60,000 digits for training, 10,000 for testing; 12 MB (MNIST) and 165 MB (coloured), 220 MB prepared",
         terms="MNIST: Creative Commons BY-SA 3.0; coloured: see its page",

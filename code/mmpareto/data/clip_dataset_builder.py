@@ -45,6 +45,8 @@ class RawContents(NamedTuple):
 class ClipDatasetBuilder(DatasetBuilder):
     """Two modalities, loaded as in the released code: "audio" (an audio feature) and "visual" (frames)."""
 
+    modalities = ("audio", "visual")
+
     @classmethod
     def sources(
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions

@@ -37,6 +37,8 @@ class DatasetBuilder:
     Attributes:
         name: the registered name, also that of the default prepared folder.
         title: the name used in papers.
+        modalities: names of its modalities; None where they differ between prepared folders, whose prepared.json then
+            lists them under "modalities".
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
         loses_samples: nobody can get all of the listed samples any more, so that absent ones are not an error.
@@ -46,6 +48,7 @@ class DatasetBuilder:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...] | None] = None
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
     loses_samples: ClassVar[bool] = False

@@ -69,6 +69,7 @@ class MMSADatasetBuilder(DatasetBuilder):
         default_classes: number of classes without `--n_classes`.
     """
 
+    modalities = MODALITIES
     folder_name: ClassVar[str]
     published: ClassVar[tuple[FeatureFile, ...]]
     audio_size: ClassVar[int]

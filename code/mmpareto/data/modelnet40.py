@@ -55,6 +55,7 @@ class ModelNet40(DatasetBuilder):
 
     name = "modelnet40"
     title = "ModelNet40"
+    modalities = ("front", "rear")
     download = DownloadInfo(
         size="12,311 shapes of 40 classes, 9,843 for training and 2,468 for testing; meshes 2 GB zipped, views 1.6 GB",
         terms='"the original authors hold the copyright of the CAD models", which are from the Internet; the set'

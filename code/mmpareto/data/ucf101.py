@@ -52,6 +52,7 @@ class UCF101(DatasetBuilder):
 
     name = "ucf101"
     title = "UCF-101"
+    modalities = ("rgb", "flow")
     download = DownloadInfo(
         size="13,320 clips, 101 actions, 320 × 240 at 25 frames per second, 27 hours, 6.5 GB",
         terms="see its page; the videos are YouTube's",

@@ -79,16 +79,34 @@ class Methods(Mapping[str, "type[Method]"]):
     `METHODS[name](**options)`; an option by name, they check on the class itself, such as `MMPareto(gamma=2)`.
     """
 
+    def __init__(self) -> None:
+        self._added: dict[str, str] = {}
+
+    def add(self, name: str, target: str) -> None:
+        """Register a method of your own: the subclass of `Method` at "module:attribute".
+
+        Raises:
+            ValueError: the target is not of that form, or the name is another method's.
+        """
+        if name in _METHODS or self._added.get(name, target) != target:
+            raise ValueError(f"method {name!r} is registered already; choose another name")
+        if not all(target.partition(":")):
+            raise ValueError(f"method {name!r} is registered as {target!r}; give 'module:attribute'")
+        self._added[name] = target
+
     def __getitem__(self, name: str) -> "type[Method]":
         if name.startswith(TORCHJD):
             return _load("methods.torchjd:TorchJD").of(name.removeprefix(TORCHJD))
+        if name in self._added:
+            module, _, attribute = self._added[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
         return _load(_METHODS[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_METHODS)
+        return iter([*_METHODS, *self._added])
 
     def __len__(self) -> int:
-        return len(_METHODS)
+        return len(_METHODS) + len(self._added)
 
 
 METHODS = Methods()

@@ -6,8 +6,15 @@ ENCODERS = Registry(
     "encoder",
     {
         "resnet18": "mmpareto.models.resnet:ResNet18",
+        "resnet34": "mmpareto.models.resnet:ResNet34",
+        "resnet50": "mmpareto.models.resnet:ResNet50",
         "cnn": "mmpareto.models.small_cnn:SmallCNN",
         "transformer": "mmpareto.models.transformer:SequenceTransformer",
+        "mlp": "mmpareto.models.mlp:MLP",
+    },
+    families={
+        "timm": "mmpareto.models.timm_encoder:TimmEncoder",
+        "hf": "mmpareto.models.hf_encoder:HuggingFaceEncoder",
     },
 )
 FUSIONS = Registry(

@@ -126,29 +126,42 @@ class AverageFusion(Fusion):
 
 
 class PairFusion(Fusion):
-    """Base class of fusions of exactly two modalities, with features of the same length.
+    """Base class of fusions of exactly two modalities.
+
+    They work on features of one length. If the two differ, a linear layer first maps the longer one to the length of
+    the shorter one.
 
     Arguments:
         feature_sizes: first and second modality → length of its feature.
         n_classes: number of joint logits.
 
     Raises:
-        ValueError: the number of modalities is not two, or their features differ in length.
+        ValueError: the number of modalities is not two.
     """
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(n_classes)
         if len(feature_sizes) != 2:
             raise ValueError(f"it fuses two modalities, not {len(feature_sizes)}; concat and sum fuse any number")
-        if len(set(feature_sizes.values())) != 1:
-            raise ValueError(f"it fuses features of the same length, not {[*feature_sizes.values()]}")
         self.first, self.second = feature_sizes
-        self.size = feature_sizes[self.first]
+        self.size = min(feature_sizes.values())
+        longer = {name: size for name, size in feature_sizes.items() if size > self.size}
+        self.project = nn.ModuleDict({name: nn.Linear(size, self.size) for name, size in longer.items()})
         self.fc_out = nn.Linear(self.size, n_classes)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
-        return self.fc_out(self.fuse(features[self.first], features[self.second]))
+        first, second = (self.projected(name, features[name]) for name in (self.first, self.second))
+        return self.fc_out(self.fuse(first, second))
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """Logits with the feature as both inputs."""
+        feature = self.projected(name, feature)
+        return self.fc_out(self.fuse(feature, feature))
+
+    def projected(self, name: str, feature: Tensor) -> Tensor:
+        """The feature (B, size), of the length that is fused."""
+        return self.project[name](feature) if name in self.project else feature
 
     @abc.abstractmethod
     def fuse(self, first: Tensor, second: Tensor) -> Tensor:
@@ -171,10 +184,6 @@ class FiLMFusion(PairFusion):
         gamma, beta = self.fc(first).chunk(2, dim=1)
         return gamma * second + beta
 
-    def alone(self, name: str, feature: Tensor) -> Tensor:
-        """Logits with the feature as both inputs."""
-        return self.fc_out(self.fuse(feature, feature))
-
 
 class BilinearFusion(PairFusion):
     """The outer product x⊗y, a linear layer back to the feature's length, and a linear head.
@@ -191,10 +200,6 @@ class BilinearFusion(PairFusion):
         """The linear layer of x⊗y."""
         return self.fc((first.unsqueeze(2) * second.unsqueeze(1)).flatten(1))
 
-    def alone(self, name: str, feature: Tensor) -> Tensor:
-        """Logits with the feature as both inputs."""
-        return self.fc_out(self.fuse(feature, feature))
-
 
 class GatedFusion(PairFusion):
     """With f_k = fc_k(x_k), the first gates the second: fc_out(σ(f_1)·f_2).
@@ -206,7 +211,7 @@ class GatedFusion(PairFusion):
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(feature_sizes, n_classes)
-        self.fc = nn.ModuleDict({name: nn.Linear(size, size) for name, size in feature_sizes.items()})
+        self.fc = nn.ModuleDict({name: nn.Linear(self.size, self.size) for name in feature_sizes})
 
     def fuse(self, first: Tensor, second: Tensor) -> Tensor:
         """σ(f_1)·f_2."""
@@ -214,5 +219,5 @@ class GatedFusion(PairFusion):
 
     def alone(self, name: str, feature: Tensor) -> Tensor:
         """fc_out(σ(f_k)·f_k)."""
-        projected = self.fc[name](feature)
-        return self.fc_out(projected.sigmoid() * projected)
+        own = self.fc[name](self.projected(name, feature))
+        return self.fc_out(own.sigmoid() * own)

@@ -1,7 +1,6 @@
 """The network: one encoder per modality, a fusion module with the joint head, and one unimodal head per modality."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.activation_checkpointing import encode_recomputed, recomputed
-from mmpareto.models.pretrained import load_pretrained
 
 HEADS = ("own", "shared")
 INITIALISATIONS = ("mmpareto", "ogm_ge")
@@ -36,8 +34,8 @@ class MultimodalNetwork(nn.Module):
     """Encodes every modality, fuses the features, and classifies jointly and from each modality alone.
 
     Arguments:
-        encoders: modality → module that maps its input to (B, feature size). Their order is the order of modalities
-            everywhere.
+        encoders: modality → module that maps its input to (B, feature size); sizes may differ. Their order is the order
+            of modalities everywhere.
         fusion: module that maps {modality: feature} to the joint logits; it includes the joint head.
         heads: modality → module that maps its feature to logits; None if the fusion predicts from one modality, too.
         blocks: modules through which the encoders exchange information, one after each of their last stages. They
@@ -121,14 +119,13 @@ class MultimodalNetwork(nn.Module):
 
     def _encode_with_blocks(self, maps: dict[str, Tensor], hold: str | None) -> dict[str, Tensor]:
         """All encoders stage by stage, with a block after each of the last stages."""
-        batch = len(next(iter(maps.values())))
+        batch = next(iter(maps.values())).shape[0]
         stages = {name: encoder.stages() for name, encoder in self.encoders.items()}
-        count = len(next(iter(stages.values())))
-        first = count - len(self.blocks)  # the first stage with a block after it
-        for index in range(count):
-            maps = {name: self._apply_stage(stages[name][index], x) for name, x in maps.items()}
-            if index >= first:
-                maps = self.blocks[index - first](maps, batch, hold)
+        for name in maps:
+            for stage in stages[name][: -len(self.blocks)]:
+                maps[name] = self._apply_stage(stage, maps[name])
+        for index, block in enumerate(self.blocks, start=-len(self.blocks)):
+            maps = block({name: self._apply_stage(stages[name][index], x) for name, x in maps.items()}, batch, hold)
         return {name: encoder.pool(maps[name], batch) for name, encoder in self.encoders.items()}
 
     def _apply_stage(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -176,51 +173,51 @@ def build_network(
     channels: Mapping[str, int],
     n_classes: int,
     *,
-    encoder: str = "resnet18",
+    encoder: str | Mapping[str, str] = "resnet18",
     fusion: str = "concat",
     heads: str = "own",
     blocks: str | None = None,
     init: str = "mmpareto",
-    pretrained: Path | None = None,
 ) -> MultimodalNetwork:
     """The network of the papers' experiments, freshly initialised.
 
     Arguments:
         channels: modality → channels of its input; their order is the order of modalities.
         n_classes: number of classes.
-        encoder: a name in `ENCODERS`; every modality gets its own encoder of this kind.
+        encoder: modality → name in `ENCODERS`, or one name for all; every modality gets an encoder of its own.
         fusion: a name in `FUSIONS`.
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for no blocks.
         init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
-        pretrained: a local file of ImageNet weights, which then replace those of the encoders (`load_pretrained`).
 
     Raises:
-        InputError: a name is unknown, parts do not fit together, or the weight file cannot be read.
+        InputError: a name is unknown, or parts do not fit together.
     """
     if heads not in HEADS:
         raise InputError(f"heads is {heads!r}; it must be {HEADS[0]!r} or {HEADS[1]!r}.")
-    encoders = {name: ENCODERS[encoder](count) for name, count in channels.items()}
+    names = dict.fromkeys(channels, encoder) if isinstance(encoder, str) else encoder
+    encoders = {name: ENCODERS[names[name]](count) for name, count in channels.items()}
     sizes = {name: module.feature_size for name, module in encoders.items()}
     own_heads = {name: nn.Linear(size, n_classes) for name, size in sizes.items()} if heads == "own" else None
     try:
         fusion_module = FUSIONS[fusion](sizes, n_classes)
     except ValueError as error:
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
-    block_modules = _build_blocks(blocks, encoder, encoders) if blocks else ()
+    block_modules = _build_blocks(blocks, names, encoders) if blocks else ()
     network = MultimodalNetwork(encoders, fusion_module, own_heads, block_modules)
     initialise(network, init)
-    if pretrained is not None:
-        for module in encoders.values():
-            load_pretrained(module, pretrained)
     return network
 
 
-def _build_blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[nn.Module]:
+def _build_blocks(kind: str, names: Mapping[str, str], encoders: Mapping[str, Any]) -> list[nn.Module]:
     """One block for each of the encoders' last three stages, as in Wu et al. (`mmtm.py`)."""
     block = BLOCKS[kind]
-    if not all(hasattr(module, "stages") and len(module.widths) >= 3 for module in encoders.values()):
-        raise InputError(f"{kind} blocks follow an encoder's last three stages, and {encoder} has none; use resnet18.")
+    for name, module in encoders.items():
+        if not hasattr(module, "stages") or len(module.widths) < 3:
+            raise InputError(
+                f"{kind} blocks follow an encoder's last three stages, and {names[name]}, of {name}, has none; the "
+                "ResNets do, for images and clips."
+            )
     widths = [{name: module.widths[stage] for name, module in encoders.items()} for stage in (-3, -2, -1)]
     return [block(stage_widths) for stage_widths in widths]
 
@@ -228,7 +225,8 @@ def _build_blocks(kind: str, encoder: str, encoders: Mapping[str, Any]) -> list[
 def initialise(module: nn.Module, init: str) -> None:
     """Draw initial weights, in place, as one of the released codes does.
 
-    Convolutions have Kaiming normal weights over the fan-out for ReLU in both.
+    Convolutions have Kaiming normal weights over the fan-out for ReLU in both. A part that sets `initialises_itself`,
+    such as an encoder of another library, keeps the weights it has.
 
     Arguments:
         init: "mmpareto", as in the released MMPareto code (models/backbone.py): BatchNorm weights from N(1, 0.02²) and
@@ -241,7 +239,7 @@ def initialise(module: nn.Module, init: str) -> None:
     """
     if init not in INITIALISATIONS:
         raise InputError(f"init is {init!r}; it must be {' or '.join(map(repr, INITIALISATIONS))}.")
-    for part in module.modules():
+    for part in _initialised_here(module):
         if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and part.affine:
@@ -254,3 +252,11 @@ def initialise(module: nn.Module, init: str) -> None:
             nn.init.xavier_normal_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def _initialised_here(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a module, in the order of `modules()`, without those that initialise themselves."""
+    if not getattr(module, "initialises_itself", False):
+        yield module
+        for child in module.children():
+            yield from _initialised_here(child)

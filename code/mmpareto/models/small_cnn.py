@@ -16,6 +16,7 @@ class SmallCNN(nn.Module):
         channels: channels of the input: 1 for grey images, 3 for colour images.
     """
 
+    takes = ("images",)
     feature_size = 512
 
     def __init__(self, channels: int) -> None:

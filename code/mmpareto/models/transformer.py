@@ -22,6 +22,7 @@ class SequenceTransformer(nn.Module):
         channels: features per step.
     """
 
+    takes = ("sequences",)
     feature_size = WIDTH
 
     frequencies: Tensor

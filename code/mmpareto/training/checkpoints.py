@@ -9,6 +9,7 @@ import torch
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path
 from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.plugins import import_plugins
 
 FORMAT = 1
 # Entries of both best.pt and last.pt, with their types.
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of this code; give a best.pt or last.pt that train.py wrote.")
     wrong = [
         name
-        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict}).items()
+        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict, "plugins": list}).items()
         if name in content and not isinstance(content[name], kind)
     ]
     if not wrong:
@@ -86,7 +87,15 @@ def load_weights(network: MultimodalNetwork, weights: dict[str, torch.Tensor], s
 
 
 def network_of(checkpoint: dict[str, Any], source: object) -> MultimodalNetwork:
-    """The network of a checkpoint, with its weights; `source` as in `load_weights`."""
+    """The network of a checkpoint, with its weights; imports the plug-ins of its run.
+
+    Arguments:
+        source: as in `load_weights`.
+
+    Raises:
+        InputError: the checkpoint is of another architecture, or a plug-in is missing.
+    """
+    import_plugins(map(str, checkpoint.get("plugins", ())), source)
     network = build_network(**checkpoint["network"])
     load_weights(network, checkpoint["model"], source)
     return network

@@ -153,8 +153,8 @@ def input_options(settings: Settings) -> InputOptions:
     return InputOptions(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(InputOptions)})
 
 
-def recipe_options(dataset: str, name: str = "released") -> InputOptions:
-    """The input options in a recipe of a data set."""
+def recipe_options(dataset: str, name: str | None = None) -> InputOptions:
+    """The input options in a recipe of a data set; None for its default."""
     values = recipe(dataset, name)
     return InputOptions(**{f.name: values[f.name].value for f in dataclasses.fields(InputOptions) if f.name in values})
 

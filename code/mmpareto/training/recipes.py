@@ -1,7 +1,8 @@
 """Recipes: the training hyper-parameters of the released codes and of the papers, per data set and with their sources.
 
 A recipe maps the names of settings to values. A name such as "dgl.alpha" is an option of a method, for methods whose
-authors give its value per data set. Any flag overrides a recipe.
+authors give its value per data set. Any flag overrides a recipe. A data set that is not in `RECIPES` has one recipe,
+`DEFAULT`.
 """
 
 from collections.abc import Iterator
@@ -263,6 +264,21 @@ _SEQUENCES = {
 }
 
 
+# Any other data set
+
+DEFAULT_RECIPE = "default"
+_NOT_TUNED = "chosen here for data of any kind, and tuned on none"
+DEFAULT = _over(_RELEASED, _NOT_TUNED, epochs=30, scheduler="step", lr_decay_step=20) | {
+    "encoder": Value("auto", f"{_NOT_TUNED}: by the kind of each modality's input"),
+    "frames": Value(3, f"{_NOT_TUNED}; as OGM-GE on Kinetics-Sounds"),
+    "frame_choice": Value("spread", f"{_NOT_TUNED}: clips may be short"),
+    **{
+        name: Value(_JOURNAL[name].value, f"{_NOT_TUNED}; as {JOURNAL}")
+        for name in ("optimizer", "learning_rate", "weight_decay", "batch_size")
+    },
+}
+
+
 def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
     return {"released": _over(_RELEASED, source, **values), "paper": _over(_PAPER, source, **values)}
 
@@ -290,16 +306,26 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 }
 
 
-def recipe(dataset: str, name: str) -> Recipe:
-    """Return the recipe `name` of a data set.
+def recipes_of(dataset: str) -> dict[str, Recipe]:
+    """Return the recipes of a data set by name; the first one is its default."""
+    return RECIPES.get(dataset) or {DEFAULT_RECIPE: DEFAULT}
+
+
+def recipe_name(dataset: str, name: str | None = None) -> str:
+    """Return `name`, or the data set's default if it is None.
 
     Raises:
         InputError: the data set has no such recipe.
     """
-    known = RECIPES.get(dataset, {})
-    if name not in known:
-        raise InputError(f"{dataset} has no recipe {name!r}; it has {' or '.join(known) or 'none'}.")
-    return known[name]
+    known = recipes_of(dataset)
+    if name is not None and name not in known:
+        raise InputError(f"{dataset} has no recipe {name!r}; it has {' or '.join(known)}.")
+    return name or next(iter(known))
+
+
+def recipe(dataset: str, name: str | None = None) -> Recipe:
+    """Return the recipe `name` of a data set, or its default; raises InputError as `recipe_name` does."""
+    return recipes_of(dataset)[recipe_name(dataset, name)]
 
 
 def options_in(recipe: Recipe, method: str) -> dict[str, Any]:

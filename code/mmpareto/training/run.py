@@ -17,6 +17,8 @@ from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
+from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
@@ -27,7 +29,7 @@ from mmpareto.training.loggers import Loggers, check_logger, open_loggers
 from mmpareto.training.loop import NO_LOGGER, Trainer
 from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
-from mmpareto.training.method_labels import label
+from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.method_options import make_method
 from mmpareto.training.run_folder import (
     BEST,
@@ -42,6 +44,9 @@ from mmpareto.training.run_folder import (
 from mmpareto.training.settings import Request, Settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import final_metrics, summary_text, write_summary
+
+# Raised by a network that cannot take its input; the last two by models of other libraries.
+MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
 
 
 def train(request: Request) -> int:
@@ -74,7 +79,8 @@ def _train(request: Request, processes: Processes) -> int:
     trainer = make_trainer(settings, request.resume, processes, check_flags)
     _warn(data_warnings(trainer.data), processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
-    further = [f"pretrained {Path(settings.pretrained).name}"] if settings.pretrained else []
+    further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
+    further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
@@ -180,14 +186,17 @@ def make_trainer(
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
-        "encoder": settings.encoder,
+        "encoder": choose_encoders(settings.encoder, _sample_shapes(data), all_modalities=method.modalities is None),
         "fusion": settings.fusion,
         **method.network,
     }
-    pretrained = Path(settings.pretrained) if settings.pretrained and not checkpoint else None
-    network = build_network(**shape, init=settings.init, pretrained=pretrained)
+    network = build_network(**shape, init=settings.init)
+    for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
+        shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
     if checkpoint:
         load_weights(network, checkpoint["model"], resume)
+    else:
+        _load_pretrained(network, settings, method, processes)
     _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
@@ -203,6 +212,7 @@ def make_trainer(
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
+        "plugins": list(settings.plugin or ()),
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
@@ -245,6 +255,19 @@ def _check_data(settings: Settings, data: Data, method: Method) -> None:
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 
 
+def _sample_shapes(data: Data) -> dict[str, tuple[int, ...]]:
+    """Modality → shape of its input for one sample."""
+    return {name: tuple(values.shape) for name, values in data.train_fixed[0].inputs.items()}
+
+
+def _load_pretrained(network: MultimodalNetwork, settings: Settings, method: Method, processes: Processes) -> None:
+    files = choose_files(settings.pretrained, network.modalities, all_modalities=method.modalities is None)
+    for name, file in files.items():
+        note = load_pretrained(network.encoders[name], file, name)
+        if processes.is_rank0:
+            print(note, flush=True)
+
+
 def _check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: dict[str, Any]) -> None:
     """Raise InputError if the data are not those of the run, or the run is past its last epoch."""
     reached = checkpoint["epoch"] - (checkpoint["steps"] == 0)
@@ -266,15 +289,29 @@ def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> N
     parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))
+    inputs = to_device(batch, "cpu", data.train.normalisation).inputs
+    trial = copy.deepcopy(network).train()
     try:
         with torch.no_grad():
-            copy.deepcopy(network).train()(to_device(batch, "cpu", data.train.normalisation).inputs)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"the network cannot take a batch of {smallest} at --image_size {settings.image_size}, --audio_frames "
-            f"{settings.audio_frames}, --audio_pool {settings.audio_pool} ({str(error).splitlines()[0]}); enlarge them "
-            "or change --batch_size or --accumulate."
-        ) from error
+            trial(inputs)
+    except MISFIT as error:
+        part, cause = _failing_encoder(trial, inputs) or ("the network", error)
+        reason = str(cause).partition("\n")[0]
+        remedy = "take another --encoder, or larger inputs (--image_size, --audio_frames, a smaller --audio_pool)"
+        if "more than 1 value per channel" in reason:  # BatchNorm's
+            remedy = "change --batch_size or --accumulate, or leave partial batches out with --drop_last train"
+        raise InputError(f"{part} cannot take a batch of {smallest} ({reason}); {remedy}.") from error
+
+
+def _failing_encoder(network: MultimodalNetwork, inputs: dict[str, torch.Tensor]) -> tuple[str, Exception] | None:
+    """The encoder that cannot take its input, with the shape of a sample, and its error; None where all can."""
+    for name, encoder in network.encoders.items():
+        try:
+            with torch.no_grad():
+                encoder(inputs[name])
+        except MISFIT as error:
+            return f"the encoder of {name}, for inputs of shape {tuple(inputs[name].shape[1:])},", error
+    return None
 
 
 def _python() -> str:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.models.per_modality import canonical, encoder_name
 from mmpareto.training.effects import (
     ALWAYS,
     FREE_FUSION,
@@ -47,7 +49,7 @@ from mmpareto.training.method_options import (
     variant_name,
     whole_options,
 )
-from mmpareto.training.recipes import A_FILE, ADAM, options_in, recipe
+from mmpareto.training.recipes import A_FILE, ADAM, options_in, recipe, recipe_name
 from mmpareto.training.run_folder import read_config
 
 
@@ -84,8 +86,15 @@ PROTOCOL_HELP = (
     "paper: train on everything and choose the best epoch on the test set, as the papers do"
 )
 RECIPE_HELP = (
-    "training hyper-parameters: released or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
-    "docs/training.md), which may set options of their methods"
+    "training hyper-parameters: released (default) or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
+    "docs/training.md), which may set options of their methods; your own data have default alone"
+)
+ENCODER_HELP = (
+    "one of: {names}, timm:MODEL, hf:FOLDER, or auto (by the kind of input); for all modalities, or MODALITY=NAME for "
+    "each (see docs/training.md)"
+)
+PRETRAINED_HELP = (
+    "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
 )
 SCHEDULER_HELP = (
     "step: multiply the learning rate by --lr_decay_ratio every --lr_decay_step epochs; cosine: lower it to 0 over the "
@@ -105,7 +114,7 @@ def _setting(
     *,
     role: Role = Role.IDENTITY,
     names: Mapping[str, Any] | None = None,
-    canonical: Callable[[str], str | None] | None = None,
+    canonical: Callable[[Any], Any] | None = None,
     check: Condition | None = None,
     older: Any = dataclasses.MISSING,
     **flag: Any,
@@ -149,7 +158,7 @@ class Settings:
         default=None,
     )
     options: Mapping[str, Any] = _setting(None, ALWAYS, "the method's options, by name", default=None)
-    recipe: str = _setting(RUN, ALWAYS, RECIPE_HELP, default="released")
+    recipe: str = _setting(RUN, ALWAYS, RECIPE_HELP, default=None)
     protocol: Literal["validation", "paper"] = _setting(RUN, ALWAYS, PROTOCOL_HELP, default="validation")
     val_fraction: float = _setting(
         RUN, HOLDS_OUT, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
@@ -163,21 +172,27 @@ class Settings:
         RUN, ALWAYS, "the run's folder (default: runs/<dataset>-<method>-seed<n>)", role=Role.OUTPUT, metavar="DIR",
         default=None,
     )
+    plugin: Sequence[str] | None = _setting(
+        RUN, ALWAYS, plugins.HELP, role=Role.MACHINE, metavar="MODULE", action="append", default=None, older=None
+    )
     no_probe: bool = _setting(
         RUN, UNTRAINED_HEADS, "do not measure the encoders by linear probes where the method trains no unimodal heads",
         role=Role.MEASUREMENT, metavar="true|false", nargs="?", const=True, default=False, older=False,
     )
 
-    encoder: str = _setting(NETWORK, ALWAYS, "one of: {names}", names=ENCODERS, canonical=ENCODERS.name)
+    encoder: str | tuple[str, ...] = _setting(
+        NETWORK, ALWAYS, ENCODER_HELP, names=ENCODERS, nargs="+", metavar="NAME",
+        canonical=lambda words: canonical(words, "encoder", encoder_name),
+    )
     fusion: str = _setting(
         NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
     )
     init: Literal["mmpareto", "ogm_ge"] = _setting(
         NETWORK, ALWAYS, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
-    pretrained: str | None = _setting(
-        NETWORK, ALWAYS, "ImageNet weights for the encoders, or none; never downloaded", metavar="FILE", default=None,
-        canonical=lambda value: None if value == "none" else value,
+    pretrained: str | tuple[str, ...] | None = _setting(
+        NETWORK, ALWAYS, PRETRAINED_HELP, default=None, nargs="+", metavar="FILE",
+        canonical=lambda words: None if words in ("none", ("none",)) else canonical(words, "pretrained", str),
     )
     n_classes: int | None = _setting(
         NETWORK, ALWAYS, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression",
@@ -394,10 +409,11 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     Raises:
         InputError: a value is out of range, a name is unknown, or a folder does not exist.
     """
+    names, words = plugins.take_plugins(arguments)
     made = parser()
-    namespace, rest = made.parse_known_args(arguments)
+    namespace, rest = made.parse_known_args(words)
     flags = [action.dest for action in made._actions]
-    typed = _with_tuples(vars(namespace))
+    typed = _with_tuples(vars(namespace) | ({"plugin": names} if names else {}))
     typed.pop("train", None)
     resume, config, stand_in, allow_unused = (
         typed.pop(name, None) for name in ("resume", "config", "stand_in", "allow_unused")
@@ -428,6 +444,7 @@ def _new(
     if stand_in and "data" not in typed and not Path(values["data"]).exists():  # a wrong --data is an error
         absent = values["data"]
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
+    values["recipe"] = recipe_name(values["dataset"], values["recipe"])
     hyper_parameters = recipe(values["dataset"], values["recipe"])
     kept = {} if "recipe" in typed else before
     values["variant"], values["options"] = read_options(
@@ -441,7 +458,9 @@ def _new(
     if typed.get("optimizer") == "adam":
         hyper_parameters = hyper_parameters | ADAM
     values |= {
-        name: value for name, (value, _) in hyper_parameters.items() if name in _FIELDS and name not in typed | kept
+        name: _canonical(name, value)
+        for name, (value, _) in hyper_parameters.items()
+        if name in _FIELDS and name not in typed | kept
     }
     if values["pretrained"] == A_FILE:
         raise InputError(
@@ -461,7 +480,9 @@ def _from_run(path: Path, typed: Mapping[str, Any]) -> dict[str, Any]:
     values = dataclasses.asdict(from_config(read_config(path)))
     left_out = {"ckpt_path", "tensorboard_path"}
     if typed.get("dataset", values["dataset"]) != values["dataset"]:
-        left_out |= {"data"} | {name for name, f in _FIELDS.items() if f.metadata["group"] in (NETWORK, INPUT)}
+        left_out |= {"data", "recipe"} | {
+            name for name, f in _FIELDS.items() if f.metadata["group"] in (NETWORK, INPUT)
+        }
     if typed.get("method", values["method"]) != values["method"]:
         left_out |= {"variant", "options", "model"}
     return {name: value for name, value in values.items() if name not in left_out}
@@ -507,9 +528,12 @@ def to_config(settings: Settings) -> dict[str, Any]:
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the "arguments" of a config.json of any age: today's names, and the settings and options added since.
 
+    The run's plug-ins are imported.
+
     Raises:
-        InputError: the method or variant no longer exists.
+        InputError: the method or variant no longer exists, or a plug-in is missing.
     """
+    plugins.import_plugins(config["arguments"].get("plugin") or (), "this run")
     added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
     arguments = added | config["arguments"]
     if "method" in arguments and arguments.get("variant") is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmpareto.data import DATASETS
 from mmpareto.integration import METHODS
+from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import name_of, value_text
 from mmpareto.training.method_options import read_options
 from mmpareto.training.settings import Settings
@@ -191,8 +192,8 @@ def facts_of(settings: Settings) -> dict[str, str]:
     return {
         CLASS_SET: f"{classes} classes",
         "fusion": settings.fusion,
-        "encoder": settings.encoder,
-        WEIGHTS: _weights(settings.pretrained is not None),
+        "encoder": value_text(settings.encoder),
+        WEIGHTS: _weights(is_pretrained(settings.encoder, settings.pretrained)),
         AUDIO: settings.audio,
     }
 

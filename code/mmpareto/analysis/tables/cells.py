@@ -104,7 +104,7 @@ def make_cells(
             dataset = data_sets_of([column])[0]
             folder = data or f"data/{dataset}"
             for row in table.rows:
-                if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset)):
+                if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset, folder)):
                     continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
@@ -154,11 +154,17 @@ def _without_data(table: Table, words: Sequence[str]) -> tuple[str | None, list[
     for name, instead in RESERVED.items():
         if flags & set(spellings[name]):
             raise InputError(f"--{name} after the -- is set by the table; use {instead}.")
+    data, rest = split_data(words)
+    if data is not None and len(data_sets_of(table.columns)) > 1:
+        raise InputError(
+            f"--data {data} is one folder, but the table has several data sets; choose one with --dataset."
+        )
+    return data, rest
+
+
+def split_data(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the value of --data in `words`, None if they lack it, and the other words."""
     reader = ArgumentParser(prog="tables.py", add_help=False)
     reader.add_argument("--data")
     given, rest = reader.parse_known_args(words)
-    if given.data is not None and len(data_sets_of(table.columns)) > 1:
-        raise InputError(
-            f"--data {given.data} is one folder, but the table has several data sets; choose one with --dataset."
-        )
     return given.data, rest

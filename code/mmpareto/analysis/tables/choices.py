@@ -8,7 +8,7 @@ from typing import Any
 from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row, unimodal_rows
 from mmpareto.data import DATASETS
 from mmpareto.integration import TORCHJD
-from mmpareto.models import ENCODERS
+from mmpareto.models.per_modality import encoder_name
 from mmpareto.registry import Registry
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.method_options import method_name, variant_name
@@ -23,11 +23,14 @@ def table_named(spelling: str) -> Table:
     return TABLES[Registry("table", dict.fromkeys(TABLES, "")).name(spelling)]
 
 
-def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
+def with_data_sets(table: Table, spellings: Sequence[str], data: str | None = None) -> Table:
     """The table on these data sets instead of its own. Columns that are more than a data set are repeated for each.
 
     A data set that the table has keeps its columns. Rows of unimodal training become those of the modalities of these
     data sets.
+
+    Arguments:
+        data: the prepared folder; data/<data set> if None.
 
     Raises:
         InputError: an unknown data set.
@@ -50,24 +53,29 @@ def with_data_sets(table: Table, spellings: Sequence[str]) -> Table:
             for column in table.columns
         ]
     title = f"{table.title}; here on {' and '.join(DATASETS[name].title for name in names)}"
-    return dataclasses.replace(table, title=title, columns=tuple(columns), rows=_with_modalities(table.rows, names))
+    return dataclasses.replace(
+        table, title=title, columns=tuple(columns), rows=_with_modalities(table.rows, names, data)
+    )
 
 
-def _with_modalities(rows: Sequence[Row], names: Sequence[str]) -> tuple[Row, ...]:
+def _with_modalities(rows: Sequence[Row], names: Sequence[str], data: str | None) -> tuple[Row, ...]:
     """The rows with those of unimodal training, which are adjacent, replaced by those of these data sets."""
     replaced = [row for row in rows if flag_of(row.flags, "--method") == "unimodal"]
     if not replaced:
         return tuple(rows)
     start = rows.index(replaced[0])
-    new = unimodal_rows(names, recipe=flag_of(replaced[0].flags, "--recipe"))
+    new = unimodal_rows(names, flag_of(replaced[0].flags, "--recipe"), data)
     return (*rows[:start], *new, *rows[start + len(replaced) :])
 
 
-def with_methods(table: Table, spellings: Sequence[str]) -> Table:
+def with_methods(table: Table, spellings: Sequence[str], data: str | None = None) -> Table:
     """The table with the baseline and these methods, "name" or "name:variant"; those that it lacks are appended.
 
     A name without a variant selects all rows of that method (or columns, if the columns are the methods). Appended rows
     have the recipe of the baseline.
+
+    Arguments:
+        data: the prepared folder; data/<data set> if None.
 
     Raises:
         InputError: an unknown method or variant.
@@ -78,7 +86,7 @@ def with_methods(table: Table, spellings: Sequence[str]) -> Table:
     selected = [entry for entry in present if any(_matches(entry.flags, *method) for method in methods)]
     absent = [method for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
     recipe = next(flag_of(row.flags, "--recipe") for row in table.rows if row.label == table.baseline)
-    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), recipe)]
+    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), recipe, data)]
     if not in_columns:
         rows = [row for row in table.rows if row in selected or row.label == table.baseline]
         return dataclasses.replace(table, rows=(*rows, *added))
@@ -93,7 +101,7 @@ def with_encoders(table: Table, spellings: Sequence[str]) -> Table:
     Raises:
         InputError: an unknown encoder.
     """
-    names = [ENCODERS.name(spelling) for spelling in dict.fromkeys(spellings)]
+    names = [encoder_name(spelling) for spelling in dict.fromkeys(spellings)]
     columns = [
         Column(f"{column.label}, {name}", with_flag(column.flags, "--encoder", name))
         for column in table.columns
@@ -118,7 +126,9 @@ def with_flag(flags: str, name: str, value: str) -> str:
     """`flags` with this flag replaced or appended."""
     words = shlex.split(flags)
     if name in words:
-        words[words.index(name) + 1] = value
+        start = words.index(name)
+        end = next((n for n in range(start + 1, len(words)) if words[n].startswith("--")), len(words))
+        words[start:end] = [name, value]
     else:
         words += [name, value]
     return shlex.join(words)
@@ -137,9 +147,11 @@ def _default_variant(method: str) -> Any:
     return next(iter(method_class(method).variants), None)
 
 
-def _rows(method: str, variant: str | None, datasets: Sequence[str], recipe: str | None) -> tuple[Row, ...]:
+def _rows(
+    method: str, variant: str | None, datasets: Sequence[str], recipe: str | None, data: str | None
+) -> tuple[Row, ...]:
     if method == "unimodal":
-        return unimodal_rows(datasets, recipe)
+        return unimodal_rows(datasets, recipe, data)
     return (method_row(method, None if variant == _default_variant(method) else variant, recipe=recipe),)
 
 

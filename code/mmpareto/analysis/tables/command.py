@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.analysis.tables import choices, stand_in
-from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells
+from mmpareto.analysis.tables.cells import Cell, Outcome, make_cells, split_data
 from mmpareto.analysis.tables.definitions import QUICK, QUICK_SEEDS, Table
 from mmpareto.analysis.tables.grid import find_runs, is_incomplete, run_grid
 from mmpareto.analysis.tables.plan import plan_text
@@ -26,7 +26,7 @@ def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str
     Raises:
         InputError: something on the command line is wrong; nothing was run.
     """
-    table = chosen_table(table, arguments)
+    table = chosen_table(table, arguments, split_data(extra)[0])
     cells = cells_of(table, arguments, extra)
     slots = [] if arguments.report_only else slots_of(arguments)
     for banner in dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in cells):
@@ -92,8 +92,11 @@ def report_costs(table: Table, arguments: argparse.Namespace, extra: Sequence[st
     return int(bool(sheet.missing))
 
 
-def chosen_table(table: Table, arguments: argparse.Namespace) -> Table:
+def chosen_table(table: Table, arguments: argparse.Namespace, data: str | None = None) -> Table:
     """The table with the data sets, methods and encoders of the command line.
+
+    Arguments:
+        data: the prepared folder; data/<data set> if None.
 
     Raises:
         InputError: a name is unknown, --quick is used without the stand-in, or --protocol in a table whose rows have
@@ -102,8 +105,8 @@ def chosen_table(table: Table, arguments: argparse.Namespace) -> Table:
     _check_quick(arguments)
     if arguments.protocol != "validation" and any(row.protocol for row in table.rows):
         raise InputError(f"table {table.name!r} goes from one protocol to another: leave --protocol out.")
-    table = choices.with_data_sets(table, arguments.dataset) if arguments.dataset else table
-    table = choices.with_methods(table, arguments.methods) if arguments.methods else table
+    table = choices.with_data_sets(table, arguments.dataset, data) if arguments.dataset else table
+    table = choices.with_methods(table, arguments.methods, data) if arguments.methods else table
     return choices.with_encoders(table, arguments.encoders) if arguments.encoders else table
 
 

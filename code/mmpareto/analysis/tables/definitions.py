@@ -4,11 +4,15 @@ Flags are those of train.py, in one string that is split as a shell would. `{dat
 set; followed by a suffix of `DERIVED`, for the folder of the same data prepared with other flags.
 """
 
+import contextlib
 import dataclasses
+import json
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from mmpareto.data import DATASETS
 from mmpareto.training.method_labels import NAMES, name_of, value_text
 
 
@@ -78,7 +82,7 @@ def method_row(method: str, variant: str | None = None, *, recipe: str | None = 
     words += ["--recipe", recipe] if recipe else []
     details = [variant] if variant else []
     for name, value in settings.items():
-        words += [f"--{name}", value_text(value)]
+        words += [f"--{name}", *map(value_text, value if isinstance(value, list | tuple) else [value])]
         details.append(f"{name} {value_text(value)}")
     return Row(name_of(method) + (f" ({', '.join(details)})" if details else ""), shlex.join(words))
 
@@ -88,15 +92,26 @@ def method_rows(*methods: str) -> tuple[Row, ...]:
     return tuple(method_row(method) for method in methods)
 
 
-def unimodal_rows(datasets: Iterable[str], recipe: str | None = None) -> tuple[Row, ...]:
-    """One row per modality of these data sets (registered names), for training on that modality alone."""
-    names = dict.fromkeys(name for dataset in datasets for name in modalities_of(dataset))
+def unimodal_rows(datasets: Iterable[str], recipe: str | None = None, data: str | None = None) -> tuple[Row, ...]:
+    """One row per modality of these data sets (registered names), for training on that modality alone.
+
+    Arguments:
+        data: the prepared folder, as for `modalities_of`.
+    """
+    names = dict.fromkeys(name for dataset in datasets for name in modalities_of(dataset, data))
     return tuple(method_row("unimodal", recipe=recipe, modality=name) for name in names)
 
 
-def modalities_of(dataset: str) -> tuple[str, ...]:
-    """Names of a data set's modalities; needs no torch."""
-    return _MODALITIES.get(dataset, ("audio", "visual"))
+def modalities_of(dataset: str, data: str | None = None) -> tuple[str, ...]:
+    """Names of a data set's modalities; needs no torch.
+
+    Arguments:
+        data: its prepared folder (default: data/<dataset>), for data sets whose folders differ in them.
+    """
+    path = Path(data or f"data/{dataset}") / "prepared.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return tuple(json.loads(path.read_text(encoding="utf-8"))["modalities"])
+    return DATASETS[dataset].modalities or ()
 
 
 def chain(first: Row, *changes: Row) -> tuple[Row, ...]:
@@ -119,13 +134,6 @@ def _by_name(flags: str) -> dict[str, list[str]]:
             values[name].append(word)
     return values
 
-
-_MODALITIES = {
-    "cgmnist": ("gray", "colour"),
-    "modelnet40": ("front", "rear"),
-    "ucf101": ("rgb", "flow"),
-    **dict.fromkeys(("mosi", "mosei", "chsims"), ("text", "audio", "vision")),
-}
 
 # Suffix of a data folder's name → the flags of prepare.py that the data was prepared with.
 DERIVED = {
