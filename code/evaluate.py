@@ -15,7 +15,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "checkpoint", type=Path, nargs="?", metavar="RUN",
-        help="folder of a run, for its best.pt; or a checkpoint (best.pt, last.pt, or a .pth of the released code)",
+        help="folder of a run, for its best.pt; or a checkpoint (best.pt, last.pt, .safetensors of export.py, or a "
+        ".pth of the released code)",
     )  # fmt: skip
     made.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     made.add_argument("--data", type=Path, metavar="DIR", help="prepared data set (default: that of the training)")
@@ -25,6 +26,10 @@ def parser() -> argparse.ArgumentParser:
         help="classify a raw clip, which need not be prepared: one file with sound and video, or a WAV and a video",
     )  # fmt: skip
     made.add_argument("--fps", type=at_least(1), help="with --clip: frames per second, where the checkpoint lacks them")
+    made.add_argument("--without", nargs="+", default=[], metavar="MODALITY", help="modalities to do without")
+    made.add_argument(
+        "--temperature", action="store_true", help="calibrate by temperatures fitted to the run's validation set"
+    )
     made.add_argument(
         "--out", type=Path, metavar="DIR", help="default: evaluation-<split>-<name> beside the checkpoint"
     )
@@ -40,24 +45,27 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parsed(arguments)
 
     from mmpareto.analysis import checkpoint_evaluation as evaluation
-    from mmpareto.analysis.trained import open_trained
+    from mmpareto.analysis.trained import load
     from mmpareto.training.devices import allow_tf32, choose_devices
+    from mmpareto.training.model_card import add_model_card
 
     device, _ = choose_devices(given.gpu_ids)
     allow_tf32(False)
-    trained = open_trained(given.checkpoint, given.dataset)
+    trained = load(given.checkpoint, given.dataset)
+    add_model_card(trained.path.parent)
     print("\n".join(trained.notes))
+    names = evaluation.remaining(trained, given.without)
+    how = device, given.batch_size, given.workers
+    calibration = evaluation.fit_calibration(trained, names, given.data, *how) if given.temperature else None
     if given.clip is not None:
-        audio, video = given.clip[0], given.clip[-1]
-        probabilities = evaluation.predict_clip(trained, audio, video, device, given.fps)
-        print(evaluation.probability_table(probabilities, trained.description["classes"]))
+        print(evaluation.classify(trained, given.clip, names, device, given.fps, calibration))
     else:
-        out = given.out or trained.path.parent / f"evaluation-{given.split}-{trained.path.stem}"
-        dataset = evaluation.open_split(trained, given.split, given.data)
+        out = given.out or evaluation.default_folder(trained, given.split, names)
+        dataset = evaluation.open_split(trained, given.split, given.data, names)
         evaluation.make_folder(out)
-        predictions = evaluation.predict_split(trained, dataset, device, given.batch_size, given.workers)
-        evaluation.write_results(out, trained, dataset, predictions)
-        print(evaluation.metrics_table(predictions))
+        predictions = evaluation.predict_split(trained, dataset, *how)
+        evaluation.write_results(out, trained, dataset, predictions, calibration)
+        print(evaluation.metrics_table(trained, predictions, calibration))
         print(f"metrics.json, per_clip.csv and confusion.png of {len(dataset)} clips: {out}")
     if trained.banner:
         print(trained.banner)
@@ -68,8 +76,9 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     _, words = plugins.take_plugins(arguments)
     made = parser()
     given = made.parse_args(words)
-    if given.checkpoint is None and len(given.clip or ()) > 1:  # --clip takes all words that follow it
-        given.checkpoint = given.clip.pop()
+    for several in (given.clip, given.without):  # both take all words that follow them
+        if given.checkpoint is None and len(several or ()) > 1:
+            given.checkpoint = Path(several.pop())
     if given.checkpoint is None:
         made.error("the following arguments are required: RUN")
     if len(given.clip or ()) > 2:

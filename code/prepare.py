@@ -51,11 +51,14 @@ def _prepare(dataset: Any, options: dict[str, Any]) -> bool:
 
     raw = options.get("raw")
     if raw is not None and not raw.exists():
-        raise InputError(f"{raw} does not exist; get {dataset.title} from {dataset.download.page}.")
+        origin = f"; get {dataset.title} from {dataset.download.page}" if dataset.download.page else ""
+        raise InputError(f"{raw} does not exist{origin}.")
     if raw is not None and raw.name.lower().endswith(SUFFIXES):
         options["raw"] = unpacked(options["raw"], options["out"] / "raw")
     report = dataset.prepare(**options)
     print(report.text())
+    data = "" if report.out == Path("data") / dataset.name else f" --data {report.out}"
+    print(f"to train on it   python code/train.py --dataset {dataset.name}{data}")
     return report.complete or (dataset.loses_samples and not report.skipped)
 
 

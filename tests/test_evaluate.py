@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,16 +18,21 @@ import raw_mp4
 import torch
 import torchvision
 from mmpareto import cli
-from mmpareto.analysis.checkpoint_evaluation import predict_clip
-from mmpareto.analysis.trained import open_trained
+from mmpareto.analysis.checkpoint_evaluation import open_split
+from mmpareto.analysis.finished_run import FinishedRun
+from mmpareto.analysis.trained import load
 from mmpareto.data import DATASETS
+from mmpareto.data.loading.batches import Batch, make_loader, to_device
+from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
+from mmpareto.training.data import open_data
 from mmpareto.training.run import train
 from mmpareto.training.settings import parse
 from PIL import Image
 from prepared_clips import write_prepared
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 HEADS = ("joint", "audio", "visual")
@@ -157,7 +163,7 @@ def test_untrained_heads_without_a_probe_are_reported(joint_run: Path, tmp_path:
     checkpoint = torch.load(joint_run / "last.pt", weights_only=True)
     del checkpoint["probe"]
     torch.save(checkpoint | {"epoch": 2, "steps": 1}, tmp_path / "last.pt")
-    stopped, heads = open_trained(tmp_path / "last.pt").notes
+    stopped, heads = load(tmp_path / "last.pt").notes
     assert "stopped in epoch 2, after step 1" in stopped and "untrained" in heads
 
 
@@ -428,13 +434,13 @@ def test_a_raw_clip_gives_the_result_of_the_prepared_clip(
     run = trained_run(prepared, tmp_path / "run", "--protocol", "paper", *more)
     assert evaluated(run / "best.pt") == 0
     rows = read_table(run / "evaluation-test-best" / "per_clip.csv")
-    trained = open_trained(run / "best.pt")
-    classes = trained.description["classes"]
+    trained = load(run / "best.pt")
+    classes = trained.classes
     for row in rows:
-        result = predict_clip(trained, *clip_files(raw, row["clip"]), torch.device("cpu"))
+        result = trained.predict(clip_files(raw, row["clip"]))
         for head in HEADS:
             expected = [float(row[f"{head}_{name}"]) for name in classes]
-            np.testing.assert_allclose(result[head].numpy(), expected, atol=1e-5, rtol=0)
+            np.testing.assert_allclose([*result[head].values()], expected, atol=1e-5, rtol=0)
     capsys.readouterr()
     row = rows[0]
     assert evaluated(run / "best.pt", "--clip", *clip_files(raw, row["clip"])) == 0
@@ -506,3 +512,127 @@ def test_the_frame_rate_comes_from_the_checkpoint_or_from_fps(
     capsys.readouterr()
     assert evaluated(checkpoint, "--clip", *files, "--fps", 1) == 0
     assert capsys.readouterr().out == known
+
+
+# Without a modality, and with temperatures
+
+
+@pytest.fixture(scope="module")
+def validated_run(data: Path, folder: Path) -> Path:
+    """A run that holds out six clips for validation."""
+    return trained_run(data, folder / "validated", "--val_fraction", "0.5", "--method", "uniform")
+
+
+def whole_batch(dataset: PreparedDataset) -> Batch:
+    return to_device(next(iter(make_loader(dataset, batch_size=99))), "cpu", dataset.normalisation)
+
+
+def probabilities_of(row: dict[str, str], head: str) -> list[float]:
+    return [float(row[f"{head}_{name}"]) for name in CLASSES]
+
+
+def test_without_a_modality(mmpareto_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The joint prediction has zeros in place of its feature; that of the other head does not change."""
+    assert evaluated(mmpareto_run, "--without", "audio") == 0
+    out = mmpareto_run / "evaluation-test-best-without-audio"
+    assert str(out) in capsys.readouterr().out and evaluated(mmpareto_run) == 0
+    rows, whole = (read_table(folder / "per_clip.csv") for folder in (out, mmpareto_run / "evaluation-test-best"))
+    trained = load(mmpareto_run)
+    inputs = whole_batch(open_split(trained, "test")).inputs
+    with torch.no_grad():
+        features = trained.model(inputs).features
+        features["audio"].zero_()
+        expected = trained.model.fusion(features).softmax(1)
+    for index, (row, before) in enumerate(zip(rows, whole, strict=True)):
+        assert probabilities_of(row, "joint") == pytest.approx(expected[index].tolist(), abs=1e-6)
+        assert probabilities_of(row, "visual") == pytest.approx(probabilities_of(before, "visual"), abs=1e-6)
+        assert "audio" not in row
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["without"] == ["audio"] and "acc_visual" in metrics and "acc_audio" not in metrics
+
+
+def test_a_probed_run_without_a_modality(joint_run: Path, tmp_path: Path) -> None:
+    assert evaluated(joint_run, "--without", "visual", "--out", tmp_path) == 0
+    summary = json.loads((joint_run / "summary.json").read_text())
+    assert json.loads((tmp_path / "metrics.json").read_text())["acc_audio"] == summary["best_test"]["acc_audio"]
+
+
+def test_a_silent_clip_is_classified(mmpareto_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_mp4.write_mp4(tmp_path / "a.mp4", sound=False)
+    with pytest.raises(InputError, match="no audio stream"):
+        evaluated(mmpareto_run, "--clip", tmp_path / "a.mp4")
+    capsys.readouterr()
+    assert evaluated("--clip", tmp_path / "a.mp4", "--without", "audio", mmpareto_run) == 0
+    assert re.search(r"^ +joint +visual$", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"), [(["smell"], "best.pt takes audio, visual"), (["audio", "visual"], "leaves none")]
+)
+def test_modalities_that_cannot_be_absent(mmpareto_run: Path, names: list[str], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        evaluated(mmpareto_run, "--without", *names)
+
+
+def test_temperatures_are_fitted_to_the_clips_that_were_held_out(validated_run: Path, capsys: Any) -> None:
+    """At 0.98 and 1.02 of each temperature, their loss on exactly these clips is larger."""
+    assert evaluated(validated_run, "--temperature") == 0
+    assert "validation set, 6 samples" in capsys.readouterr().out
+    out = validated_run / "evaluation-test-best"
+    calibration = json.loads((out / "metrics.json").read_text())["calibration"]
+    trained = load(validated_run)
+    val = open_data(FinishedRun(validated_run).settings).val
+    assert val is not None and len(val) == 6
+    batches = {"val": whole_batch(val), "test": whole_batch(open_split(trained, "test"))}
+    with torch.no_grad():
+        logits = {part: trained.heads(trained.model(batch.inputs)) for part, batch in batches.items()}
+
+    def loss(part: str, head: str, temperature: float) -> float:
+        return cross_entropy(logits[part][head].double() / temperature, batches[part].labels).item()
+
+    for head in HEADS:
+        temperature = calibration[head]["temperature"]
+        if temperature is not None:  # else there is no minimum on so few clips
+            best = loss("val", head, temperature)
+            assert min(loss("val", head, 0.98 * temperature), loss("val", head, 1.02 * temperature)) > best
+        temperature = temperature or 1.0
+        assert calibration[head]["nll"] == pytest.approx(loss("test", head, temperature), rel=1e-5)
+        for index, row in enumerate(read_table(out / "per_clip.csv")):
+            expected = (logits["test"][head][index].double() / temperature).softmax(0).tolist()
+            assert probabilities_of(row, head) == pytest.approx(expected, abs=1e-5)
+    assert any(calibration[head]["temperature"] is not None for head in HEADS)
+
+
+def test_temperatures_need_the_validation_set_of_the_run(
+    mmpareto_run: Path, validated_run: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"trained on the whole training set .*no validation set"):
+        evaluated(mmpareto_run, "--temperature")
+    shutil.copytree(data, tmp_path / "other")
+    lines = (data / "train.csv").read_text().splitlines()
+    (tmp_path / "other" / "train.csv").write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(InputError, match=r"other is not what .*validated was trained on"):
+        evaluated(validated_run, "--temperature", "--data", tmp_path / "other")
+    shutil.copy(validated_run / "best.pt", tmp_path)
+    with pytest.raises(InputError, match="holds no run"):
+        evaluated(tmp_path / "best.pt", "--temperature")
+
+
+def test_calibration_of_a_run(validated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluated(validated_run, "--out", tmp_path) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    cells = rf"{metrics['ece']:.4f} +{metrics['nll']:.4f} +{metrics['brier']:.4f}"
+    assert re.search(rf"^joint .* {cells}$", capsys.readouterr().out, re.M)
+    for suffix in ("", "_audio", "_visual"):
+        assert metrics[f"nll{suffix}"] == pytest.approx(metrics[f"loss{suffix}"], rel=1e-5)
+    assert "calibration" not in metrics
+
+
+def test_a_run_without_a_model_card_gets_one(mmpareto_run: Path, tmp_path: Path) -> None:
+    """Runs from before there were cards; training writes the same."""
+    card = mmpareto_run / "model_card.md"
+    text = card.read_text()
+    assert "CREMA-D" in text and "optimistic" in text
+    card.unlink()
+    assert evaluated(mmpareto_run, "--out", tmp_path) == 0
+    assert card.read_text() == text

@@ -146,7 +146,8 @@ def test_optional_dependencies_match_the_pinned_requirements() -> None:
     """Each package of a group is pinned, and each pin is in exactly one group and satisfies its bound."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = project["optional-dependencies"]
-    assert set(groups) == {"train", "plots", "modelnet40", "ucf101", "encoders", "torchjd", "dev"}
+    groups_of_use = {"train", "plots", "modelnet40", "ucf101", "huggingface", "encoders", "export", "torchjd", "dev"}
+    assert set(groups) == groups_of_use
     bounds = [
         Requirement(text) for text in [*project["dependencies"], *(text for group in groups.values() for text in group)]
     ]

@@ -21,7 +21,7 @@ class TinyEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        batch = len(x)
+        batch = x.shape[0]
         for stage in self.stages():
             x = stage(x)
         return self.pool(x, batch)
@@ -36,4 +36,4 @@ class TinyEncoder(nn.Module):
         return self.layers[2](self.layers[1](x))
 
     def pool(self, x: Tensor, batch: int) -> Tensor:
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, len(x) // max(batch, 1))).mean(1)
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, x.shape[0] // max(batch, 1))).mean(1)

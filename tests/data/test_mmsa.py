@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.data import mmsa, mmsa_files
+from mmpareto.data.loading import layout
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.mmsa import CHSIMS, MOSEI, MOSI
 from mmpareto.data.preparation.prepared_folder import locked
@@ -107,7 +108,7 @@ def test_a_sample_is_the_content_of_the_file_and_its_mask(tmp_path, data_set, al
             for name, values in inputs.items():
                 assert values.dtype == torch.float32
                 assert torch.equal(values, expected(entry, name, index, aligned))
-        names, scores = mmsa.read_scores(tmp_path / "out", part)
+        names, scores = layout.read_scores(tmp_path / "out", part)
         assert names == entry["id"]
         assert np.array_equal(scores, entry["regression_labels"].astype(np.float64))  # to the last digit
     assert ("aligned, without lengths" in report.text()) == aligned
@@ -182,7 +183,7 @@ def test_names_of_two_parts_and_labels_in_a_column(tmp_path):
     made["test"]["id"] = np.array([["vid", "1.5"], ["vid", "2"], ["w", "3"], ["w", "4"]])
     made["test"]["regression_labels"] = made["test"]["regression_labels"].reshape(-1, 1)
     MOSI.prepare(raw=write(tmp_path / "a.pkl", made), out=tmp_path / "out")
-    assert mmsa.read_scores(tmp_path / "out", "test")[0] == ["vid$_$1.5", "vid$_$2", "w$_$3", "w$_$4"]
+    assert layout.read_scores(tmp_path / "out", "test")[0] == ["vid$_$1.5", "vid$_$2", "w$_$3", "w$_$4"]
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")

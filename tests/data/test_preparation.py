@@ -284,3 +284,11 @@ def test_long_lists_are_shortened(raw, tmp_path):
     text = prepare(raw, tmp_path / "out", Split([*SPLIT.train, *names], SPLIT.test, "a split")).text()
     assert "not among the raw files: 100" in text and "80 more (all in prepared.json)" in text
     assert "x19" in text and "x20" not in text
+
+
+def test_two_clips_of_one_name_are_refused(raw, tmp_path):
+    """Otherwise, the second would take the files of the first, and nothing would be reported as skipped."""
+    twice = [*clips(raw), RawClip("c_dog", "dog", raw / "d_cat.wav", raw / "d_cat.flv")]
+    with pytest.raises(InputError, match="two samples have the name 'c_dog'"):
+        prepare(raw, tmp_path / "out", clips=twice)
+    assert not (tmp_path / "out").exists()

@@ -25,6 +25,7 @@ def data(train: list[Any], test: list[Any], val: int | None, classes: str = "abc
         (data([0, 1, 2], [2, 2], None), ["all test samples are of class c"]),
         (data([1], [1], 3), ["only 3", "of class a, c", "of class b"]),
         (data([0.5, -1.0], [0.5, 0.5], None, classes="s"), []),  # scores of a regression
+        (data([(1, 1, 0), (0, 1, 0)], [(1, 1, 0)], None), ["no training sample is of class c"]),  # several labels each
     ],
 )
 def test_warnings(given: Any, said: list[str]) -> None:

@@ -44,6 +44,17 @@ def test_the_head_is_sklearns_logistic_regression(count: int, size: int, classes
     np.testing.assert_allclose(logits.numpy(), probabilities, atol=2e-3)
 
 
+def test_several_labels_are_independent_logistic_regressions() -> None:
+    features, group = samples(90, 4, 3, spread=2.0)
+    labels = torch.stack([group == 0, group < 2, group == 2], dim=1).long()
+    head = fit_logistic_regression(features, labels, 3)
+    probabilities = (features @ head["weight"].T + head["bias"]).sigmoid()
+    for label in range(3):
+        scaler, expected = sklearn_head(features, labels[:, label])
+        positive = expected.predict_proba(scaler.transform(features.double().numpy()))[:, 1]
+        np.testing.assert_allclose(probabilities[:, label], positive, atol=2e-3)
+
+
 def test_separable_classes_are_separated_and_the_weights_stay_finite() -> None:
     features, labels = samples(40, 12, 4, spread=0.01)
     head = fit_logistic_regression(features, labels, 4)

@@ -31,7 +31,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tiny_runs import acting, arguments, metrics, read, run
 
 HEADS = ("", "_audio", "_visual")
-OF_A_SET = ("loss", "acc", "macro_f1", "map", "per_class_accuracy")
+OF_A_SET = ("loss", "acc", "macro_f1", "map", "auroc", "per_class_accuracy")
 OF_AN_ENCODER = ("conflict_rate", "cosine", "norm_joint", "norm_unimodal", "weight_joint", "weight_unimodal", "rescale")
 
 
@@ -110,7 +110,7 @@ def test_tensorboard_shows_the_same_numbers(folder: Path) -> None:
         {"": "test", "val_": "validation", "train_": "train"},
         {"": "joint", "_audio": "audio", "_visual": "visual"},
     )
-    quantities = {"loss": "loss", "acc": "accuracy", "macro_f1": "macro_f1", "map": "map"}
+    quantities = {name: name for name in OF_A_SET} | {"acc": "accuracy"}
     tags = {f"{p}{q}{h}": f"{quantities[q]}/{parts[p]}/{heads[h]}" for p in parts for q in quantities for h in heads}
     tags |= {f"{key}_{m}": f"gradient/{key}/{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}
     tags |= {key: f"run/{key}" for key in ("seconds", "samples_per_second", "data_wait", "learning_rate")}
@@ -149,7 +149,7 @@ def test_config_holds_everything_needed_to_repeat_the_run(data: Path, folder: Pa
 
 def test_the_run_folder_holds_the_documented_files_only(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"}
+    assert names == {"config.json", "metrics.jsonl", "summary.json", "model_card.md", "last.pt", "best.pt"}
 
 
 def test_the_summary_of_a_run_with_validation(folder: Path) -> None:

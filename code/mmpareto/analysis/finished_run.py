@@ -307,6 +307,8 @@ class FinishedRun:
         path = self.clip_table(protocol)
         if path is None or not path.is_file():
             return ClipResults()
+        if (self.config["data"].get("prepared") or {}).get("task", "classification") != "classification":
+            return ClipResults()  # of own features: neither a class nor the sign of a score is right or wrong
         results = read_clip_results(path).first(
             self._data("clips")["test"] if self.arguments["drop_last"] == "all" else None
         )

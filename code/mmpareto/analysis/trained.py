@@ -1,49 +1,99 @@
-"""A trained network from a checkpoint, with the description of its input."""
+"""A trained network from a checkpoint, ready for use: `mmpareto.load`."""
 
 import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mmpareto.analysis.finished_run import JOINT_HEAD
+from mmpareto.analysis.preprocessing import Preprocessing, Sample
 from mmpareto.data import DATASETS
+from mmpareto.data.loading.sources import FlowSource, FramesSource
 from mmpareto.errors import InputError
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.models.pretrained import read_released
-from mmpareto.training.checkpoints import ENTRIES, load_checkpoint, load_weights, network_of
+from mmpareto.training.checkpoints import ENTRIES, check_entries, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
-from mmpareto.training.evaluation import Predictions
+from mmpareto.training.method_labels import method_class
 from mmpareto.training.recipes import recipe
-from mmpareto.training.run_folder import BEST
+from mmpareto.training.run_folder import BEST, CONFIG, read_config
+from mmpareto.training.settings import whole_arguments
 
 RELEASED_SUFFIX = ".pth"  # train.py writes .pt
+SAFETENSORS_SUFFIX = ".safetensors"
+METADATA = "mmpareto"  # key of the description in an exported file
 INPUT_SETTINGS = ("audio", "frames", "frame_choice", "image_size", "audio_frames", "audio_pool")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained network and the description of its input.
+    """A trained network, with what is needed to use it; the data that it was trained on are not.
+
+        trained = mmpareto.load("runs/cremad-mmpareto-seed0")
+        trained.predict("clip.mp4")                    # {"joint": {"ANG": 0.91, …}, "audio": {…}, "visual": {…}}
+        trained.predict({"visual": frames})            # without the sound
+        batch = trained.preprocess(["a.mp4", "b.mp4"]) # modality → tensor, batch first
+        logits = trained.model(batch).joint            # (2, classes)
 
     Attributes:
         path: the checkpoint.
+        model: the network, in evaluation mode, on the CPU. A linear probe replaces unimodal heads that the method does
+            not train, if there is one.
         dataset: the data set's name.
         folder: of the prepared data set when the network was trained.
         description: of the input (`PreparedDataset.description`); lacks "classes", "fps" and "normalisation" where the
             file lacks them.
-        heads: modality → weight and bias of a linear probe in place of untrained unimodal heads; {} where trained.
+        architecture: the arguments of `build_network`.
+        method: that trained it; None where it is not known.
+        settings: of the training, as in config.json; where that is not beside the checkpoint, the `portable_settings`
+            in the checkpoint, {} in older ones.
+        preprocess: samples as they come → a batch for the model; see `Preprocessing`.
+        unimodal_heads: whether they were trained, are linear probes, or are as initialised and mean nothing.
+        epoch: the epoch that the weights are of, if known.
         notes: sentences on the origin of the weights, for a person.
         amp: the mixed precision of the evaluation in training.
+        plugins: modules that register parts of it.
     """
 
     path: Path
-    network: MultimodalNetwork
+    model: MultimodalNetwork
     dataset: str
     folder: Path
     description: dict[str, Any]
-    heads: dict[str, dict[str, Tensor]]
+    architecture: dict[str, Any]
+    method: str | None
+    settings: dict[str, Any]
+    preprocess: Preprocessing
+    unimodal_heads: Literal["trained", "probe", "untrained"]
+    epoch: int | None
     notes: list[str]
     amp: str | None = None
+    plugins: Sequence[str] = ()
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that the model takes, in order."""
+        return self.model.modalities
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the logits.
+
+        Raises:
+            InputError: the checkpoint lacks them, as those of the released code do.
+        """
+        if "classes" not in self.description:
+            raise InputError(f"{self.path} does not name its classes; --clip needs a checkpoint of train.py.")
+        return list(self.description["classes"])
+
+    @property
+    def task(self) -> str:
+        """The task: "classification", "multilabel" or "regression"."""
+        return self.description.get("task") or ("classification" if self.model.n_classes > 1 else "regression")
 
     @property
     def banner(self) -> str | None:
@@ -54,58 +104,140 @@ class Trained:
         """The precision of the training; full precision where the device lacks it."""
         return Precision(None if self.amp == "fp16" and device.type == "cpu" else self.amp, device)
 
-    def with_probe(self, predictions: Predictions) -> Predictions:
-        """The predictions, with the linear probe's logits in place of those of untrained unimodal heads."""
-        return predictions.with_heads(self.heads) if self.heads else predictions
+    def heads(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Head → its logits (B, C): "joint", and every modality whose unimodal head was trained or is a probe."""
+        return {JOINT_HEAD: outputs.joint, **({} if self.unimodal_heads == "untrained" else outputs.unimodal)}
+
+    def probabilities(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """Probabilities (…, C) of logits (…, C), which are divided by the temperature; of a regression, the scores."""
+        if self.task == "regression":
+            mean, std = self.description.get("label_scale", (0.0, 1.0))
+            return logits * std + mean
+        return (logits / temperature).sigmoid() if self.task == "multilabel" else (logits / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def predict(
+        self, sample: Sample, *, fps: int | None = None, temperatures: Mapping[str, float] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Probabilities of one sample: head → class → probability (of a regression, the score).
+
+        The heads are "joint" and the modalities of the sample; an untrained one is left out. `evaluate.py --clip` does
+        the same.
+
+        Arguments:
+            sample: see `Preprocessing`. A modality may be absent.
+            fps: frames per second of a raw clip, where the checkpoint lacks them.
+            temperatures: head → what its logits are divided by, 1 by default (see `evaluate.py --temperature`).
+
+        Raises:
+            InputError: the sample does not fit the model, a file cannot be read, or the checkpoint lacks the classes.
+        """
+        classes, device, temperatures = self.classes, next(self.model.parameters()).device, temperatures or {}
+        batch = {name: x.to(device) for name, x in self.preprocess([sample], fps).items()}
+        with self.precision(device).autocast():
+            outputs = self.model(batch)
+        probabilities = {
+            head: self.probabilities(logits[0].float().cpu(), temperatures.get(head, 1.0))
+            for head, logits in self.heads(outputs).items()
+        }
+        return {head: dict(zip(classes, p.tolist(), strict=True)) for head, p in probabilities.items()}
 
 
-def open_trained(path: Path, dataset: str | None = None) -> Trained:
-    """Open a checkpoint of train.py (.pt) or of the released MMPareto code (.pth).
+def load(path: str | Path, dataset: str | None = None) -> Trained:
+    """Load a trained network. Nothing in the file is executed.
 
     Arguments:
-        path: the file, or the folder of a run, for its best.pt.
+        path: the folder of a run, for its best.pt; a checkpoint of train.py (.pt); a .safetensors file of export.py; or
+            a checkpoint of the released MMPareto code (.pth).
         dataset: for files of the released code, which lack it (default: cremad).
 
     Raises:
         InputError: the file is missing, damaged, or of another architecture, version or data set.
     """
+    path = Path(path)
     if path.is_dir():
         path = path / BEST
     if path.suffix == RELEASED_SUFFIX:
-        return _open_released(path, DATASETS.name(dataset or "cremad"))
-    checkpoint = load_checkpoint(path)
-    missing = [name for name in ENTRIES if name not in checkpoint]
+        return _released(path, DATASETS.name(dataset or "cremad"))
+    content = _read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else load_checkpoint(path)
+    missing = [name for name in ENTRIES if name not in content]
     if missing:
         raise InputError(f"{path} is of another version of this code: it lacks {', '.join(missing)}; train it again.")
-    if dataset is not None and DATASETS.name(dataset) != checkpoint["dataset"]:
-        raise InputError(f"{path} was trained on {checkpoint['dataset']}, not on {dataset}; leave --dataset out.")
+    if dataset is not None and DATASETS.name(dataset) != content["dataset"]:
+        raise InputError(f"{path} was trained on {content['dataset']}, not on {dataset}; leave --dataset out.")
+    settings = _settings_beside(path) or content.get("settings", {})
+    model = network_of(content, path)
+    for modality, head in content.get("probe", {}).items():
+        model.heads[modality].load_state_dict(head)
+    heads = content.get("unimodal_heads") or _unimodal_heads(content)
+    preprocess = Preprocessing(content["dataset"], content["data"], content.get("input_shapes", {}), path)
+    model.input_shapes = preprocess.shapes
+    name = content.get("method") or settings.get("method")
+    if method := method_class(name or ""):
+        model.absent = method.absent
     return Trained(
         path=path,
-        network=network_of(checkpoint, path),
-        dataset=checkpoint["dataset"],
-        folder=Path(checkpoint["data_folder"]),
-        description=checkpoint["data"],
-        heads=checkpoint.get("probe", {}),
-        notes=_notes(checkpoint),
-        amp=checkpoint.get("amp"),
+        model=model.eval(),
+        dataset=content["dataset"],
+        folder=Path(content["data_folder"]),
+        description=content["data"],
+        architecture=content["network"],
+        method=name,
+        settings=settings,
+        preprocess=preprocess,
+        unimodal_heads=heads,
+        epoch=content["epoch"] - (content["selected_on"] == "last" and not content.get("steps")),  # else the next one
+        notes=content.get("notes") or _notes(content, heads),
+        amp=content.get("amp"),
+        plugins=content.get("plugins", ()),
     )
 
 
-def _notes(checkpoint: dict[str, Any]) -> list[str]:
-    epoch, steps = checkpoint["epoch"], checkpoint.get("steps", 0)
-    if checkpoint["selected_on"] != "last":
-        notes = [f"the weights of epoch {epoch}, chosen on: {checkpoint['selected_on']}"]
+def _settings_beside(path: Path) -> dict[str, Any]:
+    """The settings in the config.json of the checkpoint's folder; {} if there is none that this version can read."""
+    try:
+        return whole_arguments(read_config(path.parent)) if (path.parent / CONFIG).is_file() else {}
+    except InputError:  # the checkpoint may be usable all the same
+        return {}
+
+
+def _unimodal_heads(content: Mapping[str, Any]) -> Literal["trained", "probe", "untrained"]:
+    return "trained" if content["heads_trained"] else "probe" if content.get("probe") else "untrained"
+
+
+def _notes(content: Mapping[str, Any], heads: str) -> list[str]:
+    epoch, steps = content["epoch"], content.get("steps", 0)
+    if content["selected_on"] != "last":
+        notes = [f"the weights of epoch {epoch}, chosen on: {content['selected_on']}"]
     elif steps:
         notes = [f"the weights of a run that was stopped in epoch {epoch}, after step {steps}"]
     else:
         notes = [f"the weights of the last epoch, {epoch - 1}"]  # the "epoch" of last.pt is the next one
-    if not checkpoint["heads_trained"]:
-        probe = "a linear probe's, on the frozen encoders" if checkpoint.get("probe") else "untrained: ignore them"
+    if heads != "trained":
+        probe = "a linear probe's, on the frozen encoders" if heads == "probe" else "untrained: ignore them"
         notes.append(f"the method trains no unimodal heads; those used here are {probe}")
     return notes
 
 
-def _open_released(path: Path, dataset: str) -> Trained:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The entries of the checkpoint from which export.py wrote a .safetensors file."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise InputError(f"{path} needs the package safetensors: pip install safetensors.") from error
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; give a file that export.py wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})[METADATA])
+            content |= {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged, or is no file of export.py ({type(error).__name__}: {error}).") from error
+    check_entries(content, path)
+    return content
+
+
+def _released(path: Path, dataset: str) -> Trained:
     weights, unmatched = read_released(path)
     channels = {
         parts[1]: tensor.shape[1]
@@ -115,11 +247,30 @@ def _open_released(path: Path, dataset: str) -> Trained:
     joint = weights.get("fusion.fc_out.weight")
     if not channels or joint is None:
         raise InputError(f"{path} lacks the encoders or the joint head of the released MMPareto code's model.")
-    network = build_network(channels, len(joint))
-    load_weights(network, weights, path)
+    architecture: dict[str, Any] = {"channels": channels, "n_classes": len(joint)}
+    model = build_network(**architecture)
+    load_weights(model, weights, path)
     notes = ["a checkpoint of the released code: the epoch that was best on its test set"]
     if unmatched:
         notes.append(f"not used, as the network here has no such entry: {', '.join(unmatched)}")
     values = recipe(dataset, "released")
-    description = {key: values[key].value for key in INPUT_SETTINGS} | {"channels": channels}
-    return Trained(path, network, dataset, Path("data") / dataset, description, {}, notes)
+    sources = {"visual": FramesSource.normalisation, "flow": FlowSource.normalisation}
+    description = {key: values[key].value for key in INPUT_SETTINGS} | {
+        "channels": channels,
+        "normalisation": {name: sources[name] for name in channels if name in sources},
+    }
+    preprocess = Preprocessing(dataset, description, {}, path)
+    return Trained(
+        path=path,
+        model=model.eval(),
+        dataset=dataset,
+        folder=Path("data") / dataset,
+        description=description,
+        architecture=architecture,
+        method=None,
+        settings={},
+        preprocess=preprocess,
+        unimodal_heads="trained",
+        epoch=None,
+        notes=notes,
+    )

@@ -23,6 +23,8 @@ DATASETS = Registry(
         "ave": "mmpareto.data.ave:AVE",
         "ucf101": "mmpareto.data.ucf101:UCF101",
         "synthetic": "mmpareto.data.synthetic:Synthetic",
+        "folder": "mmpareto.data.folder:ClipFolder",
+        "features": "mmpareto.data.features:FeatureArrays",
     },
     aliases={"kineticsound": "kinetics_sounds", "ks": "kinetics_sounds", "cmu-mosi": "mosi", "cmu-mosei": "mosei"},
 )

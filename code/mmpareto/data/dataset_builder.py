@@ -21,7 +21,7 @@ class DownloadInfo:
     Attributes:
         size: number of samples, classes, and bytes.
         terms: licence or terms of use.
-        page: page to download it from.
+        page: page to download it from; empty for someone's own data.
         raw: expected content of the raw folder.
     """
 
@@ -68,6 +68,8 @@ class DatasetBuilder:
         Raises:
             InputError: a file cannot be downloaded, or this program does not download the data set.
         """
+        if not cls.download.page:
+            raise InputError(f"{cls.name} reads data of your own, from where you have them: give them as --raw.")
         raise InputError(
             f"this program does not download {cls.title}; get it from {cls.download.page}, and give it as --raw."
         )
@@ -78,7 +80,7 @@ class DatasetBuilder:
         info = cls.download
         rows = (("size", info.size), ("terms", info.terms), ("page", info.page), ("raw", info.raw))
         lines = [f"{cls.name}: {cls.title}"]
-        for key, value in rows:
+        for key, value in filter(all, rows):
             first, *rest = value.splitlines()
             lines += [f"    {key:6} {first}", *(f"           {line}" for line in rest)]
         return "\n".join(lines)

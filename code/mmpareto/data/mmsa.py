@@ -11,7 +11,6 @@ Scores become classes when a run opens the folder (`--n_classes`), so that one f
 """
 
 import argparse
-import csv
 import json
 import time
 from collections import Counter
@@ -41,9 +40,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mmpareto.data.loading.sources import ModalitySource, Normalisation
+    from mmpareto.data.loading.sources import ModalitySource
 
 PAGE = "https://github.com/thuiar/MMSA"
 PARTS = ("train", "valid", "test")
@@ -104,6 +101,8 @@ class MMSADatasetBuilder(DatasetBuilder):
             InputError: the file is missing, damaged, or not of this data set; `out` contains something else, another
                 process is preparing it, or it cannot be written.
         """
+        from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
+
         started = time.monotonic()
         path = cls._file(raw, features)
         try:
@@ -113,7 +112,8 @@ class MMSADatasetBuilder(DatasetBuilder):
         record = {"dataset": cls.name, "sha256": digest}
         before = finished_record(out, record, [ARRAYS])
         if before is not None:
-            report = cls._report(out, {part: read_scores(out, part) for part in PARTS}, before["checks"], digest)
+            scores = {part: layout.read_scores(out, part) for part in PARTS}
+            report = cls._report(out, scores, before["checks"], digest)
             report.already = report.found
             return report
         parts = cls._read(path)
@@ -137,7 +137,9 @@ class MMSADatasetBuilder(DatasetBuilder):
         Raises:
             InputError: the list is missing or damaged, or the data set has no such number of classes.
         """
-        names, scores = read_scores(folder, split)
+        from mmpareto.data.loading import layout
+
+        names, scores = layout.read_scores(folder, split)
         n_classes = options.n_classes or cls.default_classes
         if n_classes == 1:
             return SampleList(["score"], names, scores.tolist(), [*range(len(names))], scores.tolist())
@@ -158,7 +160,13 @@ class MMSADatasetBuilder(DatasetBuilder):
         cls, folder: Path, split: str, names: Sequence[str], prepared: Mapping[str, Any], options: InputOptions
     ) -> "dict[str, ModalitySource]":
         """Return the sources of text, audio and vision sequences."""
-        return {name: SequenceSource(folder, split, name, len(names)) for name in MODALITIES}
+        from mmpareto.data.loading.sources import SequenceSource, open_array
+
+        lengths = open_array(folder / ARRAYS / f"{split}_lengths.npy", 2, len(names))
+        return {
+            name: SequenceSource(folder / ARRAYS / f"{split}_{name}.npy", lengths[:, column])
+            for column, name in enumerate(MODALITIES)
+        }
 
     @classmethod
     def _file(cls, raw: Path, features: str | None) -> Path:
@@ -303,76 +311,6 @@ class CHSIMS(MMSADatasetBuilder):
     default_classes = 5
 
 
-class SequenceSource:
-    """A modality's sequences as float32 (T, D + 1): the features and, last, a mask, 1 for each step and 0 after them.
-
-    The mask is part of the input, so that it accompanies the input everywhere and is zeroed when a method removes the
-    modality. The array is memory-mapped.
-
-    Arguments:
-        folder: the prepared folder.
-        split: "train", "valid" or "test".
-        modality: "text", "audio" or "vision".
-        samples: number of samples.
-
-    Raises:
-        InputError: an array is missing, damaged, or has another number of samples.
-    """
-
-    normalisation: "Normalisation | None" = None
-    mirrors = False
-    reads: frozenset[str] = frozenset()
-
-    def __init__(self, folder: Path, split: str, modality: str, samples: int) -> None:
-        self.rows = _open_array(folder / ARRAYS / f"{split}_{modality}.npy", 3, samples)
-        self.lengths = _open_array(folder / ARRAYS / f"{split}_lengths.npy", 2, samples)[:, MODALITIES.index(modality)]
-        self.channels = int(self.rows.shape[2])
-
-    def read(self, index: int, generator: np.random.Generator | None) -> "Tensor":
-        """Return the sequence; training draws nothing."""
-        import torch
-
-        sequence = np.zeros((self.rows.shape[1], self.channels + 1), np.float32)
-        sequence[:, :-1] = self.rows[index]
-        sequence[: self.lengths[index], -1] = 1
-        return torch.from_numpy(sequence)
-
-
-def read_scores(folder: Path, split: str) -> tuple[list[str], np.ndarray]:
-    """Return the samples of a split's list, and their scores, float64 (N,).
-
-    Raises:
-        InputError: the list is missing or empty, or a line is not id,score.
-    """
-    path = Path(folder) / f"{split}.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}); prepare the data set again.") from error
-    if not rows:
-        raise InputError(f"{path} lists no sample; prepare the data set again.")
-    try:
-        scores = np.array([float(score) for _, score in rows])
-    except ValueError:
-        raise InputError(f"{path} has a line that is not id,score; prepare the data set again.") from None
-    if not np.isfinite(scores).all():
-        raise InputError(f"{path} has a score that is not finite; prepare the data set again.")
-    return [name for name, _ in rows], scores
-
-
 def _lines(names: Sequence[str], scores: np.ndarray) -> list[tuple[str, str]]:
     # repr is the shortest text of a float64 that reads back as the same number.
     return [(name, repr(score)) for name, score in zip(names, scores.tolist(), strict=True)]
-
-
-def _open_array(path: Path, dimensions: int, samples: int) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
-    if array.ndim != dimensions or len(array) != samples:
-        raise InputError(
-            f"{path} has the shape {array.shape}, but the list names {samples} samples; prepare the data set again."
-        )
-    return array

@@ -56,6 +56,8 @@ class Hooks:
     """Arguments of `build_network` that the method requires."""
     modalities: Sequence[str] | None = None
     """The modalities that the method trains; None for all."""
+    absent: str = "feature"
+    """How a prediction does without a modality that is absent (`MultimodalNetwork.absent`)."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class Fusion(nn.Module, abc.ABC):
     """Maps {modality: feature (B, size)} to joint logits (B, C).
 
-    It also predicts from one modality (`alone`): DGL trains every encoder through this shared fusion.
+    It also predicts from one modality (`alone`): DGL trains every encoder through this shared fusion. A modality whose
+    feature is absent is left out.
 
     Arguments:
         n_classes: number of joint logits, C.
@@ -33,14 +34,14 @@ class Fusion(nn.Module, abc.ABC):
         """Logits (B, C) from one modality's feature (B, size), with the same weights (DGL's released code)."""
 
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Modality → its contribution (B, C) to the joint logits; {} unless `additive`."""
+        """Modality → its contribution (B, C) to the joint logits, for those given; {} unless `additive`."""
         return {}
 
 
 class ConcatFusion(Fusion):
     """Concatenates the features, then applies one linear head, `fc_out`: Σₖ W_k x_k + b.
 
-    `alone` puts zeros in place of the other features.
+    `alone` puts zeros in place of the other features, and `forward` in place of absent ones.
 
     Arguments:
         feature_sizes: modality → length of its feature; in the order of concatenation.
@@ -56,7 +57,12 @@ class ConcatFusion(Fusion):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
-        return self.fc_out(torch.cat([features[name] for name in self.sizes], dim=1))
+        given = [name for name in self.sizes if name in features]
+        x = torch.cat([features[name] for name in given], dim=1)
+        if len(given) == len(self.sizes):
+            return self.fc_out(x)
+        weights = self._weights()
+        return nn.functional.linear(x, torch.cat([weights[name] for name in given], dim=1), self.fc_out.bias)
 
     def alone(self, name: str, feature: Tensor) -> Tensor:
         """W_k x_k + b."""
@@ -65,14 +71,15 @@ class ConcatFusion(Fusion):
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """W_k x_k + b/n (OGM-GE's, for any number of modalities)."""
         bias = self.fc_out.bias / len(self.sizes)
-        return {name: nn.functional.linear(features[name], w, bias) for name, w in self._weights().items()}
+        weights = {name: w for name, w in self._weights().items() if name in features}
+        return {name: nn.functional.linear(features[name], w, bias) for name, w in weights.items()}
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(zip(self.sizes, self.fc_out.weight.split([*self.sizes.values()], dim=1), strict=True))
 
 
 class SumFusion(Fusion):
-    """One linear head per modality, summed: Σₖ fc_k(x_k). `alone` is fc_k(x_k).
+    """One linear head per modality, summed over those given: Σₖ fc_k(x_k). `alone` is fc_k(x_k).
 
     Arguments:
         feature_sizes: modality → length of its feature.
@@ -95,14 +102,14 @@ class SumFusion(Fusion):
 
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """fc_k(x_k)."""
-        return {name: fc(features[name]) for name, fc in self.fc.items()}
+        return {name: fc(features[name]) for name, fc in self.fc.items() if name in features}
 
 
 class AverageFusion(Fusion):
     """Averages the predictions of one linear head per modality, log (1/n Σₖ softmax(fc_k(x_k))): late fusion.
 
     The joint logits are the logarithms of the mean probabilities; with one output, a score, they are the mean score.
-    `alone` is fc_k(x_k).
+    The mean is over the modalities that are given. `alone` is fc_k(x_k).
 
     Arguments:
         feature_sizes: modality → length of its feature.
@@ -115,7 +122,7 @@ class AverageFusion(Fusion):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
-        logits = torch.stack([self.alone(name, features[name]) for name in self.fc])
+        logits = torch.stack([self.alone(name, features[name]) for name in self.fc if name in features])
         if self.n_classes == 1:
             return logits.mean(0)
         return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
@@ -130,6 +137,8 @@ class PairFusion(Fusion):
 
     They work on features of one length. If the two differ, a linear layer first maps the longer one to the length of
     the shorter one.
+
+    Without one of the two, the joint logits are those of the other `alone`.
 
     Arguments:
         feature_sizes: first and second modality → length of its feature.
@@ -151,6 +160,8 @@ class PairFusion(Fusion):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
+        if len(features) == 1:
+            return self.alone(*next(iter(features.items())))
         first, second = (self.projected(name, features[name]) for name in (self.first, self.second))
         return self.fc_out(self.fuse(first, second))
 

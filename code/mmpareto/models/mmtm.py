@@ -48,11 +48,14 @@ class MMTM(nn.Module):
         """Gate the maps.
 
         Arguments:
-            maps: modality → (B·T, C, H, W), T frames per sample.
+            maps: modality → (B·T, C, H, W), T frames per sample. Where a modality is absent, the gates of all others
+                are replaced by their running means: none depends on another modality.
             batch: B.
             hold: the modality whose gates are replaced by their running mean.
         """
-        frames = {name: len(x) // max(batch, 1) for name, x in maps.items()}  # a batch may be empty
+        if any(name not in maps for name in self.excite):
+            return {name: x * self._mean(name).to(x.dtype)[:, None, None] for name, x in maps.items()}
+        frames = {name: x.shape[0] // max(batch, 1) for name, x in maps.items()}  # a batch may be empty
         squeezed = [maps[name].unflatten(0, (batch, frames[name])).mean(dim=(1, 3, 4)) for name in self.excite]
         shared = self.squeeze(torch.cat(squeezed, dim=1)).relu()
         gates = {name: excite(shared).sigmoid() for name, excite in self.excite.items()}
@@ -60,14 +63,17 @@ class MMTM(nn.Module):
             self._update_means(gates)
         gated = {}
         for name, x in maps.items():
-            gate = self.get_buffer(f"mean_{name}").expand_as(gates[name]) if name == hold else gates[name]
+            gate = self._mean(name).expand_as(gates[name]) if name == hold else gates[name]
             gated[name] = x * gate.to(x.dtype).repeat_interleave(frames[name], dim=0)[:, :, None, None]
         return gated
+
+    def _mean(self, name: str) -> Tensor:
+        return self.get_buffer(f"mean_{name}")
 
     @torch.no_grad()
     def _update_means(self, gates: Mapping[str, Tensor]) -> None:
         # In place, like BatchNorm's statistics: under DataParallel the first replica shares the module's buffers.
         self.steps.add_(1)
         for name, batch_mean in self.batch_means(gates).items():
-            mean = self.get_buffer(f"mean_{name}")
+            mean = self._mean(name)
             mean.lerp_(batch_mean.to(mean.dtype), 1 / self.steps)

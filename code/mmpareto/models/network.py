@@ -12,6 +12,7 @@ from mmpareto.models.activation_checkpointing import encode_recomputed, recomput
 
 HEADS = ("own", "shared")
 INITIALISATIONS = ("mmpareto", "ogm_ge")
+ABSENT = ("feature", "contribution", "input")
 
 
 class Outputs(NamedTuple):
@@ -46,6 +47,10 @@ class MultimodalNetwork(nn.Module):
         interaction: whether a unimodal loss reaches encoders other than its own.
         channels_last: whether images have their channels last in memory (`to_channels_last`).
         recompute: whether the encoders' activations are recomputed in the backward pass instead of kept.
+        absent: how the joint prediction does without a modality that the inputs lack (`Hooks.absent` of the method).
+            "feature": the fusion leaves its feature out. "contribution": the joint logits are the sum of the other
+            modalities' contributions. "input": its input is zeros.
+        input_shapes: modality → shape of its input without the batch dimension, for `absent` = "input".
     """
 
     encoders: Any
@@ -72,6 +77,8 @@ class MultimodalNetwork(nn.Module):
         self.interaction = len(self.blocks) > 0
         self.channels_last = False
         self.recompute = False
+        self.absent = "feature"
+        self.input_shapes: Mapping[str, Sequence[int]] = {}
 
     @property
     def modalities(self) -> list[str]:
@@ -92,41 +99,62 @@ class MultimodalNetwork(nn.Module):
         """Classify a batch.
 
         Arguments:
-            inputs: modality → tensor with the batch first.
+            inputs: modality → tensor with the batch first. A modality may be absent: the joint prediction then does
+                without it (`absent`), and the outputs have no other entry for it.
             hold: with blocks, the modality whose gates are replaced by their running mean.
 
         Raises:
-            InputError: the modalities of the inputs are not those of the network.
+            InputError: there is no input, or one of a modality that the network does not have.
         """
-        if set(inputs) != set(self.encoders):
+        if not inputs or any(name not in self.encoders for name in inputs):
             raise InputError(
                 f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
                 f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
             )
-        maps = {name: _channels_last(inputs[name]) if self.channels_last else inputs[name] for name in self.encoders}
-        features = self._encode_with_blocks(maps, hold) if self.blocks else self._encode(maps)
+        given = [name for name in self.encoders if name in inputs]
+        whole = len(given) == len(self.encoders)
+        if not whole and self.absent == "input":
+            inputs = self._with_zeros(inputs)
+        names = [name for name in self.encoders if name in inputs]
+        maps = {name: _channels_last(inputs[name]) if self.channels_last else inputs[name] for name in names}
+        encoded = self._encode_with_blocks(maps, hold) if self.blocks else self._encode(maps)
+        features = {name: encoded[name] for name in given}
         if self.heads:
-            unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+            unimodal = {name: self.heads[name](feature) for name, feature in features.items()}
         else:
             unimodal = {name: self.fusion.alone(name, feature) for name, feature in features.items()}
-        return Outputs(self.fusion(features), unimodal, features, self.fusion.contributions(features))
+        contributions = self.fusion.contributions(features)
+        if not whole and self.absent == "contribution" and contributions:
+            return Outputs(torch.stack([*contributions.values()]).sum(0), unimodal, features, contributions)
+        return Outputs(self.fusion(encoded), unimodal, features, contributions)
+
+    def _with_zeros(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs of all modalities, zeros for those that are absent."""
+        given = next(iter(inputs.values()))
+        inputs = dict(inputs)
+        for name in self.encoders:
+            if name not in inputs and name not in self.input_shapes:
+                raise InputError(f"{name} is absent, and the size of its input is not known; set input_shapes.")
+            if name not in inputs:
+                inputs[name] = given.new_zeros(given.shape[0], *self.input_shapes[name])
+        return inputs
 
     def _encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: encode_recomputed(encoder, inputs[name]) if self.recompute else encoder(inputs[name])
-            for name, encoder in self.encoders.items()
+            name: encode_recomputed(self.encoders[name], x) if self.recompute else self.encoders[name](x)
+            for name, x in inputs.items()
         }
 
     def _encode_with_blocks(self, maps: dict[str, Tensor], hold: str | None) -> dict[str, Tensor]:
         """All encoders stage by stage, with a block after each of the last stages."""
         batch = next(iter(maps.values())).shape[0]
-        stages = {name: encoder.stages() for name, encoder in self.encoders.items()}
+        stages = {name: self.encoders[name].stages() for name in maps}
         for name in maps:
             for stage in stages[name][: -len(self.blocks)]:
                 maps[name] = self._apply_stage(stage, maps[name])
         for index, block in enumerate(self.blocks, start=-len(self.blocks)):
             maps = block({name: self._apply_stage(stages[name][index], x) for name, x in maps.items()}, batch, hold)
-        return {name: encoder.pool(maps[name], batch) for name, encoder in self.encoders.items()}
+        return {name: self.encoders[name].pool(x, batch) for name, x in maps.items()}
 
     def _apply_stage(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return recomputed(stage, x) if self.recompute else stage(x)

@@ -23,6 +23,8 @@ ENTRIES = {
     "selected_on": str,
     "heads_trained": bool,
 }
+# Entries that older checkpoints, or those of some methods, lack.
+OPTIONAL = {"probe": dict, "probe_result": dict, "settings": dict, "input_shapes": dict, "plugins": list}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -56,16 +58,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this code; give a best.pt or last.pt that train.py wrote.")
+    check_entries(content, path)
+    return content
+
+
+def check_entries(content: dict[str, Any], path: Path) -> None:
+    """Raise InputError if an entry of a checkpoint has another type than train.py gave it."""
     wrong = [
-        name
-        for name, kind in (ENTRIES | {"probe": dict, "probe_result": dict, "plugins": list}).items()
-        if name in content and not isinstance(content[name], kind)
+        name for name, kind in (ENTRIES | OPTIONAL).items() if name in content and not isinstance(content[name], kind)
     ]
     if not wrong:
         wrong = [f"model[{name!r}]" for name, t in content.get("model", {}).items() if not isinstance(t, torch.Tensor)]
     if wrong:
         raise InputError(f"{path} is damaged: {', '.join(wrong)} cannot be what train.py wrote; give a whole copy.")
-    return content
 
 
 def load_weights(network: MultimodalNetwork, weights: dict[str, torch.Tensor], source: object) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import EpochOrder, make_loader, stop_workers
+from mmpareto.data.loading.labels import strata
 from mmpareto.data.loading.layout import fingerprint
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions
 from mmpareto.data.loading.samples import PreparedDataset
@@ -108,13 +109,13 @@ def training_order(settings: Settings, samples: int) -> EpochOrder:
     return EpochOrder(samples, settings.random_seed, used_samples(settings, "train", samples))
 
 
-def hold_out(labels: Sequence[int], settings: Settings) -> tuple[list[int], list[int]]:
-    """Indices of the clips to train on and of the clips to hold out: `--val_fraction` of every class, seeded.
+def hold_out(labels: Sequence[Any], settings: Settings) -> tuple[list[int], list[int]]:
+    """Indices of the clips to train on and of the clips to hold out: `--val_fraction` of every stratum, seeded.
 
     Raises:
         InputError: one of the two would be empty.
     """
-    held_out = stratified(labels, settings.val_fraction, settings.random_seed)
+    held_out = stratified(strata(labels, settings.val_fraction), settings.val_fraction, settings.random_seed)
     kept = np.setdiff1d(np.arange(len(labels)), held_out)
     if not len(held_out) or not len(kept):
         raise InputError(

@@ -1,8 +1,6 @@
 """Warnings about data with which a run's results would mislead."""
 
-from collections.abc import Sequence
-from typing import Any
-
+from mmpareto.data.loading.labels import class_counts
 from mmpareto.errors import first_few
 from mmpareto.training.data import Data
 
@@ -16,18 +14,13 @@ def data_warnings(data: Data) -> list[str]:
         warnings.append(
             f"the validation set has only {len(data.val)} samples, so that chance decides which epoch is the best on it"
         )
-    classes, train, test = data.train.classes, _classes_of(data.train.labels), _classes_of(data.test.labels)
-    absent = [name for index, name in enumerate(classes) if index not in train]
-    if train and absent:
-        names = first_few(absent)
-        warnings.append(f"no training sample is of class {names}, so that no prediction of it is learned")
-    if len(test) == 1 and len(classes) > 1:
+    train, test = (class_counts(part.labels, data.train.classes) for part in (data.train, data.test))
+    absent = [name for name, count in train.items() if not count]
+    if absent:
+        warnings.append(f"no training sample is of class {first_few(absent)}, so that no prediction of it is learned")
+    present = [name for name, count in test.items() if count]
+    if len(present) == 1 and len(test) > 1:
         warnings.append(
-            f"all test samples are of class {classes[test.pop()]}, so that predicting it always would be right always"
+            f"all test samples are of class {present[0]}, so that predicting it always would be right always"
         )
     return warnings
-
-
-def _classes_of(labels: Sequence[Any]) -> set[int]:
-    """The classes that occur; none for labels that are no class indices, such as scores."""
-    return set(labels) if all(isinstance(label, int) for label in labels) else set()

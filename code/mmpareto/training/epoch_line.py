@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mmpareto.training.metrics import main_metric
+
 NOTABLE_WAIT = 0.05  # fraction of an epoch's time
 OF_THE_RUN = ("seconds", "samples_per_second", "data_wait", "learning_rate", "encoder_learning_rate")
 QUANTITIES = {"acc": "accuracy"}
@@ -10,12 +12,18 @@ QUANTITIES = {"acc": "accuracy"}
 
 def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
     """Summarise an epoch in one line of text."""
-    unimodal = "".join(f", {name} {value:.4f}" for name in modalities if (value := line[f"acc_{name}"]) is not None)
-    val = f", validation {line['val_acc']:.4f}" if "val_acc" in line else ""
+    metric = main_metric(line)
+
+    def text(key: str, label: str = "") -> str:
+        value = line.get(key)
+        return "" if value is None else f"{label}{value:.4f}"
+
+    unimodal = "".join(text(f"{metric.key}_{name}", f", {name} ") for name in modalities)
+    val = text(f"val_{metric.key}", ", validation ")
     wait = f", {line['data_wait']:.0%} of it waiting for data" if line["data_wait"] > NOTABLE_WAIT else ""
     return (
         f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}; "
-        f"test accuracy {line['acc']:.4f}{unimodal}{val}; "
+        f"test {metric.title} {text(metric.key)}{unimodal}{val}; "
         f"{line['seconds']:.0f} s{wait}, {line['samples_per_second']:.1f} samples/s"
     )
 

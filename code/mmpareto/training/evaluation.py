@@ -10,12 +10,13 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
 from mmpareto.data.loading.batches import Batch, to_device
+from mmpareto.data.loading.labels import UNSCALED, LabelScale, task_of_batch
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
 from mmpareto.training.distributed import Processes
 from mmpareto.training.losses import loss_of
 from mmpareto.training.meters import NonFiniteError
-from mmpareto.training.metrics import classification_metrics, regression_metrics
+from mmpareto.training.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
 KEYS = {"accuracy": "acc", "mAP": "map"}  # names in metrics.jsonl, where they differ
 
@@ -26,11 +27,13 @@ class Predictions:
 
     Attributes:
         outputs: logits (N, C) and features (N, F).
-        labels: (N,) int64 class indices, or scores in floating point.
+        labels: as in a batch (`data.loading.labels`).
+        label_scale: by which the scores of a regression are standardised, both true and predicted ones.
     """
 
     outputs: Outputs
     labels: Tensor
+    label_scale: LabelScale = UNSCALED
 
     @property
     def logits(self) -> dict[str, Tensor]:
@@ -38,15 +41,22 @@ class Predictions:
         return {"": self.outputs.joint, **self.outputs.unimodal}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Head → `classification_metrics`, or `regression_metrics` for scores."""
-        compute = regression_metrics if self.labels.is_floating_point() else classification_metrics
+        """Head → the metrics of the labels' task."""
+        task = task_of_batch(self.labels)
+        if task == "regression":
+            return {head: regression_metrics(z, self.labels, self.label_scale) for head, z in self.logits.items()}
+        compute = multilabel_metrics if task == "multilabel" else classification_metrics
         return {head: compute(logits, self.labels) for head, logits in self.logits.items()}
+
+    def in_unit(self, scores: Tensor) -> Tensor:
+        """Standardised scores in the unit of the data."""
+        return scores * self.label_scale.std + self.label_scale.mean
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> "Predictions":
         """The same predictions, with the unimodal logits of other linear heads (modality → weight, bias)."""
         features = self.outputs.features
         logits = {name: F.linear(features[name], head["weight"], head["bias"]) for name, head in heads.items()}
-        return Predictions(self.outputs._replace(unimodal=logits), self.labels)
+        return dataclasses.replace(self, outputs=self.outputs._replace(unimodal=logits))
 
 
 @torch.no_grad()
@@ -104,14 +114,15 @@ def gather_predictions(predictions: Predictions, processes: Processes, samples: 
         {name: gathered(values) for name, values in features.items()},
         {},
     )
-    return Predictions(outputs, gathered(predictions.labels))
+    return dataclasses.replace(predictions, outputs=outputs, labels=gathered(predictions.labels))
 
 
 def head_metrics(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
     """The metrics of every head by their names in metrics.jsonl, with the suffix _<modality> for a unimodal head.
 
-    For classes: loss, acc, macro_f1, map and per_class_accuracy. For scores: loss, acc (of the sign), mae and
-    correlation.
+    For classes: loss, acc, macro_f1, map, auroc and per_class_accuracy. For several labels per sample: loss, acc,
+    exact_match, macro_f1, map, auroc, per_label_precision and per_label_auroc. For scores: loss, acc (of the sign),
+    mae, rmse, r2 and correlation.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
@@ -139,7 +150,8 @@ def extra_metrics(
     """
     result: dict[str, Any] = {}
     for head, logits in predictions.logits.items():
-        values = logits.squeeze(1) if predictions.labels.is_floating_point() else logits.argmax(1)
+        is_regression = task_of_batch(predictions.labels) == "regression"
+        values = predictions.in_unit(logits.squeeze(1)) if is_regression else logits.argmax(1)
         suffix = f"_{head}" if head else ""
         metrics = compute(values.numpy(), scores, logits.shape[1])
         result |= {f"{prefix}sentiment_{name}{suffix}": value for name, value in metrics.items()}

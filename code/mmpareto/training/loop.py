@@ -4,6 +4,7 @@ Path of a batch, in `Trainer.step`: inputs → outputs → losses → the method
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from mmpareto.training.loggers import Loggers
 from mmpareto.training.losses import losses, micro_batch_count, split_batch, training_metrics
 from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
 from mmpareto.training.method_context import MethodContext
+from mmpareto.training.metrics import best_line
 from mmpareto.training.optimisation import learning_rate, make_optimizer, schedule_factor, set_learning_rate
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
@@ -178,8 +180,7 @@ class Trainer:
         finished = self.history[self.settings.best_from_epoch - 1 :]
         if self.settings.patience is None or self.data.val is None or not finished:
             return False
-        accuracies = [line["val_acc"] for line in finished]
-        return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.settings.patience
+        return finished[-1]["epoch"] - best_line(finished, "val_")["epoch"] >= self.settings.patience
 
     def fit(self, logger: Loggers = NO_LOGGER) -> list[dict[str, Any]]:
         """Train from the current state to the last epoch, or until `--patience` runs out. Returns the history.
@@ -313,7 +314,8 @@ class Trainer:
                 check()
 
             predictions = predict(self.model, loader, self.device, dataset.normalisation, self.precision, after_batch)
-        return gather_predictions(predictions, self.processes, len(dataset))
+        predictions = gather_predictions(predictions, self.processes, len(dataset))
+        return dataclasses.replace(predictions, label_scale=dataset.label_scale)
 
     def _bar(self, samples: int, description: str | None, initial: int = 0) -> tqdm:
         """A progress bar over samples, on rank 0 and on a terminal only: a log has lines of its own."""
@@ -330,9 +332,9 @@ class Trainer:
     def _finish_epoch(self, metrics: dict[str, Any]) -> None:
         """End the epoch for the method, extend the history, write checkpoints and metrics.jsonl."""
         self.method.end_epoch(self.method_context)
-        key, note = ("val_acc", "validation") if self.data.val is not None else ("acc", "test (papers' protocol)")
+        prefix, note = ("val_", "validation") if self.data.val is not None else ("", "test (papers' protocol)")
         first = min(self.settings.best_from_epoch, self.settings.epochs)
-        is_best = self.epoch >= first and all(metrics[key] > earlier[key] for earlier in self.history[first - 1 :])
+        is_best = self.epoch >= first and best_line([*self.history[first - 1 :], metrics], prefix) is metrics
         self.history.append(metrics)
         if is_best and self.processes.is_rank0:
             save_checkpoint(self.folder / BEST, self._weights() | {"epoch": self.epoch, "selected_on": note})

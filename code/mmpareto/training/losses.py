@@ -1,6 +1,7 @@
 """Losses of a batch or a micro-batch, and the training metrics that follow from them.
 
-The type of the labels decides: cross-entropy of class indices, or mean absolute error of scores in floating point.
+The labels decide (`data.loading.labels`): cross-entropy of classes, binary cross-entropy of several labels per sample,
+or mean absolute error of scores.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.data.loading.batches import Batch
+from mmpareto.data.loading.labels import task_of_batch
 from mmpareto.models.network import Outputs
 
 
@@ -37,20 +39,30 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 
     Arguments:
         logits: (B, C).
-        labels: (B,) class indices, for cross-entropy; or scores in floating point, for the mean absolute error (as in
-            MMSA), where C is 1.
+        labels: (B,) class indices, for cross-entropy; (B, C) zeros and ones, for binary cross-entropy, the mean over
+            labels, too; or (B,) scores in floating point, for the mean absolute error (as in MMSA), where C is 1.
     """
     reduction = "mean" if len(labels) else "sum"
-    if labels.is_floating_point():
+    task = task_of_batch(labels)
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
+    if task == "regression":
         return F.l1_loss(logits.squeeze(1), labels.to(logits.dtype), reduction=reduction)
     return F.cross_entropy(logits, labels, reduction=reduction)
 
 
-def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) bool: whether the predicted class is the label; for scores, whether the sign is correct (0 is negative)."""
-    if labels.is_floating_point():
-        return (logits.squeeze(1) > 0) == (labels > 0)
-    return logits.argmax(1) == labels
+def correctness(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) float64: 1 if the predicted class is the label, else 0.
+
+    With several labels per sample, the fraction of its labels whose logit has the correct sign; for scores, 1 if the
+    sign is correct (0 is negative).
+    """
+    task = task_of_batch(labels)
+    if task == "multilabel":
+        return ((logits > 0) == (labels > 0)).double().mean(1)
+    if task == "regression":
+        return ((logits.squeeze(1) > 0) == (labels > 0)).double()
+    return (logits.argmax(1) == labels).double()
 
 
 def training_metrics(
@@ -70,7 +82,7 @@ def training_metrics(
     weight = share / max(len(labels), 1)
     metrics = {f"train_loss{head}": loss.detach() for head, (loss, _) in heads.items()}
     for head, (_, logits) in heads.items():
-        metrics[f"train_acc{head}"] = is_correct(logits, labels).double().sum() * weight
+        metrics[f"train_acc{head}"] = correctness(logits, labels).sum() * weight
     return metrics
 
 

@@ -1,10 +1,62 @@
-"""Metrics of logits and predicted scores."""
+"""Metrics of logits and predicted scores, and the one by which epochs are compared."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mmpareto.data.loading.labels import UNSCALED, LabelScale
+
+
+class MainMetric(NamedTuple):
+    """The metric of a task by which epochs are compared and results are summarised.
+
+    Attributes:
+        key: in metrics.jsonl; on the validation set with the prefix "val_".
+        title: for people.
+        sign: 1 if a larger value is better, else −1.
+        percent: whether it is a fraction, shown in percent.
+    """
+
+    key: str
+    title: str
+    sign: int
+    percent: bool
+
+    def text(self, value: float) -> str:
+        """The value in percent with two decimals, or with four significant digits."""
+        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
+
+
+MAIN_METRICS = {
+    "classification": MainMetric("acc", "accuracy", 1, percent=True),
+    "multilabel": MainMetric("map", "mAP", 1, percent=True),
+    "regression": MainMetric("mae", "mean absolute error", -1, percent=False),
+}
+
+
+def main_metric(line: Mapping[str, Any]) -> MainMetric:
+    """The main metric of the task that a line of metrics.jsonl is about."""
+    task = "regression" if "mae" in line else "multilabel" if "exact_match" in line else "classification"
+    return MAIN_METRICS[task]
+
+
+def best_line(lines: Iterable[Mapping[str, Any]], prefix: str = "") -> Mapping[str, Any]:
+    """The line of metrics.jsonl with the best main metric; a tie goes to the earlier one.
+
+    Arguments:
+        lines: one or more.
+        prefix: "val_" for the validation set, "" for the test set.
+    """
+
+    def value(line: Mapping[str, Any]) -> float:
+        metric = main_metric(line)
+        measured = line[prefix + metric.key]
+        return -np.inf if measured is None else metric.sign * measured
+
+    return max(lines, key=value)
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -20,14 +72,13 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         macro_f1: mean F1 score of the classes that occur among labels or predictions.
         mAP: mean average precision Σ (Rₙ − Rₙ₋₁)·Pₙ of the classes with samples, each against the rest, ranked by
             softmax; equal scores share one threshold.
+        auroc: mean area under the ROC curve of the classes with samples, each against the rest; None if all samples are
+            of one class.
         confusion: C lists of C counts; rows are labels, columns predictions.
 
     Raises:
         ValueError: the shapes do not match, N is 0, or a label is out of range.
     """
-    import sklearn  # here, because the import takes more than a second
-    from sklearn.metrics import average_precision_score
-
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits (N, C) and labels (N,) with N ≥ 1 expected, got {logits.shape} and {labels.shape}")
     n_classes = logits.shape[1]
@@ -39,27 +90,96 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     occurrences = samples + confusion.sum(axis=0)  # among labels and among predictions
     # In float64: in float32, different probabilities near 1 would tie.
     scores = logits.detach().cpu().double().softmax(dim=1).numpy()
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        precisions = [average_precision_score(truth == c, scores[:, c]) for c in range(n_classes) if samples[c]]
+    precisions, areas = _ranking_metrics(np.eye(n_classes, dtype=bool)[truth], scores)
     return {
         "accuracy": float(correct.sum() / len(truth)),
         "per_class_accuracy": [float(correct[c] / samples[c]) if samples[c] else None for c in range(n_classes)],
         "macro_f1": float(np.mean((2 * correct / np.maximum(occurrences, 1))[occurrences > 0])),
-        "mAP": float(sum(precisions) / len(precisions)),
+        "mAP": _mean(precisions),
+        "auroc": _mean(areas),
         "confusion": confusion.tolist(),
     }
 
 
-def regression_metrics(outputs: Tensor, scores: Tensor) -> dict[str, Any]:
+def multilabel_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Metrics of N samples with C labels each, a label being predicted if its probability is above ½.
+
+    Arguments:
+        logits: (N, C), finite.
+        labels: (N, C) zeros and ones.
+
+    Returns:
+        accuracy: fraction of the N·C labels that are predicted correctly, which is 1 − the Hamming loss.
+        exact_match: fraction of the samples of which all labels are.
+        macro_f1: mean F1 score of the labels that occur in the data or among the predictions; None if none does.
+        mAP: mean over the labels that occur of their average precision; None if none does.
+        auroc: mean area under the ROC curve of the labels that some but not all samples have; None if there is none.
+        per_label_precision, per_label_auroc: the two by label; None where they are not defined.
+
+    Raises:
+        ValueError: the shapes do not match, or N is 0.
+    """
+    if logits.dim() != 2 or labels.shape != logits.shape or not len(labels):
+        raise ValueError(f"logits and labels (N, C) with N ≥ 1 expected, got {logits.shape} and {labels.shape}")
+    truth = labels.cpu().numpy() > 0
+    scores = logits.detach().cpu().double().numpy()  # the order is that of the probabilities
+    predicted = scores > 0
+    occurrences = truth.sum(axis=0) + predicted.sum(axis=0)
+    f1 = 2 * (truth & predicted).sum(axis=0)[occurrences > 0] / occurrences[occurrences > 0]
+    precisions, areas = _ranking_metrics(truth, scores)
+    return {
+        "accuracy": float((truth == predicted).mean()),
+        "exact_match": float((truth == predicted).all(axis=1).mean()),
+        "macro_f1": _mean(f1.tolist()),
+        "mAP": _mean(precisions),
+        "auroc": _mean(areas),
+        "per_label_precision": precisions,
+        "per_label_auroc": areas,
+    }
+
+
+def _ranking_metrics(truth: Any, scores: Any) -> tuple[list[float | None], list[float | None]]:
+    """Average precision and area under the ROC curve per column, by scikit-learn; None where it is not defined.
+
+    Arguments:
+        truth: (N, C) bool.
+        scores: (N, C), finite; equal ones share one threshold.
+    """
+    import sklearn  # here, because the import takes more than a second
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    counts = truth.sum(axis=0)
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        precisions = [
+            float(average_precision_score(column, score)) if count else None
+            for column, score, count in zip(truth.T, scores.T, counts, strict=True)
+        ]
+        areas = [
+            float(roc_auc_score(column, score)) if 0 < count < len(truth) else None
+            for column, score, count in zip(truth.T, scores.T, counts, strict=True)
+        ]
+    return precisions, areas
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are defined; None if there is none."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def regression_metrics(outputs: Tensor, scores: Tensor, scale: LabelScale = UNSCALED) -> dict[str, Any]:
     """Metrics of N predicted scores, in plain numbers.
 
     Arguments:
         outputs: (N, 1), finite.
         scores: (N,) true scores.
+        scale: by which both were standardised; the errors are in the unit before that.
 
     Returns:
-        accuracy: fraction of samples whose predicted sign is correct; 0 counts as negative.
-        mae: mean absolute error.
+        accuracy: fraction of samples whose predicted sign is correct; 0 counts as negative. Of standardised scores, the
+            fraction on the correct side of the training set's mean.
+        mae, rmse: mean absolute error, and root of the mean squared error.
+        r2: coefficient of determination, 1 − Σ(y − ŷ)² / Σ(y − ȳ)²; None if the true scores are constant.
         correlation: Pearson's; None if predicted or true scores are constant.
 
     Raises:
@@ -68,9 +188,12 @@ def regression_metrics(outputs: Tensor, scores: Tensor) -> dict[str, Any]:
     if outputs.shape != (len(scores), 1) or not len(scores):
         raise ValueError(f"outputs (N, 1) and scores (N,) with N ≥ 1 expected, got {outputs.shape} and {scores.shape}")
     predicted, true = outputs[:, 0].detach().cpu().double(), scores.cpu().double()
-    varied = bool(predicted.var(correction=0) > 0) and bool(true.var(correction=0) > 0)
+    error, variance = predicted - true, true.var(correction=0)
+    varied = bool(predicted.var(correction=0) > 0) and bool(variance > 0)
     return {
         "accuracy": float(((predicted > 0) == (true > 0)).double().mean()),
-        "mae": float((predicted - true).abs().mean()),
+        "mae": float(error.abs().mean()) * scale.std,
+        "rmse": float(error.square().mean().sqrt()) * scale.std,
+        "r2": float(1 - error.square().mean() / variance) if variance > 0 else None,
         "correlation": float(torch.corrcoef(torch.stack([predicted, true]))[0, 1]) if varied else None,
     }

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
+from mmpareto.data.loading.labels import strata, task_of_batch
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.preparation.splits import stratified
 from mmpareto.training.evaluation import Predictions
@@ -17,12 +18,12 @@ Head = dict[str, Tensor]
 def probe_samples(training: PreparedDataset, seed: int) -> PreparedDataset:
     """The training samples that probes are fitted to: all, or of a larger set `MAX_SAMPLES`, up to rounding.
 
-    These are drawn with the seed, for classes the same fraction of each.
+    These are drawn with the seed, the same fraction of each class (`strata`).
     """
     if len(training) <= MAX_SAMPLES:
         return training
-    labels = training.labels if len(training.classes) > 1 else [0] * len(training)  # scores of a regression
-    return training.subset(stratified(labels, MAX_SAMPLES / len(training), seed).tolist())
+    fraction = MAX_SAMPLES / len(training)
+    return training.subset(stratified(strata(training.labels, fraction), fraction, seed).tolist())
 
 
 def linear_probe(training: Predictions) -> dict[str, Head]:
@@ -38,22 +39,23 @@ def linear_probe(training: Predictions) -> dict[str, Head]:
         Modality → {"weight": (C, F), "bias": (C,)}.
     """
     features, labels = training.outputs.features, training.labels
-    if labels.is_floating_point():
+    if task_of_batch(labels) == "regression":
         return {name: fit_ridge_regression(values, labels) for name, values in features.items()}
     n_classes = training.outputs.joint.shape[1]
     return {name: fit_logistic_regression(values, labels, n_classes) for name, values in features.items()}
 
 
 def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) -> Head:
-    """Multinomial logistic regression on standardised features, by L-BFGS in float64 until convergence.
+    """Logistic regression on standardised features, by L-BFGS in float64 until convergence.
 
-    Minimises the mean cross-entropy plus ½·DECAY·‖W‖². The coordinates are the principal axes of the features, scaled
+    Minimises the mean cross-entropy (multinomial; with several labels per sample, the sum of the binary ones) plus
+    ½·DECAY·‖W‖². The coordinates are the principal axes of the features, scaled
     such that the Hessian at W = 0 is about the identity: the minimum is the same, the steps are fewer, and so are the
     coordinates where features are linearly dependent, as those of `SmallCNN` (512 of rank 64).
 
     Arguments:
         features: (N, F).
-        labels: (N,) class indices.
+        labels: (N,) class indices, or (N, C) zeros and ones.
 
     Returns:
         Weight (C, F) and bias (C,) for features that are not standardised, float32.
@@ -62,7 +64,8 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) ->
     variances, axes = torch.linalg.eigh(x.T @ x / len(x))
     # The optimal weight along an axis is at most √variance / DECAY, so its logits are at most variance / DECAY.
     kept = variances > NEGLIGIBLE * DECAY
-    curvatures = variances[kept] / n_classes + DECAY
+    binary = task_of_batch(labels) == "multilabel"
+    curvatures = variances[kept] / (4 if binary else n_classes) + DECAY
     basis = axes[:, kept] / curvatures.sqrt()
     x = x @ basis
     weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
@@ -78,7 +81,12 @@ def fit_logistic_regression(features: Tensor, labels: Tensor, n_classes: int) ->
 
     def objective() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + DECAY / 2 * (weight.square() / curvatures).sum()
+        logits = F.linear(x, weight, bias)
+        if binary:
+            loss = F.binary_cross_entropy_with_logits(logits, labels.double(), reduction="sum") / len(labels)
+        else:
+            loss = F.cross_entropy(logits, labels)
+        loss = loss + DECAY / 2 * (weight.square() / curvatures).sum()
         loss.backward()
         return loss
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, to_device
+from mmpareto.data.loading.labels import task_of_labels
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
@@ -31,6 +32,7 @@ from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.method_options import make_method
+from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run_folder import (
     BEST,
     LAST,
@@ -41,7 +43,7 @@ from mmpareto.training.run_folder import (
     write_config,
     write_metrics,
 )
-from mmpareto.training.settings import Request, Settings, to_config
+from mmpareto.training.settings import Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import final_metrics, summary_text, write_summary
 
@@ -89,6 +91,8 @@ def _train(request: Request, processes: Processes) -> int:
             trainer.fit(logger)
             summary = write_summary(trainer, banner)
             logger.finish(final_metrics(summary), trainer.epoch - 1)
+        if processes.is_rank0:
+            write_model_card(trainer.folder)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
         resume = f"{_python()} code/train.py --resume {trainer.folder}"
@@ -183,10 +187,11 @@ def make_trainer(
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
+    shapes = _sample_shapes(data)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
-        "encoder": choose_encoders(settings.encoder, _sample_shapes(data), all_modalities=method.modalities is None),
+        "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
         "fusion": settings.fusion,
         **method.network,
     }
@@ -200,6 +205,7 @@ def make_trainer(
     _check_fits(network, data, settings)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
+    network.absent, network.input_shapes = method.absent, shapes
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
@@ -212,6 +218,8 @@ def make_trainer(
         "data_folder": settings.data,
         "method": settings.method,
         "amp": settings.amp,
+        "settings": portable_settings(to_config(settings)),
+        "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         "plugins": list(settings.plugin or ()),
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
@@ -246,9 +254,16 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
 
 
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
-    if method.needs_classes and len(data.train.classes) == 1:
-        raise InputError(f"--method {settings.method} compares classes, and a regression (--n_classes 1) has none.")
+    task = task_of_labels(data.train.labels)
+    if method.needs_classes and task != "classification":
+        problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
+        raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     fusion = method.network.get("fusion", settings.fusion)
+    if task == "multilabel" and fusion == "average":
+        raise InputError(
+            f"--method {settings.method} with the fusion 'average' averages probabilities of exclusive classes, and "
+            "here a sample may have several labels; use another method or fusion."
+        )
     if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():

@@ -231,7 +231,7 @@ class Settings:
         metavar="EPOCH", check=AT_LEAST_1, older=1,
     )
     patience: int | None = _setting(
-        OPTIMISATION, WITH_VALIDATION, "stop after EPOCHS without a better accuracy on the validation set",
+        OPTIMISATION, WITH_VALIDATION, "stop after EPOCHS without a better result on the validation set",
         role=Role.LENGTH, metavar="EPOCHS", default=None, check=AT_LEAST_1, older=None,
     )
     amp: Literal["bf16", "fp16"] | None = _setting(
@@ -523,6 +523,12 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 def to_config(settings: Settings) -> dict[str, Any]:
     """Return the "arguments" of config.json."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in config.json without those that name folders or devices, or that may change on resume."""
+    aside = {*RESUMABLE, *settings_with(Role.OUTPUT)}
+    return {name: value for name, value in arguments.items() if name not in aside}
 
 
 def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

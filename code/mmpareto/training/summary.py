@@ -6,8 +6,10 @@ from typing import Any
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from mmpareto.training.epoch_line import QUANTITIES
 from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
+from mmpareto.training.metrics import best_line, main_metric
 from mmpareto.training.probe import linear_probe, probe_samples
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
 
@@ -48,11 +50,11 @@ def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int
     candidates = history[best_from_epoch - 1 :] or history[-1:]
     summary: dict[str, Any] = {"protocol": protocol, "last": history[-1]}
     if protocol == "validation":
-        summary["best_val"] = max(candidates, key=lambda line: line["val_acc"])
+        summary["best_val"] = best_line(candidates, "val_")
     else:
         summary["best_val"] = None
         summary["best_val_reason"] = "no validation set: --protocol paper trains on everything"
-    summary["best_test"] = max(candidates, key=lambda line: line["acc"])
+    summary["best_test"] = best_line(candidates)
     summary["best_test_note"] = "chosen on the test set: the papers' protocol, optimistic"
     if best_from_epoch > 1:
         summary["best_from_epoch"] = best_from_epoch
@@ -60,8 +62,10 @@ def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int
 
 
 def final_metrics(summary: dict[str, Any]) -> dict[str, float]:
-    """The test accuracies of the epochs in a summary, by tag; without those that it does not have."""
-    return {f"final/accuracy/{kept}": summary[kept]["acc"] for kept in EPOCHS if summary[kept] is not None}
+    """The main metric on the test set, such as the accuracy, of the epochs that a summary has, by tag."""
+    key = main_metric(summary["last"]).key
+    lines = {kept: summary[kept] for kept in EPOCHS if summary[kept] is not None}
+    return {f"final/{QUANTITIES.get(key, key)}/{kept}": line[key] for kept, line in lines.items()}
 
 
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
@@ -126,18 +130,23 @@ def _fit(trainer: Trainer, samples: PreparedDataset, description: str) -> dict[s
 
 
 def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
-    """Format the summary as a table of accuracies on the test set, in percent."""
+    """Format the summary as a table of the main metric on the test set, such as the accuracy in percent."""
+    metric = main_metric(summary["last"])
     used, available = summary["data"]["clips"]["test"], summary["data"].get("available", {}).get("test")
     clips = "" if available in (None, used) else f" ({used:,} of its {available:,} clips)"
-    lines = [f"{summary['name']}: accuracy on the test set{clips}, %", f"{'':34}epoch  joint" + _cells(modalities)]
+    unit = ", %" if metric.percent else ""
+    lines = [
+        f"{summary['name']}: {metric.title} on the test set{clips}{unit}",
+        f"{'':34}epoch  joint" + _cells(modalities),
+    ]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():
         line = summary[key]
         if line is None:
             lines.append(f"  {title:32}    –  ({summary[key + '_reason']})")
         else:
-            accuracies = [line["acc"], *(line[f"acc_{name}"] for name in modalities)]
-            cells = _cells(["–" if value is None else f"{100 * value:.2f}" for value in accuracies])
+            values = [line[metric.key], *(line[f"{metric.key}_{name}"] for name in modalities)]
+            cells = _cells(["–" if value is None else metric.text(value) for value in values])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
     if "best_from_epoch" in summary:
         lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")

@@ -10,7 +10,7 @@ from mmpareto.analysis.report.results import RunResult, gather, paired_differenc
 from mmpareto.analysis.report.run_sheet import make_run_sheet
 from mmpareto.analysis.report.writers import write_report
 from mmpareto.analysis.tables.cells import Outcome
-from mmpareto.analysis.trained import open_trained
+from mmpareto.analysis.trained import load
 from mmpareto.models import ENCODERS
 from mmpareto.training.devices import choose_devices
 from mmpareto.training.run import train
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train(parse([*LINE.split(), "--data", str(data), "--ckpt_path", str(folder)])) == 0
     device, _ = choose_devices("cpu")
     for checkpoint in ("best", "last"):
-        opened = open_trained(folder / f"{checkpoint}.pt")
+        opened = load(folder / f"{checkpoint}.pt")
         dataset = evaluation.open_split(opened, "test")
         predictions = evaluation.predict_split(opened, dataset, device, 4, 0)
         evaluation.write_results(folder / f"evaluation-test-{checkpoint}", opened, dataset, predictions)

@@ -35,7 +35,7 @@ from mmpareto.analysis.plots.measured import Measurements, Subject, measure_runs
 from mmpareto.data.loading.batches import Batch
 from mmpareto.progress import progress
 from mmpareto.training.evaluation import predict
-from mmpareto.training.losses import is_correct, loss_of
+from mmpareto.training.losses import correctness, loss_of
 from mmpareto.training.settings import Settings
 
 NAME = "landscape"
@@ -226,4 +226,4 @@ def loss_and_accuracy(subject: Subject, batches: Sequence[Batch]) -> tuple[float
     precision = subject.trained.precision(subject.device)
     predictions = predict(subject.network, batches, subject.device, subject.samples.normalisation, precision)
     logits = predictions.outputs.joint.double()
-    return loss_of(logits, predictions.labels).item(), is_correct(logits, predictions.labels).double().mean().item()
+    return loss_of(logits, predictions.labels).item(), correctness(logits, predictions.labels).mean().item()

@@ -18,14 +18,13 @@ from torch import Tensor
 from mmpareto.analysis.finished_run import Array, FinishedRun
 from mmpareto.analysis.plots.groups import SeedGroup, group_runs, mean_and_deviation, notes_on
 from mmpareto.analysis.plots.style import LineStyle
-from mmpareto.analysis.trained import Trained, open_trained
+from mmpareto.analysis.trained import Trained, load
 from mmpareto.data.loading.batches import Batch, make_loader
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork
-from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import open_data
 from mmpareto.training.devices import choose_devices
 from mmpareto.training.settings import Settings
@@ -127,31 +126,26 @@ def open_run(run: FinishedRun, checkpoint: str, device: torch.device, data: Path
     """
     path = _checkpoint_path(run, checkpoint)
     settings = run.settings if data is None else dataclasses.replace(run.settings, data=str(data))
-    trained = open_trained(path)
-    opened = open_data(settings, trained.network.modalities)
+    trained = load(path)
+    opened = open_data(settings, trained.modalities)
     if opened.record["fingerprint"] != run.fingerprint:
         raise InputError(f"{settings.data} is not what {run.folder} was trained on; give its folder by --data DIR.")
-    network = trained.network.to(device).eval()
-    for modality, head in trained.heads.items():
-        network.heads[modality].load_state_dict(head)
-    content = load_checkpoint(path)  # for two entries that `Trained` does not keep
-    trains_heads = content["heads_trained"] or bool(trained.heads)
-    between_epochs = content["selected_on"] == "last" and not content.get("steps")  # then "epoch" is the next one
+    assert trained.epoch is not None  # a checkpoint of train.py
     return Subject(
         folder=run.folder,
         settings=settings,
         trained=trained,
-        network=network,
+        network=trained.model.to(device),
         samples=opened.train_fixed,
         device=device,
-        losses=[JOINT, *(network.modalities if trains_heads else [])],
-        epoch=content["epoch"] - between_epochs,
+        losses=[JOINT, *(trained.modalities if trained.unimodal_heads != "untrained" else [])],
+        epoch=trained.epoch,
     )
 
 
 def about(subject: Subject) -> dict[str, Any]:
     """The keys of the JSON file that all measurements share."""
-    probed = "a linear probe" if subject.trained.heads else "untrained: left out"
+    heads = {"trained": "trained", "probe": "a linear probe", "untrained": "untrained: left out"}
     return {
         "epoch": subject.epoch,
         "dataset": subject.settings.dataset,
@@ -159,7 +153,7 @@ def about(subject: Subject) -> dict[str, Any]:
         "variant": subject.settings.variant,
         "seed": subject.settings.random_seed,
         "banner": subject.trained.banner,
-        "unimodal_heads": "trained" if len(subject.losses) > 1 and not subject.trained.heads else probed,
+        "unimodal_heads": heads[subject.trained.unimodal_heads],
     }
 
 

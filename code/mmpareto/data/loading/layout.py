@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
@@ -107,6 +108,44 @@ def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str],
     return [row[0] for row in rows], [label[row[1]] for row in rows]
 
 
+def read_scores(folder: Path, split: str) -> tuple[list[str], np.ndarray]:
+    """Return the samples of a split's list, and their scores, float64 (N,).
+
+    Raises:
+        InputError: the list is missing or empty, or a line is not sample,score.
+    """
+    path = Path(folder) / f"{split}.csv"
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    try:
+        scores = np.array([float(score) for _, score in rows])
+    except ValueError:
+        raise InputError(f"{path} has a line that is not sample,score; prepare the data set again.") from None
+    if not np.isfinite(scores).all():
+        raise InputError(f"{path} has a score that is not finite; prepare the data set again.")
+    return [name for name, _ in rows], scores
+
+
+def read_label_table(folder: Path, split: str, classes: Sequence[str]) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Return the samples of a split's list, and a tuple of zeros and ones for each, one per class.
+
+    Raises:
+        InputError: the list is missing or empty, or a line is not sample,0,1,… with as many numbers as classes.
+    """
+    path = Path(folder) / f"{split}.csv"
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    for row in rows:
+        if len(row) != len(classes) + 1 or not {*row[1:]} <= {"0", "1"}:
+            raise InputError(
+                f"{path} has the line {','.join(row)[:80]!r}, which is not a sample and {len(classes)} zeros or ones; "
+                "prepare the data set again."
+            )
+    return [row[0] for row in rows], [tuple(map(int, row[1:])) for row in rows]
+
+
 def read_names(folder: Path, split: str) -> list[str]:
     """Return the samples of a split's list, in its order.
 
@@ -116,30 +155,43 @@ def read_names(folder: Path, split: str) -> list[str]:
     return [row[0] for row in _rows(Path(folder) / f"{split}.csv")]
 
 
-def check_files(folder: Path, split: str, clips: Sequence[str], audio: str, kinds: list[str] | None = None) -> None:
+def check_files(
+    folder: Path,
+    split: str,
+    clips: Sequence[str],
+    audio: str | None,
+    kinds: list[str] | None = None,
+    frames: bool = True,
+) -> None:
     """Check that every clip has its feature file and its folder of frames; this lists two folders only.
 
     Arguments:
-        audio: the audio feature, a key of `FEATURE_FILES`.
+        audio: the audio feature, a key of `FEATURE_FILES`; None for a data set without audio.
         kinds: the contents of audio files that prepared.json lists.
+        frames: False for a data set without frames.
 
     Raises:
         InputError: the feature was not prepared, or clips are missing (the message has their number and the first few).
     """
     folder = Path(folder)
-    if audio not in FEATURE_FILES:
-        raise InputError(f"unknown audio feature {audio!r}; known: {', '.join(FEATURE_FILES)}.")
-    files = FEATURE_FILES[audio]
-    if (kinds is not None and files.stored not in kinds) or not (folder / files.folder).is_dir():
-        command = f"{_command(folder)} --audio {files.stored}"
-        raise InputError(f"{folder} was prepared without the feature {audio!r}; add it with `{command}`.")
-    features, frames = _names(folder / files.folder), _names(folder / "visual")
-    missing = [clip for clip in clips if f"{clip}.pt" not in features or clip not in frames]
+    needed: dict[str, str] = {}  # folder → ending of the clips' names in it
+    if audio is not None:
+        if audio not in FEATURE_FILES:
+            raise InputError(f"unknown audio feature {audio!r}; known: {', '.join(FEATURE_FILES)}.")
+        files = FEATURE_FILES[audio]
+        if (kinds is not None and files.stored not in kinds) or not (folder / files.folder).is_dir():
+            command = f"{_command(folder)} --audio {files.stored}"
+            raise InputError(f"{folder} was prepared without the feature {audio!r}; add it with `{command}`.")
+        needed[files.folder] = ".pt"
+    if frames:
+        needed["visual"] = ""
+    present = {name: _names(folder / name) for name in needed}
+    missing = [clip for clip in clips if any(clip + needed[name] not in names for name, names in present.items())]
     if missing:
         raise InputError(
-            f"{len(missing)} of the {len(clips)} clips in {folder / split}.csv are not in {folder}/{files.folder} and"
-            f" {folder}/visual ({first_few(missing)}); prepare them with `{_command(folder)}` or remove them from the "
-            "list."
+            f"{len(missing)} of the {len(clips)} clips in {folder / split}.csv are not in"
+            f" {' and '.join(f'{folder}/{name}' for name in needed)} ({first_few(missing)}); prepare them with"
+            f" `{_command(folder)}` or remove them from the list."
         )
 
 
@@ -241,6 +293,14 @@ def _names(folder: Path) -> set[str]:
 def _command(folder: Path) -> str:
     """The command that prepares a folder."""
     known = Path(folder).name in DATASETS
-    name = DATASETS.name(Path(folder).name) if known else "NAME"
+    name = DATASETS.name(Path(folder).name) if known else _recorded_name(folder)
     raw = "" if name == "synthetic" else " --raw DIR"
     return f"python code/prepare.py {name}{raw}{'' if known else f' --out {folder}'}"
+
+
+def _recorded_name(folder: Path) -> str:
+    """The data set that a folder was prepared as; NAME if that is not recorded."""
+    try:
+        return str(json.loads((Path(folder) / "prepared.json").read_text(encoding="utf-8"))["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "NAME"

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from mmpareto.data.loading.labels import UNSCALED, LabelScale
+
 FrameChoice = Literal["spread", "released", "first", "starts"]
 
 
@@ -55,9 +57,10 @@ class SampleList(NamedTuple):
     Attributes:
         classes: names; a label is an index into this list.
         names: of the samples.
-        labels: of the samples; floating-point scores for a regression, whose only class is "score".
+        labels: of the samples, in the form of their task (`labels`).
         indices: of the samples in the split's list.
         scores: scores from which the labels were derived, if the literature reports metrics of them; else [].
+        label_scale: by which the scores of a regression are standardised for training.
     """
 
     classes: list[str]
@@ -65,6 +68,7 @@ class SampleList(NamedTuple):
     labels: list[Any]
     indices: list[int]
     scores: list[float] = []  # noqa: RUF012 (never modified)
+    label_scale: LabelScale = UNSCALED
 
     def subset(self, chosen: Sequence[int]) -> "SampleList":
         """The samples at positions `chosen`, in that order."""
@@ -74,6 +78,7 @@ class SampleList(NamedTuple):
             [self.labels[i] for i in chosen],
             [self.indices[i] for i in chosen],
             [self.scores[i] for i in chosen] if self.scores else [],
+            self.label_scale,
         )
 
 

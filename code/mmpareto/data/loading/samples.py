@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.data.loading import layout
+from mmpareto.data.loading.labels import batch_label, task_of_labels
 from mmpareto.data.loading.options import InputOptions, SampleList, options_of
 from mmpareto.data.loading.sampling import fixed_frames, sample_generator
 from mmpareto.data.loading.sources import ModalitySource, Normalisation, audio_input, resized
@@ -21,7 +22,8 @@ class Sample(NamedTuple):
 
     inputs: dict[str, Tensor]
     """Modality → input."""
-    label: int
+    label: Any
+    """A class index, a tensor (C,) of zeros and ones, or a standardised score (`labels`)."""
     dataset_index: int
     """Its index in the data set."""
     flips: dict[str, Tensor]
@@ -47,7 +49,8 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
 
     Attributes:
         classes: class names; a label is an index into this list.
-        names, labels: of the samples, by index.
+        names, labels: of the samples, by index; `labels` in the form of a `SampleList`.
+        label_scale: by which the scores of a regression are standardised in the samples that are read.
         scores: scores from which the labels were derived, for `DatasetBuilder.extra_metrics`.
         channels: modality → size of its encoder's input.
         normalisation: modality → normalisation of its images; without modalities that are not images.
@@ -66,7 +69,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         seed: int = 0,
     ) -> None:
         self.folder, self.sources, self.prepared, self.training, self.seed = folder, sources, prepared, training, seed
-        self.classes, self.names, self.labels, self._indices, self.scores = samples
+        self.classes, self.names, self.labels, self._indices, self.scores, self.label_scale = samples
         self.channels: dict[str, int] = {name: source.channels for name, source in self.sources.items()}
         self.normalisation: Mapping[str, Normalisation] = {
             name: source.normalisation for name, source in self.sources.items() if source.normalisation is not None
@@ -75,7 +78,9 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
             **dataclasses.asdict(options),
             "audio_pool": list(options.audio_pool),
             "crop_scale": list(options.crop_scale),
+            "task": task_of_labels(self.labels),
             "classes": self.classes,
+            "label_scale": list(self.label_scale),
             "channels": self.channels,
             "fps": self.prepared.get("fps"),
             "normalisation": {name: [list(values) for values in n] for name, n in self.normalisation.items()},
@@ -86,9 +91,9 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
 
     def subset(self, chosen: Sequence[int]) -> "PreparedDataset":
         """The same data set, with the samples at positions `chosen` only, in that order."""
-        samples = SampleList(self.classes, self.names, self.labels, self._indices, self.scores).subset(chosen)
+        own = SampleList(self.classes, self.names, self.labels, self._indices, self.scores, self.label_scale)
         part = copy.copy(self)
-        _, part.names, part.labels, part._indices, part.scores = samples
+        _, part.names, part.labels, part._indices, part.scores, _ = own.subset(chosen)
         return part
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
@@ -101,28 +106,52 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
             if generator is not None and source.mirrors:
                 images = len(values) if values.dim() == 4 else 1
                 flips[name] = torch.from_numpy(generator.random(images) < 0.5)
-        return Sample(inputs, self.labels[index], index, flips)
+        return Sample(inputs, batch_label(self.labels[index], self.label_scale), index, flips)
 
 
-def prepare_input(description: Mapping[str, Any], audio_feature: Tensor, frames: Sequence[Tensor]) -> dict[str, Tensor]:
+def standardised(description: Mapping[str, Any], name: str, values: Tensor) -> Tensor:
+    """Values of a modality as the data set `features` standardises them; of any other, and of images, unchanged.
+
+    Arguments:
+        description: of the data set that the model was trained on (`PreparedDataset.description`).
+        name: of the modality.
+        values: as in the raw file: (F,), (T, F) without a mask, or (C, H, W). Missing ones become 0, the mean of the
+            training set.
+    """
+    entry = description.get("arrays", {}).get(name, {})
+    if "mean" not in entry:
+        return values
+    shape = (-1, 1, 1) if entry["kind"] == "map" else (-1,)
+    mean, std = (torch.tensor(entry[key], dtype=torch.float64).view(shape) for key in ("mean", "std"))
+    return ((values.double() - mean) / std).nan_to_num(nan=0.0).float()
+
+
+def prepare_input(
+    description: Mapping[str, Any], audio_feature: Tensor | None, frames: Sequence[Tensor] | None
+) -> dict[str, Tensor]:
     """Return the inputs of a clip that is in no prepared folder, as evaluation would read them from one.
 
     Arguments:
         description: of the data set that the model was trained on (`PreparedDataset.description`).
         audio_feature: what a prepared file has for the feature `description["audio"]`: float32 (1024, 128) for "fbank"
-            and (257, 188) for "spectrogram"; for "stft" the waveform, int16 (samples,) at 16 kHz.
-        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB.
+            and (257, 188) for "spectrogram"; for "stft" the waveform, int16 (samples,) at 16 kHz. None if absent.
+        frames: all frames of the clip at `description["fps"]`, each uint8 (3, H, W), RGB. None if absent.
 
     Returns:
-        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension.
+        The inputs that `ClipDatasetBuilder.open(…, training=False)` returns, without a batch dimension; without those
+        that are absent.
 
     Raises:
         InputError: the feature has another shape or type, or there is no frame.
     """
     options = options_of(description)
-    layout.check_feature(audio_feature, options.audio, "the audio feature")
-    if not frames:
-        raise InputError("the clip has no frame; pass a video with at least one.")
-    numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
-    images = [resized(frames[number - 1], options.image_size) for number in numbers]
-    return {"audio": audio_input(audio_feature, options, None), "visual": torch.stack(images)}
+    inputs = {}
+    if audio_feature is not None:
+        layout.check_feature(audio_feature, options.audio, "the audio feature")
+        inputs["audio"] = audio_input(audio_feature, options, None)
+    if frames is not None:
+        if not frames:
+            raise InputError("the clip has no frame; pass a video with at least one.")
+        numbers = fixed_frames(len(frames), options.frames, options.frame_choice)
+        inputs["visual"] = torch.stack([resized(frames[number - 1], options.image_size) for number in numbers])
+    return inputs

@@ -237,6 +237,58 @@ class ArraySource:
         return torch.from_numpy(np.array(self.rows[index]))
 
 
+class SequenceSource:
+    """Sequences as float32 (T, D + 1): the features and, last, a mask, 1 for each step and 0 after them.
+
+    The mask is part of the input, so that it accompanies the input everywhere and is zeroed when a method removes the
+    modality. The array is memory-mapped.
+
+    Arguments:
+        path: file of an array (N, T, D), zeros after the last step.
+        lengths: (N,) number of steps.
+
+    Raises:
+        InputError: the array is missing, damaged, or has another number of samples.
+    """
+
+    normalisation: Normalisation | None = None
+    mirrors = False
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path, lengths: np.ndarray) -> None:
+        self.rows, self.lengths = open_array(path, 3, len(lengths)), lengths
+        self.channels = int(self.rows.shape[2])
+
+    def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
+        """Return the sequence; training draws nothing."""
+        return masked(self.rows[index], int(self.lengths[index]))
+
+
+def masked(sequence: np.ndarray, length: int) -> Tensor:
+    """A sequence (T, D) with its mask: float32 (T, D + 1), the last column 1 at the first `length` steps, else 0."""
+    result = np.zeros((sequence.shape[0], sequence.shape[1] + 1), np.float32)
+    result[:, :-1] = sequence
+    result[:length, -1] = 1
+    return torch.from_numpy(result)
+
+
+def open_array(path: Path, dimensions: int, samples: int) -> np.ndarray:
+    """Map an array file of `samples` rows into memory.
+
+    Raises:
+        InputError: the file is missing or damaged, or the array has another shape.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+    if array.ndim != dimensions or len(array) != samples:
+        raise InputError(
+            f"{path} has the shape {array.shape}, but the list names {samples} samples; prepare the data set again."
+        )
+    return array
+
+
 def cropped(image: Tensor, options: InputOptions, generator: np.random.Generator | None) -> Tensor:
     """Crop uint8 (C, H, W) to a random rectangle in training, and resize it to (C, size, size)."""
     if generator is not None:

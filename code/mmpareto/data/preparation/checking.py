@@ -1,13 +1,13 @@
 """Check of a prepared folder against its own lists and checksums; it changes nothing."""
 
 import dataclasses
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mmpareto.data.dataset_builder import DatasetBuilder
 from mmpareto.data.loading import layout
+from mmpareto.data.loading.labels import class_counts
 from mmpareto.data.loading.options import InputOptions, prepared_features
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.preparation.prepared_folder import CHECKSUMS, sha256
@@ -25,7 +25,8 @@ class CheckReport:
 
     Attributes:
         title, folder, fingerprint: of the data set; runs record the fingerprint in config.json.
-        counts: part → class → number of samples.
+        samples: part → number of samples.
+        counts: part → class → number of samples that have it.
         files: number of files whose checksums were compared; None if the folder has no checksums.
         wrong: one sentence per problem.
     """
@@ -33,6 +34,7 @@ class CheckReport:
     title: str
     folder: Path
     fingerprint: str
+    samples: dict[str, int] = dataclasses.field(default_factory=dict)
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     files: int | None = None
     wrong: list[str] = dataclasses.field(default_factory=list)
@@ -42,9 +44,11 @@ class CheckReport:
         sums = f"{self.files} files compared" if self.files is not None else f"none: there is no {CHECKSUMS}"
         lines = [f"{self.title} in {self.folder}", f"fingerprint      {self.fingerprint}", f"checksums        {sums}"]
         for part, counts in self.counts.items():
-            total, least, most = max(sum(counts.values()), 1), min(counts.values()), max(counts.values())
+            samples, least, most = self.samples[part], min(counts.values()), max(counts.values())
+            total = max(samples, 1)
             balance = f"{least} to {most} per class ({least / total:.1%} to {most / total:.1%})"
-            lines.append(f"{part:17}{sum(counts.values())} samples in {len(counts)} classes, {balance}")
+            classes = f" in {len(counts)} classes, {balance}" if len(counts) > 1 else ""
+            lines.append(f"{part:17}{samples} samples{classes}")
         lines.append(f"wrong            {len(self.wrong)}")
         return "\n".join([*lines, *shortened([f"    {sentence}" for sentence in self.wrong])])
 
@@ -63,8 +67,8 @@ def check(dataset: type[DatasetBuilder], folder: Path) -> CheckReport:
             continue
         options, *others = _options(prepared)
         samples = dataset.open(folder, part, training=False, options=options)
-        tally = Counter(samples.labels)
-        report.counts[part] = {name: tally[label] for label, name in enumerate(samples.classes)}
+        report.samples[part] = len(samples)
+        report.counts[part] = class_counts(samples.labels, samples.classes)
         recorded, listed = prepared.get("clips", {}).get(part), len(layout.read_names(folder, part))
         if recorded not in (None, listed):
             report.wrong.append(f"{part}.csv lists {listed} samples, but prepared.json says {recorded}")

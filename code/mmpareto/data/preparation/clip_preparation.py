@@ -63,14 +63,17 @@ def prepare_clips(
     out: Path,
     fps: int = 1,
     audio: Sequence[str] = ("fbank",),
+    frames: bool = True,
     min_frames: int = 1,
     **options: Any,
 ) -> PreparationReport:
-    """Prepare clips with audio and video.
+    """Prepare clips with audio and video, or with one of the two.
 
     Arguments:
         fps: frames kept per second.
-        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`, or "both" for fbank and spectrogram.
+        audio: contents of audio files to write, keys of `AUDIO_FOLDERS`, or "both" for fbank and spectrogram; () for
+            clips without audio.
+        frames: whether to write frames; False for clips without video.
         min_frames: clips of fewer frames are reported and left out of the lists.
         clips, split, info, out, options: see `sample_preparation.prepare_samples`.
 
@@ -82,7 +85,8 @@ def prepare_clips(
     wanted = {kind for choice in audio for kind in (BOTH if choice == "both" else (choice,))}
     if not wanted <= AUDIO_FOLDERS.keys():
         raise InputError(f"--audio must be of {', '.join(AUDIO_FOLDERS)} and both, not {' '.join(audio)}.")
-    builder = ClipSampleBuilder(fps, tuple(kind for kind in AUDIO_FOLDERS if kind in wanted), min_frames)
+    kinds = tuple(kind for kind in AUDIO_FOLDERS if kind in wanted)
+    builder = ClipSampleBuilder(fps if frames else None, kinds, min_frames)
     return sample_preparation.prepare_samples(clips, split, info, builder, out=out, **options)
 
 
@@ -91,12 +95,12 @@ class ClipSampleBuilder:
     """Writes the audio features of a clip as tensor files, and its frames as a folder of JPEG files.
 
     Arguments:
-        fps: frames kept per second.
+        fps: frames kept per second; None for no frames.
         audio: contents of audio files to write, keys of `AUDIO_FOLDERS`.
         min_frames: clips of fewer frames are refused.
     """
 
-    fps: int
+    fps: int | None
     audio: tuple[str, ...]
     min_frames: int = 1
 
@@ -112,7 +116,7 @@ class ClipSampleBuilder:
 
     def is_done(self, sample: RawClip, out: Path) -> bool:
         """Return whether features and frames exist."""
-        return not self._missing(sample, out) and _has_frames(sample, out, self.min_frames)
+        return not self._missing(sample, out) and self._has_frames(sample, out, self.min_frames)
 
     def build(self, sample: RawClip, out: Path) -> None:
         """Read the clip, and write what is missing once all of it has been read.
@@ -125,11 +129,12 @@ class ClipSampleBuilder:
 
         from mmpareto.data.raw.media import read_clip
 
-        fps = None if _has_frames(sample, out) else self.fps
+        fps = None if self._has_frames(sample, out) else self.fps
         content = read_clip(sample.audio_path, sample.video_path, kinds=self._missing(sample, out), fps=fps)
-        count = len(content.frames) if fps is not None else _count_frames(sample, out)
-        if count < self.min_frames:
-            raise TooFewFramesError(sample.video_path, count, self.min_frames)
+        if self.fps is not None:
+            count = len(content.frames) if fps is not None else _count_frames(sample, out)
+            if count < self.min_frames:
+                raise TooFewFramesError(sample.video_path, count, self.min_frames)
         for kind, feature in content.features.items():
             buffer = io.BytesIO()  # given a path, torch would store the temporary name in the file
             torch.save(feature.contiguous(), buffer)
@@ -146,6 +151,11 @@ class ClipSampleBuilder:
     def _missing(self, sample: RawClip, out: Path) -> list[str]:
         return [kind for kind in self.audio if not _feature_path(out, kind, sample.name).exists()]
 
+    def _has_frames(self, sample: RawClip, out: Path, at_least: int = 1) -> bool:
+        """Return whether a clip has as many frames as wanted, or none are."""
+        folder, numbers = out / FRAMES / sample.name, range(1, max(at_least, 1) + 1)
+        return self.fps is None or all((folder / f"frame_{number:05d}.jpg").exists() for number in numbers)
+
 
 def write_frames(folder: Path, name: str, frames: Sequence[bytes]) -> None:
     """Write JPEG files as `folder`/<name>/frame_00001.jpg …, all or none of them."""
@@ -156,10 +166,6 @@ def write_frames(folder: Path, name: str, frames: Sequence[bytes]) -> None:
         (partial / f"frame_{number:05d}.jpg").write_bytes(frame)
     shutil.rmtree(folder / name, ignore_errors=True)  # a folder without its first frame
     partial.rename(folder / name)
-
-
-def _has_frames(clip: RawClip, out: Path, at_least: int = 1) -> bool:
-    return all((out / FRAMES / clip.name / f"frame_{n:05d}.jpg").exists() for n in range(1, max(at_least, 1) + 1))
 
 
 def _count_frames(clip: RawClip, out: Path) -> int:

@@ -96,11 +96,16 @@ def write_lists(
         Part → class → number of samples, with the classes sorted: a label is an index into the sorted names.
     """
     classes = sorted(classes)
+    write_csvs(out, classes, lists)
+    counted = {part: Counter(label for _, label in lines) for part, lines in lists.items()}
+    return {part: {label: counts[label] for label in classes} for part, counts in counted.items()}
+
+
+def write_csvs(out: Path, classes: Iterable[str], lists: Mapping[Any, Sequence[Sequence[str]]]) -> None:
+    """Write stat.csv with the classes, in their order, and one list per part."""
     write_text(out / "stat.csv", _csv([label] for label in classes))
     for part, lines in lists.items():
         write_text(out / f"{part}.csv", _csv(lines))
-    counted = {part: Counter(label for _, label in lines) for part, lines in lists.items()}
-    return {part: {label: counts[label] for label in classes} for part, counts in counted.items()}
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
@@ -134,7 +139,7 @@ def write_record(
         "synthetic": info.synthetic,
         "split": report.split.sentence,
         "official_split": report.split.official,
-        "clips": {part: sum(counts.values()) for part, counts in report.counts.items()},
+        "clips": report.totals,
         **entries,
         "skipped": {kind: sorted(names) for kind, names in report.skipped.items()},
         "missing": report.missing,

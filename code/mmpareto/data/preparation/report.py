@@ -1,5 +1,6 @@
 """Report of a preparation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,11 @@ class PreparationReport:
         missing: clips of the split that are not among the raw files.
         outside: number of clips found that the split does not contain; they are not prepared.
         prepared, already: number of clips of the split that were prepared now, and before.
-        counts: "train", "test" → class → number of prepared clips.
+        counts: "train", "test" → class → number of prepared clips that have it.
+        sizes: "train", "test" → number of prepared clips; empty if each has one class, so that `counts` tell.
         seconds: duration of the preparation.
+        unit: word for what is prepared.
+        notes: further lines, each a title of up to 16 letters and a text.
     """
 
     title: str
@@ -36,7 +40,15 @@ class PreparationReport:
     prepared: int = 0
     already: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    unit: str = "clips"
+    notes: Sequence[str] = ()
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Part → number of prepared clips."""
+        return self.sizes or {part: sum(counts.values()) for part, counts in self.counts.items()}
 
     @property
     def complete(self) -> bool:
@@ -48,7 +60,7 @@ class PreparationReport:
         rate = f", {self.prepared / self.seconds:.1f} per second" if self.prepared and self.seconds else ""
         lines = [
             f"{self.title} in {self.out}",
-            f"clips found      {self.found}",
+            f"{self.unit + ' found':17}{self.found}",
             f"prepared now     {self.prepared} (in {self.seconds:.0f} s{rate})",
             f"prepared before  {self.already}",
             f"skipped          {sum(len(names) for names in self.skipped.values())}",
@@ -56,6 +68,7 @@ class PreparationReport:
         for reason, sentences in self.skipped.items():
             lines.append(f"  {reason}: {len(sentences)}")
             lines += shortened([f"    {sentences[name]}" for name in sorted(sentences)], ALL_IN_RECORD)
+        lines += self.notes
         if self.missing:
             listed = sum(len(names) for names in self.split.parts.values())
             lines.append(f"absent           {len(self.missing)} of {listed} listed clips")
@@ -69,7 +82,7 @@ class PreparationReport:
 
     def _table(self) -> list[str]:
         rows = [(label, *(self.counts[part][label] for part in self.counts)) for label in self.counts["train"]]
-        rows.append(("all", *(sum(self.counts[part].values()) for part in self.counts)))
+        rows.append(("all", *(self.totals[part] for part in self.counts)))
         width = max(len("class"), *(len(str(row[0])) for row in rows))
         header = f"{'class':{width}}" + "".join(f"{part:>8}" for part in self.counts)
         return [header, *(f"{row[0]:{width}}" + "".join(f"{count:8}" for count in row[1:]) for row in rows)]

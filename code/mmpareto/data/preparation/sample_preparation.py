@@ -86,6 +86,7 @@ def prepare_samples(
     skipped: Mapping[str, Mapping[str, str]] | None = None,
     origin: Mapping[str, Any] | None = None,
     entries: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> PreparationReport:
     """Prepare those of `samples` that `split` contains, and write the lists of them.
 
@@ -104,14 +105,15 @@ def prepare_samples(
         skipped: reason → sample → sentence, of samples that were left out before.
         origin: anything else that the prepared files depend on; a folder prepared with another value is refused.
         entries: further entries of prepared.json.
+        notes: further lines of the report.
 
     Raises:
-        InputError: no sample could be prepared, `out` contains something else (another data set, or files prepared with
-            other options), another process is preparing it, or it cannot be written.
+        InputError: two samples have one name, no sample could be prepared, `out` contains something else (another data
+            set, or files prepared with other options), another process is preparing it, or it cannot be written.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, not {workers}.")
-    by_name = {sample.name: sample for sample in samples}
+    by_name = _by_name(samples)
     listed = [name for names in split.parts.values() for name in names]
     report = PreparationReport(
         title=info.title,
@@ -121,6 +123,7 @@ def prepare_samples(
         skipped={reason: dict(sentences) for reason, sentences in (skipped or {}).items()},
         missing=[],
         outside=len(by_name.keys() - set(listed)),
+        notes=notes,
     )
     left_out = {name for sentences in report.skipped.values() for name in sentences}
     report.missing = [name for name in listed if name not in by_name and name not in left_out]
@@ -136,6 +139,16 @@ def prepare_samples(
         recorded = record | builder.entries(out, list(labels)) | dict(entries or {}) | {"seed": seed}
         write_record(report, info, recorded, builder.folders)
     return report
+
+
+def _by_name(samples: Sequence[RawSample]) -> dict[str, RawSample]:
+    """Name → sample. Of two samples with one name, the files of one would be those of the other, and one be lost."""
+    by_name: dict[str, RawSample] = {}
+    for sample in samples:
+        if sample.name in by_name:
+            raise InputError(f"two samples have the name {sample.name!r} and would share prepared files; rename one.")
+        by_name[sample.name] = sample
+    return by_name
 
 
 class _Job(NamedTuple):

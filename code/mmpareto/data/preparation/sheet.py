@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mmpareto.data.loading.batches import Batch, to_device
+from mmpareto.data.loading.labels import has_class
 from mmpareto.data.loading.options import FEATURE_FILES
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
@@ -76,7 +77,7 @@ def _choose(dataset: PreparedDataset, per_class: int) -> dict[str, list[int]]:
         members = [
             index
             for index, (name, other) in enumerate(zip(dataset.names, dataset.labels, strict=True))
-            if other == label and name not in left_out
+            if has_class(other, label) and name not in left_out
         ]
         count = min(per_class, len(members))
         chosen[class_name] = [members[(2 * i + 1) * len(members) // (2 * count)] for i in range(count)]
@@ -100,6 +101,8 @@ def _pictures_of(dataset: PreparedDataset, index: int) -> dict[str, list[Picture
 def _pictures(values: Tensor, is_image: bool, time_is_last: bool) -> list[Picture]:
     if is_image:
         return [_in_colour(image) for image in (values if values.dim() == 4 else values.unsqueeze(0))]
+    if values.dim() == 1:  # a vector, as a row
+        return [values.unsqueeze(0).double().numpy()]
     is_audio = values.dim() == 3  # with a channel, unlike a sequence (time, features)
     feature = values[0] if is_audio else values
     return [_without_padding((feature if time_is_last and is_audio else feature.T).double().numpy())]

@@ -5,13 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mmpareto.data.loading.labels import strata
 from mmpareto.errors import InputError
 
 TEST_FRACTION = 0.1
 PARTS = ("train", "test")
+OWN_TEST_FRACTION = 0.2  # of someone's own data, which are often few
+OWN_PARTS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,47 @@ def random_split(labels: Mapping[str, str], seed: int) -> Split:
         [name for i, name in enumerate(names) if i in test],
         f"a random stratified 90/10 split with seed {seed}, not the official one",
     )
+
+
+def own_split(
+    labels: Mapping[str, Any], parts: Mapping[str, str] | None, source: str, test_fraction: float | None, seed: int
+) -> Split:
+    """Split someone's own samples as they say, or at random within every class if they do not.
+
+    Arguments:
+        labels: sample → label (`loading.labels`), in order.
+        parts: sample → "train", "valid" or "test"; None if the data do not say.
+        source: of `parts`, in words.
+        test_fraction: of a random split; default: `OWN_TEST_FRACTION`.
+        seed: of a random split.
+
+    Raises:
+        InputError: a part is missing, or the fraction is wrong or not used.
+    """
+    names = list(labels)
+    if parts is None:
+        fraction = OWN_TEST_FRACTION if test_fraction is None else test_fraction
+        test = set(stratified(strata([*labels.values()], fraction), fraction, seed).tolist())
+        sentence = f"random, stratified, {1 - fraction:.0%} for training and {fraction:.0%} for testing, seed {seed}"
+        chosen = {name: "test" if index in test else "train" for index, name in enumerate(names)}
+    elif test_fraction is not None:
+        raise InputError(f"--test_fraction is for data without a split, but {source} has one; leave the flag out.")
+    else:
+        chosen, sentence = dict(parts), f"as {source} has it"
+        if "test" not in chosen.values():  # as in many sets whose test labels are secret
+            chosen = {name: "test" if part == "valid" else part for name, part in chosen.items()}
+            sentence += ", its validation part for testing"
+    members = {part: [name for name in names if chosen[name] == part] for part in OWN_PARTS}
+    for part, words in (("train", "training"), ("test", "testing")):
+        if not members[part]:
+            what = "in the split of " + source if parts is not None else f"in a random split of {len(names)} samples"
+            raise InputError(f"no sample is for {words} {what}; add some.")
+    return Split(members["train"], members["test"], sentence, valid=members["valid"])
+
+
+def part_named(word: str) -> str | None:
+    """The part, "train", "valid" or "test", that a word means, such as "val"; None if it means none."""
+    return next((part for part, words in OWN_PARTS.items() if word.strip().lower() in words), None)
 
 
 def speaker_split(names: Iterable[str], speaker: Callable[[str], str], seed: int) -> Split:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
 from mmpareto.errors import InputError
 
@@ -86,6 +86,20 @@ def read_streams(path: Path, readers: Sequence[StreamReader]) -> None:
             track.check_end(path, container)
         for track in tracks.values():
             track.reader.close()
+
+
+def stream_kinds(path: Path) -> frozenset[str]:
+    """Kinds of the streams of a media file, of "audio" and "video"; the cover picture of a sound file is not video.
+
+    Raises:
+        MediaError: the file is missing or not a media file.
+    """
+    with _opened(path) as container:
+        return frozenset(
+            stream.type
+            for stream in container.streams
+            if stream.type in ("audio", "video") and not stream.disposition & Disposition.attached_pic
+        )
 
 
 class _Track:

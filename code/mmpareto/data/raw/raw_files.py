@@ -19,6 +19,16 @@ class YouTubeClip(NamedTuple):
     """Seconds."""
 
 
+MEDIA_SUFFIXES = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".f4v", ".wmv", ".asf", ".mpg", ".mpeg", ".m2v"),
+        *(".ts", ".mts", ".m2ts", ".vob", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".divx", ".rm", ".rmvb", ".y4m"),
+        *(".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".wma", ".amr", ".au"),
+        *(".caf", ".mka", ".ac3", ".w64"),
+    )
+)
+
+
 def find_files(
     folder: Path, suffix: str, key: Callable[[str], Key | None], *, form: str, title: str, page: str
 ) -> tuple[dict[Key, Path], dict[str, dict[str, str]]]:
@@ -55,16 +65,38 @@ def find_files(
 def _files_below(folder: Path, suffix: str, title: str, page: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"the raw folder {folder} does not exist; get {title} from {page}.")
-    paths, visited = [], set()
+    paths = [path for path in _files(folder) if path.name.lower().endswith(suffix)]
+    if not paths:
+        raise InputError(f"{folder} has no {suffix} file; get {title} from {page}.")
+    return paths
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below `folder`, in order of path, without hidden ones and those in hidden folders.
+
+    Links are followed, but not in circles.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+
+    def is_visible(path: Path) -> bool:
+        return not any(word.startswith(".") or word == "__MACOSX" for word in path.relative_to(folder).parts)
+
+    return [path for path in _files(folder) if is_visible(path)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder whose names do not begin with a dot."""
+    paths: list[Path] = []
+    visited = set()
     for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=_raise_unreadable):
         status = os.stat(parent)  # noqa: PTH116 (os.walk yields strings)
         if (status.st_dev, status.st_ino) in visited:
             subfolders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        paths += [Path(parent, name) for name in names if name.lower().endswith(suffix) and not name.startswith(".")]
-    if not paths:
-        raise InputError(f"{folder} has no {suffix} file; get {title} from {page}.")
+        paths += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(paths)
 
 

@@ -53,6 +53,7 @@ class AGM(Modulation):
 
     source = "Li et al., AGM, ICCV 2023 (arXiv 2308.07686)"
     title = "AGM"
+    absent = "input"  # zeros, as in f(S)
     needs_classes = True
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"ratio": "paper"},

@@ -50,6 +50,7 @@ class OGM(Modulation):
 
     source = "Peng et al., OGM-GE, CVPR 2022 (arXiv 2203.15332)"
     title = "OGM"
+    absent = "contribution"  # z_k, as in s_k
     needs_classes = True
     memory = ("active",)
 
