@@ -113,6 +113,6 @@ def find_cut(objectives: Objectives) -> Cut:
                 return Cut(
                     None,
                     f"losses that reach the encoders through outputs.features alone, but loss {name!r} reaches encoder "
-                    f"{owner[id(leaf)]!r} in another way (as in compiled and in replicated models)",
+                    f"{owner[id(leaf)]!r} in another way (as in compiled and replicated models, and copied outputs)",
                 )
     return Cut(features)

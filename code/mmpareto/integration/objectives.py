@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 Parameters: TypeAlias = nn.Module | Iterable[Tensor]
-Encoders: TypeAlias = Mapping[str, Parameters | tuple[Parameters, Sequence[str]]]
+Encoders: TypeAlias = Mapping[str, Parameters | tuple[Parameters, Sequence[str]]] | nn.ModuleDict
 UnimodalLosses: TypeAlias = Mapping[str, Tensor | None]
 
 JOINT = "joint"
