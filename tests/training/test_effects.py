@@ -90,6 +90,15 @@ def test_flags_with_an_effect_are_accepted(line: str) -> None:
     assert parse(["--dataset", "cremad", *line.split()]).check_flags(every) == []
 
 
+def test_a_validation_set_of_the_datas_own_leaves_nothing_to_hold_out() -> None:
+    own = dataclasses.replace(CLIPS, own_validation=True)
+    for method in ("joint", "gblending"):
+        with pytest.raises(
+            InputError, match=r"--val_fraction has no effect .* data/mosi has a validation set of its own"
+        ):
+            parse(["--dataset", "mosi", "--method", method, "--val_fraction", "0.2"]).check_flags(own)
+
+
 def test_every_option_of_every_method_states_when_it_has_an_effect() -> None:
     names = [*METHODS, *(f"torchjd:{aggregator}" for aggregator in TorchJD.known())]
     assert {(name, option) for name in names for option in METHODS[name].without_effect} == set(UNUSED_OPTIONS)

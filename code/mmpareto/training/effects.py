@@ -60,7 +60,8 @@ WITH_VALIDATION = Effect(
 )
 HOLDS_OUT = Effect(
     "nothing is held out of the training set: {settings.data} has a validation set of its own, or --protocol is paper",
-    lambda s, facts: (s.protocol == "validation" and not (facts and facts.own_validation)) or s.method == "gblending",
+    # G-Blending measures on samples that are held out where a run has no validation set.
+    lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
     "method {settings.method!r} always uses the fusion {facts.fusion!r}",
