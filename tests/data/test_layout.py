@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmpareto.data.loading import layout
 from mmpareto.data.loading.batches import make_loader, stop_workers
 from mmpareto.data.loading.layout import fingerprint
 from mmpareto.data.loading.samples import prepare_input
@@ -127,3 +128,15 @@ def test_fingerprint_is_the_hash_of_the_lists(tmp_path: Path) -> None:
     assert fingerprint(tmp_path) == digest.hexdigest()
     (tmp_path / "prepared.json").unlink()
     assert fingerprint(tmp_path) != digest.hexdigest()
+
+
+def test_lists_of_scores_and_of_several_labels(tmp_path):
+    (tmp_path / "train.csv").write_text('"a, left",0.1\nb,-3\n')
+    names, scores = layout.read_scores(tmp_path, "train")
+    assert names == ["a, left", "b"] and scores.tolist() == [0.1, -3]
+    (tmp_path / "test.csv").write_text("a,0,1\nb,1,1\n")
+    assert layout.read_label_table(tmp_path, "test", ["x", "y"]) == (["a", "b"], [(0, 1), (1, 1)])
+    with pytest.raises(InputError, match="which is not a sample and 3 zeros or ones"):
+        layout.read_label_table(tmp_path, "test", ["x", "y", "z"])
+    with pytest.raises(InputError, match="a line that is not sample,score"):
+        layout.read_scores(tmp_path, "test")

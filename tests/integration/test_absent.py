@@ -111,6 +111,42 @@ def test_micro_batches_may_lack_different_modalities() -> None:
         assert set(report.losses) == ({"joint", "audio", "visual", "text"})
 
 
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_a_modality_of_one_micro_batch_alone(order: tuple[bool, bool]) -> None:
+    """With encoders found behind features; "text" is at no time a loss, and so no objective of MGDA."""
+    model, method = Model(3), make("pareto")
+
+    def losses(whole: bool) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """All modalities, or audio alone."""
+        outputs = model(batch_of(3)[0])
+        joint, unimodal = losses_of(outputs, batch_of(3)[1])
+        if whole:
+            return joint, {"audio": unimodal["audio"], "visual": unimodal["visual"]}, outputs.features
+        joint = losses_of(outputs._replace(joint=outputs.contributions["audio"]), batch_of(3)[1])[0]
+        return joint, {"audio": unimodal["audio"]}, {"audio": outputs.features["audio"]}
+
+    (joint, unimodal, _), (part, own, _) = losses(True), losses(False)
+    unimodal["audio"] = unimodal["audio"] + own["audio"]
+    method.backward(joint + part, unimodal, encoders=dict(model.encoders.items()))
+    wanted = take_grads(model)
+    with method.accumulate():
+        joint, unimodal, features = losses(order[0])
+        method.backward(joint, unimodal, features=features)
+    joint, unimodal, features = losses(order[1])
+    report = method.backward(joint, unimodal, features=features)
+    assert_close(take_grads(model), wanted)
+    assert report.all_finite and set(report.losses) == {"joint", "audio", "visual", "text"}
+
+
+def test_the_graph_is_freed_where_a_loss_is_absent() -> None:
+    model = Model()
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    MMPareto().backward(joint, {"audio": unimodal["audio"]}, encoders=dict(model.encoders.items()), outputs=outputs)
+    with pytest.raises(RuntimeError, match="second time"):
+        outputs.features["visual"].sum().backward()
+
+
 @pytest.mark.parametrize("name", ["uniform", "mmpareto", "pareto", "dgl", "gradnorm"])
 def test_a_frozen_encoder_trains_its_head_alone(name: str) -> None:
     model = Model()
@@ -130,7 +166,8 @@ def test_a_frozen_encoder_trains_its_head_alone(name: str) -> None:
     outputs = model(batch_of()[0])
     joint, unimodal = losses_of(outputs, batch_of()[1])
     assert not unimodal["visual"].requires_grad
-    make(name).backward(joint, unimodal, encoders=dict(model.encoders.items()))
+    report = make(name).backward(joint, unimodal, encoders=dict(model.encoders.items()))
+    assert report.losses == ["joint", "audio"]
 
 
 def test_refresh_decides_nothing_at_a_step_that_lacks_a_modality() -> None:
@@ -159,8 +196,37 @@ def test_refresh_decides_nothing_at_a_step_that_lacks_a_modality() -> None:
         {key: g for key, g in step(model, decided, "visual").items() if not key.startswith("encoders.audio")},
         {key: g for key, g in step(model, plain, "visual").items() if not key.startswith("encoders.audio")},
     )
+    # A decision that is kept does not boost the lone gradient of a modality that has no unimodal loss.
+    decided.decided = {
+        name: kept | {"magnitude": torch.full_like(kept["magnitude"], 1.5)} for name, kept in decided.decided.items()
+    }
+    before, decided.age = dict(decided.decided), 1
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    encoders = dict(model.encoders.items())
+    decided.backward(joint, {"audio": unimodal["audio"]}, encoders=encoders, features=outputs.features)
+    lone = {key: g for key, g in take_grads(model).items() if key.startswith("encoders.visual")}
+    outputs = model(batch_of()[0])
+    joint, unimodal = losses_of(outputs, batch_of()[1])
+    plain.backward(joint, {"audio": unimodal["audio"]}, encoders=encoders)
+    assert_close(lone, {key: g for key, g in take_grads(model).items() if key in lone})
     step(model, decided, "visual")  # would decide
     assert_same_state(decided.decided, before)
+
+
+def test_refresh_decides_without_the_loss_of_a_frozen_encoder() -> None:
+    model, refreshed = Model(), Refresh(MMPareto.paper(), 2)
+    model.encoders["visual"].requires_grad_(False)
+    for _ in range(2):
+        reports = []
+        for method in (MMPareto.paper(), refreshed):
+            outputs = model(batch_of()[0])
+            joint, unimodal = losses_of(outputs, batch_of()[1])
+            audio = unimodal["audio"]
+            encoders = dict(model.encoders.items())
+            reports.append(method.backward(joint - 2 * audio, {"audio": audio}, encoders=encoders, outputs=outputs))
+        assert reports[0]["audio"].conflict.all()
+        assert torch.allclose(reports[1]["audio"].weights, reports[0]["audio"].weights)
 
 
 def test_methods_that_compare_modalities_say_so() -> None:

@@ -1,5 +1,6 @@
 """Gradients are averaged over the processes of a group, as DistributedDataParallel does, without a word of the user."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,115 @@ def test_processes_that_do_not_fit_together_are_told_so_in_all_of_them(tmp_path:
     assert "other weights" in first[2] and "reduce = None" in first[2]
 
 
+def unlike() -> dict[str, Any]:
+    """Gradients of steps in which the processes differ in what they have, or in its order."""
+    rank, results = dist.get_rank(), {}
+    here = {name: share((6, 6), seed) for seed, name in enumerate("ab")}
+
+    def descend(
+        model: Model, method: Method, batch: Any, joint: bool = True, names: tuple[str, ...] = ("audio", "visual")
+    ) -> Grads:
+        outputs = model(batch[0])
+        loss, unimodal = losses_of(outputs, batch[1])
+        encoders = {name: model.encoders[name] for name in ("audio", "visual")[:: 1 if rank == 0 else -1]}
+        chosen = {name: unimodal[name] for name in names}
+        method.backward(loss if joint else None, chosen, encoders=encoders, features=outputs.features)
+        return take_grads(model)
+
+    for reducer in ("plain", "model"):
+        model, method = Model(), METHODS["gradnorm"]()
+        nn.init.zeros_(model.heads["audio"].bias), nn.init.zeros_(model.heads["visual"].bias)  # not told apart
+        method.reduce = MeanReducer(model) if reducer == "model" else "mean"
+        results[f"order, {reducer}"] = [descend(model, method, batch) for batch in here.values()]
+    model, method = Model(), METHODS["mmpareto"]()
+    method.reduce = MeanReducer(model)
+    results["joint"] = [descend(model, method, here["a"], joint=rank == absent) for absent in (0, 1, 0)]
+    model, method = Model(), METHODS["gradnorm"]()
+    model.encoders["visual"].requires_grad_(False)
+    method.reduce = MeanReducer(model)
+    later = ("audio", "visual") if rank == 0 else ("audio",)
+    results["frozen"] = [descend(model, method, here["a"], names=names) for names in (("audio",), later)]
+    method.reduce, results["head"] = MeanReducer(model), []
+    for trained in (False, True):
+        model.heads["audio"].requires_grad_(trained)
+        results["head"].append(descend(model, method, here["a"]))
+    model, method = Model(), METHODS["mmpareto"]()
+    results["in part"] = [descend(model, method, here["a"])]
+    model.encoders["audio"].conv.requires_grad_(False)  # type: ignore[union-attr]
+    with method.accumulate():
+        descend(model, method, here["a"])
+    results["in part"].append(descend(model, method, here["b"]))
+    inputs = {name: x.clone().requires_grad_() for name, x in here["a"][0].items()}
+    results["inputs"] = [descend(Model(), MMPareto(), (inputs, here["a"][1]))]
+    results["at inputs"] = [{name: x.grad for name, x in inputs.items()}]
+    method.reduce = MeanReducer(group=dist.new_group())
+    results["in part"].append(descend(model, copy.deepcopy(method), here["a"]))
+    return results
+
+
+def test_processes_that_differ(tmp_path: Path) -> None:
+    processes = in_processes(2, unlike, tmp_path)
+    for key in processes[0]:
+        if key != "at inputs":
+            for step_of in zip(*(results[key] for results in processes), strict=True):
+                assert_equal_everywhere([*step_of])
+
+    def expected(
+        name: str, model: Model, parts: list[tuple[int, float, tuple[str, ...]]], method: Method | None = None
+    ) -> Grads:
+        """From (seed, 1 with or 0 without the joint loss, its unimodal losses) of rank 0, rank 1, rank 0, …"""
+        total, unimodal = torch.zeros(()).double(), dict.fromkeys(("audio", "visual"), torch.zeros(()).double())
+        for index, (seed, joint, names) in enumerate(parts):
+            inputs, labels = batch_of(size=12, seed=seed)
+            half = slice(6 * (index % 2), 6 * (index % 2) + 6)
+            one, own = losses_of(model({m: x[half] for m, x in inputs.items()}), labels[half], 0.5)
+            total = total + joint * one
+            unimodal |= {m: unimodal[m] + own[m] for m in names}
+        given = {m: loss for m, loss in unimodal.items() if loss.requires_grad}
+        (method or METHODS[name]()).backward(total, given, encoders=dict(model.encoders.items()))
+        return take_grads(model)
+
+    def assert_steps(key: str, wanted: list[Grads]) -> None:
+        for ours, theirs in zip(processes[0][key], wanted, strict=True):
+            filled = {
+                k: torch.zeros_like(ours[k]) if g is None and ours[k] is not None else g for k, g in theirs.items()
+            }
+            assert_close(ours, filled)
+
+    both = ("audio", "visual")
+    for reducer in ("plain", "model"):
+        model, method = Model(), METHODS["gradnorm"]()
+        nn.init.zeros_(model.heads["audio"].bias), nn.init.zeros_(model.heads["visual"].bias)
+        wanted = [expected("gradnorm", model, [(seed, 1, both)] * 2, method) for seed in (0, 1)]
+        assert_steps(f"order, {reducer}", wanted)
+    flags = [(1, 0), (0, 1), (1, 0)]
+    assert_steps("joint", [expected("mmpareto", Model(), [(0, a, both), (0, b, both)]) for a, b in flags])
+    model, method, only = Model(), METHODS["gradnorm"](), ("audio",)
+    model.encoders["visual"].requires_grad_(False)
+    wanted = [expected("gradnorm", model, [(0, 1, a), (0, 1, only)], method) for a in (only, both)]
+    assert_steps("frozen", wanted)
+    wanted = []
+    for trained in (False, True):
+        model.heads["audio"].requires_grad_(trained)
+        wanted.append(expected("gradnorm", model, [(0, 1, both)] * 2, method))
+    assert_steps("head", wanted)
+    whole, part = Model(), Model()
+    part.encoders["audio"].conv.requires_grad_(False)  # type: ignore[union-attr]
+    two = [(0, 1.0, both), (0, 1.0, both)]
+    wanted = [
+        expected("mmpareto", whole, two),
+        expected("mmpareto", part, [*two, (1, 1, both), (1, 1, both)]),
+        expected("mmpareto", part, two),
+    ]
+    assert_steps("in part", wanted)
+    assert_steps("inputs", [expected("mmpareto", Model(), two)])
+    for rank, results in enumerate(processes):  # a process's inputs have the gradient of its own losses
+        inputs = {m: x[6 * rank : 6 * rank + 6].requires_grad_() for m, x in batch_of(size=12)[0].items()}
+        joint, own = losses_of(Model()(inputs), batch_of(size=12)[1][6 * rank : 6 * rank + 6])
+        (joint + sum(own.values())).backward()
+        assert_close(results["at inputs"][0], {m: x.grad for m, x in inputs.items()})
+
+
 # --- choices ---
 
 
@@ -315,5 +425,6 @@ def test_reduce_takes_a_reducer_mean_or_none() -> None:
     assert isinstance(method.reduce, MeanReducer)
     method.over = None  # the former name
     assert method.reduce is None
-    with pytest.raises(ValueError, match="reduce must be"):
-        method.reduce = "sum"  # type: ignore[assignment]
+    for other in ("sum", True, MeanReducer, dist):
+        with pytest.raises(ValueError, match="reduce must be"):
+            method.reduce = other  # type: ignore[assignment]

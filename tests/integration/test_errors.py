@@ -6,7 +6,7 @@ import pytest
 import torch
 from integration_reference import Multimodal, model_and_batch
 from mmpareto import MMPareto
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @pytest.fixture
@@ -62,6 +62,14 @@ def test_a_parameter_in_two_encoders(model: Multimodal, losses: Losses) -> None:
     assert_rejected("audio|visual", model, joint, unimodal, {"audio": audio, "visual": [*visual, audio[0]]})
 
 
+def test_an_iterator_that_was_used_before(model: Multimodal, losses: Losses) -> None:
+    """It is no frozen encoder, for which the plain sum would be taken."""
+    used = {name: encoder.parameters() for name, encoder in model.encoders.items()}
+    assert all(list(parameters) for parameters in used.values())
+    assert_rejected("'audio' is an iterator", model, *losses, used)
+    MMPareto().backward(*losses, encoders={name: encoder.parameters() for name, encoder in model.encoders.items()})
+
+
 def test_a_loss_that_is_not_a_scalar(model: Multimodal, losses: Losses) -> None:
     joint, unimodal = losses
     assert_rejected("audio", model, joint, {**unimodal, "audio": unimodal["audio"] * torch.ones(3)})
@@ -86,3 +94,11 @@ def test_weights_per_parameter_cannot_be_rescaled_per_encoder() -> None:
     """This combination of options has no meaning."""
     with pytest.raises(ValueError, match="rescale"):
         MMPareto(weights="parameter", rescale="encoder")
+
+
+def test_sparse_gradients() -> None:
+    embedding, head = nn.Embedding(5, 4, sparse=True), nn.Linear(4, 2)
+    feature = embedding(torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match="sparse"):
+        MMPareto().backward(head(feature).sum(), {"text": feature.square().mean()}, encoders={"text": embedding})
+    assert embedding.weight.grad is None and head.weight.grad is None

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import Model, Outputs, assert_close, batch_of, losses_of, make, ready, take_grads
+from every_method import Model, Outputs, assert_close, assert_same_state, batch_of, losses_of, make, ready, take_grads
 from mmpareto import METHODS, MMPareto
+from mmpareto.integration.features import encoders_behind
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
@@ -31,21 +32,25 @@ def assert_refused(match: str, joint: Tensor, unimodal: dict[str, Tensor], **giv
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "unimodal"])
 def test_encoders_behind_features_are_the_models(name: str, model: Model) -> None:
-    method, loop = ready(name, model, batch_of())
-    method.before_forward(loop, *batch_of())
-    outputs, joint, unimodal = forward(model)
-    torch.manual_seed(0)
-    method.backward(joint, unimodal, encoders=dict(model.encoders.items()), outputs=outputs, labels=batch_of()[1])
-    wanted = take_grads(model)
-    method, loop = ready(name, model, batch_of())
-    method.before_forward(loop, *batch_of())
-    outputs, joint, unimodal = forward(model)
-    torch.manual_seed(0)
-    method.backward(joint, unimodal, outputs=outputs, labels=batch_of()[1])
-    if name == "ogm_ge":  # draws noise in the order of the parameters, which the graph does not tell
-        assert {k for k, g in take_grads(model).items() if g is None} == {k for k, g in wanted.items() if g is None}
-        return
-    assert_close(take_grads(model), wanted)
+    """Also in their order, on which GradNorm's last layer, MetaBalance's averages and OGM-GE's noise depend."""
+    results = []
+    for named in ({"encoders": dict(model.encoders.items())}, {}):
+        method, loop = ready(name, model, batch_of())
+        torch.manual_seed(0)
+        for _ in range(2):
+            method.before_forward(loop, *batch_of())
+            outputs, joint, unimodal = forward(model)
+            method.backward(joint, unimodal, outputs=outputs, labels=batch_of()[1], **named)
+        results.append((take_grads(model), method.state_dict()))
+    assert_close(results[1][0], results[0][0])
+    assert_same_state(results[1][1], results[0][1])
+
+
+def test_parameters_behind_a_feature_are_in_the_order_of_their_first_use() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    x = first(torch.ones(1, 2))
+    found = encoders_behind({"audio": first(second(x)) + x})["audio"]
+    assert [*map(id, found)] == [*map(id, [*first.parameters(), *second.parameters()])]
 
 
 class Record(Mapping[str, Any]):
@@ -90,10 +95,12 @@ def test_methods_read_the_fields_of_a_mapping(name: str, model: Model) -> None:
     assert_close(results[1], results[0])
 
 
-def test_a_modality_without_a_feature_is_absent(model: Model) -> None:
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_modality_without_a_feature_is_absent(explicit: bool, model: Model) -> None:
     outputs, joint, unimodal = forward(model)
     joint = losses_of(outputs._replace(joint=outputs.contributions["audio"]), batch_of()[1])[0]
-    MMPareto().backward(joint, {"audio": unimodal["audio"]}, features={"audio": outputs.features["audio"]})
+    features = {"audio": outputs.features["audio"]} | ({"visual": None} if explicit else {})
+    MMPareto().backward(joint, {"audio": unimodal["audio"]} | ({"visual": None} if explicit else {}), features=features)
     grads = take_grads(model)
     assert all((g is None) == key.startswith(("encoders.visual", "heads.visual")) for key, g in grads.items())
 
@@ -123,6 +130,8 @@ def test_graphs_that_hide_the_encoders_ask_for_them(model: Model) -> None:
     assert_refused("name the encoders", joint, unimodal, outputs={"joint": joint})
     assert_refused("name the encoders", joint, unimodal, outputs=outputs, interaction=True)
     assert_refused("'visual' has no encoder", joint, unimodal, features={"audio": outputs.features["audio"]})
+    inputs = {name: x.requires_grad_() for name, x in batch_of()[0].items()}
+    assert_refused("is no nn.Parameter.*name the encoders", joint, unimodal, outputs=model(inputs))
     copies = {name: feature * 1 for name, feature in outputs.features.items()}
     assert_refused("in another way.*name the encoders", joint, unimodal, features=copies)
 

@@ -55,8 +55,14 @@ def average(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return torch.log(sum(part / part.sum(1, keepdim=True) for part in parts) / 2)
 
 
+def average_labels(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    p = (1 / (1 + torch.exp(-linear(w, "fc.visual", x))) + 1 / (1 + torch.exp(-linear(w, "fc.audio", y)))) / 2
+    return torch.log(p / (1 - p))
+
+
 JOINT: dict[str, Formula] = {
-    "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average
+    "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
+    "average_labels": average_labels,
 }  # fmt: skip
 
 
@@ -65,7 +71,7 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
     zeros = torch.zeros_like(x)
     if fusion == "concat":
         return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
-    if fusion in ("sum", "average"):
+    if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
@@ -221,3 +227,9 @@ def test_a_pair_fusion_maps_the_longer_feature_to_the_length_of_the_shorter(name
     torch.testing.assert_close(fusion(given), JOINT[name](w, x["visual"], x["audio"]))
     for modality in sizes:
         torch.testing.assert_close(fusion.alone(modality, given[modality]), alone(name, w, modality, x[modality]))
+
+
+def test_an_average_of_confident_labels_is_finite() -> None:
+    sizes = {"visual": 2, "audio": 3, "text": 4}
+    given = {name: 1e5 * x for name, x in features(sizes).items()}
+    assert FUSIONS["average_labels"](sizes, CLASSES).double()(given).isfinite().all()

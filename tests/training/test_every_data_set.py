@@ -36,6 +36,7 @@ from tiny_runs import metrics
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 SMALL = ("--epochs", "1", "--batch_size", "2", "--gpu_ids", "cpu", "--workers", "0", "--use_tensorboard", "false")
 IMAGES = ("--encoder", "tiny", "--image_size", "24", "--audio_frames", "64", "--allow_unused")
+ENCODED = ("--encoder", "auto", "photo=cnn")
 
 
 def clips(raw: Path) -> tuple[str, ...]:
@@ -150,9 +151,9 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "mosei": ("mosei", sentiment(MOSEI), ("--n_classes", "2")),
     "chsims": ("chsims", sentiment(CHSIMS), ("--n_classes", "5")),
     "folder": ("folder", own_clips, IMAGES),
-    "features, classes": ("features", own_features("classification"), ()),
-    "features, several labels": ("features", own_features("multilabel"), ("--drop_last", "train")),
-    "features, scores": ("features", own_features("regression"), ()),
+    "features, classes": ("features", own_features("classification"), ENCODED),
+    "features, several labels": ("features", own_features("multilabel"), (*ENCODED, "--drop_last", "train")),
+    "features, scores": ("features", own_features("regression"), ENCODED),
 }
 WHOLE = ("mosi", "mosei", "chsims", "cgmnist", "avdigits", "features")  # prepared in this process
 
@@ -260,3 +261,23 @@ def test_clips_are_refused_by_networks_for_other_inputs(mosi: Path, tmp_path: Pa
     assert train.main(["--dataset", "mosi", "--data", str(mosi), "--ckpt_path", str(run), *SMALL]) == 0
     with pytest.raises(InputError, match=r"was trained on mosi .*; --clip is for data sets of sound and pictures"):
         evaluate.main([str(run / "last.pt"), "--clip", "a.wav", "a.flv"])
+
+
+def test_an_own_regression_is_validated_by_its_error_in_its_unit(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    vitals = random.normal(size=(60, 3))
+    np.savez(tmp_path / "mine.npz", vitals=vitals, labels=100 + 20 * vitals[:, 0])
+    out, run = tmp_path / "mine", tmp_path / "run"
+    assert prepare.main(["features", "--raw", str(tmp_path / "mine.npz"), "--out", str(out)]) == 0
+    words = ["--dataset", "features", "--data", str(out), "--ckpt_path", str(run), *SMALL]
+    assert train.main([*words, "--batch_size", "16", "--epochs", "4", "--learning_rate", "0.05"]) == 0
+    best = min(metrics(run), key=lambda line: line["val_mae"])
+    assert torch.load(run / "best.pt", weights_only=True)["epoch"] == best["epoch"]
+    assert json.loads((run / "summary.json").read_text())["best_val"]["epoch"] == best["epoch"]
+
+    assert evaluate.main([str(run), "--out", str(tmp_path / "results"), "--gpu_ids", "cpu"]) == 0
+    with (tmp_path / "results" / "per_clip.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [float(row["score"]) for row in rows] == pytest.approx([100 + 20 * vitals[int(r["clip"]), 0] for r in rows])
+    errors = [abs(float(row["joint"]) - float(row["score"])) for row in rows]
+    assert best["mae"] == pytest.approx(np.mean(errors), rel=1e-4)

@@ -65,15 +65,16 @@ class Gradients:
     def added(self, other: "Gradients") -> "Gradients":
         """Sum with a further micro-batch, which has the same encoders and losses or more. Uses the lists of both."""
         for modality, lists in other.encoders.items():
-            for total, gradients in zip(self.encoders.get(modality, ()), lists, strict=False):
+            for total, gradients in zip(self.encoders.get(modality, ()), lists, strict=modality in self.encoders):
                 gradients[:] = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
         others = self.others | other.others
         for parameter in self.others.keys() & other.others.keys():
             others[parameter] = self.others[parameter] + other.others[parameter]
         finite = self._in_order(other.names, self.finite, missing=True) & other.finite
-        present = None
-        if self.present is not None and other.present is not None:
-            present = self._in_order(other.names, self.present, missing=False) | other.present
+        present = other.present
+        if present is not None:
+            ours = torch.ones_like(self.finite) if self.present is None else self.present
+            present = self._in_order(other.names, ours, missing=False) | present
         statistics = self.statistics | {
             name: self.statistics[name] + value if name in self.statistics else value
             for name, value in other.statistics.items()
@@ -195,7 +196,8 @@ def differentiate(
     }
     like = next(iter(objectives.losses.values()), None)
     if like is None:  # all losses are absent
-        like = next(p for encoder in objectives.encoders.values() for p in encoder.parameters).new_zeros(())
+        parameters = [p for encoder in objectives.encoders.values() for p in encoder.parameters]
+        like = next(iter(parameters), torch.zeros(())).new_zeros(())
     return Gradients(
         ordered,
         others,
@@ -245,18 +247,20 @@ def differentiate_per_encoder(
                 at_output = mix(modality, at_output)
             names = [encoder.objectives]
         gradients.encoders[modality] = []
+        trainable = [p for p in encoder.parameters if p.requires_grad]  # some may have been frozen by now
         for index, gradient in enumerate(at_output):
-            result: Sequence[Tensor | None] = [None] * len(encoder.parameters)
+            gradient_of: dict[Tensor, Tensor | None] = {}
             if gradient is not None:
                 result = torch.autograd.grad(
                     features[modality],
-                    encoder.parameters,
+                    trainable,
                     gradient.to(features[modality].dtype),
-                    retain_graph=index + 1 < len(at_output),
+                    retain_graph=any(later is not None for later in at_output[index + 1 :]),
                     allow_unused=True,
                 )
-            _flag_nonfinite(is_finite, names[index], result)
-            gradients.encoders[modality].append([*result])
+                gradient_of = dict(zip(trainable, result, strict=True))
+            gradients.encoders[modality].append([gradient_of.get(p) for p in encoder.parameters])
+            _flag_nonfinite(is_finite, names[index], gradients.encoders[modality][-1])
     gradients.finite = torch.stack([*is_finite.values()])
     return gradients
 
@@ -311,6 +315,8 @@ def _flag_nonfinite(is_finite: dict[str, Tensor], losses: Sequence[str], gradien
     """Clear the flags of `losses` if their common gradient is not finite, unless one of them is cleared already."""
     losses = [loss for loss in losses if loss in is_finite]
     tensors = [g for g in gradients if g is not None and g.numel()]
+    if any(g.layout != torch.strided for g in tensors):
+        raise ValueError("a parameter has a sparse gradient, which is not supported: use nn.Embedding(sparse=False)")
     if tensors:
         already_flagged = ~torch.stack([is_finite[loss] for loss in losses]).all()
         finite = torch.stack([x.to(already_flagged.device) for x in _extremes(tensors)]).isfinite().all()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpareto.integration.objectives import Encoders, Objectives, graph_leaves, graph_nodes
 
@@ -43,7 +43,7 @@ def features_of(outputs: Any, features: Mapping[str, Tensor] | None) -> Mapping[
 
 
 def encoders_behind(features: Mapping[str, Tensor] | None) -> Encoders:
-    """The trainable tensors that each feature depends on, found in its autograd graph, in the order of the graph.
+    """The parameters that each feature depends on, found in its autograd graph, in the order of their first use.
 
     Raises:
         ValueError: there are no features, or the graph does not tell which parameters are behind which feature.
@@ -53,11 +53,13 @@ def encoders_behind(features: Mapping[str, Tensor] | None) -> Encoders:
     owner: dict[int, str] = {}
     encoders: dict[str, list[Tensor]] = {}
     for modality, feature in features.items():
-        for node in graph_nodes([feature]):
-            if node.name() in HIDING:
-                raise ValueError(f"{HIDING[node.name()]} hides which parameters are behind {modality!r}: {NAME_THEM}")
-        encoders[modality] = graph_leaves([feature]) if feature.requires_grad else []
+        encoders[modality] = _in_order_of_use(modality, feature)
         for leaf in encoders[modality]:
+            if not isinstance(leaf, nn.Parameter):
+                raise ValueError(
+                    f"the feature of {modality!r} depends on a tensor of shape {tuple(leaf.shape)} that requires a "
+                    f"gradient but is no nn.Parameter (an input?): {NAME_THEM}"
+                )
             other = owner.setdefault(id(leaf), modality)
             if other != modality:
                 raise ValueError(
@@ -65,6 +67,22 @@ def encoders_behind(features: Mapping[str, Tensor] | None) -> Encoders:
                     f"{modality!r} (tied, exchanging or compiled encoders?): {NAME_THEM}"
                 )
     return encoders
+
+
+def _in_order_of_use(modality: str, feature: Tensor) -> list[Tensor]:
+    """Trainable leaves of a feature's graph. Methods may depend on their order: GradNorm looks for the last layer."""
+    if feature.grad_fn is None:
+        return [feature] if feature.requires_grad else []
+    first_use: dict[Tensor, int] = {}
+    for node in graph_nodes([feature]):
+        if node.name() in HIDING:
+            raise ValueError(f"{HIDING[node.name()]} hides which parameters are behind {modality!r}: {NAME_THEM}")
+        for following, _ in node.next_functions:
+            leaf = getattr(following, "variable", None)  # only an AccumulateGrad node has one
+            if isinstance(leaf, Tensor):
+                number = node._sequence_nr()  # counts operations in the order of the forward pass
+                first_use[leaf] = min(number, first_use.get(leaf, number))
+    return sorted(first_use, key=lambda leaf: first_use[leaf])
 
 
 @dataclasses.dataclass(frozen=True)

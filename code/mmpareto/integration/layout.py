@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpareto.integration.objectives import Encoder, Objectives
+from mmpareto.integration.objectives import JOINT, Encoder, Objectives
 
 
 @dataclasses.dataclass
@@ -29,11 +29,14 @@ class Layout:
         return {name: e for name, e in self.encoders.items() if any(p.requires_grad for p in e.parameters)}
 
     def contains(self, objectives: Objectives) -> bool:
-        """True if the step has no loss, encoder, parameter or objective that the layout lacks."""
+        """True if the step has no loss, encoder, parameter or objective that the layout lacks.
+
+        It may lack any of them, but for an objective only the joint loss.
+        """
         return set(objectives.names) <= set(self.names) and all(
             name in self.encoders
             and {*map(id, encoder.parameters)} <= {*map(id, self.encoders[name].parameters)}
-            and encoder.objectives == self.encoders[name].objectives
+            and self.encoders[name].objectives in (encoder.objectives, [JOINT, *encoder.objectives])
             for name, encoder in objectives.encoders.items()
         )
 
@@ -42,7 +45,8 @@ def describe(layout: Layout) -> dict[str, Any]:
     """All that must be the same in every process, in builtins. Waits for the device."""
 
     def of(parameters: Sequence[Tensor]) -> list[tuple[Any, float]]:
-        return [((tuple(p.shape), str(p.dtype)), float(p.detach().double().sum())) for p in parameters]
+        kinds = [(tuple(p.shape), p.stride(), str(p.dtype)) for p in parameters]
+        return [(kind, float(p.detach().double().sum())) for kind, p in zip(kinds, parameters, strict=True)]
 
     return {
         "names": layout.names,
@@ -60,7 +64,7 @@ def check_alike(first: dict[str, Any], other: dict[str, Any], rank: int, *, has_
     if _structure(first) != _structure(other):
         raise ValueError(
             f"processes 0 and {rank} have different encoders or objectives: pass the same encoders in every process, "
-            "and a joint loss in every process or in none; only unimodal losses may be absent"
+            "also those of absent modalities"
         )
     ours, theirs = first["outside"], other["outside"]
     if _kinds(ours) != _kinds(theirs):
@@ -82,7 +86,10 @@ def check_alike(first: dict[str, Any], other: dict[str, Any], rank: int, *, has_
 
 
 def _structure(described: dict[str, Any]) -> dict[str, Any]:
-    return {name: (objectives, _kinds(p)) for name, (objectives, p) in described["encoders"].items()}
+    return {  # a process may lack the joint loss
+        name: ([loss for loss in objectives if loss != JOINT], _kinds(parameters))
+        for name, (objectives, parameters) in described["encoders"].items()
+    }
 
 
 def _kinds(described: list[tuple[Any, float]]) -> list[Any]:

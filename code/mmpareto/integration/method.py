@@ -78,9 +78,10 @@ class Method(Hooks, StatefulModule, abc.ABC):
 
     @reduce.setter
     def reduce(self, reducer: SumReducer | str | None) -> None:
-        if isinstance(reducer, str) and reducer != "mean":
+        reducer = MeanReducer() if isinstance(reducer, str) and reducer == "mean" else reducer
+        if not (reducer is None or isinstance(reducer, SumReducer)):
             raise ValueError(f"reduce must be 'mean', None or a reducer such as MeanReducer(model), not {reducer!r}")
-        self._reduce = MeanReducer() if isinstance(reducer, str) else reducer
+        self._reduce = reducer
 
     over = reduce  # its former name
 
@@ -180,16 +181,16 @@ class Method(Hooks, StatefulModule, abc.ABC):
             outputs = {"features": features}
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
-        if earlier is not None:
-            earlier.fill(objectives)
         if self.reduce is not None:
             self.reduce.fill(objectives)
-        with torch.no_grad():
-            statistics = self.statistics(outputs, labels, objectives)
+        if earlier is not None:
+            earlier.fill(objectives)
         is_last = not self.accumulation.is_open
         reduction = None
         if self.reduce is not None and is_last:
             reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
+        with torch.no_grad():
+            statistics = self.statistics(outputs, labels, objectives)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
         after_pass = reduction.start if reduction is not None and reduction.overlaps and earlier is None else None
         gradients = self.differentiate(objectives, _factor(scale, objectives), after_pass)
@@ -295,4 +296,5 @@ def _factor(scale: float | Tensor | GradScaler | None, objectives: Objectives) -
         *objectives.losses.values(),
         *(p for encoder in objectives.encoders.values() for p in encoder.parameters),
     ]
-    return scale.scale(torch.ones((), device=tensors[0].device)) if scale.is_enabled() else None
+    device = next((tensor.device for tensor in tensors), None)
+    return scale.scale(torch.ones((), device=device)) if scale.is_enabled() else None

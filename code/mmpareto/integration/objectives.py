@@ -57,40 +57,39 @@ def collect(joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders) 
     parameters is frozen: it has no objectives, and its losses train what else they reach, if anything.
 
     Raises:
-        ValueError: a loss is no scalar or requires no gradient, a loss has no encoder, all unimodal losses are absent,
-            two encoders share a parameter, or a parameter is sharded.
+        ValueError: a loss is no scalar or requires no gradient, a loss has no encoder, there are no unimodal losses,
+            two encoders share a parameter, an iterator is exhausted, or a parameter is sharded.
     """
     present = {name: loss for name, loss in unimodal.items() if loss is not None}
     losses = ({} if joint is None else {JOINT: joint}) | present
     if joint is not None and JOINT in unimodal:
         raise ValueError(f"a unimodal loss is named {JOINT!r}, which is the joint loss's name: rename the modality")
     collected: dict[str, Encoder] = {}
-    frozen: set[str] = set()
+    frozen: dict[str, None] = {}  # an ordered set of losses
     for modality, given in encoders.items():
         parameters, names = _split_entry(given, [modality])
         if trainable := _trainable(modality, parameters):
             collected[modality] = Encoder(trainable, [JOINT, *names] if joint is not None else list(names))
         else:
-            frozen |= set(names)
+            frozen |= dict.fromkeys(names)
     _check_disjoint(collected)
     own = dict.fromkeys(name for encoder in collected.values() for name in encoder.objectives)
     if joint is not None and len(own) > 1 and not unimodal:
         raise ValueError("no unimodal loss was given: pass one per modality, None for a modality that is absent")
-    for name in unimodal:
+    for name in present:
         if name not in own and name not in frozen:
             raise ValueError(f"unimodal loss {name!r} has no encoder: add encoders[{name!r}] or leave the loss out")
     for name, loss in [*losses.items()]:
         _check_scalar(name, loss)
         if not loss.requires_grad and name in frozen and name not in own:
-            del losses[name]  # of a frozen head
+            del losses[name], frozen[name]  # of a frozen head
         elif not loss.requires_grad:
             raise ValueError(
                 f"loss {name!r} needs no gradient: compute it from the model's outputs, outside torch.no_grad() and "
                 "without detach()"
             )
-    return Objectives(
-        losses, collected, list(dict.fromkeys([*(name for name in losses if name == JOINT), *own, *losses]))
-    )
+    joint_first = [JOINT] if joint is not None else []
+    return Objectives(losses, collected, list(dict.fromkeys([*joint_first, *own, *frozen])))
 
 
 def collect_joint(joint: Tensor | None, encoders: Encoders, method: str) -> Objectives:
@@ -131,7 +130,13 @@ def _check_scalar(name: str, loss: Tensor) -> None:
 
 def _trainable(modality: str, given: Parameters) -> list[Tensor]:
     trainable: dict[int, Tensor] = {}
-    for parameter in list(given.parameters() if isinstance(given, nn.Module) else given):
+    parameters = list(given.parameters() if isinstance(given, nn.Module) else given)
+    if not parameters and isinstance(given, Iterator):
+        raise ValueError(
+            f"encoder {modality!r} is an iterator without parameters, such as a generator that was used before: pass "
+            "the module, or a list"
+        )
+    for parameter in parameters:
         _check_whole(modality, parameter)
         if not isinstance(parameter, Tensor) or not parameter.is_leaf:
             raise ValueError(f"encoder {modality!r} has an entry that is not a parameter (a leaf tensor)")

@@ -1,6 +1,7 @@
 """Sums and means of gradients over the processes that train together (`torch.distributed`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import distributed as dist
 
 from mmpareto.integration.differentiation import Gradients, Pass, lists_of_passes
 from mmpareto.integration.layout import Layout, check_alike, describe
-from mmpareto.integration.objectives import Objectives, graph_leaves
+from mmpareto.integration.objectives import JOINT, Encoder, Objectives, graph_leaves
 
 
 class SumReducer:
@@ -22,11 +23,14 @@ class SumReducer:
     Micro-batches of a share (`accumulate`) are added up first; their number may differ between processes. Random
     numbers that a method draws must be the same everywhere: seed PyTorch's generators alike.
 
-    A process may lack a modality: its losses are left out there and count as zero, and so does what only they reach.
+    A process may lack losses, of a modality or the joint one: they count as zero, and so does what only they reach.
     For this, the processes agree at the first step on all that is exchanged; a parameter that no process reaches then
     has a gradient of zero, not None. Pass the model if processes may differ in which parameters outside the encoders
     they reach, as for `find_unused_parameters=True` of DistributedDataParallel, and assign a new reducer in all
     processes if such parameters change later.
+
+    A tensor outside the encoders that is no nn.Parameter, such as an input that requires a gradient, keeps its own
+    gradient unless `model` contains it.
 
     There is one all-reduce of a flat buffer per backward pass, which runs during the next pass, then one for the
     parameters outside the encoders and one for statistics and flags.
@@ -55,6 +59,16 @@ class SumReducer:
             model = list(model)
         self.model, self.group, self.same_graph = model, group, same_graph
         self.layout: Layout | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the processes agreed on: a copy of the method agrees anew."""
+        return vars(self) | {"layout": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SumReducer":
+        """Copy everything but the process group, so that a model with the method can be copied."""
+        new = memo[id(self)] = copy.copy(self)
+        vars(new).update({name: copy.deepcopy(value, memo) for name, value in vars(new).items() if name != "group"})
+        return new
 
     @property
     def processes(self) -> int:
@@ -108,7 +122,9 @@ class SumReducer:
         """Trainable parameters outside the encoders: those of the model, else those that the losses reach."""
         if self.model is None:
             names = [name for run in passes if run.outside for name in run.losses]
-            parameters = graph_leaves([objectives.losses[name] for name in names if name in objectives.losses])
+            # Sorted, since the order must be the same in every process.
+            leaves = graph_leaves([objectives.losses[name] for name in sorted(names) if name in objectives.losses])
+            parameters = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
         else:
             parameters = [*(self.model.parameters() if isinstance(self.model, nn.Module) else self.model)]
         inside = {id(p) for encoder in objectives.encoders.values() for p in encoder.parameters}
@@ -125,7 +141,12 @@ class SumReducer:
         dist.all_gather_object(layouts, describe(layout), group=self.group)
         for rank, other in enumerate(layouts[1:], start=1):
             check_alike(layouts[0], other, rank, has_model=self.model is not None)
-        layout.names = list(dict.fromkeys(name for one in layouts for name in one["names"]))
+        names = dict.fromkeys(name for one in layouts for name in one["names"])
+        layout.names = sorted(names, key=lambda name: name != JOINT)
+        layout.encoders = {  # in the order of process 0, and with the joint loss if any process has it
+            name: Encoder(layout.encoders[name].parameters, max((one["encoders"][name][0] for one in layouts), key=len))
+            for name in layouts[0]["encoders"]
+        }
         return layout
 
 
@@ -180,20 +201,22 @@ class Reduction:
         for parameters, lists in lists_of_passes(objectives, passes, gradients):
             if not any(id(one) in started for one in lists):
                 self.start(parameters, lists)
-        outside = list(gradients.others) if self._layout is None else self._layout.outside
-        _check_exchanged(gradients.others, outside)
+        reached = [p for p in gradients.others if isinstance(p, nn.Parameter)]
+        outside = reached if self._layout is None else self._layout.outside
+        _check_exchanged(reached, outside)
         sums = self._all_reduce([gradients.others.get(p) for p in outside], outside)
-        gradients.others = dict(zip(outside, sums, strict=True))
+        gradients.others |= zip(outside, sums, strict=True)
 
         flags = [~gradients.finite]
         if self._layout is not None:
             flags.append(torch.ones_like(flags[0]) if gradients.present is None else gradients.present)
-        summed = self._all_reduce([*flags, *gradients.statistics.values()], exact=True)
+        statistics = sorted(gradients.statistics)  # micro-batches may have come in another order elsewhere
+        summed = self._all_reduce([*flags, *(gradients.statistics[name] for name in statistics)], exact=True)
         for work in self._running:
             work.wait()
         gradients.finite = summed[0] == 0
         gradients.present = summed[1] > 0 if self._layout is not None else gradients.present
-        gradients.statistics = dict(zip(gradients.statistics, summed[len(flags) :], strict=True))
+        gradients.statistics |= zip(statistics, summed[len(flags) :], strict=True)
 
     def _all_reduce(
         self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] = (), exact: bool = False
@@ -226,10 +249,10 @@ def _same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     return [*map(id, a)] == [*map(id, b)]
 
 
-def _check_exchanged(reached: Mapping[Tensor, Tensor], exchanged: Sequence[Tensor]) -> None:
-    unknown = {id(p): p for p in reached}.keys() - {*map(id, exchanged)}
+def _check_exchanged(reached: Sequence[Tensor], exchanged: Sequence[Tensor]) -> None:
+    known = {*map(id, exchanged)}
     for parameter in reached:
-        if id(parameter) in unknown:
+        if id(parameter) not in known:
             raise ValueError(
                 f"a loss reaches a parameter of shape {tuple(parameter.shape)} outside the encoders that is not "
                 "exchanged between processes, since no loss reached it at the first step: pass the model, "

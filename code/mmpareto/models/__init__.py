@@ -26,6 +26,7 @@ FUSIONS = Registry(
         "bilinear": "mmpareto.models.fusion:BilinearFusion",
         "gated": "mmpareto.models.fusion:GatedFusion",
         "average": "mmpareto.models.fusion:AverageFusion",
+        "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

@@ -132,6 +132,20 @@ class AverageFusion(Fusion):
         return self.fc[name](feature)
 
 
+class AverageLabelsFusion(AverageFusion):
+    """Averages the probabilities σ(fc_k(x_k)) of one linear head per modality, label by label: late fusion.
+
+    For several labels per sample, which do not exclude each other. The joint logits are the log-odds of the mean
+    probabilities.
+    """
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        logits = torch.stack([self.alone(name, features[name]) for name in self.fc if name in features])
+        yes, no = (nn.functional.logsigmoid(z).logsumexp(0) for z in (logits, -logits))
+        return yes - no  # the number of modalities cancels
+
+
 class PairFusion(Fusion):
     """Base class of fusions of exactly two modalities.
 

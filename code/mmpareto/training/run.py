@@ -51,6 +51,9 @@ from mmpareto.training.summary import final_metrics, summary_text, write_summary
 MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
 
 
+LABELS_FUSION = "average_labels"  # the fusion "average" of labels that do not exclude each other
+
+
 def train(request: Request) -> int:
     """Train as requested, in this process alone or as one of the processes that torchrun started.
 
@@ -195,6 +198,8 @@ def make_trainer(
         "fusion": settings.fusion,
         **method.network,
     }
+    if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
+        shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
         shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
@@ -259,11 +264,8 @@ def _check_data(settings: Settings, data: Data, method: Method) -> None:
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     fusion = method.network.get("fusion", settings.fusion)
-    if task == "multilabel" and fusion == "average":
-        raise InputError(
-            f"--method {settings.method} with the fusion 'average' averages probabilities of exclusive classes, and "
-            "here a sample may have several labels; use another method or fusion."
-        )
+    if fusion == LABELS_FUSION and task != "multilabel":
+        raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
     if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():

@@ -28,9 +28,9 @@ class Refresh(Method):
     heads alone. Parameters outside the encoders receive the plain sum at every step. Since a backward pass costs about
     two forward passes, K steps cost 3K + 2 where the plain sum costs 3K: 1 + 0.67/K times as much.
 
-    A step that is not finite, or in which a loss is absent, decides nothing: the last decision stays, or the plain sum
-    if there is none. The report of a step
-    between two decisions has the weights, conflict and rescaling in use; cosine and norms, which are unknown, are NaN.
+    A step that is not finite, or in which an encoder's loss is absent, decides nothing: the last decision stays, or the
+    plain sum if there is none. The report of a step between two decisions has the weights, conflict and rescaling in
+    use; cosine and norms, which are unknown, are NaN.
 
     `backward` needs `outputs` with `features`: modality → the encoder's output, through which alone the losses reach
     the encoder, and which depends on no other trainable tensor. Each encoder has two objectives.
@@ -81,9 +81,9 @@ class Refresh(Method):
 
     def _mix(self, modality: str, at_output: list[Tensor | None]) -> list[Tensor | None]:
         """2α₁ ∂L₁/∂x + 2α₂ ∂L₂/∂x, as the only gradient at the encoder's output x; the plain sum if one is absent."""
-        weights = self.decided[modality]["weights"]
+        weights, magnitude = (self.decided[modality][name] for name in ("weights", "magnitude"))
         if any(gradient is None for gradient in at_output):
-            weights = torch.full_like(weights, 0.5)
+            weights = torch.full_like(weights, 0.5) / torch.where(magnitude == 0, 1.0, magnitude)  # `integrate` has it
         return combine_and_release([[gradient] for gradient in at_output], weights)
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
@@ -91,7 +91,9 @@ class Refresh(Method):
         self.age = self.age + 1 if self._reuses else 1
         self._is_finite = gradients.finite.all()
         if gradients.present is not None:
-            self._is_finite = self._is_finite & gradients.present.all()
+            own = {name for encoder in objectives.encoders.values() for name in encoder.objectives}
+            for name, flag in zip(gradients.names, gradients.present.unbind(), strict=True):
+                self._is_finite = self._is_finite & flag if name in own else self._is_finite
         return {}
 
     def integrate(
