@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mmpareto.analysis.speed import WITHOUT_EFFECT
 from mmpareto.cli import ArgumentParser, at_least, run
 from mmpareto.files import write_text
 
@@ -28,12 +29,10 @@ def parser() -> ArgumentParser:
 
     step = parser.add_argument_group("step")
     step.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
+        "--methods", nargs="+", metavar="NAME",
         help="with their default options; also NAME:VARIANT, released_code, torchjd:NAME (default: all methods, the "
         "released code, and torchjd:MGDA if installed)",
-    )
+    )  # fmt: skip
     step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
@@ -56,7 +55,9 @@ def parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write the measurements; return the exit status."""
-    given = parser().parse_args(arguments)
+    made = parser()
+    given = made.parse_args(arguments)
+    made.refuse(arguments, WITHOUT_EFFECT[given.what], f"on the measurement {given.what!r}")
     if given.what == "gpu":
         from mmpareto.analysis.speed import gpu_check
 

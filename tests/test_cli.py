@@ -1,10 +1,12 @@
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
 from conftest import REPOSITORY
-from mmpareto.cli import ArgumentParser
+from mmpareto.cli import ArgumentParser, nearest_flag
+from mmpareto.errors import InputError
 
 
 def parser() -> ArgumentParser:
@@ -51,3 +53,47 @@ def test_a_reader_that_leaves_early_gets_no_traceback(lines: int) -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--lr", "learning_rate"),
+        ("--bs", "batch_size"),
+        ("--seed", "random_seed"),
+        ("--num_workers", "workers"),
+        ("--lr_scheduler", "scheduler"),
+        ("--gpu", "gpu_ids"),
+        ("--optim", "optimizer"),
+        ("--grad_clip", "clip_grad"),
+        ("--batchsize", "batch_size"),
+        ("--early_stopping_patience", "patience"),
+        ("--xyz", None),
+    ],
+)
+def test_the_flag_that_was_meant_is_suggested(flag: str, meant: str | None) -> None:
+    from mmpareto.training.settings import parser as parser_of_training
+
+    assert nearest_flag(flag, [action.dest for action in parser_of_training()._actions]) == meant
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "meant"),
+    [
+        ("train", ["--dataset", "cremad", "--lr", "0.1"], "--learning_rate"),
+        ("evaluate", ["run", "--bs", "3"], "--batch_size"),
+        ("tables", ["main", "--seed", "3"], "--seeds"),
+        ("benchmark", ["step", "--method", "joint"], "--methods"),
+        ("figures", ["accuracy", "--runs", "a"], "--run"),
+        ("prepare", ["cremad", "--raw_dir", "a"], "--raw"),
+        ("replay", ["--step", "3", "--against", "."], "--steps"),
+    ],
+)
+def test_every_program_suggests_it(
+    program: str, words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, InputError)) as stopped:
+        importlib.import_module(program).main(words)
+    said = str(stopped.value) if isinstance(stopped.value, InputError) else capsys.readouterr().err
+    assert f"Did you mean {meant}?" in said
+    assert isinstance(stopped.value, InputError) or stopped.value.code == 2

@@ -97,6 +97,9 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert printed.startswith(f"{Synthetic.banner}\n")
     assert printed.count("to run ") == len(QUICK_SEEDS) * len(TABLES["main"].rows)
+    gpus = ["--gpu_ids", "0,1,2,97", "--dry-run"]  # which another machine has
+    assert tables.main(["main", "--dataset", "synthetic", "--quick", *gpus]) == 0
+    assert capsys.readouterr().out == printed
     assert tables.main(["cost", "--dry-run"]) == 0 and "would measure Joint loss" in capsys.readouterr().out
     assert not list(here.iterdir())
 

@@ -1,6 +1,7 @@
 """Common entry-point wrapper, argument parser and exit codes."""
 
 import argparse
+import difflib
 import errno
 import os
 import re
@@ -8,7 +9,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mmpareto.errors import InputError
@@ -61,8 +62,8 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, for which `--batch-size` is another spelling of `--batch_size`.
 
-    Declare flags with underscores: that is the spelling in `--help`. Flags cannot be abbreviated. Subparsers are of
-    this class, too.
+    Declare flags with underscores: that is the spelling in `--help`. Flags cannot be abbreviated; the error for an
+    unknown one suggests the flag that was probably meant (`nearest_flag`). Subparsers are of this class, too.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -70,13 +71,85 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse `args` (default: `sys.argv[1:]`) as argparse does; unknown flags are returned with underscores."""
-        return super().parse_known_args(with_underscores(sys.argv[1:] if args is None else args), namespace)
+        self._words = with_underscores(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2; where a flag is missing, perhaps because it was misspelled, the message has both."""
+        flags = (word for word in getattr(self, "_words", []) if word.startswith("--"))
+        unknown = next((word for word in flags if word.partition("=")[0] not in self._option_string_actions), None)
+        if "arguments are required" in message and unknown is not None:
+            message = f"{message}; {unknown_flag(unknown, self.flags_of(argparse.Namespace()))}"
+        super().error(message)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse `args` (default: `sys.argv[1:]`) as argparse does, which exits with status 2 on an unknown flag."""
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(unknown_flag(unknown[0], self.flags_of(given)))
+        return given
+
+    def refuse(self, args: Sequence[str] | None, names: Iterable[str], where: str) -> None:
+        """Exit with an error, as for an unknown flag, if one of these flags was typed.
+
+        Arguments:
+            args: the command line that was parsed (default: `sys.argv[1:]`).
+            names: of flags without an effect.
+            where: in which case they have none, such as "with --report_only".
+        """
+        typed = {word.partition("=")[0] for word in with_underscores(sys.argv[1:] if args is None else args)}
+        for name in names:
+            if f"--{name}" in typed:
+                self.error(f"--{name} has no effect {where}; leave it out")
+
+    def flags_of(self, given: argparse.Namespace) -> list[str]:
+        """Return the names of all flags, with those of the subcommands that were given."""
+        names = [text.removeprefix("--") for action in self._actions for text in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and getattr(given, action.dest, None) in action.choices:
+                names += action.choices[getattr(given, action.dest)].flags_of(given)
+        return names
 
 
 def with_underscores(words: Sequence[str]) -> list[str]:
     """Replace the dashes inside flags by underscores; values, and everything after `--`, stay as they are."""
     end = list(words).index("--") if "--" in words else len(words)
     return [_FLAG.sub(lambda flag: "--" + flag[1].replace("-", "_"), word) for word in words[:end]] + [*words[end:]]
+
+
+def unknown_flag(word: str, names: Iterable[str]) -> str:
+    """Return the message for a word that a command line does not take.
+
+    Arguments:
+        word: such as "--lr=3".
+        names: of the known flags, without dashes.
+    """
+    if not word.startswith("--"):
+        return f"unknown word {word!r}: it is no flag and no flag's value."
+    flag = word.partition("=")[0]
+    near = nearest_flag(flag, names)
+    return f"unknown flag {flag}." + (f" Did you mean --{near}?" if near else " See --help.")
+
+
+def nearest_flag(flag: str, names: Iterable[str]) -> str | None:
+    """Return the name that was probably meant by an unknown flag: `--lr` is `learning_rate`, `--seed` `random_seed`.
+
+    In this order: nearly the same letters; the initials of its words; the same words but for some; the beginning of a
+    word; similar letters.
+    """
+    asked, known = flag.lstrip("-").lower(), list(dict.fromkeys(names))
+    words = set(asked.split("_"))
+    by_similarity = {cutoff: difflib.get_close_matches(asked, known, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6)}
+    candidates = [
+        *by_similarity[0.85],
+        *(name for name in known if asked == "".join(word[:1] for word in name.split("_"))),
+        *sorted(
+            (name for name in known if words & set(name.split("_"))), key=lambda name: len(words ^ set(name.split("_")))
+        ),
+        *(name for name in known if any(word.startswith(asked) for word in name.split("_")) and len(asked) > 1),
+        *by_similarity[0.6],
+    ]
+    return next(iter(candidates), None)
 
 
 _FLAG = re.compile(r"^--([A-Za-z][\w-]*)(?=$|=)")

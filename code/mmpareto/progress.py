@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm  # a widget in a notebook
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:

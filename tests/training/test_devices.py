@@ -56,7 +56,7 @@ def test_devices(available: int, gpu_ids: str, device: str, ids: list[int], monk
         (0, "0", r"GPU 0.*no GPU that PyTorch can use.*--gpu_ids cpu"),
         (1, "1", r"GPU 1, but this machine has 1 GPU \(ids from 0\)"),
         (2, "0,7", r"GPU 7, but this machine has 2 GPUs"),
-        (2, "-1", "GPU -1"),
+        (2, "-1", r"'-1'; give ids such as 0 or 0,1"),
         (2, "1,1", r"a GPU twice: 1,1"),
         (2, "gpu0", r"'gpu0'; give ids such as 0 or 0,1"),
         (2, "", "give ids"),

@@ -35,7 +35,7 @@ from tiny_runs import metrics
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 SMALL = ("--epochs", "1", "--batch_size", "2", "--gpu_ids", "cpu", "--workers", "0", "--use_tensorboard", "false")
-IMAGES = ("--encoder", "tiny", "--image_size", "24", "--audio_frames", "64")
+IMAGES = ("--encoder", "tiny", "--image_size", "24", "--audio_frames", "64", "--allow_unused")
 ENCODED = ("--encoder", "auto", "photo=cnn")
 
 

@@ -27,6 +27,7 @@ from mmpareto.training.settings import parse
 from mmpareto.training.summary import summarise, summary_text
 from prepared_clips import open_clips, write_prepared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tiny_runs import acting, arguments, metrics, read, run
 
 HEADS = ("", "_audio", "_visual")
@@ -103,14 +104,35 @@ def test_metrics_have_the_documented_keys_and_one_line_per_epoch(folder: Path) -
 
 
 def test_tensorboard_shows_the_same_numbers(folder: Path) -> None:
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     lines = metrics(folder)
+    parts, heads = (
+        {"": "test", "val_": "validation", "train_": "train"},
+        {"": "joint", "_audio": "audio", "_visual": "visual"},
+    )
+    quantities = {name: name for name in OF_A_SET} | {"acc": "accuracy"}
+    tags = {f"{p}{q}{h}": f"{quantities[q]}/{parts[p]}/{heads[h]}" for p in parts for q in quantities for h in heads}
+    tags |= {f"{key}_{m}": f"gradient/{key}/{m}" for key in OF_AN_ENCODER for m in ("audio", "visual")}
+    tags |= {key: f"run/{key}" for key in ("seconds", "samples_per_second", "data_wait", "learning_rate")}
     numbers = {key for key, value in lines[0].items() if isinstance(value, float | int)} - {"epoch"}
-    assert set(events.Tags()["scalars"]) == numbers
+    final = {"final/accuracy/last", "final/accuracy/best_val", "final/accuracy/best_test"}
+    assert set(events.Tags()["scalars"]) == {tags[key] for key in numbers} | final
     for key in numbers:
-        scalars = events.Scalars(key)
+        scalars = events.Scalars(tags[key])
         assert [scalar.step for scalar in scalars] == [1, 2, 3]
         assert [scalar.value for scalar in scalars] == pytest.approx([line[key] for line in lines], rel=1e-6)
+    assert json.loads((folder / "config.json").read_text()) == json.loads(
+        events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode().strip("`json\n")
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    for kept in ("last", "best_val", "best_test"):
+        (scalar,) = events.Scalars(f"final/accuracy/{kept}")
+        assert scalar.value == pytest.approx(summary[kept]["acc"])
+    # The HPARAMS tab: the session's hyper-parameters are those of the run.
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    session = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert session["learning_rate"].number_value == 0.05 and session["method"].string_value == "mmpareto"
+    assert session["option/gamma"].number_value == 1.5
 
 
 def test_config_holds_everything_needed_to_repeat_the_run(data: Path, folder: Path) -> None:

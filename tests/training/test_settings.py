@@ -256,14 +256,15 @@ def test_every_setting_has_a_role_and_help() -> None:
         assert isinstance(field.metadata["role"], Role) and field.metadata["help"], field.name
     assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
     assert settings_with(Role.SEED) == ("random_seed",)
-    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == {"epochs", "data", "gpu_ids", "workers", "plugin"}
+    resumable = {"epochs", "patience", "data", "gpu_ids", "workers", "plugin"}
+    assert set(settings_with(Role.LENGTH, Role.MACHINE)) == resumable
     assert settings_with(Role.MEASUREMENT) == ("no_probe",)
 
 
 def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
     flags = {string for action in parser()._actions for string in action.option_strings}
     names = {field.name for field in dataclasses.fields(Settings)} - {"options"}
-    others = {"--resume", "--stand_in", "--train", "--list_methods", "-h", "--help"}
+    others = {"--resume", "--stand_in", "--train", "--list_methods", "--config", "--allow_unused", "-h", "--help"}
     assert flags == {f"--{name}" for name in names} | others
 
 
@@ -344,3 +345,64 @@ def test_paths_are_compared_literally(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="--tensorboard_path"):
         parse(["--resume", str(tmp_path), "--tensorboard_path", "my_runs"])
+
+
+# --config: the settings of another run
+
+
+def test_config_starts_a_run_with_the_settings_of_another(finished: Path) -> None:
+    first = parse(["--resume", str(finished)]).settings
+    request = parse(["--config", str(finished / "config.json")])
+    assert request.settings == dataclasses.replace(first, ckpt_path=None)  # a folder of its own
+    assert request.resume is None and request.typed == ()
+    assert parse(["--config", str(finished)]).settings == request.settings
+
+
+def test_flags_override_the_config(finished: Path) -> None:
+    changed = "--epochs 7 --clip_grad 2 --random_seed 3 --gamma 2 --recipe paper"
+    anew = parse(["--config", str(finished), *changed.split()]).settings
+    assert_values(anew, {"epochs": 7, "clip_grad": 2.0, "random_seed": 3, "frames": 2, "image_size": 224})
+    assert_values(anew, {"learning_rate": 1e-3, "encoder": "resnet18"})  # a typed recipe gives its values again
+    assert anew.options["gamma"] == 2 and anew.audio_pool == (1, 1)
+    anew = parse(["--config", str(finished), "--audio_pool", "1", "4"]).settings
+    assert_values(anew, {"audio_pool": (1, 4), "encoder": "tiny", "learning_rate": 0.05, "clip_grad": 3.0})
+
+
+def test_options_of_the_config_stay_with_their_method(tmp_path: Path) -> None:
+    made = settings(f"{CREMAD} --method mmpareto --variant released --gamma 2 --zero_is_conflict false --model mine")
+    (tmp_path / "any.json").write_text(json.dumps({"arguments": to_config(made)}))
+    config = f"--config {tmp_path / 'any.json'}"
+    assert settings(config) == made
+    changed = settings(f"{config} --gamma 3")
+    assert changed.options == made.options | {"gamma": 3.0} and changed.variant == "released"
+    paper = settings(f"{config} --variant paper")
+    assert paper.options == settings(f"{CREMAD} --variant paper --gamma 2 --zero_is_conflict false").options
+    other = settings(f"{config} --method dgl")
+    assert other.options == settings(f"{CREMAD} --method dgl").options and (other.variant, other.model) == (None, None)
+
+
+def test_another_data_set_has_its_own_network_and_input(tmp_path: Path) -> None:
+    made = settings(f"{CREMAD} --learning_rate 0.3 --frames 5 --n_classes 6 --data elsewhere --epochs 4")
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": to_config(made)}))
+    other = settings(f"--config {tmp_path} --dataset mosi")
+    assert_values(other, {"learning_rate": 0.3, "epochs": 4, "optimizer": "sgd"})
+    assert_values(other, {"data": "data/mosi", "encoder": "transformer", "n_classes": None, "frames": 2})
+
+
+def test_a_config_that_cannot_be_used_is_named(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.json").write_text("{")
+    for words, match in (
+        (["--config", str(tmp_path / "torn.json")], "torn.json is damaged"),
+        (["--config", str(tmp_path / "nothing")], "nothing holds no run"),
+        (["--config", str(finished), "--resume", str(finished)], "--config starts a new one; give one of them"),
+    ):
+        with pytest.raises(InputError, match=match):
+            parse(words)
+
+
+def test_a_config_of_before_the_schedules_trains_as_it_did() -> None:
+    parsed = settings(f"{CREMAD} --recipe dgl")
+    added = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None, "logger": None, "log_every": None}
+    older = {name: value for name, value in to_config(parsed).items() if name not in added}
+    assert from_config({"arguments": older}) == parsed
+    assert_values(parsed, added)

@@ -65,8 +65,8 @@ def arguments(data: Path, folder: Path | None, *more: object) -> list[str]:
 
 
 def run(data: Path, folder: Path, *more: object) -> int:
-    """Train as train.py does, in this process."""
-    return train(parse(arguments(data, folder, *more)))
+    """Train as train.py does, in this process; not all flags have an effect on all data."""
+    return train(parse(arguments(data, folder, *more, "--allow_unused")))
 
 
 def resume(folder: Path, *more: object) -> int:

@@ -213,10 +213,14 @@ class FinishedRun:
     def is_finished(self) -> bool:
         """True if the summary is that of the last epoch asked for: after --resume --epochs 100, it is not for a while.
 
-        Raises nothing: a damaged run is not finished.
+        That of a run that stopped early is the last one while its --patience is the same. Raises nothing: a damaged run
+        is not finished.
         """
         try:
-            return self.summary["last"]["epoch"] == self.config["arguments"]["epochs"]
+            arguments, stopped = self.config["arguments"], self.summary.get("stopped_early")
+            if stopped is not None:
+                return stopped["patience"] == arguments["patience"]
+            return self.summary["last"]["epoch"] == arguments["epochs"]
         except (InputError, KeyError, TypeError):
             return False
 

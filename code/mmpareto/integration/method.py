@@ -51,6 +51,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
     """Named choices of options, where a method's sources differ; the first one is the default."""
     variant_aliases: ClassVar[Mapping[str, str]] = {}
     """Former names of variants → their names."""
+    without_effect: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Option → the values of others with which it has no effect; one that is not listed always has one."""
     refreshable: ClassVar[bool] = False
     """Whether `Refresh` can wrap the method."""
     descends_joint: bool = True

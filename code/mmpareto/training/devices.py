@@ -32,22 +32,32 @@ def choose_devices(gpu_ids: str, local_rank: int | None = None) -> tuple[torch.d
     if gpu_ids == "auto":
         ids = list(range(min(available, 2) if local_rank is None else available))
     else:
-        try:
-            ids = [int(part) for part in gpu_ids.split(",")]
-        except ValueError:
-            raise InputError(f"--gpu_ids is {gpu_ids!r}; give ids such as 0 or 0,1, or cpu.") from None
+        ids = parse_gpu_ids(gpu_ids)
     for gpu in ids:
         if not 0 <= gpu < available:
             has = f"{available} GPU{'s' * (available > 1)} (ids from 0)" if available else "no GPU that PyTorch can use"
             raise InputError(f"--gpu_ids names GPU {gpu}, but this machine has {has}; --gpu_ids cpu uses the CPU.")
-    if len(set(ids)) < len(ids):
-        raise InputError(f"--gpu_ids names a GPU twice: {gpu_ids}.")
     if local_rank is not None:
         if local_rank >= len(ids):
             raise InputError(f"process {local_rank} of this machine finds {len(ids)} GPUs; start one process per GPU.")
         ids = [ids[local_rank]]
         torch.cuda.set_device(ids[0])
     return torch.device("cuda", ids[0]), ids
+
+
+def parse_gpu_ids(gpu_ids: str) -> list[int]:
+    """The ids in a list such as "0,1", whether or not this machine has such GPUs; [] for "cpu".
+
+    Raises:
+        InputError: an id is not a number of at least 0, or is repeated.
+    """
+    words = [] if gpu_ids == "cpu" else gpu_ids.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"--gpu_ids is {gpu_ids!r}; give ids such as 0 or 0,1, or cpu.")
+    ids = [int(word) for word in words]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"--gpu_ids names a GPU twice: {gpu_ids}.")
+    return ids
 
 
 def loader_workers(workers: int | None, device: torch.device, processes: int = 1) -> int:

@@ -1,12 +1,13 @@
-"""An epoch's line of metrics.jsonl, as text for the terminal and as scalars for TensorBoard."""
+"""An epoch's line of metrics.jsonl, as text for the terminal and as tagged numbers for loggers."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
 
 from mmpareto.training.metrics import main_metric
 
 NOTABLE_WAIT = 0.05  # fraction of an epoch's time
+OF_THE_RUN = ("seconds", "samples_per_second", "data_wait", "learning_rate", "encoder_learning_rate")
+QUANTITIES = {"acc": "accuracy"}
 
 
 def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
@@ -27,9 +28,31 @@ def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
     )
 
 
-def write_scalars(board: SummaryWriter, line: dict[str, Any]) -> None:
-    """Write the numbers in a line of metrics.jsonl to TensorBoard, under the same names."""
-    for key, value in line.items():
-        if isinstance(value, int | float) and key != "epoch":
-            board.add_scalar(key, value, line["epoch"])
-    board.flush()
+def tagged(line: Mapping[str, Any], modalities: Sequence[str], of_steps: Collection[str]) -> dict[str, float]:
+    """Return the numbers in a line of metrics.jsonl by tags that group them, such as accuracy/test/audio.
+
+    Arguments:
+        modalities: names of the modalities.
+        of_steps: keys of means over the epoch's steps (`Meter.names`).
+    """
+    return {
+        tag(key, modalities, of_steps): float(value)
+        for key, value in line.items()
+        if isinstance(value, int | float) and key != "epoch"
+    }
+
+
+def tag(key: str, modalities: Sequence[str], of_steps: Collection[str]) -> str:
+    """Return the tag of a metric: <quantity>/<part>/<head>, gradient/<quantity>/<modality>, or run/<quantity>."""
+    if key in OF_THE_RUN:
+        return f"run/{key}"
+    part, rest = "test", key
+    for prefix, name in (("train_", "train"), ("val_", "validation")):
+        if key.startswith(prefix):
+            part, rest = name, key.removeprefix(prefix)
+    heads = [head for head in ("joint", *modalities) if rest.endswith(f"_{head}")]
+    head = max(heads, key=len, default="joint")  # a modality's name may end with another's
+    quantity = rest.removesuffix(f"_{head}")
+    if key in of_steps and part == "test":
+        return f"gradient/{quantity}/{head}" if heads else f"gradient/{quantity}"
+    return f"{QUANTITIES.get(quantity, quantity)}/{part}/{head}"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import Batch, sharded_batches, to_device
@@ -28,17 +27,20 @@ from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import Data, Loaders, training_order
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
-from mmpareto.training.epoch_line import epoch_text, write_scalars
+from mmpareto.training.epoch_line import epoch_text, tagged
 from mmpareto.training.evaluation import Predictions, extra_metrics, gather_predictions, head_metrics, predict
+from mmpareto.training.loggers import Loggers
 from mmpareto.training.losses import losses, micro_batch_count, split_batch, training_metrics
 from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
-from mmpareto.training.optimisation import learning_rate, make_optimizer, set_learning_rate
+from mmpareto.training.optimisation import learning_rate, make_optimizer, schedule_factor, set_learning_rate
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
 from mmpareto.training.settings import Settings
 from mmpareto.training.stop import Stopped, StopSignals
+
+NO_LOGGER = Loggers([])
 
 
 class Trainer:
@@ -61,6 +63,7 @@ class Trainer:
         epoch: current epoch, from 1.
         steps, seconds: steps and training time of the current epoch so far.
         history: one dict per finished epoch, the lines of metrics.jsonl.
+        steps_per_epoch: number of steps in every epoch.
     """
 
     folder: Path
@@ -87,6 +90,7 @@ class Trainer:
         self.precision = devices.Precision(settings.amp, device)
         self.optimizer = make_optimizer(settings, network)
         self.order = training_order(settings, len(data.train))
+        self.steps_per_epoch = math.ceil(self.order.used / settings.batch_size)
         self.loaders = Loaders(settings, device, processes)
         self.loader = self.loaders.get(data.train, self.order)
         self.finite_monitor = FiniteMonitor(self.precision.SMALLEST_SCALE)
@@ -160,20 +164,41 @@ class Trainer:
         """True if the method trains what makes the unimodal predictions: the unimodal heads, or the fusion."""
         return self.method.descends_unimodal or not self.network.heads
 
-    def fit(self) -> list[dict[str, Any]]:
-        """Train from the current state to the last epoch. Returns the history.
+    @property
+    def total_steps(self) -> int:
+        """Number of steps since the run began."""
+        return (self.epoch - 1) * self.steps_per_epoch + self.steps
+
+    @property
+    def is_finished(self) -> bool:
+        """True after the last epoch, or when `--patience` has run out."""
+        return self.epoch > self.settings.epochs or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """True if the best epoch on the validation set is `--patience` finished epochs old."""
+        finished = self.history[self.settings.best_from_epoch - 1 :]
+        if self.settings.patience is None or self.data.val is None or not finished:
+            return False
+        return finished[-1]["epoch"] - best_line(finished, "val_")["epoch"] >= self.settings.patience
+
+    def fit(self, logger: Loggers = NO_LOGGER) -> list[dict[str, Any]]:
+        """Train from the current state to the last epoch, or until `--patience` runs out. Returns the history.
+
+        Arguments:
+            logger: for the metrics of every epoch and, with `--log_every`, of steps; on rank 0 only.
 
         Raises:
             Stopped: on a signal, after the state was saved to `last.pt`.
             NonFiniteError: a loss or gradient is NaN or infinite; the last `last.pt` is from before.
         """
-        with self.signals, self._scalar_writer() as writer:
+        with self.signals:
             try:
-                while self.epoch <= self.settings.epochs:
-                    self._train_epoch()
+                while not self.is_finished:
+                    self._train_epoch(logger)
                     metrics = self._evaluate_epoch()
-                    if writer is not None:
-                        write_scalars(writer, metrics)  # before the checkpoint: a resumed run purges what it repeats
+                    tags = tagged(metrics, self.network.modalities, self.meter.names)
+                    logger.log(tags, "epoch", self.epoch)  # before the checkpoint: a resumed run purges what it repeats
                     self._finish_epoch(metrics)
                     print(epoch_text(metrics, self.settings.epochs, self.network.modalities), flush=True)
                     self.signals.check()
@@ -185,7 +210,7 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Prepare for the first step of the epoch, or for the step after which the run was stopped."""
-        set_learning_rate(self.optimizer, self.settings, self.epoch)
+        self._set_learning_rate()
         self.method_context.epoch = self.epoch
         if self.steps == 0:
             self.method.begin_epoch(self.method_context)
@@ -201,14 +226,20 @@ class Trainer:
         self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, self.order.used))
         self.model.train()
 
-    def _train_epoch(self) -> None:
+    def _set_learning_rate(self) -> None:
+        set_learning_rate(self.optimizer, self.settings, self.epoch, self.steps, self.steps_per_epoch)
+
+    def _train_epoch(self, logger: Loggers = NO_LOGGER) -> None:
         self.begin_epoch()
         show_every = 1 if self.device.type == "cpu" else self.finite_monitor.every  # showing means waits for a GPU
         start = time.monotonic() - self.seconds
         description = f"epoch {self.epoch}/{self.settings.epochs}"
         with self._bar(self.order.used, description, self.meter.weight) as bar:
             for batch, samples in self._batches():
-                self.meter.add(self.step(batch, samples), weight=samples)
+                self._set_learning_rate()
+                metrics = self.step(batch, samples)
+                self.meter.add(metrics, weight=samples)
+                self._log_step(logger, metrics)
                 self.seconds = time.monotonic() - start
                 bar.update(samples)
                 if self.steps % show_every == 0:
@@ -217,6 +248,14 @@ class Trainer:
                 self.signals.check()
         self.finite_monitor.check()  # waits for a GPU, so that the time below is the whole epoch's
         self.seconds = time.monotonic() - start
+
+    def _log_step(self, logger: Loggers, metrics: dict[str, torch.Tensor]) -> None:
+        """Log the losses of every Nth step of the run, with `--log_every N`; reading them waits for the device."""
+        if self.settings.log_every is None or self.total_steps % self.settings.log_every:
+            return
+        names = {"": "joint"} | {f"_{name}": name for name in self.network.modalities}
+        values = {f"step/loss/{name}": metrics[f"train_loss{suffix}"].item() for suffix, name in names.items()}
+        logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", self.total_steps)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's share of every batch of the epoch, on the device, and the size of the whole batch."""
@@ -236,8 +275,11 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "samples_per_second": round(self.meter.weight / seconds, 2),
             "data_wait": round(self.wait_timer.seconds / seconds, 4),
-            "learning_rate": learning_rate(self.settings, self.epoch),
+            "learning_rate": learning_rate(self.settings, self.epoch, 0, self.steps_per_epoch),
         }
+        if self.settings.encoder_learning_rate is not None:
+            factor = schedule_factor(self.settings, self.epoch, 0, self.steps_per_epoch)
+            metrics["encoder_learning_rate"] = self.settings.encoder_learning_rate * factor
         try:
             metrics |= self._metrics_on(self.data.test)
             if self.data.val is not None:
@@ -341,9 +383,3 @@ class Trainer:
         self.wait_timer.seconds = state["waited"]
         self.meter.load_state_dict(state["meter"], self.device)
         self.history = state["history"]
-
-    def _scalar_writer(self) -> contextlib.AbstractContextManager[SummaryWriter | None]:
-        """TensorBoard's writer, on rank 0 and if asked for."""
-        if not (self.settings.use_tensorboard and self.processes.is_rank0):
-            return contextlib.nullcontext()
-        return SummaryWriter(self.settings.tensorboard_path or self.folder, purge_step=self.epoch)

@@ -1,6 +1,7 @@
 """Training context for methods that need more than losses and outputs (`integration.hooks`)."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -78,13 +79,14 @@ class MethodContext:
         precision = devices.Precision(self._settings.amp, self._device)
         optimizer = make_optimizer(self._settings, network)
         order = training_order(self._settings, len(train))
+        steps = math.ceil(order.used / self._settings.batch_size)
         with torch.random.fork_rng(self._gpu_ids):  # the run's random numbers are those without the trial
             before = [self._mean_loss(model, dataset, loss) for dataset in (train_fixed, validation)]
             for epoch in range(self.epoch, self.epoch + epochs):
-                set_learning_rate(optimizer, self._settings, epoch)
                 order.set_epoch(epoch)
                 model.train()
-                for batch, samples in self._batches(train, order):
+                for step, (batch, samples) in enumerate(self._batches(train, order)):
+                    set_learning_rate(optimizer, self._settings, epoch, step, steps)
                     with precision.autocast():
                         outputs = model(batch.inputs)
                         joint, unimodal = losses(outputs, batch.labels, len(batch.labels) / samples)

@@ -1,7 +1,6 @@
 """A method's options on the command line: the arguments of its class are its flags."""
 
 import argparse
-import difflib
 import inspect
 import textwrap
 import typing
@@ -9,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from mmpareto.cli import ArgumentParser, argument_options
+from mmpareto.cli import ArgumentParser, argument_options, unknown_flag
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.registry import Registry
+from mmpareto.training.effects import Effect
 from mmpareto.training.recipes import recipes_with_options
 
 Options = dict[str, Any]
@@ -49,26 +49,30 @@ def read_options(
     words: Sequence[str],
     flags: Sequence[str],
     from_recipe: Mapping[str, Any] = MappingProxyType({}),
+    recorded: tuple[str | None, Mapping[str, Any]] | None = None,
 ) -> tuple[str | None, Options]:
-    """Return the variant (None: the method's first) and the value of every option.
+    """Return the variant and the value of every option.
 
-    An option has the value that was typed; else the variant's, the recipe's, or the default.
+    An option has the value that was typed; else the variant's, the recipe's, or the default. With `recorded`, it has
+    the recorded value unless the option was typed, or is of a typed variant.
 
     Arguments:
-        words: the part of the command line that is no other flag, such as --gamma 2.
-        flags: names of the other flags, to suggest one for a misspelling.
+        variant: None where none was typed: the recorded one, or the method's first.
+        words, flags: as for `typed_options`.
         from_recipe: options that the recipe sets.
+        recorded: variant and options of another run, which take the place of the defaults.
 
     Raises:
-        InputError: the method has no such variant or option, or refuses the value.
+        InputError: the method has no such variant or option, or refuses a value.
     """
     kind = _class(method)
-    variant = next(iter(kind.variants), None) if variant is None else variant_name(method, variant)
-    options = (
-        _defaults(kind) | dict(from_recipe) | dict(kind.variants.get(variant, {})) | typed_options(method, words, flags)
-    )
+    chosen = None if variant is None else variant_name(method, variant)
+    if recorded is None:
+        chosen = chosen or next(iter(kind.variants), None)
+    base = _defaults(kind) if recorded is None else recorded[1]
+    options = {**base, **from_recipe, **kind.variants.get(chosen, {}), **typed_options(method, words, flags)}
     make_method(method, options)
-    return variant, options
+    return chosen or (recorded[0] if recorded else None), options
 
 
 def whole_options(method: str, options: Mapping[str, Any]) -> Options:
@@ -84,7 +88,15 @@ def whole_options(method: str, options: Mapping[str, Any]) -> Options:
 
 
 def typed_options(method: str, words: Sequence[str], flags: Sequence[str]) -> Options:
-    """Return the options among `words`, converted to the types of the class's arguments; see `read_options`."""
+    """Return the options among `words`, converted to the types of the class's arguments.
+
+    Arguments:
+        words: the part of the command line that is no other flag, such as --gamma 2.
+        flags: names of the other flags, to suggest one for a misspelling.
+
+    Raises:
+        InputError: the method has no such option.
+    """
     options = _options(_class(method))
     parser = ArgumentParser(
         prog="train.py",
@@ -96,13 +108,29 @@ def typed_options(method: str, words: Sequence[str], flags: Sequence[str]) -> Op
         parser.add_argument(f"--{option.name}", **_argument_options(option))
     typed, unknown = parser.parse_known_args(words)
     if unknown:
-        flag = unknown[0].partition("=")[0]
-        names = [option.name for option in options]
-        near = difflib.get_close_matches(flag, [f"--{name}" for name in [*names, *flags]], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        known = ", ".join(f"--{name}" for name in names) or "none"
-        raise InputError(f"unknown flag {flag}.{hint} Options of method {method!r}: {known}; other flags: --help.")
+        raise InputError(_unknown_option(method, unknown[0], [option.name for option in options], flags))
     return vars(typed)
+
+
+def _unknown_option(method: str, word: str, names: Sequence[str], flags: Sequence[str]) -> str:
+    """The message for a word that is neither an option of the method nor another flag."""
+    flag = word.partition("=")[0]
+    others = [other for other in METHODS if flag in [f"--{option.name}" for option in _options(_class(other))]]
+    if others:
+        return f"{flag} is an option of {', '.join(others)}, not of method {method!r}: leave it out or change --method."
+    known = ", ".join(f"--{name}" for name in names) or "none"
+    return f"{unknown_flag(word, [*names, *flags])} Options of method {method!r}: {known}; other flags: --help."
+
+
+def option_effects(method: str) -> dict[str, Effect]:
+    """Return the effects of those options of a method that do not always have one (`Method.without_effect`)."""
+    return {option: _effect_without(values) for option, values in _class(method).without_effect.items()}
+
+
+def _effect_without(values: Mapping[str, Any]) -> Effect:
+    """The effect of an option that has none with these values of others."""
+    absent = " and ".join(f"--{name} is {_text(value)}" for name, value in values.items())
+    return Effect(absent, lambda settings, facts: any(settings.options[name] != v for name, v in values.items()))
 
 
 def make_method(method: str, options: Mapping[str, Any]) -> Any:

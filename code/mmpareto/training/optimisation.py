@@ -1,4 +1,7 @@
-"""The optimiser and its learning rate schedule."""
+"""The optimiser, its parameter groups, and the schedule of its learning rates."""
+
+import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,13 +11,21 @@ from mmpareto.training.settings import Settings
 
 def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of all parameters; parameters without a gradient are not changed."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    fused = is_fused(settings.fused, settings.amp)
+    groups, decay = parameter_groups(settings, network), settings.weight_decay
+    rate, fused = settings.learning_rate, is_fused(settings.fused, settings.amp)
     if settings.optimizer == "sgd":
-        momentum = settings.momentum
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=fused)
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(network.parameters(), lr=rate, weight_decay=decay, fused=fused)
+    return kind(groups, lr=rate, weight_decay=decay, fused=fused)
+
+
+def parameter_groups(settings: Settings, network: nn.Module) -> list[dict[str, Any]]:
+    """One group of all parameters; with `--encoder_learning_rate`, the encoders' parameters and then all others."""
+    if settings.encoder_learning_rate is None:
+        return [{"params": list(network.parameters())}]
+    encoders = list(network.get_submodule("encoders").parameters())
+    ids = {id(parameter) for parameter in encoders}
+    return [{"params": encoders}, {"params": [p for p in network.parameters() if id(p) not in ids]}]
 
 
 def is_fused(fused: bool, amp: str | None) -> bool | None:
@@ -22,13 +33,41 @@ def is_fused(fused: bool, amp: str | None) -> bool | None:
     return True if fused or amp == "fp16" else None
 
 
-def learning_rate(settings: Settings, epoch: int) -> float:
-    """The learning rate of an epoch (from 1)."""
-    decays = (epoch - 1) // settings.lr_decay_step if settings.scheduler == "step" else 0
-    return settings.learning_rate * settings.lr_decay_ratio**decays
+def learning_rate(settings: Settings, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of all but the encoders, if these have their own, at a step: `settings.learning_rate` scaled.
+
+    Arguments:
+        epoch: from 1.
+        step: of the epoch, from 0.
+        steps: number of steps per epoch.
+    """
+    return settings.learning_rate * schedule_factor(settings, epoch, step, steps)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Settings, epoch: int) -> None:
-    """Set the optimiser's learning rate to that of an epoch (from 1)."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(settings, epoch)
+def schedule_factor(settings: Settings, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """Factor of the learning rates at a step; the arguments are those of `learning_rate`.
+
+    Warm-up of n steps: the factor k / n at its k-th step, as of `LinearLR(start_factor=1/n, total_iters=n − 1)`.
+    Beside it, "step" is `StepLR` over epochs, counted from the first one, and "cosine" is `CosineAnnealingLR` down to 0
+    over the steps that follow the warm-up.
+    """
+    done = (epoch - 1) * steps + step
+    warmup = round(settings.warmup_epochs * steps)
+    factor = min(1.0, (done + 1) / warmup) if warmup else 1.0
+    if settings.scheduler == "step":
+        factor *= settings.lr_decay_ratio ** ((epoch - 1) // settings.lr_decay_step)
+    if settings.scheduler == "cosine":
+        left = max(settings.epochs * steps - warmup, 1)
+        factor *= (1 + math.cos(math.pi * min(max(done - warmup, 0) / left, 1))) / 2
+    return factor
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: Settings, epoch: int, step: int = 0, steps: int = 1
+) -> None:
+    """Set the learning rates of the optimiser's groups; the other arguments are those of `learning_rate`."""
+    factor, rates = schedule_factor(settings, epoch, step, steps), [settings.learning_rate]
+    if settings.encoder_learning_rate is not None:
+        rates = [settings.encoder_learning_rate, *rates]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor

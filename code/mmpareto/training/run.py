@@ -1,15 +1,19 @@
 """A training run, from its settings to its results."""
 
 import copy
+import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import make_loader, to_device
 from mmpareto.data.loading.labels import task_of_labels
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
@@ -19,17 +23,29 @@ from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
+from mmpareto.training.data_warnings import data_warnings
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
-from mmpareto.training.loop import Trainer
+from mmpareto.training.effects import Facts
+from mmpareto.training.loggers import Loggers, check_logger, open_loggers
+from mmpareto.training.loop import NO_LOGGER, Trainer
 from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.method_labels import label, value_text
 from mmpareto.training.method_options import make_method
 from mmpareto.training.model_card import write_model_card
-from mmpareto.training.run_folder import BEST, LAST, SUMMARY, new_folder, read_config, write_config, write_metrics
+from mmpareto.training.run_folder import (
+    BEST,
+    LAST,
+    SUMMARY,
+    discard,
+    new_folder,
+    read_config,
+    write_config,
+    write_metrics,
+)
 from mmpareto.training.settings import Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
-from mmpareto.training.summary import summary_text, write_summary
+from mmpareto.training.summary import final_metrics, summary_text, write_summary
 
 # Raised by a network that cannot take its input; the last two by models of other libraries.
 MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
@@ -62,7 +78,11 @@ def _train(request: Request, processes: Processes) -> int:
         print(f"{request.stand_in} does not exist: training on the synthetic stand-in instead", flush=True)
         processes.run_on_rank0(lambda: make_stand_in(settings))
 
-    trainer = make_trainer(settings, request.resume, processes)
+    def check_flags(facts: Facts) -> None:
+        _warn(request.check_flags(facts), processes)
+
+    trainer = make_trainer(settings, request.resume, processes, check_flags)
+    _warn(data_warnings(trainer.data), processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
     further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
@@ -70,8 +90,10 @@ def _train(request: Request, processes: Processes) -> int:
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
     try:
-        trainer.fit()
-        summary = write_summary(trainer, banner)
+        with _loggers(trainer, request.resume is None) as logger:
+            trainer.fit(logger)
+            summary = write_summary(trainer, banner)
+            logger.finish(final_metrics(summary), trainer.epoch - 1)
         if processes.is_rank0:
             write_model_card(trainer.folder)
     except Stopped as stop:
@@ -100,6 +122,27 @@ def _train(request: Request, processes: Processes) -> int:
     return 0
 
 
+def _warn(sentences: Sequence[str], processes: Processes) -> None:
+    for sentence in sentences if processes.is_rank0 else ():
+        print(f"warning: {sentence}.", file=sys.stderr, flush=True)
+
+
+def _loggers(trainer: Trainer, is_new: bool) -> Loggers:
+    """The run's loggers; none for a run that is finished already, and on other ranks than 0.
+
+    Raises:
+        InputError: a service refuses the run, perhaps because nobody has logged in; of a new run, nothing is left.
+    """
+    if trainer.is_finished or not trainer.processes.is_rank0:
+        return NO_LOGGER
+    try:
+        return open_loggers(trainer.folder, trainer.settings, trainer.epoch, trainer.total_steps + 1)
+    except InputError:
+        if is_new:
+            discard(trainer.folder)
+        raise
+
+
 def sizes_text(record: dict[str, Any]) -> str:
     """The numbers of samples in `Data.record`, such as "6,656 of 6,698 train, 704 of 744 test"."""
     available = record.get("available", record["clips"])
@@ -120,10 +163,18 @@ def make_stand_in(settings: Settings) -> None:
             print(DATASETS[settings.dataset].prepare(out=folder).text(), flush=True)
 
 
-def make_trainer(settings: Settings, resume: Path | None = None, processes: Processes = SINGLE_PROCESS) -> Trainer:
+def make_trainer(
+    settings: Settings,
+    resume: Path | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    check_flags: Callable[[Facts], None] = lambda facts: None,
+) -> Trainer:
     """Return the trainer of a new run, or of the run in `resume` in the state of its last.pt.
 
     The run's folder is created last, when data, network and checkpoint have been checked.
+
+    Arguments:
+        check_flags: called before the folder is created, with what is then known of the run; see `Request.check_flags`.
 
     Raises:
         InputError: the settings, data, checkpoint or folders do not fit together; nothing was written.
@@ -132,6 +183,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     checkpoint = load_checkpoint(resume / LAST) if resume else None
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
+    check_logger(settings)
     method = make_method(settings.method, settings.options)
     data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
     _check_data(settings, data, method)
@@ -162,6 +214,7 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
+    check_flags(_facts(data, network, method, device))
 
     identity = {
         "network": shape,
@@ -184,12 +237,25 @@ def make_trainer(settings: Settings, resume: Path | None = None, processes: Proc
         raise InputError(f"--method {settings.method}: {error}.") from error
 
     trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
-    already_finished = checkpoint is not None and checkpoint["epoch"] > settings.epochs
-    if processes.is_rank0 and not already_finished:
+    if processes.is_rank0 and not trainer.is_finished:
         write_config(trainer.folder, to_config(settings), data.record)
     if processes.is_rank0 and checkpoint:
         write_metrics(trainer.folder, trainer.history)  # drops what was written after last.pt
     return trainer
+
+
+def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch.device) -> Facts:
+    sources = data.train.sources
+    every_option = frozenset(field.name for field in dataclasses.fields(InputOptions))
+    return Facts(
+        modalities=", ".join(sources),
+        input_options=frozenset().union(*(getattr(source, "reads", every_option) for source in sources.values())),
+        own_validation=(data.train.folder / "valid.csv").is_file(),
+        convolutions=any(isinstance(part, nn.Conv2d) for part in network.modules()),
+        heads_trained=not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory),
+        gpu=device.type == "cuda",
+        fusion=method.network.get("fusion"),
+    )
 
 
 def _check_data(settings: Settings, data: Data, method: Method) -> None:

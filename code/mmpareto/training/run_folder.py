@@ -1,5 +1,6 @@
 """Files in a run's folder: config.json, metrics.jsonl, summary.json, checkpoints."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -43,6 +44,13 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
             number += 1
 
 
+def discard(folder: Path) -> None:
+    """Remove the config.json of a run that could not start, and its folder if that is empty then."""
+    (folder / CONFIG).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) -> None:
     """Write config.json, which holds all that reproduces the run: arguments, versions, git commit, data fingerprint.
 
@@ -60,10 +68,13 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of config.json.
 
+    Arguments:
+        folder: of the run, or a copy of its config.json under any name.
+
     Raises:
         InputError: the folder holds no run, or the file is damaged.
     """
-    path = folder / CONFIG
+    path = folder if folder.is_file() else folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no run (no {CONFIG}); give the folder that train.py named.")
     try:

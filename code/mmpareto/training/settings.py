@@ -20,9 +20,30 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
 from mmpareto.models.per_modality import canonical, encoder_name
+from mmpareto.training.effects import (
+    ALWAYS,
+    FREE_FUSION,
+    HOLDS_OUT,
+    OF_AUDIO,
+    OF_FILES,
+    OF_FRAMES,
+    OF_IMAGES,
+    ON_GPU,
+    UNTRAINED_HEADS,
+    WITH_CONVOLUTIONS,
+    WITH_LOGGER,
+    WITH_SGD,
+    WITH_STEPS,
+    WITH_TENSORBOARD,
+    WITH_VALIDATION,
+    Effect,
+    Facts,
+    check_typed,
+)
 from mmpareto.training.method_options import (
     make_method,
     method_name,
+    option_effects,
     read_options,
     typed_options,
     variant_name,
@@ -75,6 +96,10 @@ ENCODER_HELP = (
 PRETRAINED_HELP = (
     "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
 )
+SCHEDULER_HELP = (
+    "step: multiply the learning rate by --lr_decay_ratio every --lr_decay_step epochs; cosine: lower it to 0 over the "
+    "steps that follow the warm-up"
+)
 ACCUMULATE_HELP = (
     "split each batch into N micro-batches, to save memory: the same step up to rounding, except that BatchNorm and "
     "the mean gates of MMTM see one micro-batch at a time"
@@ -84,6 +109,7 @@ SAME_RESULT = "the same result up to rounding, reproducible"
 
 def _setting(
     group: str | None,
+    effect: Effect,
     help: str,
     *,
     role: Role = Role.IDENTITY,
@@ -97,6 +123,7 @@ def _setting(
 
     Arguments:
         group: of flags in --help; None where the setting has no flag.
+        effect: the condition under which the setting has an effect; a typed flag without one is refused.
         names: the known names, which replace {names} in `help`; more may be registered before it is printed.
         canonical: returns the value of what was typed, such as the registered name of a spelling.
         check: condition on values other than None.
@@ -104,8 +131,8 @@ def _setting(
         flag: `default`, without which the recipe gives the value, and the options of `add_argument` that do not follow
             from the field's type.
     """
-    values = {"group": group, "help": help, "role": role, "names": names, "canonical": canonical, "check": check}
-    return dataclasses.field(default=older, metadata=values | {"flag": flag})
+    about = {"group": group, "effect": effect, "help": help, "role": role, "names": names, "canonical": canonical}
+    return dataclasses.field(default=older, metadata=about | {"check": check, "flag": flag})
 
 
 RUN, NETWORK, OPTIMISATION, INPUT, MACHINE = "the run", "the network", "optimisation", "the input", "the machine"
@@ -115,140 +142,168 @@ RUN, NETWORK, OPTIMISATION, INPUT, MACHINE = "the run", "the network", "optimisa
 class Settings:
     """The settings of one run, complete and checked."""
 
+    # fmt: off
     dataset: str = _setting(
-        RUN, "one of: {names}; case, - and _ are ignored", names=DATASETS, canonical=DATASETS.name, default=None
+        RUN, ALWAYS, "one of: {names}; case, - and _ are ignored", names=DATASETS, canonical=DATASETS.name,
+        default=None,
     )
     data: str = _setting(
-        RUN, "prepared data set (default: data/<dataset>)", role=Role.MACHINE, metavar="DIR", default=None
+        RUN, ALWAYS, "prepared data set (default: data/<dataset>)", role=Role.MACHINE, metavar="DIR", default=None
     )
     method: str = _setting(
-        RUN, "one of: {names}, torchjd:NAME", names=METHODS, canonical=method_name, default="mmpareto"
+        RUN, ALWAYS, "one of: {names}, torchjd:NAME", names=METHODS, canonical=method_name, default="mmpareto"
     )
     variant: str | None = _setting(
-        RUN, "named set of the method's options (default: its first; see --list_methods)", metavar="NAME", default=None
+        RUN, ALWAYS, "named set of the method's options (default: its first; see --list_methods)", metavar="NAME",
+        default=None,
     )
-    options: Mapping[str, Any] = _setting(None, "the method's options, by name", default=None)
-    recipe: str = _setting(RUN, RECIPE_HELP, default=None)
-    protocol: Literal["validation", "paper"] = _setting(RUN, PROTOCOL_HELP, default="validation")
+    options: Mapping[str, Any] = _setting(None, ALWAYS, "the method's options, by name", default=None)
+    recipe: str = _setting(RUN, ALWAYS, RECIPE_HELP, default=None)
+    protocol: Literal["validation", "paper"] = _setting(RUN, ALWAYS, PROTOCOL_HELP, default="validation")
     val_fraction: float = _setting(
-        RUN, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
+        RUN, HOLDS_OUT, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
     )
-    random_seed: int = _setting(RUN, "seed of all random numbers", role=Role.SEED, default=0, check=SEED)
+    random_seed: int = _setting(RUN, ALWAYS, "seed of all random numbers", role=Role.SEED, default=0, check=SEED)
     model: str | None = _setting(
-        RUN, "name of the run, in place of the method's", role=Role.OUTPUT, metavar="NAME", default=None, check=NAME
+        RUN, ALWAYS, "name of the run, in place of the method's", role=Role.OUTPUT, metavar="NAME", default=None,
+        check=NAME,
     )
     ckpt_path: str | None = _setting(
-        RUN,
-        "the run's folder (default: runs/<dataset>-<method>-seed<n>)",
-        role=Role.OUTPUT,
-        metavar="DIR",
+        RUN, ALWAYS, "the run's folder (default: runs/<dataset>-<method>-seed<n>)", role=Role.OUTPUT, metavar="DIR",
         default=None,
     )
     plugin: Sequence[str] | None = _setting(
-        RUN, plugins.HELP, role=Role.MACHINE, metavar="MODULE", action="append", default=None, older=None
+        RUN, ALWAYS, plugins.HELP, role=Role.MACHINE, metavar="MODULE", action="append", default=None, older=None
     )
     no_probe: bool = _setting(
-        RUN,
-        "do not measure the encoders by linear probes where the method trains no unimodal heads",
-        role=Role.MEASUREMENT,
-        metavar="true|false",
-        nargs="?",
-        const=True,
-        default=False,
-        older=False,
+        RUN, UNTRAINED_HEADS, "do not measure the encoders by linear probes where the method trains no unimodal heads",
+        role=Role.MEASUREMENT, metavar="true|false", nargs="?", const=True, default=False, older=False,
     )
 
     encoder: str | tuple[str, ...] = _setting(
-        NETWORK, ENCODER_HELP, names=ENCODERS, canonical=lambda words: canonical(words, "encoder", encoder_name),
-        nargs="+", metavar="NAME",
-    )  # fmt: skip
-    fusion: str = _setting(NETWORK, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat")
+        NETWORK, ALWAYS, ENCODER_HELP, names=ENCODERS, nargs="+", metavar="NAME",
+        canonical=lambda words: canonical(words, "encoder", encoder_name),
+    )
+    fusion: str = _setting(
+        NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
+    )
     init: Literal["mmpareto", "ogm_ge"] = _setting(
-        NETWORK, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
+        NETWORK, ALWAYS, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
     pretrained: str | tuple[str, ...] | None = _setting(
-        NETWORK, PRETRAINED_HELP, default=None, nargs="+", metavar="FILE",
+        NETWORK, ALWAYS, PRETRAINED_HELP, default=None, nargs="+", metavar="FILE",
         canonical=lambda words: None if words in ("none", ("none",)) else canonical(words, "pretrained", str),
-    )  # fmt: skip
+    )
     n_classes: int | None = _setting(
-        NETWORK, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression", default=None
+        NETWORK, ALWAYS, "checked against the data; mosi, mosei and chsims offer several, and 1 for regression",
+        default=None,
     )
 
-    epochs: int = _setting(OPTIMISATION, "passes over the training set", role=Role.LENGTH, check=AT_LEAST_1)
-    batch_size: int = _setting(OPTIMISATION, "samples per step, over all GPUs and processes", check=AT_LEAST_1)
-    optimizer: Literal["sgd", "adam", "adamw"] = _setting(OPTIMISATION, "SGD with momentum, Adam, or AdamW")
-    learning_rate: float = _setting(OPTIMISATION, "learning rate of the first epoch", check=POSITIVE_FINITE)
-    momentum: float = _setting(OPTIMISATION, "momentum of SGD", check=AT_LEAST_0)
-    weight_decay: float = _setting(OPTIMISATION, "weight decay (with --optimizer adam: 0)", check=AT_LEAST_0)
-    scheduler: Literal["none", "step"] = _setting(
-        OPTIMISATION, "step: multiply the learning rate by --lr_decay_ratio every --lr_decay_step epochs"
+    epochs: int = _setting(OPTIMISATION, ALWAYS, "passes over the training set", role=Role.LENGTH, check=AT_LEAST_1)
+    batch_size: int = _setting(OPTIMISATION, ALWAYS, "samples per step, over all GPUs and processes", check=AT_LEAST_1)
+    optimizer: Literal["sgd", "adam", "adamw"] = _setting(OPTIMISATION, ALWAYS, "SGD with momentum, Adam, or AdamW")
+    learning_rate: float = _setting(
+        OPTIMISATION, ALWAYS, "learning rate, which --scheduler and --warmup_epochs change", check=POSITIVE_FINITE
     )
-    lr_decay_step: int = _setting(OPTIMISATION, "see --scheduler", metavar="EPOCHS", check=AT_LEAST_1)
-    lr_decay_ratio: float = _setting(OPTIMISATION, "see --scheduler", check=POSITIVE)
+    encoder_learning_rate: float | None = _setting(
+        OPTIMISATION, ALWAYS, "learning rate of the encoders, in place of --learning_rate", metavar="RATE",
+        default=None, check=POSITIVE_FINITE, older=None,
+    )
+    momentum: float = _setting(OPTIMISATION, WITH_SGD, "momentum of SGD", check=AT_LEAST_0)
+    weight_decay: float = _setting(OPTIMISATION, ALWAYS, "weight decay (with --optimizer adam: 0)", check=AT_LEAST_0)
+    scheduler: Literal["none", "step", "cosine"] = _setting(OPTIMISATION, ALWAYS, SCHEDULER_HELP)
+    lr_decay_step: int = _setting(OPTIMISATION, WITH_STEPS, "see --scheduler", metavar="EPOCHS", check=AT_LEAST_1)
+    lr_decay_ratio: float = _setting(OPTIMISATION, WITH_STEPS, "see --scheduler", check=POSITIVE)
+    warmup_epochs: float = _setting(
+        OPTIMISATION, ALWAYS, "raise the learning rate linearly over the steps of the first EPOCHS, such as 0.5",
+        metavar="EPOCHS", default=0.0, check=AT_LEAST_0, older=0.0,
+    )
     clip_grad: float | None = _setting(
-        OPTIMISATION, "clip gradients to NORM (bare: 40)", metavar="NORM", nargs="?", const=40.0, check=POSITIVE
+        OPTIMISATION, ALWAYS, "clip gradients to NORM (bare: 40)", metavar="NORM", nargs="?", const=40.0,
+        check=POSITIVE,
     )
     drop_last: Literal["none", "train", "all"] = _setting(
-        OPTIMISATION, "drop the last batch if it is partial: never, in training, or in evaluation, too", older="none"
+        OPTIMISATION, ALWAYS, "drop the last batch if it is partial: never, in training, or in evaluation, too",
+        older="none",
     )
     best_from_epoch: int = _setting(
-        OPTIMISATION, "first epoch that may be chosen as the best (of a shorter run: its last one)", metavar="EPOCH",
-        check=AT_LEAST_1, older=1,
-    )  # fmt: skip
-    amp: Literal["bf16", "fp16"] | None = _setting(OPTIMISATION, "mixed precision; fp16 on a GPU only", default=None)
-    accumulate: int = _setting(OPTIMISATION, ACCUMULATE_HELP, metavar="N", default=1)
+        OPTIMISATION, ALWAYS, "first epoch that may be chosen as the best (of a shorter run: its last one)",
+        metavar="EPOCH", check=AT_LEAST_1, older=1,
+    )
+    patience: int | None = _setting(
+        OPTIMISATION, WITH_VALIDATION, "stop after EPOCHS without a better result on the validation set",
+        role=Role.LENGTH, metavar="EPOCHS", default=None, check=AT_LEAST_1, older=None,
+    )
+    amp: Literal["bf16", "fp16"] | None = _setting(
+        OPTIMISATION, ALWAYS, "mixed precision; fp16 on a GPU only", default=None
+    )
+    accumulate: int = _setting(OPTIMISATION, ALWAYS, ACCUMULATE_HELP, metavar="N", default=1)
 
     audio: Literal["fbank", "spectrogram", "stft"] = _setting(
-        INPUT, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
+        INPUT, OF_AUDIO, "audio feature; stft, of 5 s at random, needs prepare.py --audio waveform"
     )
-    frames: int = _setting(INPUT, "video frames per clip", check=AT_LEAST_1)
+    frames: int = _setting(INPUT, OF_FRAMES, "video frames per clip", check=AT_LEAST_1)
     frame_choice: Literal["spread", "released", "first", "starts"] = _setting(
-        INPUT,
+        INPUT, OF_FRAMES,
         "which frames: released, as in the released MMPareto code; spread, likewise, but spread over short clips; "
-        "first, the first ones; starts, the first of each segment",
-        older="spread",
+        "first, the first ones; starts, the first of each segment", older="spread",
     )
-    image_size: int = _setting(INPUT, "width and height of images, in pixels", check=AT_LEAST_1)
+    image_size: int = _setting(INPUT, OF_IMAGES, "width and height of images, in pixels", check=AT_LEAST_1)
     crop_scale: tuple[float, float] = _setting(
-        INPUT, "area of the random crop, as a fraction of the image", metavar=("MIN", "MAX"), check=CROP
+        INPUT, OF_IMAGES, "area of the random crop, as a fraction of the image", metavar=("MIN", "MAX"), check=CROP
     )
-    audio_frames: int = _setting(INPUT, "time steps of the audio feature to read, from its start", check=AT_LEAST_1)
+    audio_frames: int = _setting(
+        INPUT, OF_AUDIO, "time steps of the audio feature to read, from its start", check=AT_LEAST_1
+    )
     audio_pool: tuple[int, int] = _setting(
-        INPUT, "average-pool the audio feature", metavar=("TIME", "MEL"), check=AT_LEAST_1_EACH
+        INPUT, OF_AUDIO, "average-pool the audio feature", metavar=("TIME", "MEL"), check=AT_LEAST_1_EACH
     )
-    cache: bool = _setting(INPUT, "decode images only once, into a file in the data's folder", default=False)
+    cache: bool = _setting(INPUT, OF_FILES, "decode images only once, into a file in the data's folder", default=False)
 
     gpu_ids: str = _setting(
-        MACHINE, "GPU ids, 0 or 0,1 (DataParallel), or cpu; default: up to two GPUs, else the CPU", role=Role.MACHINE,
-        default="auto",
-    )  # fmt: skip
+        MACHINE, ALWAYS, "GPU ids, 0 or 0,1 (DataParallel), or cpu; default: up to two GPUs, else the CPU",
+        role=Role.MACHINE, default="auto",
+    )
     workers: int | None = _setting(
-        MACHINE, "data loader processes (default: one per core, at most 16; none on the CPU)", role=Role.MACHINE,
-        default=None, check=AT_LEAST_0,
-    )  # fmt: skip
-    compile: bool = _setting(MACHINE, f"torch.compile the model: {SAME_RESULT}", default=False)
+        MACHINE, ALWAYS, "data loader processes (default: one per core, at most 16; none on the CPU)",
+        role=Role.MACHINE, default=None, check=AT_LEAST_0,
+    )
+    compile: bool = _setting(MACHINE, ALWAYS, f"torch.compile the model: {SAME_RESULT}", default=False)
     channels_last: bool = _setting(
-        MACHINE, f"store images and convolutions with the channels last: {SAME_RESULT}", default=False
+        MACHINE, WITH_CONVOLUTIONS, f"store images and convolutions with the channels last: {SAME_RESULT}",
+        default=False,
     )
     tf32: bool = _setting(
-        MACHINE, "float32 products on a GPU in TF32: inputs rounded to 10 bits, reproducible", default=False
+        MACHINE, ON_GPU, "float32 products on a GPU in TF32: inputs rounded to 10 bits, reproducible", default=False
     )
     fused: bool = _setting(
-        MACHINE, f"fused optimizer step (always so with --amp fp16): {SAME_RESULT}", default=False, older=False
+        MACHINE, ALWAYS, f"fused optimizer step (always so with --amp fp16): {SAME_RESULT}", default=False,
+        older=False,
     )
     checkpoint_activations: bool = _setting(
-        MACHINE, f"recompute the encoders' activations in backward passes, to save memory: {SAME_RESULT}", default=False
+        MACHINE, ALWAYS, f"recompute the encoders' activations in backward passes, to save memory: {SAME_RESULT}",
+        default=False,
     )
     use_tensorboard: bool = _setting(
-        MACHINE, "write TensorBoard events", role=Role.OUTPUT, metavar="true|false", default=True
+        MACHINE, ALWAYS, "write TensorBoard events", role=Role.OUTPUT, metavar="true|false", default=True
     )
     tensorboard_path: str | None = _setting(
-        MACHINE, "folder of TensorBoard events (default: the run's)", role=Role.OUTPUT, metavar="DIR", default=None
+        MACHINE, WITH_TENSORBOARD, "folder of TensorBoard events (default: the run's)", role=Role.OUTPUT,
+        metavar="DIR", default=None,
+    )
+    logger: Literal["wandb", "mlflow"] | None = _setting(
+        MACHINE, ALWAYS, "log to Weights & Biases or to MLflow, too (to be installed)", role=Role.OUTPUT, default=None,
+        older=None,
+    )
+    log_every: int | None = _setting(
+        MACHINE, WITH_LOGGER, "log the losses of every Nth step, beside those of every epoch", role=Role.OUTPUT,
+        metavar="N", default=None, check=AT_LEAST_1, older=None,
     )
     record_gradients: int | None = _setting(
-        MACHINE, "write the losses' gradients of every Nth step, by layer, to gradients.npz", role=Role.OUTPUT,
+        MACHINE, ALWAYS, "write the losses' gradients of every Nth step, by layer, to gradients.npz", role=Role.OUTPUT,
         metavar="N", default=None, check=AT_LEAST_1,
-    )  # fmt: skip
+    )
+    # fmt: on
 
     @property
     def name(self) -> str:
@@ -273,6 +328,23 @@ class Request:
     resume: Path | None = None
     stand_in: str | None = None
     """Folder of the requested data, which does not exist: the synthetic stand-in is used in its place."""
+    typed: tuple[str, ...] = ()
+    """Names of the settings that were typed on the command line."""
+    allow_unused: bool = False
+    """Whether a typed flag without effect is a warning only."""
+
+    def check_flags(self, facts: Facts | None = None) -> list[str]:
+        """Return a warning for every typed flag that has no effect in this run, and is not refused.
+
+        Arguments:
+            facts: None before the data are open; then only what the settings decide is checked.
+
+        Raises:
+            InputError: a typed flag has no effect; see `effects.check_typed`.
+        """
+        by_name = {name: field.metadata["effect"] for name, field in _FIELDS.items()}
+        by_name |= option_effects(self.settings.method)
+        return check_typed(self.typed, by_name, self.settings, facts, self.allow_unused)
 
 
 def parser() -> ArgumentParser:
@@ -291,6 +363,16 @@ def parser() -> ArgumentParser:
             groups[field.metadata["group"]].add_argument(f"--{field.name}", **_argument_options(field))
     run = groups[RUN]
     run.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
+    run.add_argument(
+        "--config",
+        metavar="FILE",
+        help="start a run with the settings of another run's config.json (or folder), which all other flags override",
+    )
+    run.add_argument(
+        "--allow_unused",
+        action="store_true",
+        help="warn of flags without effect instead of refusing them, for the same flags with several data sets",
+    )
     run.add_argument(
         "--stand_in",
         action="store_true",
@@ -333,18 +415,30 @@ def parse(arguments: Sequence[str] | None = None) -> Request:
     flags = [action.dest for action in made._actions]
     typed = _with_tuples(vars(namespace) | ({"plugin": names} if names else {}))
     typed.pop("train", None)
-    resume, stand_in = typed.pop("resume", None), typed.pop("stand_in", False)
+    resume, config, stand_in, allow_unused = (
+        typed.pop(name, None) for name in ("resume", "config", "stand_in", "allow_unused")
+    )
     if resume is None:
-        return _new(typed, rest, flags, stand_in)
-    return _resumed(Path(resume), typed, rest, flags, stand_in)
+        request = _new(typed, rest, flags, bool(stand_in), config)
+    elif config is None:
+        request = _resumed(Path(resume), typed, rest, flags, bool(stand_in))
+    else:
+        raise InputError("--resume continues a run, and --config starts a new one; give one of them.")
+    request = dataclasses.replace(request, allow_unused=bool(allow_unused))
+    request.check_flags()
+    return request
 
 
-def _new(typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand_in: bool) -> Request:
-    """The request for a new run: the typed settings over the recipe's and the defaults."""
-    if "dataset" not in typed:
+def _new(
+    typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand_in: bool, config: str | None
+) -> Request:
+    """The request for a new run: the typed settings over those of `config`, over the recipe's and the defaults."""
+    typed = {name: _canonical(name, value) for name, value in typed.items()}
+    before = {} if config is None else _from_run(Path(config), typed)
+    if "dataset" not in typed | before:
         raise InputError(f"--dataset is missing; it takes one of: {', '.join(DATASETS)}.")
     defaults = {name: field.metadata["flag"].get("default") for name, field in _FIELDS.items()}
-    values = defaults | {name: _canonical(name, value) for name, value in typed.items()}
+    values = defaults | before | typed
     values["data"] = values["data"] or f"data/{values['dataset']}"
     absent = None
     if stand_in and "data" not in typed and not Path(values["data"]).exists():  # a wrong --data is an error
@@ -352,22 +446,46 @@ def _new(typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand
         values |= {"dataset": "synthetic", "data": "data/synthetic"}
     values["recipe"] = recipe_name(values["dataset"], values["recipe"])
     hyper_parameters = recipe(values["dataset"], values["recipe"])
+    kept = {} if "recipe" in typed else before
     values["variant"], values["options"] = read_options(
-        values["method"], values["variant"], rest, flags, options_in(hyper_parameters, values["method"])
+        values["method"],
+        typed.get("variant"),
+        rest,
+        flags,
+        {} if "options" in kept else options_in(hyper_parameters, values["method"]),
+        (before["variant"], before["options"]) if "options" in before else None,
     )
-    if values["optimizer"] == "adam":
+    if typed.get("optimizer") == "adam":
         hyper_parameters = hyper_parameters | ADAM
     values |= {
         name: _canonical(name, value)
         for name, (value, _) in hyper_parameters.items()
-        if name in _FIELDS and name not in typed
+        if name in _FIELDS and name not in typed | kept
     }
     if values["pretrained"] == A_FILE:
         raise InputError(
             f"recipe {values['recipe']!r} of {values['dataset']} starts from ImageNet weights: give --pretrained FILE, "
             "such as torchvision's resnet18-f37072fd.pth, or --pretrained none to train from scratch."
         )
-    return Request(_checked(Settings(**values)), stand_in=absent)
+    typed_names = (*typed, *typed_options(values["method"], rest, flags))
+    return Request(_checked(Settings(**values)), stand_in=absent, typed=typed_names)
+
+
+def _from_run(path: Path, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of another run that a new one takes over, unless they are typed.
+
+    Left out are the run's own folders; for another data set, the settings of the network and its input; and for another
+    method, its options and the run's name.
+    """
+    values = dataclasses.asdict(from_config(read_config(path)))
+    left_out = {"ckpt_path", "tensorboard_path"}
+    if typed.get("dataset", values["dataset"]) != values["dataset"]:
+        left_out |= {"data", "recipe"} | {
+            name for name, f in _FIELDS.items() if f.metadata["group"] in (NETWORK, INPUT)
+        }
+    if typed.get("method", values["method"]) != values["method"]:
+        left_out |= {"variant", "options", "model"}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def _resumed(folder: Path, typed: dict[str, Any], rest: Sequence[str], flags: Sequence[str], stand_in: bool) -> Request:
@@ -380,13 +498,15 @@ def _resumed(folder: Path, typed: dict[str, Any], rest: Sequence[str], flags: Se
         typed["variant"] = variant_name(settings.method, typed["variant"])
     recorded = {**dataclasses.asdict(settings), **settings.options}
     typed |= typed_options(settings.method, rest, flags)
+    if settings.scheduler == "cosine" and "epochs" in changes:
+        typed["epochs"] = changes.pop("epochs")  # the schedule depends on it from the first epoch on
     for name, value in sorted(typed.items()):
         if _canonical(name, value) != recorded.get(name):
             raise InputError(
                 f"--resume continues the run in {folder} with its own --{name} {recorded.get(name)}: leave --{name} "
                 f"out (only {', '.join('--' + name for name in RESUMABLE)} may change)."
             )
-    return Request(_checked(dataclasses.replace(settings, **changes)), folder)
+    return Request(_checked(dataclasses.replace(settings, **changes)), folder, typed=tuple(changes))
 
 
 def _canonical(name: str, value: Any) -> Any:
@@ -451,4 +571,6 @@ def _checked(settings: Settings) -> Settings:
     if not 1 <= settings.accumulate <= settings.batch_size:
         limit = f"from 1 to --batch_size {settings.batch_size}"
         raise InputError(f"--accumulate is {settings.accumulate}; it must be {limit}.")
+    if settings.warmup_epochs >= settings.epochs:
+        raise InputError(f"--warmup_epochs is {settings.warmup_epochs:g}; it must be below --epochs {settings.epochs}.")
     return settings

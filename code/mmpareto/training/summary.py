@@ -6,12 +6,14 @@ from typing import Any
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from mmpareto.training.epoch_line import QUANTITIES
 from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
 from mmpareto.training.metrics import best_line, main_metric
 from mmpareto.training.probe import linear_probe, probe_samples
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
 
+EPOCHS = ("last", "best_val", "best_test")
 PROBED_NOTE = "the unimodal heads are untrained: acc_<modality> is a linear probe's, or not measured"
 UNPROBED_NOTE = (
     "the unimodal heads are untrained, and acc_<modality> was not measured (--no_probe; it is measured when the run is "
@@ -29,6 +31,8 @@ def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
     summary = summarise(trainer.history, settings.protocol, settings.best_from_epoch)
     if not trainer.heads_trained:
         probe_unimodal(trainer, summary)
+    if trainer.out_of_patience and trainer.epoch <= settings.epochs:
+        summary["stopped_early"] = {"patience": settings.patience}
     summary = {"name": settings.name, "data": trainer.data.record} | summary
     if warning:
         summary["warning"] = warning
@@ -55,6 +59,13 @@ def summarise(history: list[dict[str, Any]], protocol: str, best_from_epoch: int
     if best_from_epoch > 1:
         summary["best_from_epoch"] = best_from_epoch
     return summary
+
+
+def final_metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The main metric on the test set, such as the accuracy, of the epochs that a summary has, by tag."""
+    key = main_metric(summary["last"]).key
+    lines = {kept: summary[kept] for kept in EPOCHS if summary[kept] is not None}
+    return {f"final/{QUANTITIES.get(key, key)}/{kept}": line[key] for kept, line in lines.items()}
 
 
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
@@ -88,7 +99,7 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
             probes[epoch] = _fit(trainer, samples, f"probes of epoch {epoch}")
         if trainer.processes.is_rank0 and not _probe_entries(checkpoint):
             save_checkpoint(trainer.folder / name, checkpoint | probes[epoch])
-    for kept in ("last", "best_val", "best_test"):
+    for kept in EPOCHS:
         if summary[kept] is not None and probes.get(summary[kept]["epoch"]):
             summary[kept] = summary[kept] | probes[summary[kept]["epoch"]]["probe_result"]["metrics"]
     results = [entries["probe_result"] for entries in probes.values() if entries]
@@ -139,6 +150,8 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
     if "best_from_epoch" in summary:
         lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")
+    if "stopped_early" in summary:
+        lines.append(f"  (stopped early: --patience {summary['stopped_early']['patience']})")
     if "unimodal_note" in summary:
         lines.append(f"  ({summary['unimodal_note']})")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def test_tensorboard_metrics_and_report_have_the_same_accuracies(trained: Path, 
     epoch = len(lines) if protocol == "last" else max(lines, key=lambda line: line["val_acc"])["epoch"]
     events = EventAccumulator(str(trained)).Reload()
     for head in HEADS:
-        shown = {event.step: event.value for event in events.Scalars(f"acc{head}")}
+        shown = {event.step: event.value for event in events.Scalars(f"accuracy/test/{head[1:] or 'joint'}")}
         assert lines[epoch - 1][f"acc{head}"] == result.accuracies[f"acc{head}"] == pytest.approx(shown[epoch])
     outcome = Outcome(cell_of(UNIFORM, CREMAD, 0), trained, None)
     sheet = make_run_sheet(table_of(), [outcome], protocol)

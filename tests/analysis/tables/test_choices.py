@@ -92,5 +92,5 @@ def test_each_column_is_repeated_for_every_encoder() -> None:
 def test_invalid_choices_are_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="method 'joint' has no variant 'paper'"):
         choices.with_methods(TABLES["main"], ["joint:paper"])
-    with pytest.raises(InputError, match="table 'fusion', Joint loss, Concatenation: unknown flag --gamma"):
+    with pytest.raises(InputError, match="table 'fusion', Joint loss, Concatenation: --gamma"):
         make_cells(TABLES["fusion"], [0], "last", ["--gamma", "2"])

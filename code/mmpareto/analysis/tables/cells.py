@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpareto.analysis.finished_run import Identity, identity
@@ -25,8 +25,14 @@ RESERVED = {
     "resume": "the same command again, which resumes what was interrupted",
     "model": "nothing: runs are recognised by their settings",
     "stand_in": "--dataset synthetic",
+    "config": "the flags that differ from the table's",
+    "allow_unused": "nothing: a flag needs to have an effect in one cell only",
     "train": "nothing",
 }
+
+# Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
+# that a table continues the runs that an older version has begun.
+LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,8 @@ def make_cells(
     """
     named, extra = _without_data(table, with_underscores(extra))
     data = named or data
-    cells = []
+    cells: list[Cell] = []
+    unused: list[dict[str, str]] = []
     for seed in dict.fromkeys(seeds):
         for column in table.columns:
             dataset = data_sets_of([column])[0]
@@ -101,15 +108,17 @@ def make_cells(
                     continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
-                words += [*shlex.split(RECORD), *size, *extra]
+                words += [*shlex.split(RECORD), *size, *extra, "--allow_unused"]
                 words += ["--random_seed", str(seed)]
                 if "--protocol" not in words:
                     words += ["--protocol", "paper" if (row.protocol or protocol) == "paper" else "validation"]
                 try:
-                    settings = parse(words).settings
+                    request = parse(words)
                 except InputError as error:
                     raise InputError(f"table {table.name!r}, {row.label}, {column.label}: {error}") from error
-                cells.append(Cell(row, column, seed, settings, tuple(words)))
+                cells.append(Cell(row, column, seed, request.settings, tuple(words)))
+                unused.append({warning.split()[0]: warning for warning in request.check_flags()})
+    _check_used(extra, unused)
     return cells
 
 
@@ -124,9 +133,23 @@ def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
     return [cell for cell, name in zip(cells, names, strict=True) if indices[name] % count == number - 1]
 
 
+def _check_used(extra: Sequence[str], unused: Sequence[Mapping[str, str]]) -> None:
+    """Raise InputError if a flag after the -- has no effect in any cell.
+
+    Arguments:
+        unused: flag → sentence about its lack of effect, of every cell.
+    """
+    for flag in [word.partition("=")[0] for word in extra]:
+        if unused and all(flag in cell for cell in unused):
+            raise InputError(f"{unused[0][flag]}; nor in any other run of the table. Leave {flag} out.")
+
+
 def run_name(identity: Identity) -> str:
     """Name of a run's folder: <dataset>-<method>-<8 hex digits of the identity without its seed>-seed<n>."""
-    text = json.dumps({key: value for key, value in identity.items() if key != "random_seed"}, sort_keys=True)
+    named = {
+        key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
+    }
+    text = json.dumps(named, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
 

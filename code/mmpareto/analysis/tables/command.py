@@ -13,7 +13,7 @@ from mmpareto.analysis.tables.plan import plan_text
 from mmpareto.data import DATASETS
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.training.devices import choose_devices
+from mmpareto.training.devices import choose_devices, parse_gpu_ids
 from mmpareto.training.stop import StopSignals
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -138,11 +138,12 @@ def slots_of(arguments: argparse.Namespace) -> list[str]:
     """The values of --gpu_ids of the runs that run at a time.
 
     Raises:
-        InputError: a GPU does not exist.
+        InputError: a GPU does not exist; --dry_run plans for the machine that has it.
     """
     ids: Sequence[int] = []
     if arguments.gpu_ids is not None:
-        ids = choose_devices(arguments.gpu_ids)[1]
+        planned = arguments.dry_run and arguments.gpu_ids != "auto"
+        ids = parse_gpu_ids(arguments.gpu_ids) if planned else choose_devices(arguments.gpu_ids)[1]
     elif arguments.slots is None:
         ids = range(_gpu_count())
     if ids:

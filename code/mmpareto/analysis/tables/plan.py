@@ -23,6 +23,7 @@ from mmpareto.training.settings import to_config
 IRRELEVANT = (
     *("random_seed", "epochs", "protocol", "val_fraction", "fingerprint", "recipe"),
     *("learning_rate", "momentum", "weight_decay", "scheduler", "lr_decay_step", "lr_decay_ratio"),
+    *("encoder_learning_rate", "warmup_epochs", "patience"),
 )
 UNKNOWN = "unknown until a first run is finished"
 

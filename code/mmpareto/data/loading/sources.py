@@ -39,6 +39,7 @@ class ModalitySource(Protocol):
         channels: size of the encoder's input: channels of an image, or features per step of a sequence.
         normalisation: of uint8 images; None for other inputs.
         mirrors: whether training mirrors the images at random.
+        reads: optional; the fields of `InputOptions` that change the inputs, of which train.py refuses all others.
     """
 
     channels: int
@@ -68,6 +69,7 @@ class AudioSource:
     channels = 1
     normalisation: Normalisation | None = None
     mirrors = False
+    reads = frozenset({"audio", "audio_frames", "audio_pool"})
 
     def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
         self.folder, self.names, self.options = folder, names, options
@@ -86,6 +88,7 @@ class _SeveralFrames:
     """
 
     mirrors = True
+    reads = frozenset({"frames", "frame_choice", "image_size", "crop_scale"})
     frames_folder: str
 
     def __init__(self, folder: Path, names: Sequence[str], options: InputOptions) -> None:
@@ -120,6 +123,7 @@ class FramesSource(_SeveralFrames):
 
     channels = 3
     normalisation: Normalisation | None = IMAGENET
+    reads = _SeveralFrames.reads | {"cache"}
     frames_folder = "visual"
 
     def __init__(self, folder: Path, split: str, names: Sequence[str], options: InputOptions) -> None:
@@ -181,6 +185,7 @@ class ImageSource:
     channels = 3
     normalisation: Normalisation | None = IMAGENET
     mirrors = True
+    reads = frozenset({"image_size", "crop_scale", "cache"})
 
     def __init__(self, files: Sequence[Path], options: InputOptions, cache: tuple[Path, str] | None = None) -> None:
         self.files, self.options = files, options
@@ -207,6 +212,7 @@ class ArraySource:
     """
 
     mirrors = False
+    reads: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -247,6 +253,7 @@ class SequenceSource:
 
     normalisation: Normalisation | None = None
     mirrors = False
+    reads: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, lengths: np.ndarray) -> None:
         self.rows, self.lengths = open_array(path, 3, len(lengths)), lengths

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class GBlending(PlainSum):
     """
 
     source = "Wang, Tran & Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020"
+    without_effect = MappingProxyType({"every": {"mode": "offline"}})
     memory = ("weights",)
 
     def __init__(self, mode: str = "offline", every: int = 10, trial_epochs: int = 0) -> None:

@@ -57,6 +57,7 @@ class MMPareto(Method):
         "released": {"weights": "encoder", "rescale": "parameter", "boost": "always", "zero_is_conflict": True},
     }
     variant_aliases = MappingProxyType({"brief": "per_tensor"})
+    without_effect = MappingProxyType({"boost": {"gamma": 1}})
     refreshable = True
 
     def __init__(

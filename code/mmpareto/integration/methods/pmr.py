@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +70,7 @@ class PMR(Method):
         "paper": {"factor": "clipped", "mu": 0.01, "momentum_starts": 1},
         "released": {"factor": "one", "mu": 0.0, "momentum_starts": 2},
     }
+    without_effect = MappingProxyType({"momentum_starts": {"momentum_coef": 0}, "entropy_epochs": {"mu": 0}})
     memory = ("prototypes", "renewals", "epoch")
     descends_unimodal = False
     needs_classes = True
