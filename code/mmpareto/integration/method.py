@@ -86,6 +86,11 @@ class Method(Hooks, StatefulModule, abc.ABC):
     over = reduce  # its former name
 
     @property
+    def active_reducer(self) -> SumReducer | None:
+        """The reducer, or None where a process trains alone."""
+        return self.reduce if self.reduce is not None and self.reduce.processes > 1 else None
+
+    @property
     def trains_encoders(self) -> bool:
         """True if the encoders are trained; if not, they are frozen and in evaluation mode."""
         return True
@@ -181,14 +186,15 @@ class Method(Hooks, StatefulModule, abc.ABC):
             outputs = {"features": features}
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
-        if self.reduce is not None:
-            self.reduce.fill(objectives)
+        reducer = self.active_reducer
+        if reducer is not None:
+            reducer.fill(objectives)
         if earlier is not None:
             earlier.fill(objectives)
         is_last = not self.accumulation.is_open
         reduction = None
-        if self.reduce is not None and is_last:
-            reduction = self.reduce.begin(objectives, self.passes(objectives), named=encoders is not None)
+        if reducer is not None and is_last:
+            reduction = reducer.begin(objectives, self.passes(objectives), named=encoders is not None)
         with torch.no_grad():
             statistics = self.statistics(outputs, labels, objectives)
         # Sums over processes may begin after each pass only if no earlier micro-batch has to be added first.
@@ -234,7 +240,7 @@ class Method(Hooks, StatefulModule, abc.ABC):
         objectives.features, objectives.interaction = given, interaction
         if not named and (needed := find_cut(objectives).needed):
             raise ValueError(f"the features do not tell the encoders, which takes {needed}: {NAME_THEM}")
-        if not objectives.losses and (self.reduce is None or self.reduce.processes == 1):
+        if not objectives.losses and self.active_reducer is None:
             raise ValueError("no loss was given: pass the joint loss, the unimodal losses, or both")
         return objectives
 

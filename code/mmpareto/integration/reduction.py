@@ -88,19 +88,17 @@ class SumReducer:
 
     def fill(self, objectives: Objectives) -> None:
         """Add to a step's objectives what other processes may have of it: it counts as absent here."""
-        if self.layout is not None and self.processes > 1 and self.layout.contains(objectives):
+        if self.layout is not None and self.layout.contains(objectives):
             objectives.names, objectives.encoders = list(self.layout.names), self.layout.trainable()
 
-    def begin(self, objectives: Objectives, passes: Sequence[Pass], *, named: bool = True) -> "Reduction | None":
-        """Begin the sums of one step; None with one process.
+    def begin(self, objectives: Objectives, passes: Sequence[Pass], *, named: bool = True) -> "Reduction":
+        """Begin the sums of one step, with more than one process.
 
         Arguments:
             objectives: of the step; what other processes may have of it is added.
             passes: of the step.
             named: whether the caller named the encoders, rather than their features.
         """
-        if self.processes == 1:
-            return None
         if self.same_graph:
             return Reduction(self, overlaps=True)
         layout = self.layout

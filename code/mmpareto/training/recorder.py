@@ -123,11 +123,8 @@ class GradientRecorder:
             return
         values: dict[str, Tensor] = {}
         with torch.no_grad():
-            reduction = None
-            if self._method.reduce is not None:
-                reduction = self._method.reduce.begin(step.objectives, step.passes)
-            if reduction is not None:
-                reduction.finish(step.objectives, step.passes, step.gradients)
+            if (reducer := self._method.active_reducer) is not None:
+                reducer.begin(step.objectives, step.passes).finish(step.objectives, step.passes, step.gradients)
             for modality, encoder in step.objectives.encoders.items():
                 names = [JOINT if name == JOINT else UNIMODAL for name in encoder.objectives]
                 layer_gramians = gramians(step.gradients.encoders[modality], step.gradients.scale)

@@ -174,7 +174,7 @@ class Contender:
 
 
 class ArithmeticTimer:
-    """Times a method's `_apply`: all that it does after differentiation, including writing `.grad`.
+    """Times a method's `_integrate_all`: all that it does after differentiation, including writing `.grad`.
 
     CPU seconds on the CPU. On a GPU, the time between two events in its queue, so that nothing waits for them.
     """
@@ -182,23 +182,23 @@ class ArithmeticTimer:
     def __init__(self, method: Any, device: torch.device) -> None:
         self._device = device
         self._spans: list[tuple[Any, Any]] = []
-        self._apply = getattr(method, "_apply", None)
-        if self._apply is not None:
-            method._apply = self._timed_apply
+        self._integrate_all = getattr(method, "_integrate_all", None)
+        if self._integrate_all is not None:
+            method._integrate_all = self._timed_integration
 
     def pop_seconds(self) -> float | None:
-        """Seconds since the last call, on a GPU that is idle now; None if the contender has no `_apply`."""
+        """Seconds since the last call, on a GPU that is idle now; None if the contender has no `_integrate_all`."""
         spans, self._spans = self._spans, []
-        if self._apply is None:
+        if self._integrate_all is None:
             return None
         if self._device.type == "cuda":
             return sum(begin.elapsed_time(end) for begin, end in spans) / 1000
         return sum(end - begin for begin, end in spans)
 
-    def _timed_apply(self, *arguments: Any, **options: Any) -> Any:
-        assert self._apply is not None
+    def _timed_integration(self, *arguments: Any, **options: Any) -> Any:
+        assert self._integrate_all is not None
         begin = self._mark()
-        report = self._apply(*arguments, **options)
+        report = self._integrate_all(*arguments, **options)
         self._spans.append((begin, self._mark()))
         return report
 
