@@ -559,7 +559,7 @@ def test_a_probed_run_without_a_modality(joint_run: Path, tmp_path: Path) -> Non
 
 def test_a_silent_clip_is_classified(mmpareto_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw_mp4.write_mp4(tmp_path / "a.mp4", sound=False)
-    with pytest.raises(InputError, match="no audio stream"):
+    with pytest.raises(InputError, match=r"no audio stream\. --without audio"):
         evaluated(mmpareto_run, "--clip", tmp_path / "a.mp4")
     capsys.readouterr()
     assert evaluated("--clip", tmp_path / "a.mp4", "--without", "audio", mmpareto_run) == 0

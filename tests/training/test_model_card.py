@@ -63,9 +63,24 @@ def test_a_card_has_data_recipe_results_and_limits(tmp_path: Path) -> None:
     assert "optimistic" in best and cells[best] == ["3", "62.50", "62.50", "–"]
     (none,) = (name for name in cells if name.startswith("best on the validation set"))
     assert "trains on everything" in none and cells[none] == ["–"] * 4
-    margin = 196 * (0.6 * 0.4 / 744) ** 0.5
-    assert "744 test samples" in text and f"±{margin:.1f} percentage points" in text
+    assert "744 test samples" in text and "60.0% a 95% interval from 56.4 to 63.5% (Wilson)" in text
     assert re.search(r'mmpareto\.load\(".*run"\)', text) and "synthetic" not in text.lower()
+
+
+def test_four_of_four_are_not_certain(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", last=epoch(4, 1.0))
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["clips"]["test"] = 4
+    (folder / "config.json").write_text(json.dumps(config))
+    text = write_model_card(folder).read_text()
+    assert "100.0% a 95% interval from 51.0 to 100.0% (Wilson)" in text
+
+
+def test_adam_has_no_momentum(tmp_path: Path) -> None:
+    for name, optimizer in (("a", "sgd"), ("b", "adamw")):
+        arguments = {"optimizer": optimizer, "momentum": 0.9}
+        text = write_model_card(finished(tmp_path / name, arguments=arguments)).read_text()
+        assert ("momentum" in rows(text)) == (optimizer == "sgd")
 
 
 def test_probes_and_synthetic_data_are_mentioned(tmp_path: Path) -> None:

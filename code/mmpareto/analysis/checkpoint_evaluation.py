@@ -18,6 +18,7 @@ from mmpareto.data.loading import layout
 from mmpareto.data.loading.batches import make_loader, stop_workers
 from mmpareto.data.loading.options import options_of
 from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.data.raw.containers import NoAudioError
 from mmpareto.errors import InputError
 from mmpareto.files import atomic_path, write_text
 from mmpareto.training.data import hold_out
@@ -351,7 +352,13 @@ def classify(
     trained.model.to(device)
     clip = trained.preprocess.clip(files, modalities)
     temperatures = calibration.temperatures if calibration else {}
-    return probability_table(trained.predict(clip, fps=fps, temperatures=temperatures))
+    try:
+        predicted = trained.predict(clip, fps=fps, temperatures=temperatures)
+    except NoAudioError as error:
+        if len(files) == 1 and len(modalities) > 1:
+            raise InputError(f"{error} --without audio predicts from the pictures alone.") from error
+        raise
+    return probability_table(predicted)
 
 
 def probability_table(probabilities: Mapping[str, Mapping[str, float]]) -> str:

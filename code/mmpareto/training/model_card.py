@@ -125,6 +125,8 @@ def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "protocol": arguments["protocol"],
         **{name: arguments[name] for name in SHOWN if arguments.get(name) is not None},
     }
+    if arguments.get("optimizer", "sgd") != "sgd":
+        rows.pop("momentum", None)  # without effect
     if files := arguments.get("pretrained"):  # without their folders, which are one machine's
         rows["pretrained"] = ", ".join(Path(file).name for file in ([files] if isinstance(files, str) else files))
     rows["code"] = f"commit {config.get('git_commit') or 'not recorded'}, PyTorch {versions.get('torch', '?')}"
@@ -166,10 +168,11 @@ def _limits(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapp
     limits = [banner.strip()] if banner else []
     accuracy = summary["last"].get("acc")
     if test and accuracy is not None and "per_class_accuracy" in summary["last"]:
-        margin = 196 * math.sqrt(accuracy * (1 - accuracy) / test)
+        low, high = _wilson_interval(accuracy, test)
         limits.append(
-            f"The accuracies are of one run, with one seed, on {test:,} test samples: another draw of the test samples "
-            f"alone changes them by about ±{margin:.1f} percentage points (95% interval)."
+            f"The accuracies are of one run, with one seed, on {test:,} test samples. The draw of these samples alone "
+            f"gives the last epoch's accuracy of {100 * accuracy:.1f}% a 95% interval from {100 * low:.1f} to "
+            f"{100 * high:.1f}% (Wilson)."
         )
     limits += [
         "It was tested on data of the same origin as its training data only; recordings, people, languages or devices "
@@ -178,6 +181,15 @@ def _limits(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapp
         "The data set's licence above holds for the data, and may restrict the use of a model trained on it.",
     ]
     return "\n".join(f"- {' '.join(limit.split())}" for limit in limits)
+
+
+def _wilson_interval(fraction: float, samples: int) -> tuple[float, float]:
+    """The 95% interval of a fraction; unlike the normal approximation, it has a width at 0 and 1, too."""
+    z = 1.96
+    centre = fraction + z * z / (2 * samples)
+    margin = z * math.sqrt(fraction * (1 - fraction) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return (centre - margin) / scale, (centre + margin) / scale
 
 
 def _use(folder: Path, arguments: Mapping[str, Any]) -> str:
