@@ -23,7 +23,10 @@ def parser() -> argparse.ArgumentParser:
         help="onnx; a program of torch.export; or the weights alone, for mmpareto.load",
     )  # fmt: skip
     made.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: best.onnx, .pt2 or .safetensors beside best.pt"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: best.onnx, .pt2 or .safetensors beside best.pt, or best-without-audio.onnx and so on",
     )
     made.add_argument(
         "--without", nargs="+", default=[], metavar="MODALITY", help="export the prediction without these modalities"
@@ -47,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join(trained.notes))
     shapes = input_shapes(trained, given.data)
     shapes = {name: shapes[name] for name in remaining(trained, given.without)}
-    out = given.out or trained.path.with_suffix(SUFFIXES[given.to])
+    absent = f"-without-{'-'.join(given.without)}" if given.without else ""
+    out = given.out or trained.path.with_name(trained.path.stem + absent + SUFFIXES[given.to])
     difference = export(trained, given.to, out, shapes)
     if difference is None:
         print("not checked: onnxruntime is not installed")

@@ -161,7 +161,7 @@ def test_without_a_modality_and_without_untrained_heads(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, method="agm", heads_trained=False)
     assert export.main([str(path), "--to", "torch_export", "--without", "audio"]) == 0
     inputs = batch({"visual": IMAGES["visual"]}, 3)
-    outputs, metadata = run_torch_export(tmp_path / "best.pt2", inputs)
+    outputs, metadata = run_torch_export(tmp_path / "best-without-audio.pt2", inputs)
     assert list(outputs) == metadata["outputs"] == ["joint"] and list(metadata["inputs"]) == ["visual"]
     zeros = inputs | {"audio": torch.zeros(3, *IMAGES["audio"])}  # AGM's way
     torch.testing.assert_close(outputs["joint"], expected(path, zeros)["joint"], rtol=1e-4, atol=1e-5)

@@ -358,7 +358,8 @@ def classify(
         if len(files) == 1 and len(modalities) > 1:
             raise InputError(f"{error} --without audio predicts from the pictures alone.") from error
         raise
-    return probability_table(predicted)
+    sources = f"sound of {files[0]}, pictures of {files[1]}\n" if len(set(files)) == 2 else ""
+    return sources + probability_table(predicted)
 
 
 def probability_table(probabilities: Mapping[str, Mapping[str, float]]) -> str:

@@ -111,6 +111,7 @@ def _data(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         "page": builder.download.page,
         "licence": builder.download.terms if builder.download.page else "not recorded: someone's own data",
         "samples": ", ".join(f"{count:,} {part}" for part, count in clips.items() if count),
+        "classes": ", ".join((prepared.get("samples") or {}).get("train", {})),
         "split": prepared.get("split", "not recorded"),
         "fingerprint": f"`{data['fingerprint']}` (SHA-256 of the prepared folder's lists, record and checksums)",
     }
@@ -198,7 +199,7 @@ def _use(folder: Path, arguments: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "```python",
-            "import mmpareto",
+            "import mmpareto  # in this repository: pip install '.[train]'",
             "",
             f'trained = mmpareto.load("{folder}")',
             f"trained.predict({sample})  # head → class → probability",

@@ -30,6 +30,8 @@ def confusion_plot(matrices: Mapping[str, Sequence[Sequence[int]]], classes: Seq
         axes.set_title(f"{head}: {correct} of {total} correct", fontsize="medium")
         _draw(axes, counts, classes)
     panels[0].set_ylabel("true")
+    for _ in range(2):  # the layout takes more than one drawing to make room for long names
+        figure.draw_without_rendering()
     return figure
 
 
