@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FILE",
-        help="default: best.onnx, .pt2 or .safetensors beside best.pt, or best-without-audio.onnx and so on",
+        help="default: best.onnx (or .pt2, .safetensors; best-without-audio.onnx, …) beside best.pt",
     )
     made.add_argument(
         "--without", nargs="+", default=[], metavar="MODALITY", help="export the prediction without these modalities"
