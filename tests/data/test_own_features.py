@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmpareto.analysis.preprocessing import Preprocessing
 from mmpareto.data.feature_arrays import modality_of, read_labels
 from mmpareto.data.features import FeatureArrays
 from mmpareto.data.loading.samples import standardised
@@ -70,6 +71,20 @@ def test_features_are_standardised_by_the_training_set(tmp_path: Path) -> None:
         pixels = PHOTO[train].reshape(-1, 3) / 255
         np.testing.assert_allclose(samples.normalisation["photo"].mean, pixels.mean(0), rtol=1e-6)
         np.testing.assert_allclose(samples.normalisation["photo"].std, pixels.std(0), rtol=1e-6)
+
+
+def test_a_sample_with_other_features_is_refused(tmp_path: Path) -> None:
+    """Also one with a single feature, which broadcasting would standardise to all of them."""
+    prepare(tmp_path)
+    samples = opened(tmp_path)
+    shapes = {name: tuple(x.shape) for name, x in samples[0].inputs.items()}
+    preprocess = Preprocessing("features", samples.description, shapes, Path("best.pt"))
+    assert preprocess([{"vitals": VITALS[0], "ecg": ECG[0]}])["ecg"].shape == (1, 5, 3)
+    for values in (VITALS[0, :2], VITALS[0, :1], 50.0):
+        with pytest.raises(InputError, match=r"vitals has the shape \(.*\); best.pt takes 3 features in the last dim"):
+            preprocess([{"vitals": values}])
+    with pytest.raises(InputError, match=r"ecg has the shape \(5, 1\); best.pt takes 2 features in the last dimension"):
+        preprocess([{"ecg": ECG[0, :, :1]}])
 
 
 def test_a_second_call_changes_nothing_and_other_options_are_refused(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ class Preprocessing:
         images       uint8 (C, H, W), or (frames, C, H, W) of a video at the prepared frame rate. They are resized to
                      the network's image size and normalised; of too many or too few frames, evaluation's choice is
                      taken.
-        sequences    (steps, features): padded or cut to the network's length, with the mask added.
+        sequences    (steps, features), only the valid steps: padded or cut to the network's length, with the mask
+                     added.
         vectors …    arrays in the shape of the network's input, as in the raw file: they are standardised here.
         clips        "audio": a path, a prepared feature, or a waveform with its sampling rate, (float32 (channels,
                      samples) in [−1, 1], hertz). "visual": a path, or frames as above.
@@ -153,11 +154,25 @@ class Preprocessing:
 
     def _array_input(self, name: str, value: Any) -> Tensor:
         self._require_clips(value)
-        x = standardised(self.description, name, torch.as_tensor(value)).float()
+        values = torch.as_tensor(value)
+        self._require_features(name, values)
+        x = standardised(self.description, name, values).float()
         shape = self.shapes.get(name, x.shape)
         if len(shape) == x.dim() == 2 and x.shape[1] == shape[1] - 1:
             x = _padded(x, shape)
         return self._checked(name, x)
+
+    def _require_features(self, name: str, values: Tensor) -> None:
+        """Raise InputError for another number of features than in training; a single one would be broadcast to all."""
+        entry = self.description.get("arrays", {}).get(name, {})
+        if "mean" not in entry:
+            return
+        n, of_map = len(entry["mean"]), entry["kind"] == "map"
+        if (values.shape[0 if of_map else -1] if values.dim() else 1) != n:
+            features = "channels in the first" if of_map else "features in the last"
+            raise InputError(
+                f"{name} has the shape {tuple(values.shape)}; {self.source} takes {n} {features} dimension."
+            )
 
     def _image_input(self, name: str, value: Any) -> Tensor:
         self._require_clips(value)
