@@ -156,6 +156,14 @@ def test_skipped_steps_are_left_out_of_the_means() -> None:
     assert means["norm"] != means["norm"]  # NaN: it was finite at no step
 
 
+def test_a_metric_that_some_steps_lack_is_averaged_over_the_others() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)}, weight=4)
+    meter.add({"rate": torch.tensor(0.5), "loss": torch.tensor(4.0)}, weight=2)
+    meter.add({"loss": torch.tensor(2.0)}, weight=6)
+    assert meter.means() == pytest.approx({"loss": 2.0, "rate": 0.5}) and meter.weight == 12
+
+
 def test_gradients_are_freed_and_modes_are_set(data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(data, tmp_path, "--epochs", 1)
     modes = []

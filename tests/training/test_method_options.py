@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from mmpareto import METHODS
+from mmpareto import METHODS, MMPareto
 from mmpareto.errors import InputError
 from mmpareto.integration.methods.torchjd import TorchJD
-from mmpareto.training.method_options import make_method, methods_text
+from mmpareto.training.method_options import make_method, methods_text, read_options
 from mmpareto.training.settings import Settings, from_config, parse, parser, to_config
 
 
@@ -136,3 +136,20 @@ def test_list_methods_describes_every_method_and_option(capsys: pytest.CaptureFi
             assert f"--{option} " in paragraph
         for variant in kind.variants:
             assert variant in paragraph
+
+
+def test_a_subclass_with_other_arguments_has_no_variants_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adaptive(MMPareto):
+        """MMPareto with one option of its own."""
+
+        def __init__(self, decay: float = 0.9) -> None:
+            super().__init__()
+            self.decay = decay
+
+    class Renamed(MMPareto):
+        """MMPareto under another name."""
+
+    monkeypatch.setattr("mmpareto.training.method_options._class", {"adaptive": Adaptive, "renamed": Renamed}.get)
+    assert read_options("adaptive", None, ["--decay", "0.5"], []) == (None, {"decay": 0.5, "refresh": 1})
+    assert read_options("renamed", "paper", [], [])[1]["rescale"] == "encoder"
+    assert Adaptive.without_effect == {} and Renamed.without_effect == MMPareto.without_effect

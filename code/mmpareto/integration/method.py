@@ -41,14 +41,16 @@ class Method(Hooks, StatefulModule, abc.ABC):
 
     `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
     does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
-    overflows under fp16 leaves no trace. A method names its state in `memory`, and `StatefulModule` describes how that
-    is saved. Callbacks outside `backward` are in `Hooks`.
+    overflows under fp16 leaves no trace: a method with state sees to that by `gradients.finite` in `prepare`. A method
+    names its state in `memory`, and `StatefulModule` describes how that is saved. Callbacks outside `backward` are in
+    `Hooks`.
     """
 
     source: ClassVar[str] = ""
     """Publication that defines the method."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named choices of options, where a method's sources differ; the first one is the default."""
+    """Named choices of options, where a method's sources differ; the first one is the default. A subclass with an
+    `__init__` of its own, whose options may be others, does not inherit them, nor `without_effect`."""
     variant_aliases: ClassVar[Mapping[str, str]] = {}
     """Former names of variants → their names."""
     without_effect: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -59,6 +61,14 @@ class Method(Hooks, StatefulModule, abc.ABC):
     """Whether the joint loss is descended; if not, what only it reaches is not trained."""
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Inherit what is said about options only with the options themselves."""
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            for name in ("variants", "variant_aliases", "without_effect"):
+                if name not in vars(cls):
+                    setattr(cls, name, {})
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Quantities that are collected over the steps of an epoch, without waiting for the device at every step."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Meter:
-    """Weighted means of a fixed set of metrics over the steps of an epoch, summed on the device in float64.
+    """Weighted means of metrics over the steps of an epoch that have them, summed on the device in float64.
 
     Non-finite values are left out: under fp16 they belong to steps that the gradient scaler skips.
     """
@@ -25,11 +26,14 @@ class Meter:
 
     def add(self, metrics: Mapping[str, Tensor], weight: int) -> None:
         """Add a step's metrics, () each, weighted by its number of samples."""
-        values = torch.stack([value.detach().double() for value in metrics.values()])
+        names = list(dict.fromkeys([*self.names, *metrics]))
+        absent = next(iter(metrics.values())).new_full((), math.nan, dtype=torch.float64)  # a NaN is left out
+        values = torch.stack([metrics.get(name, absent).detach().double() for name in names])
         finite = values.isfinite()
         sums = torch.stack([torch.where(finite, values, 0.0), finite]) * weight  # (2, metrics): sums and weights
-        self.names = list(metrics)
-        self.sums = sums if self.sums is None else self.sums + sums
+        if self.sums is not None:
+            sums[:, : len(self.names)] += self.sums
+        self.names, self.sums = names, sums
         self.weight += weight
 
     def means(self) -> dict[str, float]:
