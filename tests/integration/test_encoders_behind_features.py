@@ -178,7 +178,9 @@ def test_reentrant_checkpointing_is_refused_in_a_sentence() -> None:
     assert_refused("reentrant", joint, unimodal, outputs=outputs)
 
 
-@pytest.mark.parametrize("outputs", [(1, 2), torch.ones(2), object(), "features", {"logits": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "outputs", [(1, 2), torch.ones(2), object(), "features", {"logits": 1}], ids=lambda outputs: type(outputs).__name__
+)
 def test_outputs_that_cannot_be_used_are_refused(outputs: Any, model: Model) -> None:
     _, joint, unimodal = forward(model)
     assert_refused("features", joint, unimodal, encoders=dict(model.encoders.items()), outputs=outputs)
