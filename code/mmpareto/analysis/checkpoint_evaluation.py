@@ -41,6 +41,8 @@ TITLES = {
 MAX_NAMES = 6  # classes in a message
 Temperatures = Mapping[str, float]
 """Head → temperature; {} where none was fitted."""
+FEW = 200
+"""Validation samples below which a fitted temperature is said to be unsure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,7 @@ def fit_calibration(
     return Calibration(
         temperatures={head: temperature for head, temperature in fitted.items() if temperature is not None},
         without=[head for head, temperature in fitted.items() if temperature is None],
-        fitted_on=f"validation set, {len(dataset)} samples",
+        fitted_on=f"validation set, {len(dataset)} samples" + (" (few: unsure)" if len(dataset) < FEW else ""),
     )
 
 
