@@ -46,7 +46,7 @@ from mmpareto.data.preparation.prepared_folder import (
     write_record,
 )
 from mmpareto.data.preparation.report import PreparationReport
-from mmpareto.data.preparation.splits import OWN_PARTS, OWN_TEST_FRACTION, Split, own_split, part_named
+from mmpareto.data.preparation.splits import OWN_PARTS, Split, add_test_fraction, own_split, part_named
 from mmpareto.data.raw.array_files import FORMS, LENGTHS, ArrayFile, open_arrays
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path, write_text
@@ -121,12 +121,7 @@ class FeatureArrays(DatasetBuilder):
             action="store_true",
             help="leave the features as they are, rather than standardise them by the training set's statistics",
         )
-        parser.add_argument(
-            "--test_fraction",
-            type=float,
-            metavar="F",
-            help=f"fraction for testing if the data have no split of their own (default: {OWN_TEST_FRACTION})",
-        )
+        add_test_fraction(parser)
         parser.add_argument("--seed", type=int, default=0, help="seed of a random split (default: %(default)s)")
 
     @classmethod

@@ -20,7 +20,7 @@ from mmpareto.data.preparation import clip_preparation
 from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, finished_record, locked
 from mmpareto.data.preparation.report import PreparationReport
-from mmpareto.data.preparation.splits import OWN_TEST_FRACTION, own_split, part_named
+from mmpareto.data.preparation.splits import add_test_fraction, own_split, part_named
 from mmpareto.data.raw.raw_files import MEDIA_SUFFIXES, visible_files
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError, first_few
@@ -103,12 +103,7 @@ class ClipFolder(ClipDatasetBuilder):
             choices=[*MODALITIES],
             help="modalities to prepare, without clips that lack one (default: those that any clip has)",
         )
-        parser.add_argument(
-            "--test_fraction",
-            type=float,
-            metavar="F",
-            help=f"fraction for testing if the data have no split of their own (default: {OWN_TEST_FRACTION})",
-        )
+        add_test_fraction(parser)
         clip_preparation.add_arguments(parser)
 
     @classmethod

@@ -81,6 +81,12 @@ class Gradients:
         }
         return Gradients(other.encoders, others, other.names, finite, self.scale, present, statistics)
 
+    def are_present(self, names: Sequence[str]) -> Tensor | None:
+        """(len(names),) bool: whether these losses are present; None if all losses are."""
+        if self.present is None:
+            return None
+        return torch.stack([self.present[self.names.index(name)] for name in names])
+
     def _in_order(self, names: Sequence[str], flags: Tensor, missing: bool) -> Tensor:
         """Flags of the losses in another order, with `missing` for losses that are not known here."""
         if names == self.names:

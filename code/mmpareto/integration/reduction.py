@@ -95,7 +95,7 @@ class SumReducer:
         """Begin the sums of one step, with more than one process.
 
         Arguments:
-            objectives: of the step; what other processes may have of it is added.
+            objectives: of the step, after `fill`; at the first step, what other processes may have of it is added.
             passes: of the step.
             named: whether the caller named the encoders, rather than their features.
         """
@@ -108,7 +108,6 @@ class SumReducer:
                 "a feature depends on parameters that none depended on at the first step: name the encoders, or assign "
                 "a new reducer to method.reduce in all processes"
             )
-        self.fill(objectives)
         if self.model is not None and known:
             known = _same(self._outside(objectives, passes), layout.outside)  # type: ignore[union-attr]
         if not known:

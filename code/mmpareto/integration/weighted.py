@@ -25,12 +25,11 @@ class WeightedGradients(Method):
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Record which objectives are absent."""
-        self.present = {}
-        if gradients.present is not None:
-            flags = dict(zip(gradients.names, gradients.present.unbind(), strict=True))
-            for modality, encoder in objectives.encoders.items():
-                if encoder.objectives:
-                    self.present[modality] = torch.stack([flags[name] for name in encoder.objectives])
+        self.present = {
+            modality: present
+            for modality, encoder in objectives.encoders.items()
+            if encoder.objectives and (present := gradients.are_present(encoder.objectives)) is not None
+        }
         return {}
 
     def all_present(self, modality: str, like: Tensor) -> Tensor:

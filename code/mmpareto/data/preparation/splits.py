@@ -1,5 +1,6 @@
 """Splits of clips into training and test set: published ones, and seeded ones where there is none."""
 
+import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,6 +92,16 @@ def random_split(labels: Mapping[str, str], seed: int) -> Split:
         [name for i, name in enumerate(names) if i not in test],
         [name for i, name in enumerate(names) if i in test],
         f"a random stratified 90/10 split with seed {seed}, not the official one",
+    )
+
+
+def add_test_fraction(parser: argparse.ArgumentParser) -> None:
+    """Add the option `test_fraction` of `own_split`."""
+    parser.add_argument(
+        "--test_fraction",
+        type=float,
+        metavar="F",
+        help=f"fraction for testing if the data have no split of their own (default: {OWN_TEST_FRACTION})",
     )
 
 

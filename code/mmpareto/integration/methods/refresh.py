@@ -90,10 +90,9 @@ class Refresh(Method):
         """Count the step, once for all of its micro-batches."""
         self.age = self.age + 1 if self._reuses else 1
         self._is_finite = gradients.finite.all()
-        if gradients.present is not None:
-            own = {name for encoder in objectives.encoders.values() for name in encoder.objectives}
-            for name, flag in zip(gradients.names, gradients.present.unbind(), strict=True):
-                self._is_finite = self._is_finite & flag if name in own else self._is_finite
+        own = [name for encoder in objectives.encoders.values() for name in encoder.objectives]
+        if own and (present := gradients.are_present(own)) is not None:
+            self._is_finite = self._is_finite & present.all()
         return {}
 
     def integrate(

@@ -123,12 +123,10 @@ class TorchJD(Method):
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Record whether the step is finite, and the indices of the objectives that are present."""
         self._finite = bool(gradients.finite.all())
-        flags = [True] * len(gradients.names) if gradients.present is None else gradients.present.tolist()
-        present = {name for name, flag in zip(gradients.names, flags, strict=True) if flag}
-        self._present = {
-            modality: [index for index, name in enumerate(encoder.objectives) if name in present]
-            for modality, encoder in objectives.encoders.items()
-        }
+        for modality, encoder in objectives.encoders.items():
+            present = gradients.are_present(encoder.objectives) if encoder.objectives else None
+            everything = [*range(len(encoder.objectives))]
+            self._present[modality] = everything if present is None else present.nonzero().flatten().tolist()
         return {}
 
     def integrate(
