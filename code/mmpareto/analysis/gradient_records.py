@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpareto.errors import InputError
-from mmpareto.training.recorder import OBJECTIVES, read_records
+from mmpareto.training.cross_terms import CROSS_COSINE, CROSS_DIFFERENCE
+from mmpareto.training.recorder import OBJECTIVES, REPORTED, read_records
 
 Array = NDArray[np.float64]
 
@@ -23,6 +24,7 @@ class EncoderRecords:
         weights: (R, G, n), or None where the method reports none.
         conflict: (R, G), 0 or 1, or None likewise.
         rescale: (R, R'), or None likewise.
+        cross_cosine, cross_difference: (R,), or None where no cross terms are left out or included.
     """
 
     layers: list[str]
@@ -31,6 +33,8 @@ class EncoderRecords:
     weights: Array | None
     conflict: Array | None
     rescale: Array | None
+    cross_cosine: Array | None = None
+    cross_difference: Array | None = None
 
     def whole_norm(self, objective: str) -> Array:
         """(R,) norm of an objective's gradient over the whole encoder."""
@@ -83,5 +87,5 @@ def _encoder(arrays: dict[str, NDArray], modality: str) -> EncoderRecords:
         return None if values is None else values.astype(np.float64)
 
     norms = {name: values for name in OBJECTIVES if (values := array(f"norm_{name}")) is not None}
-    optional = {name: array(name) for name in ("cosine", "weights", "conflict", "rescale")}
+    optional = {name: array(name) for name in ("cosine", *REPORTED, CROSS_COSINE, CROSS_DIFFERENCE)}
     return EncoderRecords(layers=arrays[f"layers_{modality}"].tolist(), norms=norms, **optional)

@@ -58,6 +58,8 @@ class Hooks:
     """The modalities that the method trains; None for all."""
     absent: str = "feature"
     """How a prediction does without a modality that is absent (`MultimodalNetwork.absent`)."""
+    no_interaction: str = ""
+    """Why the method needs encoders that exchange nothing inside, a clause without its subject; "" if it does not."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
 

@@ -62,6 +62,10 @@ class Method(Hooks, StatefulModule, abc.ABC):
     descends_unimodal: bool = True
     """Whether the unimodal losses are descended; if not, the unimodal heads are not trained."""
 
+    separates: bool = True
+    """Whether objectives are differentiated apart, so that the cross terms of encoders that interact can be left out;
+    a method that descends a sum of losses includes them."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Inherit what is said about options only with the options themselves."""
         super().__init_subclass__(**options)

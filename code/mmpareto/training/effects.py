@@ -24,6 +24,8 @@ class Facts:
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
         fusion: the fusion that the method requires, if any.
+        free_blocks: whether the network has room for blocks, and the method has none of its own.
+        cross_terms: whether leaving out cross terms changes a gradient.
     """
 
     modalities: str
@@ -33,6 +35,8 @@ class Facts:
     heads_trained: bool
     gpu: bool
     fusion: str | None = None
+    free_blocks: bool = True
+    cross_terms: bool = True
 
 
 class Effect(NamedTuple):
@@ -66,6 +70,15 @@ HOLDS_OUT = Effect(
 FREE_FUSION = Effect(
     "method {settings.method!r} always uses the fusion {facts.fusion!r}",
     lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
+)
+FREE_BLOCKS = Effect(
+    "there is one modality only ({facts.modalities}), or method {settings.method!r} has blocks of its own",
+    lambda s, facts: facts is None or facts.free_blocks,
+)
+WITH_CROSS_TERMS = Effect(
+    "there are no cross terms, because the encoders exchange nothing (see --blocks), or method {settings.method!r} "
+    "descends a sum of losses",
+    lambda s, facts: facts is None or facts.cross_terms,
 )
 UNTRAINED_HEADS = Effect(
     "method {settings.method!r} trains the unimodal heads, so nothing is probed",

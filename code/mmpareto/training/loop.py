@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ class Trainer:
         self.signals = StopSignals(processes.all_reduce_max if processes.is_distributed else None)
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.reduce = SumReducer(same_graph=True) if processes.is_distributed else None
+        if network.interaction:  # known here, and no news to whoever asked for --cross_terms included
+            warnings.filterwarnings("ignore", message=".*features do not save memory")
         self.recorder = GradientRecorder(settings, self.order.used, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)
@@ -144,7 +147,7 @@ class Trainer:
                 outputs = self.model(batch.inputs, **options)
             joint, unimodal = batch_losses = losses(outputs, batch.labels, share)
         self.processes.average_buffers(self.network, len(batch.labels))
-        self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale)
+        self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale, outputs, batch.labels)
         try:
             report = self.method.backward(
                 joint,
@@ -153,11 +156,16 @@ class Trainer:
                 outputs=outputs,
                 labels=batch.labels,
                 scale=scale,
-                interaction=self.network.interaction,
+                interaction=self.excludes_cross_terms,
             )
         except ValueError as error:
             raise InputError(f"--method {self.settings.method}: {error}.") from error
         return report, training_metrics(outputs, batch_losses, batch.labels, share, unimodal=self.heads_trained)
+
+    @property
+    def excludes_cross_terms(self) -> bool:
+        """True if unimodal losses reach other encoders, and an encoder must not learn from those of others."""
+        return self.network.interaction and self.settings.cross_terms == "excluded"
 
     @property
     def heads_trained(self) -> bool:

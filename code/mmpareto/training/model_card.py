@@ -18,7 +18,7 @@ from mmpareto.training.settings import whole_arguments
 MODEL_CARD = "model_card.md"
 # Settings that a reader of the card needs; config.json has all.
 SHOWN = (
-    "encoder", "fusion", "pretrained", "epochs", "batch_size", "optimizer", "learning_rate", "momentum",
+    "encoder", "fusion", "blocks", "pretrained", "epochs", "batch_size", "optimizer", "learning_rate", "momentum",
     "weight_decay", "scheduler", "amp", "random_seed",
 )  # fmt: skip
 EPOCHS = {

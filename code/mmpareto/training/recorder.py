@@ -14,6 +14,9 @@ method's report, the file holds
     weights_<m>                 (R, G, n) float32: α  ⎫
     conflict_<m>                (R, G) float32: 0, 1  ⎬ of methods that report on gradients (`EncoderReport`)
     rescale_<m>                 (R, R') float32: λ    ⎭
+    cross_cosine_<m>, cross_difference_<m>
+                                (R,) float32, where encoders interact: the encoder's update with cross terms compared
+                                with the one without (`cross_terms.CrossTermComparison`)
     dataset, method, seed, every, banner    of the run; every is N, banner a warning about results on this data
 
 NaN marks values that a recorded step lacks but another has: of an objective that the method did not descend then.
@@ -41,6 +44,7 @@ from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
 from mmpareto.integration.report import Report
 from mmpareto.models.network import MultimodalNetwork
+from mmpareto.training.cross_terms import CrossTermComparison
 from mmpareto.training.run_folder import GRADIENTS
 from mmpareto.training.settings import Settings
 
@@ -56,6 +60,7 @@ class StepGradients:
     Attributes:
         step, epoch: as in gradients.npz.
         objectives, passes: those of a step, without the losses themselves.
+        comparison: None where no cross terms are left out or included.
     """
 
     step: int
@@ -63,6 +68,7 @@ class StepGradients:
     objectives: Objectives
     passes: list[Pass]
     gradients: Gradients
+    comparison: CrossTermComparison | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +101,14 @@ class GradientRecorder:
         self._on_host: list[tuple[int, int, dict[str, np.ndarray]]] = []  # step, epoch, values
 
     def measure(
-        self, epoch: int, step: int, joint: Tensor, unimodal: Mapping[str, Tensor], scale: Tensor | None
+        self,
+        epoch: int,
+        step: int,
+        joint: Tensor,
+        unimodal: Mapping[str, Tensor],
+        scale: Tensor | None,
+        outputs: Any = None,
+        labels: Tensor | None = None,
     ) -> None:
         """Compute the gradients of a step's losses, keeping their graph, if the step is to be recorded.
 
@@ -104,6 +117,7 @@ class GradientRecorder:
         Arguments:
             epoch, step: from 1; the step within the epoch.
             scale: factor of a gradient scaler; recorded values are unscaled.
+            outputs, labels: of the step, as for `Method.backward`.
         """
         number = (epoch - 1) * self._steps_per_epoch + step
         if self._every is None or (number - 1) % self._every or not self._method.trains_encoders:
@@ -111,10 +125,15 @@ class GradientRecorder:
         objectives = self._objectives(joint, unimodal)
         passes = [dataclasses.replace(one, outside=False) for one in separate_passes(objectives)]
         gradients = differentiate(objectives, passes, scale, retain_graph=True)
+        comparison = None
         if self._step is not None:
-            gradients = self._step.gradients.added(gradients)
+            gradients, comparison = self._step.gradients.added(gradients), self._step.comparison
+        elif self._network.interaction and self._method.separates:
+            comparison = CrossTermComparison(self._method)
         objectives.losses = {}  # frees their graph after the step
-        self._step = StepGradients(number, epoch, objectives, passes, gradients)
+        if comparison is not None:
+            comparison.add(joint, unimodal, dict(self._network.encoders.items()), outputs, labels, scale)
+        self._step = StepGradients(number, epoch, objectives, passes, gradients, comparison)
 
     def finish_step(self, report: Report) -> None:
         """Record the step, if it was measured, together with the method's report."""
@@ -129,6 +148,8 @@ class GradientRecorder:
                 names = [JOINT if name == JOINT else UNIMODAL for name in encoder.objectives]
                 layer_gramians = gramians(step.gradients.encoders[modality], step.gradients.scale)
                 values |= layer_metrics(modality, names, layer_gramians)
+        if step.comparison is not None:
+            values |= step.comparison.finish()
         for modality, encoder_report in report.items():
             values |= {f"{name}_{modality}": getattr(encoder_report, name).float() for name in REPORTED}
         self._on_device.append(StepRecord(step.step, step.epoch, values))
@@ -193,7 +214,7 @@ class GradientRecorder:
             unimodal if with_unimodal else {},
             {name: (layers.values(), [name] if with_unimodal else []) for name, layers in self._layers.items()},
         )
-        objectives.interaction = self._network.interaction
+        objectives.interaction = self._network.interaction and self._settings.cross_terms == "excluded"
         return objectives
 
 
@@ -236,7 +257,7 @@ def read_records(path: Path) -> dict[str, np.ndarray]:
 
 
 def _is_recorded_value(name: str) -> bool:
-    return name.partition("_")[0] in ("norm", "cosine", *REPORTED)
+    return name.partition("_")[0] in ("norm", "cosine", *REPORTED, "cross")
 
 
 def _stacked(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ from mmpareto.training.run_folder import (
     write_config,
     write_metrics,
 )
-from mmpareto.training.settings import Request, Settings, portable_settings, to_config
+from mmpareto.training.settings import NO_BLOCKS, Request, Settings, portable_settings, to_config
 from mmpareto.training.stop import Stopped
 from mmpareto.training.summary import final_metrics, summary_text, write_summary
 
@@ -85,6 +85,8 @@ def _train(request: Request, processes: Processes) -> int:
     _warn(data_warnings(trainer.data), processes)
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
+    further += [f"blocks {settings.blocks}"] if settings.blocks != NO_BLOCKS else []
+    further += [f"cross_terms {settings.cross_terms}"] if settings.cross_terms != "excluded" else []
     further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
@@ -196,11 +198,17 @@ def make_trainer(
         "n_classes": len(data.train.classes),
         "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
         "fusion": settings.fusion,
+        **({"blocks": settings.blocks} if settings.blocks != NO_BLOCKS and len(shapes) > 1 else {}),
         **method.network,
     }
     if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
         shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
+    if network.interaction and method.no_interaction:
+        raise InputError(
+            f"method {settings.method!r} {method.no_interaction}, but these encoders exchange information; use another "
+            "method, or other --blocks or --encoder."
+        )
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
         shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
     if checkpoint:
@@ -255,6 +263,8 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
         heads_trained=not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory),
         gpu=device.type == "cuda",
         fusion=method.network.get("fusion"),
+        free_blocks="blocks" not in method.network and len(sources) > 1,
+        cross_terms=network.interaction and method.separates,
     )
 
 

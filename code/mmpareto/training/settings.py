@@ -18,10 +18,11 @@ from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
-from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.per_modality import canonical, encoder_name
 from mmpareto.training.effects import (
     ALWAYS,
+    FREE_BLOCKS,
     FREE_FUSION,
     HOLDS_OUT,
     OF_AUDIO,
@@ -31,6 +32,7 @@ from mmpareto.training.effects import (
     ON_GPU,
     UNTRAINED_HEADS,
     WITH_CONVOLUTIONS,
+    WITH_CROSS_TERMS,
     WITH_LOGGER,
     WITH_SGD,
     WITH_STEPS,
@@ -95,6 +97,15 @@ ENCODER_HELP = (
 )
 PRETRAINED_HELP = (
     "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
+)
+NO_BLOCKS = "none"
+BLOCKS_HELP = (
+    "modules after each of the last stages, through which the encoders exchange information: {names} (see "
+    "docs/methods.md), or none (default)"
+)
+CROSS_TERMS_HELP = (
+    "of unimodal losses that reach other encoders than their own: excluded (default) from what an encoder learns from, "
+    "with a backward pass per loss; or included, with one for all"
 )
 SCHEDULER_HELP = (
     "step: multiply the learning rate by --lr_decay_ratio every --lr_decay_step epochs; cosine: lower it to 0 over the "
@@ -187,6 +198,10 @@ class Settings:
     fusion: str = _setting(
         NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
     )
+    blocks: str = _setting(
+        NETWORK, FREE_BLOCKS, BLOCKS_HELP, names=BLOCKS, default=NO_BLOCKS, older=NO_BLOCKS,
+        canonical=lambda word: NO_BLOCKS if word.lower() == NO_BLOCKS else BLOCKS.name(word),
+    )
     init: Literal["mmpareto", "ogm_ge"] = _setting(
         NETWORK, ALWAYS, "initial weights, as in the code of MMPareto, or of OGM-GE and DGL", older="mmpareto"
     )
@@ -236,6 +251,9 @@ class Settings:
     )
     amp: Literal["bf16", "fp16"] | None = _setting(
         OPTIMISATION, ALWAYS, "mixed precision; fp16 on a GPU only", default=None
+    )
+    cross_terms: Literal["excluded", "included"] = _setting(
+        OPTIMISATION, WITH_CROSS_TERMS, CROSS_TERMS_HELP, default="excluded", older="excluded"
     )
     accumulate: int = _setting(OPTIMISATION, ALWAYS, ACCUMULATE_HELP, metavar="N", default=1)
 

@@ -85,6 +85,9 @@ ENTRIES = {
     "refresh": PlotEntry(
         "refresh:draw_refresh", "how close --refresh K would have come to an exact --variant paper", "one"
     ),
+    "cross_terms": PlotEntry(
+        "cross_terms:draw_cross_terms", "how far --cross_terms included is from the update without cross terms", "one"
+    ),
     "integration": PlotEntry("integration:draw_integration", "how each method combines the same two gradients", "none"),
     "cgmnist": PlotEntry("cgmnist:draw_cgmnist", "the digits and colours of CG-MNIST", "none"),
 }

@@ -32,7 +32,13 @@ RESERVED = {
 
 # Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
 # that a table continues the runs that an older version has begun.
-LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
+LATER = {
+    "encoder_learning_rate": None,
+    "warmup_epochs": 0.0,
+    "patience": None,
+    "blocks": "none",
+    "cross_terms": "excluded",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ class DGL(Method):
         super().__init__()
         check_positive("alpha", alpha)
         self.alpha = alpha
-        self.descends_unimodal = unimodal_loss
+        self.descends_unimodal = self.separates = unimodal_loss
         self.truncate_joint, self.truncate_unimodal = truncate_joint, truncate_unimodal
 
     def objectives(

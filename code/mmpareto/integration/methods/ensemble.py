@@ -27,6 +27,7 @@ class Ensemble(PlainSum):
     source = "the simplest baseline; reported in the MCR paper (Kontras et al., arXiv 2411.07335)"
     network = MappingProxyType({"fusion": "average", "heads": "shared"})
     descends_joint = False
+    no_interaction = "trains every modality as if it were alone"
 
     def objectives(
         self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any

@@ -14,6 +14,8 @@ from mmpareto.integration.report import EncoderReport
 class PlainSum(Method):
     """Base class of methods that choose their losses and descend the sum of them, in one backward pass."""
 
+    separates = False
+
     def passes(self, objectives: Objectives) -> list[Pass]:
         """Return one pass over the sum."""
         return [Pass(objectives.names, [name for name, e in objectives.encoders.items() if e.objectives])]

@@ -46,6 +46,7 @@ class Refresh(Method):
 
     source = MMPareto.source
     memory = ("age", "decided")
+    no_interaction = "mixes gradients at the encoders' outputs, with --refresh above 1"
 
     def __init__(self, method: MMPareto, every: int) -> None:
         super().__init__()
