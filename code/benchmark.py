@@ -9,6 +9,7 @@ from typing import Any
 from mmpareto.analysis.speed import WITHOUT_EFFECT
 from mmpareto.cli import ArgumentParser, at_least, run
 from mmpareto.files import write_text
+from mmpareto.models import BLOCKS
 
 
 def parser() -> ArgumentParser:
@@ -45,6 +46,9 @@ def parser() -> ArgumentParser:
     step.add_argument("--fused", action="store_true", help="the optimizer's step in one kernel, as with fp16")
     step.add_argument("--compile", action="store_true", help="compile the network; the first step takes minutes")
 
+    step.add_argument("--blocks", choices=tuple(BLOCKS), help="blocks between the encoders, as in train.py")
+    step.add_argument("--cross_terms", choices=("included",), help="included in all methods, as in train.py")
+
     gpu = parser.add_argument_group("gpu")
     gpu.add_argument("--sections", nargs="+", metavar="NAME", help="of tests, step, loading, two_gpus, cgmnist")
     gpu.add_argument("--minutes", type=float, default=7.5, help="for all sections together (default: 7.5)")
@@ -74,7 +78,12 @@ def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis.speed import cost
 
     conditions = cost.Conditions(**{field.name: getattr(given, field.name) for field in fields(cost.Conditions)})
-    costs = cost.measure(cost.contender_names(given.methods), conditions, given.rounds, given.integration)
+    costs = cost.measure(
+        cost.contender_names(given.methods, blocks=given.blocks is not None),
+        conditions,
+        given.rounds,
+        given.integration,
+    )
     return costs, cost.table(costs)
 
 

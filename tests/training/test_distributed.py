@@ -40,6 +40,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 } | {
     "greedy": ("--method", "greedy", "--start_epoch", "1", *BATCH),
     "gblending": ("--method", "gblending", "--trial_epochs", "1", *BATCH),
+    "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *BATCH),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),
     "parts": ("--accumulate", "3", "--record-gradients", "2", *PLAIN),
     "drop_last": ("--drop_last", "all", *PLAIN, "--protocol", "paper", "--batch_size", "5", "--epochs", "1"),

@@ -23,6 +23,8 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "val_fraction": ("--protocol paper --val_fraction 0.2", None),
     "no_probe": ("--no_probe", CLIPS),
     "fusion": ("--method ensemble --fusion concat", dataclasses.replace(CLIPS, fusion="average")),
+    "blocks": ("--method greedy --blocks mmtm", dataclasses.replace(CLIPS, free_blocks=False)),
+    "cross_terms": ("--cross_terms included", dataclasses.replace(CLIPS, cross_terms=False)),
     "momentum": ("--optimizer adam --momentum 0.8", None),
     "lr_decay_step": ("--lr_decay_step 3", None),
     "lr_decay_ratio": ("--scheduler cosine --lr_decay_ratio 0.3", None),
@@ -145,13 +147,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--method pretrain_finetune --no_probe", None),
         ("--method mmpareto --no_probe", "trains the unimodal heads"),
         ("--method ensemble --fusion concat", "'ensemble' always uses the fusion 'average'"),
+        ("--cross_terms included", "the encoders exchange nothing"),
+        ("--method uniform --blocks mmtm --encoder tiny --cross_terms included", "descends a sum of losses"),
+        ("--method mmpareto --blocks mmtm --encoder tiny --cross_terms included", None),
         ("--tf32", "the run is on the CPU"),
         ("--channels_last", "the network has no convolutions"),
     ],
 )
 def test_what_is_known_once_the_data_are_open(line: str, reason: str | None, data: Path, tmp_path: Path) -> None:
     """The flags of all tiny runs are of frames, images and audio: those of an absent modality are refused."""
-    request = parse(arguments(data, tmp_path / "run", *line.split(), "--encoder", "plain"))
+    request = parse(arguments(data, tmp_path / "run", "--encoder", "plain", *line.split()))
     if reason is None:
         make_trainer(request.settings, check_flags=request.check_flags)
         return

@@ -64,10 +64,11 @@ def batches(trainer: Trainer) -> list[Batch]:
     return [to_device(batch, trainer.device, trainer.data.train.normalisation) for batch in trainer.loader]
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [*METHODS, "mmpareto --blocks mmtm", "mmpareto --blocks mmtm --cross_terms included"])
 def test_micro_batches_give_the_step_of_the_whole_batch(name: str, data: Path, tmp_path: Path) -> None:
     """Batches of 5, 5 and 2 in micro-batches of 2, 2 and 1, or 1 and 1; no BatchNorm; float32, to 1e-4 relative."""
-    more = ("--encoder", "plain", "--method", name, *OPTIONS.get(name, ()))
+    encoder = "staged" if "--blocks" in name else "plain"
+    more = ("--encoder", encoder, "--method", *name.split(), *OPTIONS.get(name, ()))
     whole, parted = ready(data, tmp_path / "a", *more), ready(data, tmp_path / "b", *more, "--accumulate", "3")
     initial = copy.deepcopy(dict(whole.network.named_parameters()))
     for batch in batches(whole):

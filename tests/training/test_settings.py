@@ -269,7 +269,13 @@ def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
 
 
 VALUES = {"crop_scale": "0.5 0.9", "audio_pool": "2 4", "val_fraction": "0.2", "use_tensorboard": "false"}
-VALUES |= {"drop_last": "all", "no_probe": "true", "best_from_epoch": "2", "frame_choice": "spread"}
+VALUES |= {
+    "cross_terms": "included",
+    "drop_last": "all",
+    "no_probe": "true",
+    "best_from_epoch": "2",
+    "frame_choice": "spread",
+}
 WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
 
 

@@ -79,7 +79,8 @@ def wrap_model(network: nn.Module, gpu_ids: list[int], *, compiled: bool = False
     Raises:
         InputError: compilation is asked for with several GPUs.
     """
-    if compiled or len(gpu_ids) > 1:  # known here, and no news to whoever asked for it
+    interacts = getattr(network, "interaction", False)  # with --cross_terms included, methods are not told
+    if compiled or len(gpu_ids) > 1 or interacts:  # known here, and no news to whoever asked for it
         warnings.filterwarnings("ignore", message=".*features do not save memory")
     if not compiled:
         return nn.DataParallel(network, device_ids=gpu_ids) if len(gpu_ids) > 1 else network

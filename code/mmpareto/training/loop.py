@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,6 @@ class Trainer:
         self.signals = StopSignals(processes.all_reduce_max if processes.is_distributed else None)
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.reduce = SumReducer(same_graph=True) if processes.is_distributed else None
-        if network.interaction:  # known here, and no news to whoever asked for --cross_terms included
-            warnings.filterwarnings("ignore", message=".*features do not save memory")
         self.recorder = GradientRecorder(settings, self.order.used, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)

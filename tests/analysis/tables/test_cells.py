@@ -29,6 +29,8 @@ OTHER: dict[str, Any] = {
     "n_classes": 6,
     "encoder": "cnn",
     "fusion": "sum",
+    "blocks": "mmtm",
+    "cross_terms": "included",
     "init": "ogm_ge",
     "pretrained": "file.pt",
     "optimizer": "adam",

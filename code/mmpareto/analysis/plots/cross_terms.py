@@ -43,8 +43,8 @@ def comparison_of(run: FinishedRun) -> Comparison:
     for modality, encoder in run.recorded_gradients().encoders.items():
         if encoder.cross_cosine is None or encoder.cross_difference is None:
             raise InputError(
-                f"{run.folder} compared no updates: that takes encoders that interact (--blocks mmtm), --record_gradients"
-                " N, and a method that differentiates the unimodal losses apart, such as mmpareto."
+                f"{run.folder} compared no updates: that takes encoders that interact (--blocks mmtm), "
+                "--record_gradients N, and a method that differentiates the unimodal losses apart, such as mmpareto."
             )
         comparison[modality] = encoder.cross_cosine, encoder.cross_difference
     return comparison
@@ -69,8 +69,8 @@ def summary(cosine: Array, difference: Array) -> dict[str, float | int | None]:
 def table(metrics: Mapping[str, Any]) -> str:
     """The content of the JSON file as text."""
     lines = [
-        f"{metrics['title']}, {metrics['run']}, seed {metrics['seed']}: the update with cross terms compared with the one "
-        "without",
+        f"{metrics['title']}, {metrics['run']}, seed {metrics['seed']}: the update with cross terms compared with the "
+        "one without",
         f"{'encoder':12}{'steps':>7}{'cosine: mean':>14}{'5 %':>9}{'least':>9}    difference / update: median, largest",
     ]
     for modality, values in metrics["encoders"].items():
@@ -96,8 +96,8 @@ def cross_terms_plot(run: FinishedRun, comparison: Comparison) -> Figure:
         grid[0, 0].set_ylabel("cosine")
         grid[1, 0].set_ylabel("difference / update")
         notes = [
-            f"Data set: {run.title}. {run.label}, seed {run.seed}, epochs {records.epochs[0]} to {records.epochs[-1]}, every "
-            f"{records.every}th step. Each step: the encoder's update with the cross terms of the other modalities' "
+            f"Data set: {run.title}. {run.label}, seed {run.seed}, epochs {records.epochs[0]} to {records.epochs[-1]}; "
+            f"recorded every {records.every} steps. Each step: the encoder's update with the cross terms of the other modalities' "
             "losses, compared with the update without them, from the same weights."
         ]
         style.finish(figure, f"Updates with and without cross terms: {run.title}", notes, run.banner)

@@ -29,6 +29,7 @@ LEARNING_RATE = re.compile(r"learning rate ([\d.]+)(?: in the paper and ([\d.]+)
 
 _NAMES = {
     "resnet18": "ResNet-18",
+    "mmtm": "MMTM",
     "cnn": "small CNN",
     "concat": "concatenation",
     "film": "FiLM",
@@ -78,7 +79,7 @@ class Published:
         n_classes: of the data set.
         variant, options: of the method; options that are not given have the variant's values. `options` of None are not
             known.
-        fusion, encoder, audio: names as in `Settings`; else the source's own.
+        fusion, encoder, blocks, audio: names as in `Settings`; else the source's own.
         pretrained: whether the encoders start from ImageNet weights.
         frames: per clip.
         selection: of the epoch that is reported.
@@ -103,6 +104,7 @@ class Published:
     options: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
     fusion: str | None = None
     encoder: str | None = None
+    blocks: str = "none"
     pretrained: bool | None = None
     audio: str | None = None
     frames: int | None = None
@@ -148,7 +150,7 @@ class Published:
         """Facts that must agree with a run besides data set, method and options: name → value; None if not known."""
         facts = {CLASS_SET: None if self.n_classes is None else f"{self.n_classes} classes"}
         if self.method != "unimodal":
-            facts["fusion"] = self.fusion
+            facts |= {"fusion": self.fusion, "blocks": self.blocks}
         facts["encoder"] = self.encoder
         facts[WEIGHTS] = None if self.pretrained is None else _weights(self.pretrained)
         if self.dataset in WITH_AUDIO:
@@ -204,6 +206,7 @@ def facts_of(settings: Settings) -> dict[str, str]:
         CLASS_SET: f"{classes} classes",
         "fusion": settings.fusion,
         "encoder": value_text(settings.encoder),
+        "blocks": settings.blocks,
         WEIGHTS: _weights(is_pretrained(settings.encoder, settings.pretrained)),
         AUDIO: settings.audio,
     }

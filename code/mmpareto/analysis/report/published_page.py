@@ -146,7 +146,8 @@ def _modalities(column: str, parts: Sequence[Part]) -> str:
 
 def _encoder(one: Published) -> str:
     weights = {None: "", True: ", ImageNet weights", False: ", from scratch"}[one.pretrained]
-    return f"{shown(one.encoder)}{weights}" if one.encoder else "not known"
+    blocks = "" if one.blocks == "none" else f" with {shown(one.blocks)}"
+    return f"{shown(one.encoder)}{blocks}{weights}" if one.encoder else "not known"
 
 
 def _end(*texts: str) -> str:

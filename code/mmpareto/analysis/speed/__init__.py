@@ -1,7 +1,7 @@
 """Speed of training steps, loading and preparation, and memory of training steps."""
 
 _OF_GPU = ("sections", "minutes", "slots", "commit")
-_OF_STEP = ("methods", "integration", "amp", "tf32", "channels_last", "fused", "compile")
+_OF_STEP = ("methods", "integration", "amp", "tf32", "channels_last", "fused", "compile", "blocks", "cross_terms")
 _SHAPES = ("batch_size", "image_size", "frames", "audio_frames", "gpu_ids")
 # Measurement → flags of benchmark.py without an effect on it.
 WITHOUT_EFFECT = {

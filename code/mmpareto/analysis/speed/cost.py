@@ -5,12 +5,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmpareto.analysis.speed.released_step import ReleasedStep
 from mmpareto.analysis.speed.rounds import summarise, summary_text
@@ -48,6 +49,8 @@ class Conditions:
         channels_last: whether images and feature maps have their channels last in memory.
         fused: whether the optimizer's step is one kernel; with fp16 it always is.
         compile: whether the network is compiled.
+        blocks: the kind of blocks between the encoders of methods without blocks of their own; None for none.
+        cross_terms: "included", as with `--cross_terms included`; None where they are left out.
     """
 
     batch_size: int = 16
@@ -60,24 +63,28 @@ class Conditions:
     channels_last: bool = False
     fused: bool = False
     compile: bool = False
+    blocks: str | None = None
+    cross_terms: str | None = None
 
 
 # The methods that are measured
 
 
-def contender_names(spellings: Sequence[str] | None) -> list[str]:
+def contender_names(spellings: Sequence[str] | None, *, blocks: bool = False) -> list[str]:
     """Names of the contenders, the baseline first.
 
     Arguments:
         spellings: methods, each with a variant after a colon if wanted ("mmpareto:paper"); "released code" is
             `ReleasedStep`. None for all methods, the released code, and TorchJD's MGDA if the library is installed.
+        blocks: whether the encoders exchange information; "all methods" are then those that may.
 
     Raises:
         InputError: an unknown method or variant.
     """
     if spellings is None:
         mgda = [MGDA] if MGDA.removeprefix(TORCHJD) in TorchJD.known() else []
-        names = [*METHODS, RELEASED, *mgda]
+        methods = [name for name in METHODS if not (blocks and METHODS[name].no_interaction)]
+        names = [*methods, RELEASED, *mgda]
     else:
         names = [_contender_name(spelling) for spelling in spellings]
     return list(dict.fromkeys([BASELINE, *names]))
@@ -115,7 +122,13 @@ class Contender:
         self.inputs = {m: inputs[m] for m in self.method.modalities or inputs}
         self.labels, self.device = labels, labels.device
         channels = {m: CHANNELS[m] for m in self.inputs}
-        self.network: MultimodalNetwork = build_network(channels, CLASSES, **self.method.network).to(self.device)
+        shape = dict(self.method.network)
+        if conditions.blocks and len(channels) > 1:
+            shape = {"blocks": conditions.blocks} | shape
+        self.network: MultimodalNetwork = build_network(channels, CLASSES, **shape).to(self.device)
+        if self.network.interaction and getattr(self.method, "no_interaction", ""):
+            raise InputError(f"method {name!r} {self.method.no_interaction}: leave it out, or leave --blocks out.")
+        self.excludes_cross_terms = self.network.interaction and conditions.cross_terms is None
         if conditions.channels_last:
             self.network.to_channels_last()
         self.model = wrap_model(self.network, _devices(conditions)[1], compiled=conditions.compile)
@@ -158,7 +171,7 @@ class Contender:
             outputs=outputs,
             labels=self.labels,
             scale=self.precision.scale(),
-            interaction=self.network.interaction,
+            interaction=self.excludes_cross_terms,
         )
         self.precision.step(self.optimizer, None)
         self.optimizer.zero_grad(set_to_none=True)
@@ -222,9 +235,10 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
 
     Returns:
         The machine, the conditions, and for each contender: "seconds" per step and "ratio" to the baseline's step of
-        the same round (median, minimum, maximum each); "peak_bytes", which a step holds at most in addition to weights,
-        momentum and batch (`peak_memory`); "extra_copies", the difference of that to the baseline's in copies of the
-        encoders' gradients; with `integration`, "arithmetic", the share of the step that `ArithmeticTimer` measures
+        the same round (median, minimum, maximum each); "work", the multiplications and additions of a step over those
+        of a forward pass (absent with `compile`, which hides them); "peak_bytes", which a step holds at most in addition
+        to weights, momentum and batch (`peak_memory`); "extra_copies", the difference of that to the baseline's in
+        copies of the encoders' gradients; with `integration`, "arithmetic", the share of the step that `ArithmeticTimer` measures
         (None where it cannot).
 
     Raises:
@@ -238,10 +252,14 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
     contenders = {name: Contender(name, inputs, labels, conditions) for name in names}
     steps: dict[str, list[tuple[float, float | None]]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
+    work: dict[str, float] = {}
+    unit = 0 if conditions.compile else _flops(lambda: contenders[BASELINE].eval_forward(inputs))
     with progress(total=(rounds + 2) * len(names), desc="steps", leave=False, disable=None) as bar:
         for number in range(-2, rounds):
             for name, contender in contenders.items():
-                if number == -2:
+                if number == -2 and unit:
+                    work[name] = _flops(contender.step) / unit
+                elif number == -2:
                     contender.step()
                 elif number == -1:
                     peaks[name] = peak_memory(contender.step, device)
@@ -259,6 +277,8 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
             "peak_bytes": peaks[name],
             "extra_copies": (peaks[name] - peaks[BASELINE]) / copy,
         }
+        if name in work:
+            measured[name]["work"] = work[name]
         if integration:
             measured[name]["arithmetic"] = None if shares[0] is None else summarise(shares)
     return {
@@ -307,6 +327,13 @@ def _random_batch(conditions: Conditions, device: torch.device) -> tuple[dict[st
     return {"audio": audio.to(device), "visual": visual.to(device)}, labels.to(device)
 
 
+def _flops(function: Callable[[], Any]) -> int:
+    """Floating-point operations of a function's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
 def _seconds(device: torch.device) -> float:
     """CPU seconds of this process; on a GPU, elapsed seconds when it has finished its work."""
     if device.type == "cuda":
@@ -324,15 +351,17 @@ def table(costs: Mapping[str, Any]) -> str:
     integration = any("arithmetic" in measured for measured in costs["methods"].values())
     lines = [
         conditions_text(costs),
+        "work: multiplications and additions of a step, as a multiple of a forward pass's",
         f"medians (minimum – maximum); copies: peak memory above {BASELINE}'s, in copies of the encoders' gradients of "
         f"{costs['encoder_gradient_bytes'] / 2**20:.0f} MiB",
         f"limit of two backward passes per encoder, each as expensive as two forward passes: 5/3 of {BASELINE}, "
         f"{5 / 3 * baseline:.4f} s",
-        f"{'method':18}{unit_of(costs) + ' per step':>28}{'ratio to ' + BASELINE:>22}{'peak MiB':>10}{'copies':>8}"
-        + (f"{'arithmetic %':>20}" if integration else ""),
+        f"{'method':18}{unit_of(costs) + ' per step':>28}{'ratio to ' + BASELINE:>22}{'work':>7}{'peak MiB':>10}"
+        f"{'copies':>8}" + (f"{'arithmetic %':>20}" if integration else ""),
     ]
     for name, measured in costs["methods"].items():
         line = f"{name:18}{summary_text(measured['seconds'], 4):>28}{summary_text(measured['ratio'], 2):>22}"
+        line += f"{measured['work']:7.2f}" if "work" in measured else f"{'–':>7}"
         line += f"{measured['peak_bytes'] / 2**20:10.0f}{measured['extra_copies']:z8.2f}"
         if integration:
             line += f"{summary_text(measured['arithmetic'], 1, 100) if measured['arithmetic'] else '–':>20}"
