@@ -33,6 +33,7 @@ from torch import Tensor, distributed, nn
 # validation clip.
 BATCH = ("--batch_size", "7", "--epochs", "1")
 PLAIN = ("--encoder", "plain", *BATCH, "--epochs", "2")
+STAGED = ("--encoder", "staged", *BATCH)
 # Methods that use more of the training loop than losses and outputs, or another network; the steps of all methods are
 # tested in tests/integration/test_reduction.py. The encoders have (synchronised) BatchNorm unless they are "plain".
 RUNS: dict[str, tuple[str, ...]] = {
@@ -40,7 +41,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 } | {
     "greedy": ("--method", "greedy", "--start_epoch", "1", *BATCH),
     "gblending": ("--method", "gblending", "--trial_epochs", "1", *BATCH),
-    "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *BATCH),
+    "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),
     "parts": ("--accumulate", "3", "--record-gradients", "2", *PLAIN),
     "drop_last": ("--drop_last", "all", *PLAIN, "--protocol", "paper", "--batch_size", "5", "--epochs", "1"),

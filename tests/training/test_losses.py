@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ import torch
 from mmpareto import METHODS
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
-from mmpareto.models import ENCODERS
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import micro_batch_count, split_batch
 from prepared_clips import write_prepared
 from tiny_runs import run, trainer_of
-from torch import Tensor, nn
-
-ENCODERS.add("staged", "test_losses:StagedEncoder")
+from torch import Tensor
 
 OPTIONS = {
     "unimodal": ("--modality", "visual"),
@@ -26,26 +22,6 @@ OPTIONS = {
     "gblending": ("--trial_epochs", "1"),
     "greedy": ("--encoder", "staged"),
 }
-
-
-class StagedEncoder(nn.Module):
-    """Four convolutions in stages, between which MMTM blocks fit; no BatchNorm."""
-
-    feature_size = 4
-    widths = (4, 4, 4, 4)
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Conv2d(channels, 4, 4, stride=4), *(nn.Conv2d(4, 4, 1) for _ in range(3))])
-
-    def stages(self) -> list[Callable[[Tensor], Tensor]]:
-        return [self._first, *self.layers[1:]]
-
-    def _first(self, x: Tensor) -> Tensor:
-        return self.layers[0](x.flatten(0, 1) if x.dim() == 5 else x).tanh()
-
-    def pool(self, x: Tensor, batch: int) -> Tensor:
-        return x.mean(dim=(2, 3)).unflatten(0, (batch, -1)).mean(1)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")
 ENCODERS.add("plain", "tiny_runs:PlainEncoder")
 ENCODERS.add("normed", "tiny_runs:NormedEncoder")
+ENCODERS.add("staged", "tiny_runs:StagedEncoder")
 
 SMALL = (
     "--dataset cremad --encoder tiny --gpu_ids cpu --workers 0 --use_tensorboard false --batch_size 4 --epochs 2 "
@@ -56,6 +57,27 @@ class NormedEncoder(PlainEncoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(super().forward(x))
+
+
+class StagedEncoder(nn.Module):
+    """Four convolutions in stages, between which blocks fit; no BatchNorm, so that samples are independent."""
+
+    feature_size = 4
+    widths = (4, 4, 4, 4)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(channels, 4, 4, stride=4), *(nn.Conv2d(4, 4, 1) for _ in range(3))])
+
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        return [self._first, *self.layers[1:]]
+
+    def _first(self, x: Tensor) -> Tensor:
+        x = (x.flatten(0, 1) if x.dim() == 5 else x).to(self.layers[0].weight.dtype)
+        return self.layers[0](x).tanh()
+
+    def pool(self, x: Tensor, batch: int) -> Tensor:
+        return x.mean(dim=(2, 3)).unflatten(0, (batch, x.shape[0] // max(batch, 1))).mean(1)  # may be empty
 
 
 def arguments(data: Path, folder: Path | None, *more: object) -> list[str]:

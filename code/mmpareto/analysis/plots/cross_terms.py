@@ -97,8 +97,8 @@ def cross_terms_plot(run: FinishedRun, comparison: Comparison) -> Figure:
         grid[1, 0].set_ylabel("difference / update")
         notes = [
             f"Data set: {run.title}. {run.label}, seed {run.seed}, epochs {records.epochs[0]} to {records.epochs[-1]}; "
-            f"recorded every {records.every} steps. Each step: the encoder's update with the cross terms of the other modalities' "
-            "losses, compared with the update without them, from the same weights."
+            f"recorded every {records.every} steps. Each step: the encoder's update with the cross terms of the other "
+            "modalities' losses, compared with the update without them, from the same weights."
         ]
         style.finish(figure, f"Updates with and without cross terms: {run.title}", notes, run.banner)
     return figure

@@ -236,10 +236,10 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
     Returns:
         The machine, the conditions, and for each contender: "seconds" per step and "ratio" to the baseline's step of
         the same round (median, minimum, maximum each); "work", the multiplications and additions of a step over those
-        of a forward pass (absent with `compile`, which hides them); "peak_bytes", which a step holds at most in addition
-        to weights, momentum and batch (`peak_memory`); "extra_copies", the difference of that to the baseline's in
-        copies of the encoders' gradients; with `integration`, "arithmetic", the share of the step that `ArithmeticTimer` measures
-        (None where it cannot).
+        of a forward pass (absent with `compile`, which hides them); "peak_bytes", which a step holds at most in
+        addition to weights, momentum and batch (`peak_memory`); "extra_copies", the difference of that to the
+        baseline's in copies of the encoders' gradients; with `integration`, "arithmetic", the share of the step that
+        `ArithmeticTimer` measures (None where it cannot).
 
     Raises:
         InputError: the device does not exist, or does not have the precision.
