@@ -62,6 +62,7 @@ def test_every_cell_is_a_command_of_train_py(name: str) -> None:
     assert len(cells) == len(table.rows) * len(table.columns)
     recipes = {cell.settings.recipe for cell in cells}
     expected = {"variants": {"released", "paper"}, "dgl": {"dgl"}, "bridge_dgl": {"dgl", "released"}}
+    expected |= {"interaction": {"dgl", "released"}}
     assert recipes == expected.get(name, {"released"})
     whole = [identity(to_config(cell.settings), cell.settings.data) for cell in cells]
     same = [
@@ -116,7 +117,9 @@ def test_rows_are_labelled_as_their_runs_are_in_plots() -> None:
             # the recipe's value, which is not the default on Kinetics-Sounds.
             of_alpha = name == "dgl" and (settings.n_classes == 33 or settings.options.get("alpha") == 4)
             if choices.flag_of(cell.row.flags, "--method") and "bridge" not in name and not of_alpha:
+                terms = settings.cross_terms
                 further = [f"learning_rate {rate}"] if rate else []
+                further += [f"cross_terms {terms}"] if terms != "excluded" else []
                 assert cell.row.label == label(settings.method, settings.variant, settings.options, further)
                 labels.add(cell.row.label)
     assert {"MMPareto", "MMPareto (paper)", "MMPareto (gamma 2)", "MMPareto (paper, refresh 10)"} <= labels
@@ -180,6 +183,16 @@ def test_the_controls_of_the_main_table() -> None:
     assert [options["encoder_scale"] for options in rows.values() if "encoder_scale" in options] == [1, 1.5]
     boosts = [options["boost"] for options in rows.values() if "boost" in options]
     assert boosts == ["conflict", "conflict", "always"]
+
+
+def test_all_methods_of_the_table_of_interaction_have_blocks_once() -> None:
+    cells = [cell.settings for cell in make_cells(TABLES["interaction"], [0], "last")]
+    without = {s.method for s in cells if s.blocks == "none"}
+    assert without == {"unimodal", "greedy"} and not {"ensemble", "pretrain_finetune"} & {s.method for s in cells}
+    assert {s.method for s in cells if s.cross_terms == "included"} == {"pareto", "mmpareto", "dgl"}
+    assert {s.encoder for s in cells} == {"resnet18"}  # has stages
+    added = choices.with_methods(TABLES["interaction"], ["pcgrad"]).rows
+    assert [choices.flag_of(row.flags, "--blocks") for row in added] == ["mmtm", "mmtm"]
 
 
 def test_the_boost_is_compared_with_larger_steps() -> None:

@@ -72,7 +72,7 @@ def with_methods(table: Table, spellings: Sequence[str], data: str | None = None
     """The table with the baseline and these methods, "name" or "name:variant"; those that it lacks are appended.
 
     A name without a variant selects all rows of that method (or columns, if the columns are the methods). Appended rows
-    have the recipe of the baseline.
+    have the recipe and the blocks of the baseline.
 
     Arguments:
         data: the prepared folder; data/<data set> if None.
@@ -85,8 +85,9 @@ def with_methods(table: Table, spellings: Sequence[str], data: str | None = None
     present: Sequence[Row | Column] = table.columns if in_columns else table.rows
     selected = [entry for entry in present if any(_matches(entry.flags, *method) for method in methods)]
     absent = [method for method in methods if not any(_matches(entry.flags, *method) for entry in present)]
-    recipe = next(flag_of(row.flags, "--recipe") for row in table.rows if row.label == table.baseline)
-    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), recipe, data)]
+    flags = next(row.flags for row in table.rows if row.label == table.baseline)
+    common = {name: flag_of(flags, f"--{name}") for name in ("recipe", "blocks")}
+    added = [row for method in absent for row in _rows(*method, data_sets_of(table.columns), common, data)]
     if not in_columns:
         rows = [row for row in table.rows if row in selected or row.label == table.baseline]
         return dataclasses.replace(table, rows=(*rows, *added))
@@ -148,11 +149,11 @@ def _default_variant(method: str) -> Any:
 
 
 def _rows(
-    method: str, variant: str | None, datasets: Sequence[str], recipe: str | None, data: str | None
+    method: str, variant: str | None, datasets: Sequence[str], common: dict[str, str | None], data: str | None
 ) -> tuple[Row, ...]:
     if method == "unimodal":
-        return unimodal_rows(datasets, recipe, data)
-    return (method_row(method, None if variant == _default_variant(method) else variant, recipe=recipe),)
+        return unimodal_rows(datasets, common["recipe"], data)
+    return (method_row(method, None if variant == _default_variant(method) else variant, **common),)
 
 
 def _matches(flags: str, method: str, variant: str | None) -> bool:

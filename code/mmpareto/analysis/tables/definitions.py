@@ -69,17 +69,20 @@ class Table:
             raise ValueError(f"table {self.name!r} has no row {self.baseline!r}")
 
 
-def method_row(method: str, variant: str | None = None, *, recipe: str | None = None, **settings: Any) -> Row:
+def method_row(
+    method: str, variant: str | None = None, *, recipe: str | None = None, blocks: str | None = None, **settings: Any
+) -> Row:
     """The row of a method, with the label that its runs have in plots (`method_labels.label`).
 
     Arguments:
         variant: only if it is not the method's default, which a label does not mention.
-        recipe: of all rows of a table that has one recipe; it is not part of the label.
+        recipe, blocks: of all rows of a table that has one recipe, or blocks; they are not part of the label.
         settings: the method's options in the order of its class's arguments, and then settings of train.py, both only
             where they are not the default.
     """
     words = ["--method", method] + (["--variant", variant] if variant else [])
     words += ["--recipe", recipe] if recipe else []
+    words += ["--blocks", blocks] if blocks else []
     details = [variant] if variant else []
     for name, value in settings.items():
         words += [f"--{name}", *map(value_text, value if isinstance(value, list | tuple) else [value])]
@@ -196,6 +199,11 @@ BRIDGE_NOTE = (
 def dgl_row(**options: Any) -> Row:
     """A row of DGL with DGL's own recipe."""
     return method_row("dgl", recipe="dgl", **options)
+
+
+def mmtm_row(method: str, variant: str | None = None, **settings: Any) -> Row:
+    """A row of a method in a network with MMTM blocks."""
+    return method_row(method, variant, blocks="mmtm", **settings)
 
 
 MMPARETO_BRIDGE = chain(
@@ -344,6 +352,29 @@ _TABLES = (
         UNIFORM.label,
         f"{ONE_RECIPE}.",
         data_sets=False,
+    ),
+    Table(
+        "interaction",
+        "Methods on encoders that exchange information",
+        "Do the methods help where MMTM blocks join the encoders, and what is lost by one pass for all unimodal losses?",
+        (
+            Column("CREMA-D, spectrogram", "--dataset cremad --data {data}-spectrogram --recipe dgl"),
+            Column("Audio-visual digits, unheard speaker", "--dataset avdigits --data {data}-speaker --encoder resnet18"),
+        ),
+        (
+            *unimodal_rows(["cremad"]),
+            *(mmtm_row(method) for method in ("joint", "uniform", "pareto", "gblending", "ogm_ge", "pmr", "agm")),
+            method_row("greedy"),
+            *(mmtm_row("mmpareto", variant) for variant in (None, "paper", "released")),
+            mmtm_row("dgl"),
+            *(mmtm_row(method, cross_terms="included") for method in ("pareto", "mmpareto", "dgl")),
+        ),
+        UNIFORM.label,
+        "All rows but those of one modality have ResNet-18 with MMTM blocks after the last three stages, Greedy its own. "
+        "An encoder learns from the joint loss and its own unimodal loss; rows with cross_terms included take one "
+        "backward pass for all unimodal losses, so that it also learns from those of the other modalities, as Uniform "
+        "does. CREMA-D has DGL's recipe, as in table dgl. The accuracy of a modality alone is that of its head, which "
+        "sees the others through the gates.",
     ),
     Table(
         "multitask",
