@@ -126,7 +126,7 @@ class Contender:
         if conditions.blocks and len(channels) > 1:
             shape = {"blocks": conditions.blocks} | shape
         self.network: MultimodalNetwork = build_network(channels, CLASSES, **shape).to(self.device)
-        if self.network.interaction and getattr(self.method, "no_interaction", ""):
+        if self.network.interaction and self.method.no_interaction:
             raise InputError(f"method {name!r} {self.method.no_interaction}: leave it out, or leave --blocks out.")
         self.excludes_cross_terms = self.network.interaction and conditions.cross_terms is None
         if conditions.channels_last:

@@ -356,10 +356,10 @@ _TABLES = (
     Table(
         "interaction",
         "Methods on encoders that exchange information",
-        "Do the methods help where MMTM blocks join the encoders, and what is lost by one pass for all unimodal losses?",
+        "Do the methods help where MMTM blocks join the encoders, and what do cross terms change?",
         (
             Column("CREMA-D, spectrogram", "--dataset cremad --data {data}-spectrogram --recipe dgl"),
-            Column("Audio-visual digits, unheard speaker", "--dataset avdigits --data {data}-speaker --encoder resnet18"),
+            Column("Digits, unheard speaker", "--dataset avdigits --data {data}-speaker --encoder resnet18"),
         ),
         (
             *unimodal_rows(["cremad"]),
@@ -370,10 +370,10 @@ _TABLES = (
             *(mmtm_row(method, cross_terms="included") for method in ("pareto", "mmpareto", "dgl")),
         ),
         UNIFORM.label,
-        "All rows but those of one modality have ResNet-18 with MMTM blocks after the last three stages, Greedy its own. "
-        "An encoder learns from the joint loss and its own unimodal loss; rows with cross_terms included take one "
-        "backward pass for all unimodal losses, so that it also learns from those of the other modalities, as Uniform "
-        "does. CREMA-D has DGL's recipe, as in table dgl. The accuracy of a modality alone is that of its head, which "
+        "All rows but those of one modality have ResNet-18 with MMTM blocks after the last three stages; Greedy has "
+        "its own. An encoder learns from the joint loss and its own unimodal loss; rows with cross_terms included take "
+        "one backward pass for all unimodal losses, so that it also learns from those of the other modalities, as "
+        "Uniform does. CREMA-D has DGL's recipe, as in table dgl. The accuracy of a modality alone is that of its head, which "
         "sees the others through the gates.",
     ),
     Table(
