@@ -373,8 +373,8 @@ _TABLES = (
         "All rows but those of one modality have ResNet-18 with MMTM blocks after the last three stages; Greedy has "
         "its own. An encoder learns from the joint loss and its own unimodal loss; rows with cross_terms included take "
         "one backward pass for all unimodal losses, so that it also learns from those of the other modalities, as "
-        "Uniform does. CREMA-D has DGL's recipe, as in table dgl. The accuracy of a modality alone is that of its head, "
-        "which sees the others through the gates.",
+        "Uniform does. CREMA-D has DGL's recipe, as in table dgl. The accuracy of a modality alone is that of its "
+        "head, which sees the others through the gates.",
     ),
     Table(
         "multitask",
