@@ -9,7 +9,6 @@ from typing import Any
 from mmpareto.analysis.speed import WITHOUT_EFFECT
 from mmpareto.cli import ArgumentParser, at_least, run
 from mmpareto.files import write_text
-from mmpareto.models import BLOCKS
 
 
 def parser() -> ArgumentParser:
@@ -29,11 +28,8 @@ def parser() -> ArgumentParser:
     parser.add_argument("--workers", type=at_least(0), default=0, help="loading: also with so many processes")
 
     step = parser.add_argument_group("step")
-    step.add_argument(
-        "--methods", nargs="+", metavar="NAME",
-        help="with their default options; also NAME:VARIANT, released_code, torchjd:NAME (default: all methods, the "
-        "released code, and torchjd:MGDA if installed)",
-    )  # fmt: skip
+    names = "also NAME:VARIANT, released_code, torchjd:NAME (default: all methods, released_code, and torchjd:MGDA)"
+    step.add_argument("--methods", nargs="+", metavar="NAME", help=names)
     step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
@@ -45,8 +41,7 @@ def parser() -> ArgumentParser:
     step.add_argument("--channels_last", action="store_true", help="images and feature maps with channels last")
     step.add_argument("--fused", action="store_true", help="the optimizer's step in one kernel, as with fp16")
     step.add_argument("--compile", action="store_true", help="compile the network; the first step takes minutes")
-
-    step.add_argument("--blocks", choices=tuple(BLOCKS), help="blocks between the encoders, as in train.py")
+    step.add_argument("--blocks", choices=("mmtm",), help="blocks between the encoders, as in train.py")
     step.add_argument("--cross_terms", choices=("included",), help="included in all methods, as in train.py")
 
     gpu = parser.add_argument_group("gpu")
@@ -78,12 +73,7 @@ def _step(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from mmpareto.analysis.speed import cost
 
     conditions = cost.Conditions(**{field.name: getattr(given, field.name) for field in fields(cost.Conditions)})
-    costs = cost.measure(
-        cost.contender_names(given.methods, blocks=given.blocks is not None),
-        conditions,
-        given.rounds,
-        given.integration,
-    )
+    costs = cost.measure(cost.contender_names(given.methods, conditions), conditions, given.rounds, given.integration)
     return costs, cost.table(costs)
 
 

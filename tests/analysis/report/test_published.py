@@ -163,9 +163,10 @@ def test_figures_of_a_table_and_data_set_share_their_setting() -> None:
     for table in published_tables():
         for dataset in {one.dataset for one in table.figures}:
             same = [one for one in table.figures if one.dataset == dataset]
-            facts = [{name: value for name, value in one.facts.items() if name != "fusion"} for one in same]
+            of_network = ("fusion", "blocks")  # that one modality alone lacks
+            facts = [{name: value for name, value in one.facts.items() if name not in of_network} for one in same]
             assert all(one == facts[0] for one in facts), table.place
-            assert len({(one.frames, one.selection, one.schedule, one.fusion) for one in same}) == 1
+            assert len({(one.frames, one.selection, one.schedule, one.fusion, one.blocks) for one in same}) == 1
             assert len({one.label for one in same}) == len(same), table.place
 
 

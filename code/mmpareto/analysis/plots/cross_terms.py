@@ -1,4 +1,4 @@
-"""How far the cheaper `--cross_terms included` is from the update without cross terms, over one run.
+"""Distance of the cheaper `--cross_terms included` from the update without cross terms, over one run.
 
 The recorder compares both updates of every recorded step (`training.cross_terms`); here they are drawn and summarised.
 """

@@ -70,20 +70,21 @@ class Conditions:
 # The methods that are measured
 
 
-def contender_names(spellings: Sequence[str] | None, *, blocks: bool = False) -> list[str]:
+def contender_names(spellings: Sequence[str] | None, conditions: Conditions | None = None) -> list[str]:
     """Names of the contenders, the baseline first.
 
     Arguments:
         spellings: methods, each with a variant after a colon if wanted ("mmpareto:paper"); "released code" is
             `ReleasedStep`. None for all methods, the released code, and TorchJD's MGDA if the library is installed.
-        blocks: whether the encoders exchange information; "all methods" are then those that may.
+        conditions: with blocks, "all methods" are those whose encoders may exchange information.
 
     Raises:
         InputError: an unknown method or variant.
     """
     if spellings is None:
         mgda = [MGDA] if MGDA.removeprefix(TORCHJD) in TorchJD.known() else []
-        methods = [name for name in METHODS if not (blocks and METHODS[name].no_interaction)]
+        with_blocks = conditions is not None and conditions.blocks is not None
+        methods = [name for name in METHODS if not (with_blocks and METHODS[name].no_interaction)]
         names = [*methods, RELEASED, *mgda]
     else:
         names = [_contender_name(spelling) for spelling in spellings]
