@@ -13,7 +13,7 @@ from prepared_clips import write_prepared
 from tiny_runs import arguments, assert_same, read, resume, run, trainer_of
 from torchvision.models import VisionTransformer
 
-MBT = ("--encoder", "mbt-tiny", "--frames", 2)
+MBT = ("--encoder", "mbt-tiny", "--frames", 2, "--audio_pool", 2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def test_a_run_is_resumed_and_loaded_with_the_sizes_of_its_inputs(data: Path, tm
     content = read(tmp_path / "run/a/last.pt")
     assert_same(content["model"], read(tmp_path / "whole/last.pt")["model"])
     assert content["network"]["fusion"] == "average_logits"
-    assert content["network"]["input_shapes"] == {"audio": [1, 64, 128], "visual": [2, 3, 24, 24]}
+    assert content["network"]["input_shapes"] == {"audio": [1, 32, 32], "visual": [2, 3, 24, 24]}
     trained = mmpareto.load(tmp_path / "run/a")
     assert trained.model.interaction and trained.unimodal_heads == "trained"
-    batch = {"audio": torch.randn(2, 1, 64, 128), "visual": torch.randn(2, 2, 3, 24, 24)}
+    batch = {"audio": torch.randn(2, 1, 32, 32), "visual": torch.randn(2, 2, 3, 24, 24)}
     assert trained.model(batch).joint.shape == (2, 3)
     assert set(trained.model({"audio": batch["audio"]}).unimodal) == {"audio"}
 

@@ -357,10 +357,10 @@ _TABLES = (
         ),
         UNIFORM.label,
         "All rows have recipe mbt: what the MMPareto paper states of its table 2, else the values of its code for "
-        "ResNet-18. They are trained from scratch; with --out DIR -- --pretrained FILE, from a ViT's weights. An encoder "
-        "is embedding, layers and norm of a modality; bottleneck tokens and classifier take the plain sum. OGM-GE "
-        "changes 4-D weights, which here are those of the patch embedding alone. Greedy is left out: how the paper "
-        "applies it without MMTM blocks is not known. On the synthetic stand-in, the encoder is mbt-tiny.",
+        "ResNet-18. Training is from scratch; with --out DIR -- --pretrained FILE, from a ViT's weights. An encoder is "
+        "embedding, layers and norm of a modality; bottleneck tokens and classifier take the plain sum. OGM-GE changes "
+        "4-D weights, which here are those of the patch embedding alone. Greedy is left out: how the paper applies it "
+        "without MMTM blocks is not known. On the synthetic stand-in, the encoder is mbt-tiny.",
     ),
     Table(
         "multitask",
