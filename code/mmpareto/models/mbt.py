@@ -5,13 +5,14 @@ google-research/scenic, projects/mbt. With tokens x_k of modality k and bottlene
 
     [x_k, z_k] ← layer_k,l([x_k, z])  for every modality k,  then  z ← mean over k of z_k
 
-Both: 12 layers of ViT-B/16, of which those before layer 8, counted from 0, see one modality; four bottleneck tokens,
-drawn from N(0, 0.02²) and common to all modalities; no layer is shared; one linear classifier for the class tokens of
-all modalities, whose logits are averaged before the softmax (`AverageLogitsFusion`).
+Of the paper (from second-hand accounts, as its text was not at hand): ViT-B/16 per modality, four bottleneck tokens,
+fusion from layer 8 on, one class token per modality, whose logits are averaged before the softmax.
 
-As in the code: the patches of all frames are one sequence, with one learned position embedding per token, N(0, 0.02²);
-class tokens are 0, the weights of all layers Xavier uniform; position embeddings of a pre-trained ViT are interpolated
-linearly to a frame's grid of patches, and repeated for every frame.
+Of the code (at 4a38d47, read): layers are counted from 0, so the first eight see one modality; bottleneck tokens are
+drawn from N(0, 0.02²); no layer is shared; one linear classifier takes the class tokens of all modalities
+(`AverageLogitsFusion`); the patches of all frames are one sequence, with one learned position embedding per token,
+N(0, 0.02²); class tokens start at 0, the weights of all layers are Xavier uniform; position embeddings of a pre-trained
+ViT are interpolated linearly to a frame's grid of patches, and repeated for every frame.
 
 Other than in the code: every modality has a final LayerNorm of its own, as it is part of its encoder here (there, all
 share one); the configuration that is released averages over all tokens instead of reading a class token, and where it
@@ -128,9 +129,8 @@ class MBT(nn.Module):
         The first one precedes the first fusion layer. That after the last layer changes nothing: the class tokens alone
         are read from there on.
         """
-        layers = cls.depth - cls.fusion_layer
-        blocks: list[nn.Module] = [AppendBottlenecks(cls.width, cls.bottlenecks)]
-        return blocks + [AverageBottlenecks(cls.bottlenecks) for _ in range(layers)] if layers else []
+        averages = [AverageBottlenecks(cls.bottlenecks) for _ in range(cls.fusion_layer, cls.depth)]
+        return [AppendBottlenecks(cls.width, cls.bottlenecks), *averages] if averages else []
 
     @staticmethod
     def library_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,7 +198,10 @@ class PatchEmbed(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer of ViT: self-attention and an MLP, each with a residual; (B, N, width) → the same."""
+    """Pre-norm layer of ViT: self-attention and an MLP, each with a residual; (B, N, width) → the same.
+
+    Unlike `transformer.PreNormLayer`, it has the names and the GELU of ViT, and neither padding nor dropout.
+    """
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
         super().__init__()

@@ -39,11 +39,12 @@ class MultimodalNetwork(nn.Module):
             of modalities everywhere.
         fusion: module that maps {modality: feature} to the joint logits; it includes the joint head.
         heads: modality → module that maps its feature to logits; None if the fusion predicts from one modality, too.
-        blocks: modules through which the encoders exchange information, one after each of their last stages: MMTM
-            between ResNets, the bottlenecks of MBT between transformers. A block maps {modality: map}, the batch size
-            and `hold` to {modality: map}, for the modalities that are given. Blocks need encoders with `stages()`, the
-            functions that lead from the input to the last map, and `pool()`, from there to the feature. They belong to
-            no encoder: like fusion and heads, they descend the plain sum of the losses that reach them.
+        blocks: modules through which the encoders exchange information, one after each of their last stages: the MMTM
+            gates between ResNets, or MBT's bottleneck tokens, which travel with the tokens of every modality. A block
+            maps {modality: map}, the batch size and `hold` to {modality: map}, for the modalities that are given.
+            Blocks need encoders with `stages()`, the functions that lead from the input to the last map, and `pool()`,
+            from there to the feature. They are part of no encoder: like fusion and heads, they descend the plain sum of
+            the losses that reach them.
 
     Attributes:
         frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
@@ -257,12 +258,13 @@ def required_fusion(encoders: Mapping[str, str], fusion: str | None = None) -> s
     Raises:
         InputError: `fusion` is another than the one that they require.
     """
-    for name in dict.fromkeys(encoders.values()):
-        required = getattr(ENCODERS[name], "fusion", None)
-        if required not in (None, fusion) and fusion is not None:
-            raise InputError(f"--encoder {name} always uses the fusion {required!r}, not {fusion!r}.")
-        fusion = fusion or required
-    return fusion
+    name = next((name for name in encoders.values() if hasattr(ENCODERS[name], "fusion")), None)
+    if name is None:
+        return fusion
+    required = ENCODERS[name].fusion
+    if fusion not in (None, required):
+        raise InputError(f"--encoder {name} always uses the fusion {required!r}, not {fusion!r}.")
+    return required
 
 
 def _check_one_network(encoders: Mapping[str, str]) -> None:
