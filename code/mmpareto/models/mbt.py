@@ -208,7 +208,7 @@ class TransformerLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = MLP(width, mlp_width)
+        self.mlp = MLPBlock(width, mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Update every token."""
@@ -237,7 +237,7 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
+class MLPBlock(nn.Module):
     """Two linear layers with a GELU between them, token by token."""
 
     def __init__(self, width: int, hidden: int) -> None:
