@@ -297,16 +297,16 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "cremad": {
         "released": _RELEASED,
         "paper": _PAPER,
-        "mbt": _MBT,
         "dgl": _DGL,
         "ogm_ge": _OGM_CREMAD,
         "journal": _JOURNAL,
+        "mbt": _MBT,
     },
     "kinetics_sounds": {
         **_released_and_paper(f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
-        "mbt": _over(_MBT, f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
         "dgl": _DGL_KINETICS,
         "ogm_ge": _OGM_KINETICS,
+        "mbt": _over(_MBT, f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
@@ -320,7 +320,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "released": _UCF101,
         "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
     },
-    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "mbt": _MBT_STAND_IN, "dgl": _DGL_STAND_IN},
+    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN, "mbt": _MBT_STAND_IN},
 }
 
 
