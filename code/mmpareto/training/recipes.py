@@ -96,6 +96,13 @@ def _cremad_loader(code: str) -> Recipe:
     }
 
 
+# MBT, from scratch or, with --pretrained, from a ViT's weights
+
+MBT = (
+    "MMPareto paper, table 2: MBT, of a size that it does not state; that of the MBT paper (arXiv 2107.00135), ViT-B/16"
+)
+_MBT = _over(_PAPER, MBT, encoder="mbt-base")
+
 # DGL. Its command of each data set overrides the parser's learning rate, 0.001, and where stated α and the frames.
 
 _DGL = _from(DGL_CODE, _RELEASED) | {
@@ -220,6 +227,9 @@ _STAND_IN = _over(
     crop_scale=(0.6, 1.0),
     audio_pool=(4, 2),
 ) | {"audio_frames": Value(320, f"{CPU_SIZED}: the length of a clip of 3.2 s")}
+_MBT_STAND_IN = _over(
+    _STAND_IN, CPU_SIZED, encoder="mbt-tiny", optimizer="adamw", learning_rate=1e-3, weight_decay=0.01
+)
 _DGL_ON_STAND_IN = (
     "init",
     "scheduler",
@@ -284,11 +294,19 @@ def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
 
 
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL, "ogm_ge": _OGM_CREMAD, "journal": _JOURNAL},
+    "cremad": {
+        "released": _RELEASED,
+        "paper": _PAPER,
+        "dgl": _DGL,
+        "ogm_ge": _OGM_CREMAD,
+        "journal": _JOURNAL,
+        "mbt": _MBT,
+    },
     "kinetics_sounds": {
         **_released_and_paper(f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
         "dgl": _DGL_KINETICS,
         "ogm_ge": _OGM_KINETICS,
+        "mbt": _over(_MBT, f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
@@ -302,7 +320,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "released": _UCF101,
         "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
     },
-    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
+    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN, "mbt": _MBT_STAND_IN},
 }
 
 

@@ -61,7 +61,9 @@ def test_every_cell_is_a_command_of_train_py(name: str) -> None:
     cells = make_cells(table, [0], "validation")
     assert len(cells) == len(table.rows) * len(table.columns)
     recipes = {cell.settings.recipe for cell in cells}
-    expected = {"variants": {"released", "paper"}, "dgl": {"dgl"}, "bridge_dgl": {"dgl", "released"}}
+    expected = {
+        "variants": {"released", "paper"}, "dgl": {"dgl"}, "bridge_dgl": {"dgl", "released"}, "mbt": {"mbt"},
+    }  # fmt: skip
     assert recipes == expected.get(name, {"released"})
     whole = [identity(to_config(cell.settings), cell.settings.data) for cell in cells]
     same = [

@@ -346,6 +346,23 @@ _TABLES = (
         data_sets=False,
     ),
     Table(
+        "mbt",
+        "Methods in MBT, a transformer with interaction",
+        "Do the methods help where the modalities interact inside the encoders, in the transformer MBT?",
+        (CREMAD, KINETICS_SOUNDS),
+        (
+            *(method_row(name, recipe="mbt") for name in ("joint", "uniform", "gblending", "ogm_ge", "pmr", "agm")),
+            method_row("mmpareto", recipe="mbt"),
+            method_row("mmpareto", "released", recipe="mbt"),
+        ),
+        UNIFORM.label,
+        "All rows have recipe mbt: what the MMPareto paper states of its table 2, else the values of its code for "
+        "ResNet-18. Training is from scratch; with --out DIR -- --pretrained FILE, from a ViT's weights. An encoder is "
+        "embedding, layers and norm of a modality; bottleneck tokens and classifier take the plain sum. OGM-GE changes "
+        "4-D weights, which here are those of the patch embedding alone. Greedy is left out: how the paper applies it "
+        "without MMTM blocks is not known. On the synthetic stand-in, the encoder is mbt-tiny.",
+    ),
+    Table(
         "multitask",
         "Methods of multi-task learning",
         "Do methods made for conflicts between several tasks do as well as MMPareto on the losses of one task?",
