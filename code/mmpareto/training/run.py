@@ -186,7 +186,7 @@ def make_trainer(
     check_logger(settings)
     method = make_method(settings.method, settings.options)
     data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
-    _check_data(settings, data, method)
+    _check_data(settings, data, method, processes.is_distributed)
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
@@ -258,7 +258,7 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
     )
 
 
-def _check_data(settings: Settings, data: Data, method: Method) -> None:
+def _check_data(settings: Settings, data: Data, method: Method, is_distributed: bool) -> None:
     task = task_of_labels(data.train.labels)
     if method.needs_classes and task != "classification":
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
@@ -268,6 +268,11 @@ def _check_data(settings: Settings, data: Data, method: Method) -> None:
         raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
     if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
+    if method.needs_whole_batch and (settings.accumulate > 1 or is_distributed):
+        raise InputError(
+            f"--method {settings.method} with these options needs a step's whole batch at once: leave --accumulate "
+            "out, and train in one process."
+        )
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 

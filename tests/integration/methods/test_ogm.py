@@ -267,7 +267,7 @@ def test_weights_of_any_kind_are_modulated_on_request_and_an_encoder_without_any
             kappa = wanted[key.split(".")[1]] if gradient.ndim > 1 else 1.0
             shift[key] = float((actual[key] - kappa * gradient).abs().max())
             assert (shift[key] < 1e-14) == (kind is OGM or gradient.ndim == 1), key  # else the noise
-    assert {float(x) for x in report.metrics.values()} == pytest.approx(set(wanted.values()))
+    assert {m: float(report.metrics[f"coefficient_{m}"]) for m in wanted} == pytest.approx(wanted)
 
     for encoder in model.encoders.values():
         encoder.conv.requires_grad_(False)
