@@ -32,9 +32,9 @@ class Greedy(JointLoss):
     window. One modality alone is never held. A step that is not finite does not change M.
 
     The released network has no joint head: each view has a classifier of its own, the prediction is the mean of their
-    logits, and the sum of their losses is descended. Its M_main therefore includes each view's classifier; here, a joint
-    head that all modalities share counts for none. Its running mean of the second view's gates is computed from the
-    first view's; here, each modality's is its own.
+    logits, and the sum of their losses is descended. Its M_main therefore includes each view's classifier; here, a
+    joint head that all modalities share counts for none. Its running mean of the second view's gates is computed from
+    the first view's; here, each modality's is its own.
 
     In your own loop, call `watch` once with the parameters behind the gates, and pass `hold=method.hold()` to the model
     at every forward pass.

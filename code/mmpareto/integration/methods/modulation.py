@@ -33,7 +33,7 @@ class Modulation(JointLoss):
         """Return modality → κ, () float64, for at least every encoder, and update the state between steps."""
 
     def acts_on(self, parameter: Tensor) -> bool:
-        """Return whether κ acts on this parameter of an encoder, which may be given as its gradient: by default, True."""
+        """Return whether κ acts on this parameter of an encoder, or on this gradient of one: by default, True."""
         return True
 
     @abc.abstractmethod

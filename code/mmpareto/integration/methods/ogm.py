@@ -50,8 +50,8 @@ class OGM(Modulation):
         modulation_ends: the last epoch with modulation [50].
         modulated: "convolutions": the gradients of 4-D weights [so], which of a vision transformer is the patch
             embedding alone; "weights": every gradient that is not 1-D, as AGM.
-        score: "contribution": z_k is the part of the joint logits that modality k contributes; "zeroed": it is the joint
-            logits with zeros as the features of all other modalities, for any fusion.
+        score: "contribution": z_k is the part of the joint logits that modality k contributes; "zeroed": it is the
+            joint logits with zeros as the features of all other modalities, for any fusion.
 
     Raises:
         ValueError: an option is out of range; `backward`: the joint loss, the labels or a modality's logits are
@@ -167,9 +167,9 @@ class OGM(Modulation):
 class OGMGE(OGM):
     """OGM-GE: OGM plus Gaussian noise on the gradients that it modulates, each with its gradient's own spread.
 
-    N(0, std(g)²) is added to each element of a gradient g that OGM modulates, after it has multiplied it; std is that of
-    g before the multiplication. The released code adds 1e-8 to std, which would make the noise depend on the scale of
-    the loss; we do not. The noise is drawn once per step from PyTorch's generator of the device, in epochs with
+    N(0, std(g)²) is added to each element of a gradient g that OGM modulates, after it has multiplied it; std is that
+    of g before the multiplication. The released code adds 1e-8 to std, which would make the noise depend on the scale
+    of the loss; we do not. The noise is drawn once per step from PyTorch's generator of the device, in epochs with
     modulation, and with one modality as well. Everything else is as in OGM.
     """
 

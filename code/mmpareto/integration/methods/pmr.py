@@ -28,8 +28,8 @@ UNIT = 64
 class PMR(Method):
     """PMR, prototypical modal rebalance: pull the weaker modality's features towards their class prototypes.
 
-    The prototype p_k,c of modality k and class c is the mean feature over a tenth of the training set (`samples`). It is
-    updated before every epoch, including the first: p ← (1 − ε)·new + ε·old. With the negative Euclidean distances
+    The prototype p_k,c of modality k and class c is the mean feature over a tenth of the training set (`samples`). It
+    is updated before every epoch, including the first: p ← (1 − ε)·new + ε·old. With the negative Euclidean distances
     d_k,c = −‖x_k − p_k,c‖ as logits,
 
         s_k = Σᵢ softmax(d_k)[i, yᵢ]        ρ_k = (mean of the other modalities' s) / s_k
@@ -43,10 +43,10 @@ class PMR(Method):
 
     `variants["released"]`, the released code (fanyunfeng-bit/Modal-Imbalance-PMR), uses 1 in place of the clipped
     factor of a weaker modality, has no entropy term, and discards the untrained model's prototypes at the first update.
-    It also stops PMR after a given epoch, which the paper does not mention. Its prototypes come from other samples on
-    each data set, which `samples` selects and recipe pmr sets: on CREMA-D, Kinetics-Sounds and VGGSound, from a tenth of
-    the training batches with the training transforms ("augmented"); on AVE, from the whole validation set
-    ("validation"); on CG-MNIST, from a tenth of the test set with its labels, which is not offered here.
+    It also stops PMR after a given epoch, which the paper does not mention. The samples of its prototypes depend on the
+    data set, and recipe pmr sets `samples` accordingly: on CREMA-D, Kinetics-Sounds and VGGSound, a tenth of the
+    training batches with the training transforms ("augmented"); on AVE, the whole validation set ("validation"); on
+    CG-MNIST, a tenth of the test set with its labels, which is not offered here.
 
     In your own loop, call `set_epoch(…)` and `update_prototypes(…)` before every epoch. `backward` needs the labels,
     and `outputs` with `features`, modality → x_k (B, …). A class that was not among the samples has no prototype and is
