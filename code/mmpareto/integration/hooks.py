@@ -70,7 +70,7 @@ class Hooks:
 
     @property
     def needs_whole_batch(self) -> bool:
-        """Whether `backward` must be given a step's whole batch at once: no micro-batches, one process."""
+        """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
         return False
 
     def begin_training(self, context: TrainingContext) -> None:

@@ -99,7 +99,7 @@ def test_each_row_may_have_its_authors_recipe_and_the_data_that_it_reads() -> No
     assert chosen["DGL", "CREMA-D"] == ("dgl", "data/cremad-spectrogram", 100)
     assert chosen["MMPareto", "CREMA-D"] == chosen["Uniform", "CREMA-D"] == ("released", "data/cremad", 50)
     assert chosen["AGM", "AVE"] == ("released", "data/ave", 50)  # its authors state none
-    assert "authors" in table.title and "trained with the same" not in table.note and "authors state one" in table.note
+    assert "authors" in table.title and "trained with the same" not in table.note and "they state one" in table.note
     sounds = make_cells(choices.with_own_recipes(choices.with_data_sets(TABLES["main"], ["ks"])), [0], "last")
     assert {cell.settings.data for cell in sounds if cell.settings.method == "dgl"} == {"data/kinetics_sounds-33"}
     named = make_cells(choices.with_own_recipes(TABLES["variants"]), [0], "last")
