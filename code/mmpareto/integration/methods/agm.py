@@ -53,8 +53,8 @@ class AGM(Modulation):
 
     A step then costs 2ⁿ − 1 forward and backward passes, and needs the whole batch: gradient accumulation and several
     processes are refused. Left out are the differences of its other data sets: no limit on AV-MNIST, AVE and MOSEI; on
-    UR-Funny limit 7, clipping at 5, and no cap of a score; on MOSEI losses that are summed over the batch, clipping
-    where the largest element is above 1 and the smallest below 1, and gradients of the text's LSTM in training mode.
+    UR-Funny limit 7, clipping at 5, and no cap of a score; on MOSEI a loss that is summed over the batch, and clipping
+    where the largest element is above 1 and the smallest below 1.
 
     In your own loop, call `observe` before every `backward`, and with `modulation_ends`, `set_epoch` when an epoch
     begins.
