@@ -35,6 +35,7 @@ def parser() -> ArgumentParser:
         help="the baseline and these, NAME or NAME:VARIANT; they need not be in the table",
     )
     compared.add_argument("--encoders", nargs="+", metavar="E", help="repeat each column with each of these")
+    compared.add_argument("--recipe", choices=["own"], help="own: each row with its authors' recipe, if they state one")
     compared.add_argument("--seeds", nargs="+", type=at_least(0), metavar="N", help="default: 0 1 2 3 4; --quick: 0 1")
     compared.add_argument(
         "--protocol",
@@ -67,9 +68,8 @@ def parser() -> ArgumentParser:
     runs.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (default: runs)"
     )
-    runs.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: RUNS/tables/<name>[-<dataset>][-quick])"
-    )
+    out = "the report's folder (default: RUNS/tables/<name>[-<dataset>][-own][-quick])"
+    runs.add_argument("--out", type=Path, metavar="DIR", help=out)
     return parser
 
 

@@ -190,7 +190,7 @@ def make_trainer(
     shapes = _sample_shapes(data)
     encoders = choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None)
     fusion = required_fusion(encoders, method.network.get("fusion"))
-    _check_data(settings, data, method, fusion)
+    _check_data(settings, data, method, fusion, processes.is_distributed)
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
@@ -263,7 +263,7 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
     )
 
 
-def _check_data(settings: Settings, data: Data, method: Method, fusion: str | None) -> None:
+def _check_data(settings: Settings, data: Data, method: Method, fusion: str | None, is_distributed: bool) -> None:
     """Raise InputError if the settings do not fit the data, or the fusion that method or encoders require."""
     task = task_of_labels(data.train.labels)
     if method.needs_classes and task != "classification":
@@ -276,6 +276,11 @@ def _check_data(settings: Settings, data: Data, method: Method, fusion: str | No
             f"--method {settings.method}" if "fusion" in method.network else f"--encoder {value_text(settings.encoder)}"
         )
         raise InputError(f"{owner} uses the fusion {fusion!r} always; leave --fusion out.")
+    if method.needs_whole_batch and (settings.accumulate > 1 or is_distributed):
+        raise InputError(
+            f"--method {settings.method} with these options needs a step's whole batch at once: leave --accumulate "
+            "out, and train in one process."
+        )
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 
