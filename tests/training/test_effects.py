@@ -146,7 +146,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--method joint --no_probe", None),
         ("--method pretrain_finetune --no_probe", None),
         ("--method mmpareto --no_probe", "trains the unimodal heads"),
-        ("--method ensemble --fusion concat", "'ensemble' always uses the fusion 'average'"),
+        ("--method ensemble --fusion concat", "always uses the fusion 'average'"),
         ("--cross_terms included", "the encoders exchange nothing"),
         ("--method uniform --blocks mmtm --encoder tiny --cross_terms included", "descends a sum of losses"),
         ("--method mmpareto --blocks mmtm --encoder tiny --cross_terms included", None),

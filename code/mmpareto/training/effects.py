@@ -23,7 +23,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
-        fusion: the fusion that the method requires, if any.
+        fusion: the fusion that the method or the encoders require, if any.
         free_blocks: whether the network has room for blocks, and the method has none of its own.
         cross_terms: whether leaving out cross terms changes a gradient.
     """
@@ -68,7 +68,7 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "method {settings.method!r} always uses the fusion {facts.fusion!r}",
+    "the run, with its --method and --encoder, always uses the fusion {facts.fusion!r}",
     lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
 )
 FREE_BLOCKS = Effect(
