@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmpareto.analysis.speed import WITHOUT_EFFECT
+from mmpareto.analysis.speed import OF_IMAGES, WITHOUT_EFFECT
 from mmpareto.cli import ArgumentParser, at_least, run
 from mmpareto.files import write_text
 
@@ -38,6 +38,9 @@ def parser() -> ArgumentParser:
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
     step.add_argument("--frames", type=at_least(1), default=2, help="images per sample (default: 2)")
     step.add_argument("--audio_frames", type=at_least(1), default=256, help="of the filterbank (default: 256)")
+    step.add_argument(
+        "--modalities", type=at_least(1), metavar="N", help="N vectors and MLPs instead of sound, images and ResNets"
+    )
     step.add_argument("--gpu_ids", default="auto", help="0, or 0,1 (DataParallel), or cpu; default: a GPU, if any")
     step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
     step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
@@ -58,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = parser()
     given = made.parse_args(arguments)
     made.refuse(arguments, WITHOUT_EFFECT[given.what], f"on the measurement {given.what!r}")
+    made.refuse(arguments, OF_IMAGES if given.modalities else (), "on vectors (--modalities)")
     if given.what == "gpu":
         from mmpareto.analysis.speed import gpu_check
 

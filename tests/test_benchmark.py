@@ -56,7 +56,9 @@ def test_every_method_is_compared_with_uniform(tmp_path: Path, capsys: pytest.Ca
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
     assert set(result["methods"]) == names
     conditions: dict[str, Any] = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    conditions |= {"amp": None} | dict.fromkeys(("tf32", "channels_last", "fused", "compile"), False)
+    conditions |= dict.fromkeys(("amp", "modalities")) | dict.fromkeys(
+        ("tf32", "channels_last", "fused", "compile"), False
+    )
     assert result["conditions"] == conditions
     assert result["rounds"] == 1
     for values in result["methods"].values():
