@@ -14,7 +14,8 @@ from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.groups import SeedGroup, banner_of, deviation_note, group_runs, ranges, title_of
 from mmpareto.errors import InputError
-from mmpareto.training.method_labels import name_of
+from mmpareto.integration import TORCHJD
+from mmpareto.training.method_labels import label
 
 HEIGHT = 2.3  # of a panel, in inches
 TWO_PASSES = 5 / 3  # one forward and two backward passes, of one and one; a backward pass takes twice a forward pass
@@ -114,15 +115,15 @@ def _draw_accuracy(
     """
     labels = dict.fromkeys(group.label for members in groups.values() for group in members)
     counts = np.array([*groups])
-    for index, (label, line) in enumerate(style.lines(labels).items()):
+    for index, (name, line) in enumerate(style.lines(labels).items()):
         mean, deviation = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
         for index_of_count, members in enumerate(groups.values()):
             for group in members:
-                if group.label == label:
+                if group.label == name:
                     values = np.array([100 * _accuracy(run, head, protocol) for run in group.runs])
                     mean[index_of_count] = values.mean()
                     deviation[index_of_count] = values.std(ddof=1) if len(values) > 1 else np.nan
-        style.draw_band(axes, counts, mean, mean - deviation, mean + deviation, line, label, index)
+        style.draw_band(axes, counts, mean, mean - deviation, mean + deviation, line, name, index)
     known = {
         count: 100 * of_count["joint" if head == "joint" else next(name for name in of_count if name != "joint")]
         for count, of_count in bayes.items()
@@ -139,11 +140,19 @@ def _accuracy(run: FinishedRun, head: str, protocol: str) -> float:
 
 def _draw_costs(axes: Axes, costs: Mapping[str, Any]) -> None:
     """Draw the median ratio of each method to uniform, for each number of modalities."""
-    labels = {method: name_of(method) for of_count in costs.values() for method in of_count["methods"]}
+    labels = {method: _label(method) for of_count in costs.values() for method in of_count["methods"]}
     lines = style.lines(labels.values())
-    for method, label in labels.items():
+    for method, name in labels.items():
         measured = {int(n): c["methods"][method]["ratio"]["median"] for n, c in costs.items() if method in c["methods"]}
-        axes.plot([*measured], [*measured.values()], label=label, **lines[label].keywords())
+        axes.plot([*measured], [*measured.values()], label=name, **lines[name].keywords())
     axes.axhline(TWO_PASSES, color=style.GREY, ls=style.DOTTED, lw=0.8)
     axes.set_title("time of a step / Uniform's")
     axes.set_ylim(bottom=0)
+
+
+def _label(contender: str) -> str:
+    """The label of a method of `speed.cost`, "name" or "name:variant"."""
+    if contender.startswith(TORCHJD):
+        return label(contender)
+    method, _, variant = contender.partition(":")
+    return label(method, variant or None)

@@ -42,8 +42,9 @@ def add_step_costs(sheet: Sheet, table: Table, outcomes: Sequence[Outcome], prot
     if not counts:
         return sheet
     runs = [FinishedRun(outcome.folder) for outcome in outcomes if outcome.folder is not None]
-    costs = read_costs(folder / FILE) if (folder / FILE).is_file() else None
-    missing = [] if costs else [f"cost of a step: not measured yet; {folder / FILE} does not exist"]
+    saved = read_costs(folder / FILE) if (folder / FILE).is_file() else {}
+    costs = {str(count): saved[str(count)] for count in counts.values() if str(count) in saved} or None
+    missing = [] if costs else [f"cost of a step: not measured, or not saved in {folder / FILE}"]
     try:
         plots = [Plot(PLOT, "", svg_of(modalities_plot(runs, costs, protocol)))] if runs else []
     except InputError as error:  # such as runs of several preparations
@@ -58,11 +59,9 @@ def add_step_costs(sheet: Sheet, table: Table, outcomes: Sequence[Outcome], prot
 
 def counts_of(cells: Sequence[Cell]) -> dict[str, int]:
     """Label of each column whose encoders are MLPs → its number of modalities."""
-    return {
-        cell.column.label: len(modalities_of(cell.settings.dataset, cell.settings.data))
-        for cell in cells
-        if split(cell.settings.encoder)[0] == "mlp"
-    }
+    vectors = [cell for cell in cells if split(cell.settings.encoder)[0] == "mlp"]
+    counts = {cell.column.label: len(modalities_of(cell.settings.dataset, cell.settings.data)) for cell in vectors}
+    return {label: count for label, count in counts.items() if count}  # 0 where the data are not prepared
 
 
 def measure_steps(table: Table, cells: Sequence[Cell], folder: Path, gpu_ids: str) -> None:
