@@ -48,7 +48,7 @@ from mmpareto.errors import InputError
 
 FEWEST, MOST = 2, 8  # modalities
 CLASSES, INFORMATIVE, FEATURES = 10, 8, 32  # C, d, F
-DIFFICULTY, REDUNDANCY, SAMPLES = (1.0, 2.0), 0.5, 2000
+DIFFICULTY, REDUNDANCY, SAMPLES = (1.0, 2.0), 0.5, 1000
 DRAWS = 100_000  # for the Bayes accuracies: their standard error is at most 0.16 points
 VERSION = 1  # increased whenever a seed gives other samples than before
 # Random streams, after the seed; the number of the modality (from 0) follows where there is one.

@@ -266,7 +266,7 @@ _SEQUENCES = {
 # Gaussian modalities
 
 MODALITIES = "chosen here so that a run takes seconds on a CPU; made-up data"
-_VECTORS = {"encoder": "mlp", "learning_rate": 0.01, "batch_size": 64, "epochs": 4}
+_VECTORS = {"encoder": "mlp", "learning_rate": 0.01, "batch_size": 64, "epochs": 6}
 
 
 # Any other data set
