@@ -227,4 +227,4 @@ def test_vectors_are_measured_without_flags_of_images(tmp_path: Path, capsys: py
     assert json.loads((tmp_path / "cost.json").read_text())["conditions"]["modalities"] == 3
     with pytest.raises(SystemExit):
         benchmark.main([*words, "--image_size", "32"])
-    assert "--image_size has no effect on vectors (--modalities)" in capsys.readouterr().err
+    assert "--image_size has no effect on the measurement 'step on vectors'" in capsys.readouterr().err

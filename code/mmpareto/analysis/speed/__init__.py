@@ -7,6 +7,7 @@ _SHAPES = ("batch_size", *OF_IMAGES, "gpu_ids")
 # Measurement → flags of benchmark.py without an effect on it.
 WITHOUT_EFFECT = {
     "step": (*_OF_GPU, "clips", "workers"),
+    "step on vectors": (*_OF_GPU, "clips", "workers", *OF_IMAGES),
     "loading": (*_OF_GPU, *_OF_STEP, *_SHAPES),
     "preparation": (*_OF_GPU, *_OF_STEP, *_SHAPES, "rounds", "workers"),
     "gpu": (*_OF_STEP, "clips", "workers"),
