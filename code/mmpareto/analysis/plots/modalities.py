@@ -88,7 +88,8 @@ def modalities_plot(runs: Sequence[FinishedRun], costs: Mapping[str, Any] | None
                 "Time: median of CPU seconds per step, compared with Uniform's step of the same round; dotted: two "
                 "backward passes instead of one, each twice as long as a forward pass."
             )
-        style.finish(figure, f"Number of modalities: {title_of(every)}", notes, banner_of(every))
+        title = "Accuracy" if costs is None else "Accuracy and cost"
+        style.finish(figure, f"{title} by number of modalities: {title_of(every)}", notes, banner_of(every))
     return figure
 
 
