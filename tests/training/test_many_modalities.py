@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("mmpareto", "dgl") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name == "mmpareto" else pytest.mark.slow)
         for name in METHODS
         if name != "greedy"  # needs encoders with stages
     ],
