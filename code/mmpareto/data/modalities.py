@@ -153,9 +153,10 @@ def bayes_accuracy(means: np.ndarray, variances: np.ndarray, seed: int = 0, draw
         means: (C, D) class means.
         variances: (D,) of all classes; infinite where a direction is not observed.
     """
-    whitened = means / np.sqrt(variances)
+    known = np.isfinite(variances)
+    whitened = means[:, known] / np.sqrt(variances[known])
     labels = np.arange(draws) % len(means)
-    observed = whitened[labels] + _random(seed, _BAYES).standard_normal((draws, means.shape[1]))
+    observed = whitened[labels] + _random(seed, _BAYES).standard_normal((draws, known.sum()))
     scores = observed @ whitened.T - 0.5 * (whitened**2).sum(axis=1)
     return float((scores.argmax(axis=1) == labels).mean())
 
