@@ -13,6 +13,8 @@ from tiny_runs import metrics
 
 WORDS = "--dataset modalities --gpu_ids cpu --workers 0 --use_tensorboard false --epochs 2 --batch_size 32"
 OPTIONS = {
+    "ogm": ("--modulated", "weights"),
+    "ogm_ge": ("--modulated", "weights"),
     "unimodal": ("--modality", "m8"),
     "pretrain_finetune": ("--pretrain_epochs", "1"),
     "gblending": ("--trial_epochs", "1"),
