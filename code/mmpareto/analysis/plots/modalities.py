@@ -79,8 +79,9 @@ def modalities_plot(runs: Sequence[FinishedRun], costs: Mapping[str, Any] | None
             axes.set_xticks([*groups])
             axes.set_xlabel("modalities")
         style.legend(panels[-1], panels[:-1])
+        seeds = sorted({run.seed for run in runs})
         notes = [
-            f"Data set: {title_of(every)}. Seeds {ranges(sorted({run.seed for run in runs}))}; epoch by protocol "
+            f"Data set: {title_of(every)}. Seed{'s' * (len(seeds) > 1)} {ranges(seeds)}; epoch by protocol "
             f"{protocol}. {deviation_note(every)}"
         ]
         if costs is not None:
