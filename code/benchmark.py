@@ -28,13 +28,14 @@ def parser() -> ArgumentParser:
     parser.add_argument("--workers", type=at_least(0), default=0, help="loading: also with so many processes")
 
     step = parser.add_argument_group("step")
-    names = "also NAME:VARIANT, released_code, torchjd:NAME (default: all methods, released_code, and torchjd:MGDA)"
-    step.add_argument("--methods", nargs="+", metavar="NAME", help=names)
+    of_step = "NAME, NAME:VARIANT, released_code or torchjd:NAME, with default options (default: all)"
+    step.add_argument("--methods", nargs="+", metavar="NAME", help=of_step)
     step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
     step.add_argument("--frames", type=at_least(1), default=2, help="images per sample (default: 2)")
     step.add_argument("--audio_frames", type=at_least(1), default=256, help="of the filterbank (default: 256)")
+    step.add_argument("--modalities", type=at_least(1), metavar="N", help="N vectors, for MLPs, in place of clips")
     step.add_argument("--gpu_ids", default="auto", help="0, or 0,1 (DataParallel), or cpu; default: a GPU, if any")
     step.add_argument("--amp", choices=("bf16", "fp16"), help="mixed precision; fp16 on a GPU only")
     step.add_argument("--tf32", action="store_true", help="TF32 in float32 products, on a GPU")
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write the measurements; return the exit status."""
     made = parser()
     given = made.parse_args(arguments)
-    made.refuse(arguments, WITHOUT_EFFECT[given.what], f"on the measurement {given.what!r}")
+    measurement = "step on vectors" if given.what == "step" and given.modalities else given.what
+    made.refuse(arguments, WITHOUT_EFFECT[measurement], f"on the measurement {measurement!r}")
     if given.what == "gpu":
         from mmpareto.analysis.speed import gpu_check
 

@@ -56,7 +56,7 @@ def test_every_method_is_compared_with_uniform(tmp_path: Path, capsys: pytest.Ca
     names = {*METHODS, "released code"} | ({"torchjd:MGDA"} if importlib.util.find_spec("torchjd") else set())
     assert set(result["methods"]) == names
     conditions: dict[str, Any] = {"batch_size": 2, "image_size": 33, "audio_frames": 32, "frames": 1, "gpu_ids": "cpu"}
-    conditions |= {"amp": None, "blocks": None, "cross_terms": None} | dict.fromkeys(
+    conditions |= dict.fromkeys(("amp", "blocks", "cross_terms", "modalities")) | dict.fromkeys(
         ("tf32", "channels_last", "fused", "compile"), False
     )
     assert result["conditions"] == conditions
@@ -202,3 +202,29 @@ def test_loading_is_compared_with_the_released_loader(
     assert set(result["samples_per_second"]) == {"this loader", "this loader, --cache"} and result["workers"] == 1
     assert all(rate > 0 for rate in result["samples_per_second"].values())
     assert "released loader" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("modalities", [2, 8])
+def test_a_step_takes_as_many_passes_whatever_the_number_of_modalities(modalities: int) -> None:
+    conditions = cost.Conditions(batch_size=4, modalities=modalities, gpu_ids="cpu")
+    passes = {
+        name: tuple(cost.passes_per_encoder(name, conditions).values())
+        for name in ("uniform", "mmpareto", "pareto", "dgl", "gradnorm")
+    }
+    assert passes == {"uniform": (1, 1), "mmpareto": (1, 2), "pareto": (1, 2), "dgl": (1, 1), "gradnorm": (1, 2)}
+
+
+def test_agm_takes_a_forward_pass_per_coalition() -> None:
+    conditions = cost.Conditions(batch_size=4, modalities=4, gpu_ids="cpu")
+    assert cost.passes_per_encoder("agm", conditions) == {"forward": 1 + 2**4 - 1, "backward": 1}
+
+
+def test_vectors_are_measured_without_flags_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--modalities", "3", "--batch_size", "4", "--methods", "mmpareto", "--rounds", "1", "--gpu_ids", "cpu"]
+    assert benchmark.main([*words, "--out", str(tmp_path / "cost.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "modalities 3" in printed and "image_size" not in printed
+    assert json.loads((tmp_path / "cost.json").read_text())["conditions"]["modalities"] == 3
+    with pytest.raises(SystemExit):
+        benchmark.main([*words, "--image_size", "32"])
+    assert "--image_size has no effect on the measurement 'step on vectors'" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def test_a_stopped_grid_is_reported(
 
     monkeypatch.setattr(command, "run_grid", stopped)
     words = ["gamma", "--seeds", "0", "--slots", "3", "--protocol", "last", "--out", "there", "--dataset", "synthetic"]
-    monkeypatch.setattr(stand_in, "missing", lambda folders: [])
+    monkeypatch.setattr(stand_in, "missing", lambda *_: [])
     assert tables.main(words) == status
     assert "interrupted in epoch 3" in (here / "there" / "table.md").read_text()
     assert str(Synthetic.banner) in (here / "there" / "table.md").read_text()

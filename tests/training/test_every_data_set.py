@@ -136,6 +136,10 @@ def own_features(task: str) -> Callable[[Path], tuple[str, ...]]:
     return write
 
 
+def made(raw: Path) -> tuple[str, ...]:
+    return ("--modalities", "3", "--samples", "20")
+
+
 SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] = {
     "cremad": ("cremad", clips, IMAGES),
     "kinetics_sounds": ("kinetics_sounds", kinetics, IMAGES),
@@ -151,11 +155,12 @@ SETS: dict[str, tuple[str, Callable[[Path], tuple[str, ...]], tuple[str, ...]]] 
     "mosei": ("mosei", sentiment(MOSEI), ("--n_classes", "2")),
     "chsims": ("chsims", sentiment(CHSIMS), ("--n_classes", "5")),
     "folder": ("folder", own_clips, IMAGES),
+    "modalities": ("modalities", made, ()),
     "features, classes": ("features", own_features("classification"), ENCODED),
     "features, several labels": ("features", own_features("multilabel"), (*ENCODED, "--drop_last", "train")),
     "features, scores": ("features", own_features("regression"), ENCODED),
 }
-WHOLE = ("mosi", "mosei", "chsims", "cgmnist", "avdigits", "features")  # prepared in this process
+WHOLE = ("mosi", "mosei", "chsims", "cgmnist", "avdigits", "features", "modalities")  # prepared in this process
 
 
 def test_every_data_set_has_a_case() -> None:
@@ -171,7 +176,8 @@ def test_from_raw_files_to_a_trained_run(
     raw.mkdir()
     more = write(raw)
     workers = () if name in WHOLE else ("--workers", "1")
-    assert prepare.main([name, "--raw", str(raw), "--out", str(out), *more, *workers]) == 0
+    source = () if DATASETS[name].made_here else ("--raw", str(raw))
+    assert prepare.main([name, *source, "--out", str(out), *more, *workers]) == 0
     assert prepare.main([name, "--out", str(out), "--check"]) == 0
     assert "wrong            0" in capsys.readouterr().out
     assert prepare.main([name, "--out", str(out), "--sheet", str(tmp_path / "sheet.png")]) == 0

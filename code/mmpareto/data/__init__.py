@@ -23,6 +23,7 @@ DATASETS = Registry(
         "ave": "mmpareto.data.ave:AVE",
         "ucf101": "mmpareto.data.ucf101:UCF101",
         "synthetic": "mmpareto.data.synthetic:Synthetic",
+        "modalities": "mmpareto.data.modalities:GaussianModalities",
         "folder": "mmpareto.data.folder:ClipFolder",
         "features": "mmpareto.data.features:FeatureArrays",
     },

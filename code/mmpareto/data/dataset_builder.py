@@ -41,6 +41,7 @@ class DatasetBuilder:
             lists them under "modalities".
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
+        made_here: this program makes it from a seed, so that its preparation needs no raw files.
         loses_samples: nobody can get all of the listed samples any more, so that absent ones are not an error.
         prepare: class method that prepares the raw files and returns a `PreparationReport`; its arguments are the
             options of `add_arguments`.
@@ -51,6 +52,7 @@ class DatasetBuilder:
     modalities: ClassVar[tuple[str, ...] | None] = None
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
+    made_here: ClassVar[bool] = False
     loses_samples: ClassVar[bool] = False
     prepare: ClassVar[Any]
 

@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
@@ -171,20 +172,8 @@ class FeatureArrays(DatasetBuilder):
             "split": split.sentence,
             "origin": {"modalities": [*own.modalities]},
         }
-        report = PreparationReport(raw.stem, out, len(own.names), split, {}, [], 0, unit="samples", notes=own.notes)
-        report.sizes = {part: len(names) for part, names in split.parts.items()}
-        for part, names in split.parts.items():
-            report.counts[part] = class_counts([by_name[name] for name in names], own.labels.classes)
-        with locked(out):
-            if finished_record(out, record, [ARRAYS]) is not None:
-                report.already = report.found
-                return report
-            write_text(out / RECORD_UNFINISHED, json.dumps(record))
-            entries = _write_samples(out, own, split, standardise=not no_standardise)
-            info = DatasetInfo(cls.name, raw.stem, False, tuple(own.labels.classes))
-            report.prepared, report.seconds = report.found, time.monotonic() - started
-            write_record(report, info, {**record, **entries}, [ARRAYS])
-        return report
+        info = DatasetInfo(cls.name, raw.stem, False, tuple(own.labels.classes))
+        return write_prepared(out, own, split, info, record, standardise=not no_standardise, started=started)
 
     @classmethod
     def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
@@ -371,6 +360,47 @@ def _digest(raw: Path) -> str:
 
 
 # --- writing ---
+
+
+def write_prepared(
+    out: Path,
+    own: OwnArrays,
+    split: Split,
+    info: DatasetInfo,
+    record: Mapping[str, Any],
+    entries: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    standardise: bool,
+    started: float,
+) -> PreparationReport:
+    """Write a prepared folder, unless `out` is that already.
+
+    Arguments:
+        out: the prepared folder.
+        own: the arrays; they are read again, one at a time.
+        info: entries of prepared.json about the data set.
+        record: everything that the prepared files depend on.
+        entries: further entries of prepared.json.
+        standardise: whether features are standardised by the training set's statistics.
+        started: `time.monotonic()` when the preparation began.
+
+    Raises:
+        InputError: `out` contains something else, another process is preparing it, or it cannot be written.
+    """
+    label_of = dict(zip(own.names, own.labels.values, strict=True))
+    report = PreparationReport(info.title, out, len(own.names), split, {}, [], 0, unit="samples", notes=own.notes)
+    report.sizes = {part: len(names) for part, names in split.parts.items()}
+    for part, names in split.parts.items():
+        report.counts[part] = class_counts([label_of[name] for name in names], own.labels.classes)
+    with locked(out):
+        if finished_record(out, record, [ARRAYS]) is not None:
+            report.already = report.found
+            return report
+        write_text(out / RECORD_UNFINISHED, json.dumps(record))
+        written = _write_samples(out, own, split, standardise=standardise)
+        report.prepared, report.seconds = report.found, time.monotonic() - started
+        write_record(report, info, {**record, **entries, **written}, [ARRAYS])
+    return report
 
 
 def _write_samples(out: Path, own: OwnArrays, split: Split, *, standardise: bool) -> dict[str, Any]:

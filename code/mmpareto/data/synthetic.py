@@ -167,6 +167,7 @@ class Synthetic(ClipDatasetBuilder):
 
     name = "synthetic"
     title = "synthetic stand-in"
+    made_here = True
     banner = (
         "SYNTHETIC DATA: drawn faces and computed voices, made up by this program. "
         "A result on it shows that the software works and says nothing about any method."

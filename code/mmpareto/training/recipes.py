@@ -357,6 +357,11 @@ _SEQUENCES = {
     "ogm_ge.modulated": "weights",
 }
 
+# Gaussian modalities
+
+MODALITIES = "chosen here so that a run takes seconds on a CPU; made-up data"
+_VECTORS = {"encoder": "mlp", "learning_rate": 0.01, "batch_size": 64, "epochs": 6}
+
 
 # Any other data set
 
@@ -406,6 +411,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "released": _UCF101,
         "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
     },
+    "modalities": _released_and_paper(MODALITIES, **_VECTORS),
     "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN, "mbt": _MBT_STAND_IN},
 }
 

@@ -58,6 +58,18 @@ LANDSCAPE: Flags = (
     *COMMON,
 )
 
+MODALITIES: Flags = (
+    ("--costs", {"type": Path, "metavar": "FILE", "help": "steps.json of the report of tables.py modalities"}),
+    (
+        "--protocol",
+        {
+            "choices": ("validation", "last", "paper"),
+            "default": "validation",
+            "help": "that chooses the epoch (default: validation)",
+        },
+    ),
+)
+
 ENTRIES = {
     "accuracy": PlotEntry("training_curves:draw_accuracy", "test accuracy over training, for every head"),
     "gap": PlotEntry("training_curves:draw_gap", "training accuracy minus test accuracy, over training"),
@@ -87,6 +99,9 @@ ENTRIES = {
     ),
     "cross_terms": PlotEntry(
         "cross_terms:draw_cross_terms", "how far --cross_terms included is from the update without cross terms", "one"
+    ),
+    "modalities": PlotEntry(
+        "modalities:draw_modalities", "accuracy, and cost of a step, against the number of modalities", flags=MODALITIES
     ),
     "integration": PlotEntry("integration:draw_integration", "how each method combines the same two gradients", "none"),
     "cgmnist": PlotEntry("cgmnist:draw_cgmnist", "the digits and colours of CG-MNIST", "none"),

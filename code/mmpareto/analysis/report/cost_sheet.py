@@ -30,7 +30,7 @@ def measure_costs(table: Table, gpu_ids: str, quick: bool) -> dict[str, Any]:
     on_gpu = choose_devices(gpu_ids)[0].type == "cuda"
     sizes = QUICK if quick else CREMAD_ON_GPU if on_gpu else {}
     conditions = cost.Conditions(gpu_ids=gpu_ids, **sizes)
-    return cost.measure(cost.contender_names([*_names(table)]), conditions, QUICK_ROUNDS if quick else ROUNDS)
+    return cost.measure(cost.contender_names([*contenders_of(table)]), conditions, QUICK_ROUNDS if quick else ROUNDS)
 
 
 def write_costs(folder: Path, costs: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ def read_costs(folder: Path) -> dict[str, Any]:
 
 def make_cost_sheet(table: Table, costs: Mapping[str, Any]) -> Sheet:
     """The sheet of these measurements."""
-    names, measured = _names(table), costs["methods"]
+    names, measured = contenders_of(table), costs["methods"]
     return Sheet(
         table.title,
         table.question,
@@ -73,7 +73,7 @@ def make_cost_sheet(table: Table, costs: Mapping[str, Any]) -> Sheet:
     )
 
 
-def _names(table: Table) -> dict[str, str]:
+def contenders_of(table: Table) -> dict[str, str]:
     """Name of a method in `cost` → label of its row."""
     names = {}
     for row in table.rows:

@@ -5,17 +5,20 @@ import os
 import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmpareto.analysis.speed import OF_IMAGES
 from mmpareto.analysis.speed.released_step import ReleasedStep
 from mmpareto.analysis.speed.rounds import summarise, summary_text
 from mmpareto.analysis.speed.tensor_memory import peak_memory
+from mmpareto.data.modalities import FEATURES
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.integration.hooks import Trial
@@ -43,6 +46,7 @@ class Conditions:
         batch_size: number of samples.
         image_size: height and width in pixels of each of a sample's `frames` images.
         audio_frames: time steps of a sample's filterbank.
+        modalities: number of modalities, vectors for encoders `mlp`; None for sound and images, for ResNet-18.
         gpu_ids: as for `choose_devices`; "auto" is the first GPU, or the CPU if there is none.
         amp: None, "bf16" or "fp16".
         tf32: whether a GPU may round the factors of float32 products to TF32.
@@ -57,6 +61,7 @@ class Conditions:
     image_size: int = 96
     audio_frames: int = 256
     frames: int = 2
+    modalities: int | None = None
     gpu_ids: str = "auto"
     amp: str | None = None
     tf32: bool = False
@@ -122,8 +127,8 @@ class Contender:
         self.method = _contender_method(name, inputs)
         self.inputs = {m: inputs[m] for m in self.method.modalities or inputs}
         self.labels, self.device = labels, labels.device
-        channels = {m: CHANNELS[m] for m in self.inputs}
-        shape = dict(self.method.network)
+        channels = {m: CHANNELS.get(m, FEATURES) for m in self.inputs}
+        shape: dict[str, Any] = {**self.method.network, **({"encoder": "mlp"} if conditions.modalities else {})}
         if conditions.blocks and len(channels) > 1:
             shape = {"blocks": conditions.blocks} | shape
         self.network: MultimodalNetwork = build_network(channels, CLASSES, **shape).to(self.device)
@@ -185,6 +190,28 @@ class Contender:
         seconds = _seconds(self.device) - start
         arithmetic = self.arithmetic.pop_seconds()
         return seconds, None if arithmetic is None else arithmetic / seconds
+
+
+def passes_per_encoder(name: str, conditions: Conditions) -> dict[str, float]:
+    """Count the forward and the backward passes of one step through each encoder, on average over the encoders.
+
+    Arguments:
+        name: of a contender.
+        conditions: not compiled, and on at most one GPU.
+    """
+    contender, counts = Contender(name, *_random_batch(conditions, _devices(conditions)[0]), conditions), Counter[str]()
+
+    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        counts["forward"] += 1
+        if output.requires_grad:
+            output.register_hook(lambda gradient: counts.update(["backward"]))
+
+    encoders = contender.network.encoders.values()
+    for encoder in encoders:
+        first = next(part for part in encoder.modules() if any(True for _ in part.parameters(recurse=False)))
+        first.register_forward_hook(forward)
+    contender.step()
+    return {kind: counts[kind] / len(encoders) for kind in ("forward", "backward")}
 
 
 class ArithmeticTimer:
@@ -322,6 +349,10 @@ def _random_batch(conditions: Conditions, device: torch.device) -> tuple[dict[st
     """Random inputs by modality, and random labels."""
     generator = torch.Generator().manual_seed(0)
     size, side = conditions.batch_size, conditions.image_size
+    if conditions.modalities is not None:
+        vectors = torch.randn(conditions.modalities, size, FEATURES, generator=generator).to(device)
+        labels = torch.randint(CLASSES, (size,), generator=generator)
+        return {f"m{k}": x for k, x in enumerate(vectors, 1)}, labels.to(device)
     audio = torch.randn(size, 1, conditions.audio_frames, FREQUENCIES, generator=generator)
     visual = torch.randn(size, conditions.frames, 3, side, side, generator=generator)
     labels = torch.randint(CLASSES, (size,), generator=generator)
@@ -379,9 +410,10 @@ def conditions_text(costs: Mapping[str, Any]) -> str:
     """Device, version and all conditions that are set."""
     where = costs["machine"]
     device = where["gpu"] or f"{where['cpu']} ({where['threads']} of {where['cores']} cores)"
+    unused = ("gpu_ids", *(OF_IMAGES if costs["conditions"].get("modalities") else ()))
     conditions = ", ".join(
         f"{name} {value}"
         for name, value in costs["conditions"].items()
-        if value not in (None, False) and name != "gpu_ids"
+        if value not in (None, False) and name not in unused
     )
     return f"{device}, torch {where['torch']}; {conditions}; {costs['rounds']} rounds"

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpareto.analysis.tables import choices, stand_in
@@ -34,10 +34,9 @@ def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str
     for banner in dict.fromkeys(DATASETS[cell.settings.dataset].banner for cell in cells):
         if banner:
             print(banner, flush=True)
-    synthetic = [cell.settings.data for cell in cells if cell.settings.dataset == stand_in.NAME]
-    to_prepare = [] if arguments.report_only else stand_in.missing(synthetic)
+    to_prepare = {} if arguments.report_only else _to_prepare(cells)
     if arguments.dry_run:
-        print(plan_text(cells, arguments.runs, max(len(slots), 1), to_prepare))
+        print(plan_text(cells, arguments.runs, max(len(slots), 1), [*to_prepare]))
         return 0
     outcomes, status = _run(cells, arguments, slots, to_prepare)
     missing = [outcome for outcome in outcomes if outcome.reason is not None]
@@ -47,24 +46,39 @@ def report_runs(table: Table, arguments: argparse.Namespace, extra: Sequence[str
         print(f"share {number} of {count}: {len(cells) - len(missing)} of {len(cells)} cells have a finished run")
         return status or int(bool(missing))
 
+    from mmpareto.analysis.report import step_costs
     from mmpareto.analysis.report.run_sheet import make_run_sheet
     from mmpareto.analysis.report.writers import write_report
 
-    print(*write_report(make_run_sheet(table, outcomes, arguments.protocol), out_of(table, arguments)), sep="\n")
+    sheet, out = make_run_sheet(table, outcomes, arguments.protocol), out_of(table, arguments)
+    if table.step_costs:
+        if not arguments.report_only and not status:
+            step_costs.measure_steps(table, cells, out, slots[0])
+        sheet = step_costs.add_step_costs(sheet, table, outcomes, arguments.protocol, out)
+    print(*write_report(sheet, out), sep="\n")
     return status or int(bool(missing))
 
 
+def _to_prepare(cells: Sequence[Cell]) -> dict[str, str]:
+    """Folder that does not exist yet → its data set, for those that this program makes."""
+    folders: dict[str, list[str]] = {}
+    for cell in cells:
+        if DATASETS[cell.settings.dataset].made_here:
+            folders.setdefault(cell.settings.dataset, []).append(cell.settings.data)
+    return {data: dataset for dataset, named in folders.items() for data in stand_in.missing(named, dataset)}
+
+
 def _run(
-    cells: Sequence[Cell], arguments: argparse.Namespace, slots: Sequence[str], to_prepare: Sequence[str]
+    cells: Sequence[Cell], arguments: argparse.Namespace, slots: Sequence[str], to_prepare: Mapping[str, str]
 ) -> tuple[list[Outcome], int]:
     """Run what the cells lack, unless they are only reported; return their outcomes and the exit status of the runs."""
     if arguments.report_only:
         return find_runs(cells, arguments.runs), 0
     if arguments.share and to_prepare:
-        commands = " and ".join(stand_in.how_to_prepare(stand_in.NAME, data) for data in to_prepare)
+        commands = " and ".join(stand_in.how_to_prepare(dataset, data) for data, dataset in to_prepare.items())
         raise InputError(f"machines that share a table must not prepare its data all at once; first run {commands}.")
-    for data in to_prepare:
-        stand_in.prepare(data)
+    for data, dataset in to_prepare.items():
+        stand_in.prepare(data, dataset)
     with StopSignals() as signals:
         outcomes = run_grid(
             cells,

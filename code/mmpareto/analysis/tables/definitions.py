@@ -53,6 +53,8 @@ class Table:
         note: what a reader of the results has to know.
         data_sets: whether each column is a data set, perhaps with its preparation or classes, and nothing else.
             `--dataset` replaces such columns; of others, it replaces the data set.
+        step_costs: whether the report also has the cost of a training step of each row, with the number of modalities
+            of each column, and a plot of both (`report.step_costs`); for columns whose encoders are `mlp`.
         own_recipes: whether each row has the recipe of its method's authors, on data sets that have one.
     """
 
@@ -64,6 +66,7 @@ class Table:
     baseline: str
     note: str = ""
     data_sets: bool = True
+    step_costs: bool = False
     own_recipes: bool = False
 
     def __post_init__(self) -> None:
@@ -147,6 +150,7 @@ DERIVED = {
     "-waveform": "--audio waveform",
     "-33": "--classes 33 --audio waveform",
     "-speaker": "--split speaker",
+    **{f"-n{count}": f"--modalities {count}" for count in (2, 3, 4, 8)},
 }
 
 # Passed to every run, so that the report can show norms and conflicts of the gradients; takes 5% of the time.
@@ -357,6 +361,20 @@ _TABLES = (
         UNIFORM.label,
         f"{ONE_RECIPE}. Greedy is left out: it needs convolutional encoders. OGM-GE modulates all weights, as none are "
         f"convolutions. {AGM_NOTE}",
+    ),
+    Table(
+        "modalities",
+        "Methods with 2 to 8 modalities",
+        "How do cost and accuracy change as the number of modalities grows?",
+        tuple(
+            Column(f"{count} modalities", f"--dataset modalities --data {{data}}-n{count}") for count in (2, 3, 4, 8)
+        ),
+        method_rows("uniform", "pareto", "mmpareto", "dgl"),
+        UNIFORM.label,
+        f"{ONE_RECIPE}. The data are made up: modalities are alternately easy and hard and share half of their "
+        "information (docs/data.md), and the first ones are the same in every column. Bayes accuracy is the best that "
+        "any method can reach.",
+        step_costs=True,
     ),
     Table(
         "fusion",

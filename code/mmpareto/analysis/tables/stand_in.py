@@ -1,4 +1,4 @@
-"""Preparation of a table's data: the synthetic stand-in by the table itself, other data sets by a command."""
+"""Preparation of a table's data: sets that this program makes by the table itself, other data sets by a command."""
 
 import json
 import shlex
@@ -17,42 +17,44 @@ FOLDER, QUICK_FOLDER = f"data/{NAME}", f"data/{NAME}-quick"
 
 def how_to_prepare(dataset: str, data: str) -> str:
     """The command that creates a prepared folder."""
-    words = ["python", "code/prepare.py", dataset, *([] if dataset == NAME else ["--raw", "DIR"])]
+    words = ["python", "code/prepare.py", dataset, *([] if DATASETS[dataset].made_here else ["--raw", "DIR"])]
     words += shlex.split(DERIVED.get(_suffix(data), ""))
     if _base(data) == QUICK_FOLDER:
         words += [word for name, value in QUICK_STAND_IN.items() for word in (f"--{name}", str(value))]
     return shlex.join([*words, *([] if data == f"data/{dataset}" else ["--out", data])])
 
 
-def missing(folders: Iterable[str]) -> list[str]:
-    """Which folders of the stand-in `prepare` has to create, each once.
+def missing(folders: Iterable[str], dataset: str = NAME) -> list[str]:
+    """Which folders of a data set that this program makes `prepare` has to create, each once.
 
-    They are the two above and folders derived from a stand-in that exists; a folder that the user named is not created.
+    They are its default folder, that of the quick stand-in, and folders derived from one that exists; a folder that the
+    user named is not created.
     """
     absent = [data for data in dict.fromkeys(folders) if not _is_prepared(data)]
-    return [data for data in absent if _base(data) in (FOLDER, QUICK_FOLDER) or _is_prepared(_base(data))]
+    return [data for data in absent if _base(data) in (f"data/{dataset}", QUICK_FOLDER) or _is_prepared(_base(data))]
 
 
-def prepare(data: str) -> None:
-    """Prepare a folder of the stand-in, or wait until another process has prepared it.
+def prepare(data: str, dataset: str = NAME) -> None:
+    """Prepare a folder of a data set that this program makes, or wait until another process has prepared it.
 
     Raises:
         InputError: the folder has other content, or cannot be written.
     """
     with file_lock(f"{data}.lock"):
         if not _is_prepared(data):
-            print(f"preparing the synthetic stand-in in {data}", flush=True)
-            DATASETS[NAME].prepare(**_options(data))
+            print(f"preparing {DATASETS[dataset].title} in {data}", flush=True)
+            DATASETS[dataset].prepare(**_options(data, dataset))
 
 
-def _options(data: str) -> dict[str, Any]:
+def _options(data: str, dataset: str) -> dict[str, Any]:
     parser = ArgumentParser()
-    DATASETS[NAME].add_arguments(parser)
-    options = vars(parser.parse_args([*shlex.split(DERIVED.get(_suffix(data), "")), "--out", data]))
+    DATASETS[dataset].add_arguments(parser)
+    flags = shlex.split(DERIVED.get(_suffix(data), ""))
+    options = vars(parser.parse_args([*flags, "--out", data]))
     base = _base(data)
-    if _is_prepared(base):  # the same clips, prepared with other flags
+    if _is_prepared(base):  # the same samples, prepared with other flags
         origin = json.loads((Path(base) / "prepared.json").read_text(encoding="utf-8"))["origin"]
-        return options | {name: origin[name] for name in ("clips", "actors", "seed")}
+        return options | {name: origin[name] for name in origin if name in options and f"--{name}" not in flags}
     return options | (QUICK_STAND_IN if base == QUICK_FOLDER else {})
 
 

@@ -294,7 +294,7 @@ def _command(folder: Path) -> str:
     """The command that prepares a folder."""
     known = Path(folder).name in DATASETS
     name = DATASETS.name(Path(folder).name) if known else _recorded_name(folder)
-    raw = "" if name == "synthetic" else " --raw DIR"
+    raw = "" if name in DATASETS and DATASETS[name].made_here else " --raw DIR"
     return f"python code/prepare.py {name}{raw}{'' if known else f' --out {folder}'}"
 
 
