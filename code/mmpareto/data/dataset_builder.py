@@ -130,6 +130,7 @@ class DatasetBuilder:
         seed: int = 0,
         subset: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> "PreparedDataset":
         """Open a split of a prepared folder as a PyTorch data set.
 
@@ -138,10 +139,11 @@ class DatasetBuilder:
             training, options, seed: see `PreparedDataset`.
             subset: indices of the samples to use, in this order; default: all.
             modalities: names of the modalities to read; default: all.
+            tasks: names of the tasks to read the labels of, for data with several; default: all.
 
         Raises:
             InputError: the folder is not a prepared data set, a file is missing or a list is wrong, or there is no such
-                modality.
+                modality or task.
         """
         from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
         from mmpareto.data.loading.samples import PreparedDataset
@@ -154,5 +156,6 @@ class DatasetBuilder:
             if name not in sources:
                 raise InputError(f"{folder} has no modality {name!r}; it has {' and '.join(sources)}.")
         sources = {name: source for name, source in sources.items() if modalities is None or name in modalities}
+        samples = samples if tasks is None else samples.of_tasks(tasks)
         samples = samples if subset is None else samples.subset(subset)
         return PreparedDataset(folder, samples, sources, prepared, options, training=training, seed=seed)
