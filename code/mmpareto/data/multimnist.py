@@ -142,7 +142,12 @@ class MultiMNIST(DatasetBuilder):
         mnist = read_mnist(files)
         sizes = _sizes(mnist, samples)
         tasks, origin = TASKS[digits], {path.name: sha256(path) for path in files.values()}
-        record = {"dataset": cls.name, "task": "multitask", "tasks": tasks, "modalities": cls.modalities}
+        record: dict[str, Any] = {
+            "dataset": cls.name,
+            "task": "multitask",
+            "tasks": tasks,
+            "modalities": cls.modalities,
+        }
         record |= {"noise": noise, "seed": seed, "sizes": sizes, "origin": origin}
         record = json.loads(json.dumps(record))  # as the finished folder has it
         orders = {part: placed(len(mnist[part].labels), digits, part, seed)[:, : sizes[part]] for part in mnist}

@@ -21,10 +21,10 @@ class Outputs(NamedTuple):
     Only tensors and dicts of tensors by modality: DataParallel gathers nothing else.
     """
 
-    joint: Tensor
-    """Joint logits (B, C)."""
+    joint: Tensor | None
+    """Joint logits (B, C); None for several tasks, which have no prediction in common."""
     unimodal: dict[str, Tensor]
-    """Modality → logits (B, C) of its own head, or of the fusion applied to its feature alone."""
+    """Modality → logits (B, C) of its own head, or of the fusion applied to its feature alone; task → its logits."""
     features: dict[str, Tensor]
     """Modality → feature (B, feature size) of its encoder."""
     contributions: dict[str, Tensor]
@@ -86,6 +86,21 @@ class MultimodalNetwork(nn.Module):
         return list(self.encoders)
 
     @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks of a `MultiTaskNetwork`, in order; [] here."""
+        return []
+
+    @property
+    def head_names(self) -> list[str]:
+        """The names of the predictions beside the joint one: the modalities, or the tasks."""
+        return self.tasks or self.modalities
+
+    @property
+    def own_losses(self) -> dict[str, list[str]]:
+        """Modality → the names of the losses, besides the joint one, that its encoder learns from."""
+        return {name: [name] for name in self.encoders}
+
+    @property
     def n_classes(self) -> int:
         """The number of classes."""
         return next(iter(self.heads.values())).out_features if self.heads else self.fusion.n_classes
@@ -106,17 +121,13 @@ class MultimodalNetwork(nn.Module):
         Raises:
             InputError: there is no input, or one of a modality that the network does not have.
         """
-        if not inputs or any(name not in self.encoders for name in inputs):
-            raise InputError(
-                f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
-                f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
-            )
+        self._check(inputs)
         given = [name for name in self.encoders if name in inputs]
         whole = len(given) == len(self.encoders)
         if not whole and self.absent == "input":
             inputs = self._with_zeros(inputs)
         names = [name for name in self.encoders if name in inputs]
-        maps = {name: _channels_last(inputs[name]) if self.channels_last else inputs[name] for name in names}
+        maps = self._maps({name: inputs[name] for name in names})
         encoded = self._encode_with_blocks(maps, hold) if self.blocks else self._encode(maps)
         features = {name: encoded[name] for name in given}
         if self.heads:
@@ -127,6 +138,17 @@ class MultimodalNetwork(nn.Module):
         if not whole and self.absent == "contribution" and contributions:
             return Outputs(torch.stack([*contributions.values()]).sum(0), unimodal, features, contributions)
         return Outputs(self.fusion(encoded), unimodal, features, contributions)
+
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        if not inputs or any(name not in self.encoders for name in inputs):
+            raise InputError(
+                f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
+                f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
+            )
+
+    def _maps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs in the memory format of the network."""
+        return {name: _channels_last(x) if self.channels_last else x for name, x in inputs.items()}
 
     def _with_zeros(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of all modalities, zeros for those that are absent."""
@@ -206,6 +228,7 @@ def build_network(
     heads: str = "own",
     blocks: str | None = None,
     init: str = "mmpareto",
+    tasks: Sequence[str] = (),
 ) -> MultimodalNetwork:
     """The network of the papers' experiments, freshly initialised.
 
@@ -217,6 +240,7 @@ def build_network(
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for no blocks.
         init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
+        tasks: names of the tasks of a `MultiTaskNetwork`, which has one modality, and neither fusion nor blocks.
 
     Raises:
         InputError: a name is unknown, or parts do not fit together.
@@ -225,6 +249,8 @@ def build_network(
         raise InputError(f"heads is {heads!r}; it must be {HEADS[0]!r} or {HEADS[1]!r}.")
     names = dict.fromkeys(channels, encoder) if isinstance(encoder, str) else encoder
     encoders = {name: ENCODERS[names[name]](count) for name, count in channels.items()}
+    if tasks:
+        return _build_multitask(encoders, n_classes, tasks, init)
     sizes = {name: module.feature_size for name, module in encoders.items()}
     own_heads = {name: nn.Linear(size, n_classes) for name, size in sizes.items()} if heads == "own" else None
     try:
@@ -233,6 +259,18 @@ def build_network(
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, names, encoders) if blocks else ()
     network = MultimodalNetwork(encoders, fusion_module, own_heads, block_modules)
+    initialise(network, init)
+    return network
+
+
+def _build_multitask(encoders: Mapping[str, Any], n_classes: int, tasks: Sequence[str], init: str) -> MultimodalNetwork:
+    from mmpareto.models.multitask import MultiTaskNetwork  # which derives from the class above
+
+    if len(encoders) != 1:
+        raise InputError(f"several tasks share one encoder, but the inputs are {' and '.join(encoders)}.")
+    ((modality, encoder),) = encoders.items()
+    heads = {task: nn.Linear(encoder.feature_size, n_classes) for task in tasks}
+    network = MultiTaskNetwork(modality, encoder, heads)
     initialise(network, init)
     return network
 

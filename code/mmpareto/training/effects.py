@@ -24,6 +24,7 @@ class Facts:
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
         fusion: the fusion that the method requires, if any.
+        tasks: names of the tasks, where the network has one encoder for several of them, and no fusion.
     """
 
     modalities: str
@@ -33,6 +34,14 @@ class Facts:
     heads_trained: bool
     gpu: bool
     fusion: str | None = None
+    tasks: str = ""
+
+    @property
+    def fixed_fusion(self) -> str:
+        """The reason why the fusion cannot be chosen, for messages."""
+        if self.tasks:
+            return f"has nothing to fuse here: {self.tasks} are tasks of one encoder"
+        return f"always uses the fusion {self.fusion!r}"
 
 
 class Effect(NamedTuple):
@@ -64,8 +73,8 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "method {settings.method!r} always uses the fusion {facts.fusion!r}",
-    lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
+    "method {settings.method!r} {facts.fixed_fusion}",
+    lambda s, facts: facts is None or (not facts.tasks and facts.fusion in (None, s.fusion)),
 )
 UNTRAINED_HEADS = Effect(
     "method {settings.method!r} trains the unimodal heads, so nothing is probed",

@@ -110,7 +110,7 @@ def _train(request: Request, processes: Processes) -> int:
     finally:
         trainer.loaders.stop()
 
-    print(summary_text(summary, trainer.network.modalities))
+    print(summary_text(summary, trainer.network.head_names, trainer.network.tasks))
     board = settings.tensorboard_path or trainer.folder
     curves = f"; curves: tensorboard --logdir {board}" if settings.use_tensorboard else ""
     if banner:
@@ -185,7 +185,7 @@ def make_trainer(
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     check_logger(settings)
     method = make_method(settings.method, settings.options)
-    data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
+    data = processes.rank0_first(lambda: open_data(settings, method.modalities, method.tasks))  # may write a cache
     _check_data(settings, data, method)
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
@@ -195,10 +195,12 @@ def make_trainer(
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
         "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
-        "fusion": settings.fusion,
-        **method.network,
     }
-    if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
+    if data.train.tasks:
+        shape["tasks"] = data.train.tasks
+    else:
+        shape |= {"fusion": settings.fusion, **method.network}
+    if shape.get("fusion") == "average" and task_of_labels(data.train.labels) == "multilabel":
         shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
@@ -255,11 +257,18 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
         heads_trained=not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory),
         gpu=device.type == "cuda",
         fusion=method.network.get("fusion"),
+        tasks=", ".join(network.tasks),
     )
 
 
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
     task = task_of_labels(data.train.labels)
+    if method.needs_fusion and task == "multitask":
+        raise InputError(
+            f"--method {settings.method} needs a joint prediction of several modalities, but {settings.data} has the "
+            f"tasks {', '.join(data.train.tasks)} on one encoder; use one that combines their losses or gradients, "
+            "such as uniform or mmpareto, or unimodal --task NAME."
+        )
     if method.needs_classes and task != "classification":
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")

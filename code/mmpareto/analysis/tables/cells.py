@@ -33,6 +33,7 @@ RESERVED = {
 # Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
 # that a table continues the runs that an older version has begun.
 LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
+LATER_OPTIONS = {"task": None}  # likewise, of methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +150,8 @@ def run_name(identity: Identity) -> str:
     named = {
         key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
     }
+    if "options" in named:
+        named["options"] = {k: v for k, v in named["options"].items() if (k, v) not in LATER_OPTIONS.items()}
     text = json.dumps(named, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"

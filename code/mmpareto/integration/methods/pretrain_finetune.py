@@ -35,6 +35,7 @@ class PretrainFinetune(PlainSum):
     source = "the two-stage baseline; rerun under one protocol in the MCR paper, table 1, with frozen encoders as well"
     memory = ("descends_joint", "descends_unimodal", "pretrain_epochs")
     descends_joint = False
+    needs_fusion = True
 
     def __init__(self, pretrain_epochs: int | None = None, freeze_encoders: bool = False) -> None:
         super().__init__()
