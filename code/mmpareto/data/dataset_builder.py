@@ -39,6 +39,7 @@ class DatasetBuilder:
         title: the name used in papers.
         modalities: names of its modalities; None where they differ between prepared folders, whose prepared.json then
             lists them under "modalities".
+        tasks: names of its tasks, where a sample has a class for each of several; a folder's are in its prepared.json.
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
         loses_samples: nobody can get all of the listed samples any more, so that absent ones are not an error.
@@ -49,6 +50,7 @@ class DatasetBuilder:
     name: ClassVar[str]
     title: ClassVar[str]
     modalities: ClassVar[tuple[str, ...] | None] = None
+    tasks: ClassVar[tuple[str, ...]] = ()
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
     loses_samples: ClassVar[bool] = False

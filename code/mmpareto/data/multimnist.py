@@ -70,6 +70,7 @@ class MultiMNIST(DatasetBuilder):
     name = "multimnist"
     title = "MultiMNIST"
     modalities = (IMAGE,)
+    tasks = TASKS[2]
     download = DownloadInfo(
         size="60,000 images for training, 10,000 for testing; 12 MB (MNIST), 80 to 120 MB prepared",
         terms="MNIST: Creative Commons BY-SA 3.0",

@@ -36,8 +36,8 @@ JOURNAL = "the authors on the journal version of OGM-GE (GeWu-Lab/BML_TPAMI2024,
 JOURNAL_UNSTATED = f"not stated by {JOURNAL}"
 AV_DIGITS = "chosen here, sized for two CPU cores; no publication uses this data set"
 MULTI_MNIST = (
-    "chosen here, sized for two CPU cores; the encoder is that of Sener & Koltun (NeurIPS 2018), and the MMPareto paper's "
-    "settings are unchecked"
+    "chosen here, sized for two CPU cores; the encoder is that of Sener & Koltun (NeurIPS 2018); what the MMPareto "
+    "paper used is unchecked"
 )
 CHOSEN = "chosen here; the sources do not say"
 CPU_SIZED = "chosen here so that the synthetic stand-in trains in minutes on two CPU cores"

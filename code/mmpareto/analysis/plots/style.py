@@ -122,6 +122,11 @@ FURTHER = [
 ]
 
 
+def objective_lines(objectives: Iterable[str]) -> dict[str, LineStyle]:
+    """Objective → its line: joint and unimodal have the same everywhere, tasks by their order."""
+    return {name: OBJECTIVES.get(name, FURTHER[index % len(FURTHER)]) for index, name in enumerate(objectives)}
+
+
 def paper() -> AbstractContextManager[None]:
     """Inside, new figures have the fonts and line widths of a page, whatever a matplotlibrc sets."""
     return matplotlib_style.context(["default", PAPER])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmpareto.analysis.finished_run import Identity, identity
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
-from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of
+from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of, tasks_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
 from mmpareto.training.settings import Settings, parse, parser, to_config
@@ -83,7 +83,7 @@ def make_cells(
 ) -> list[Cell]:
     """All cells of a table, sorted by seed, so that an interrupted grid has complete comparisons of fewer seeds.
 
-    A row of unimodal training has no cell for a data set without its modality.
+    A row of unimodal training has no cell for a data set without its modality or task.
 
     Arguments:
         protocol: "last", "validation" or "paper", for rows without a protocol of their own; the first two need the same
@@ -106,6 +106,8 @@ def make_cells(
             folder = data or f"data/{dataset}"
             for row in table.rows:
                 if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset, folder)):
+                    continue
+                if flag_of(row.flags, "--task") not in (None, *tasks_of(dataset, folder)):
                     continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
