@@ -143,7 +143,7 @@ def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str]
     unit = ", %" if metric.percent else ""
     lines = [
         f"{summary['name']}: {metric.title} on the test set{clips}{unit}",
-        f"{'':34}epoch  {'mean' if tasks else 'joint':>5}" + _cells(heads),
+        f"{'':34}epoch  {'mean' if tasks else 'joint':>5}" + _cells(heads, heads),
     ]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():
@@ -152,7 +152,7 @@ def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str]
             lines.append(f"  {title:32}    –  ({summary[key + '_reason']})")
         else:
             values = [line[metric.key], *(line[f"{metric.key}_{name}"] for name in heads)]
-            cells = _cells(["–" if value is None else metric.text(value) for value in values])
+            cells = _cells(["–" if value is None else metric.text(value) for value in values], ["", *heads])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
     if "best_from_epoch" in summary:
         lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")
@@ -163,5 +163,6 @@ def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str]
     return "\n".join(lines)
 
 
-def _cells(values: list[str]) -> str:
-    return "".join(f"{value:>9}" for value in values)
+def _cells(values: Sequence[str], heads: Sequence[str]) -> str:
+    """Right-aligned cells, in columns that are wide enough for their headings."""
+    return "".join(f"{value:>{max(9, len(head) + 2)}}" for value, head in zip(values, heads, strict=True))

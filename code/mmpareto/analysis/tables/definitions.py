@@ -378,8 +378,8 @@ _TABLES = (
         "Several tasks on one encoder, MultiMNIST",
         "Do the methods help where an encoder serves several tasks, and does it matter that one of them is harder?",
         (
-            Column("Noise on the right", "--dataset multimnist --data {data}-20k"),
-            Column("No noise", "--dataset multimnist --data {data}-20k-clean"),
+            Column("Noise on the right", "--dataset multimnist --data {data}-20k --channels_last"),
+            Column("No noise", "--dataset multimnist --data {data}-20k-clean --channels_last"),
         ),
         (
             *unimodal_rows(["multimnist"]),
