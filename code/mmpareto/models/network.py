@@ -1,4 +1,7 @@
-"""The network: one encoder per modality, a fusion module with the joint head, and one unimodal head per modality."""
+"""The network: one encoder per modality, a fusion module with the joint head, and one unimodal head per modality.
+
+For several tasks: one encoder that they share, and one head per task.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -212,6 +215,50 @@ class MultimodalNetwork(nn.Module):
         self.heads.requires_grad_(unimodal)
 
 
+class MultiTaskNetwork(MultimodalNetwork):
+    """Encodes one input, and classifies its feature once per task.
+
+    Outputs are those of `MultimodalNetwork`, with tasks in the place of modalities: `unimodal` maps a task to its
+    logits. There is no joint prediction: `joint` is None, as is the joint loss of `Method.backward`.
+
+    A class of its own, and not heads that are added to the other one, because nothing is fused: none of its options
+    (fusion, shared heads, blocks, absent modalities) has a meaning here.
+
+    Arguments:
+        modality: name of the input.
+        encoder: module that maps the input to (B, feature size).
+        heads: task → module that maps the feature to logits (B, C); their order is that of the tasks everywhere.
+    """
+
+    def __init__(self, modality: str, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__({modality: encoder}, fusion=nn.Identity())
+        if not heads:
+            raise ValueError("several tasks need one head each, and there is none")
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks, in order."""
+        return list(self.heads)
+
+    @property
+    def own_losses(self) -> dict[str, list[str]]:
+        """The encoder learns from the losses of all tasks."""
+        return dict.fromkeys(self.encoders, self.tasks)
+
+    @property
+    def additive(self) -> bool:
+        """False: there are no joint logits."""
+        return False
+
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
+        """Classify a batch; see `MultimodalNetwork.forward`."""
+        self._check(inputs)
+        features = self._encode(self._maps(inputs))
+        (feature,) = features.values()
+        return Outputs(None, {task: head(feature) for task, head in self.heads.items()}, features, {})
+
+
 def _channels_last(x: Tensor) -> Tensor:
     """Images (B, …, C, H, W) with C last in memory, also when an encoder views them as (B·…, C, H, W)."""
     if x.dim() < 4:
@@ -264,8 +311,6 @@ def build_network(
 
 
 def _build_multitask(encoders: Mapping[str, Any], n_classes: int, tasks: Sequence[str], init: str) -> MultimodalNetwork:
-    from mmpareto.models.multitask import MultiTaskNetwork  # which derives from the class above
-
     if len(encoders) != 1:
         raise InputError(f"several tasks share one encoder, but the inputs are {' and '.join(encoders)}.")
     ((modality, encoder),) = encoders.items()
