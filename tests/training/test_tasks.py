@@ -24,14 +24,16 @@ from mmpareto.analysis.trained import load
 from mmpareto.data.multimnist import MultiMNIST
 from mmpareto.errors import InputError
 from mmpareto.integration.reference import mmpareto_step
-from mmpareto.models.network import Outputs
+from mmpareto.models.lenet import LeNet
+from mmpareto.models.network import Outputs, build_network
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import head_labels
 from mmpareto.training.run import make_trainer
 from mmpareto.training.settings import parse
+from processes import in_processes
 from test_cgmnist import digits, write_mnist
 from tiny_runs import acting, assert_same_run, metrics, read, resume, send_signal
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy
 
 SMALL = "--dataset multimnist --gpu_ids cpu --workers 0 --use_tensorboard false --batch_size 30 --epochs 1"
@@ -200,6 +202,40 @@ def test_a_stopped_run_continues_bit_identically(data: Folders, tmp_path: Path) 
         assert train.main(words(data[2], tmp_path / "stopped", *flags)) == 143
     assert resume(tmp_path / "stopped") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def train_in_float64(arguments: list[str]) -> int:
+    """Train in a process group that exists already; rounding differs between one process and two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeNet, "forward", lambda net, x, forward=LeNet.forward: forward(net, x.double()))
+        patch.setattr("mmpareto.training.run.build_network", lambda **shape: build_network(**shape).double())
+        patch.setattr(distributed, "init_process_group", lambda *_, **__: None)
+        patch.setattr(distributed, "destroy_process_group", lambda *_: None)
+        return train.main(arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_train_tasks_like_one(data: Folders, tmp_path: Path) -> None:
+    """The last batch has 2 of 54 samples."""
+    flags = ("--epochs", "2", "--batch_size", "13", "--accumulate", "2", "--record_gradients", "2")
+    assert train_in_float64(words(data[3], tmp_path / "one", *flags)) == 0
+    (tmp_path / "results").mkdir()
+    arguments = words(data[3], tmp_path / "two", *flags)
+    assert in_processes(2, train_in_float64, tmp_path / "results", arguments) == [0, 0]
+    one, two = (read(tmp_path / name / "last.pt")["model"] for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        for key in ("acc", "acc_top_right", "train_loss", "train_acc_top_left", "conflict_rate_image", "val_loss"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_data_parallel_trains_tasks_like_one_gpu(data: Folders, tmp_path: Path) -> None:
+    for name, gpu_ids in (("one", "0"), ("two", "0,1")):
+        assert train.main(words(data[2], tmp_path / name, "--gpu_ids", gpu_ids)) == 0
+    one, two = (read(tmp_path / name / "last.pt")["model"] for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
 def test_recorded_gradients_are_those_of_every_task_and_every_two(data: Folders, tmp_path: Path) -> None:

@@ -251,11 +251,11 @@ _AV_DIGITS = _DIGITS | {
 
 _MULTI_MNIST = _DIGITS | {
     "encoder": "lenet",
-    "learning_rate": 0.01,
+    "learning_rate": 0.02,
     "batch_size": 128,
-    "epochs": 10,
+    "epochs": 8,
     "scheduler": "step",
-    "lr_decay_step": 7,
+    "lr_decay_step": 6,
 }
 
 # UCF-101, MOSI, MOSEI, CH-SIMS
