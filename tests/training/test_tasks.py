@@ -189,6 +189,14 @@ def test_bad_input_is_one_sentence_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_refresh_takes_two_tasks_and_refuses_three(data: Folders, tmp_path: Path) -> None:
+    flags = ("--variant", "paper", "--refresh", "2")
+    assert train.main(words(data[2], tmp_path / "two", *flags)) == 0
+    with pytest.raises(InputError, match="two objectives per encoder, not the tasks top_left, top_right, bottom_left"):
+        train.main(words(data[3], tmp_path / "three", *flags))
+    assert not (tmp_path / "three").exists()
+
+
 def test_a_task_without_a_head_is_one_sentence() -> None:
     outputs = Outputs(None, {"left": torch.zeros(2, 10)}, {}, {})
     with pytest.raises(InputError, match="the labels are of 2 tasks, but the network has the heads left"):

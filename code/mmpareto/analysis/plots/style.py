@@ -122,9 +122,13 @@ FURTHER = [
 ]
 
 
+# Of several tasks, in their order.
+TASKS = (*OBJECTIVES.values(), LineStyle(GREEN, DASHDOT, "^"), LineStyle(PURPLE, DOTTED, "D"))
+
+
 def objective_lines(objectives: Iterable[str]) -> dict[str, LineStyle]:
     """Objective → its line: joint and unimodal have the same everywhere, tasks by their order."""
-    return {name: OBJECTIVES.get(name, FURTHER[index % len(FURTHER)]) for index, name in enumerate(objectives)}
+    return {name: OBJECTIVES.get(name, TASKS[index % len(TASKS)]) for index, name in enumerate(objectives)}
 
 
 def paper() -> AbstractContextManager[None]:
