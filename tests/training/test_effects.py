@@ -144,7 +144,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--method joint --no_probe", None),
         ("--method pretrain_finetune --no_probe", None),
         ("--method mmpareto --no_probe", "trains the unimodal heads"),
-        ("--method ensemble --fusion concat", "'ensemble' always uses the fusion 'average'"),
+        ("--method ensemble --fusion concat", "always uses the fusion 'average'"),
         ("--tf32", "the run is on the CPU"),
         ("--channels_last", "the network has no convolutions"),
     ],

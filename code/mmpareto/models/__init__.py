@@ -12,6 +12,9 @@ ENCODERS = Registry(
         "lenet": "mmpareto.models.lenet:LeNet",
         "transformer": "mmpareto.models.transformer:SequenceTransformer",
         "mlp": "mmpareto.models.mlp:MLP",
+        "mbt-base": "mmpareto.models.mbt:MBTBase",
+        "mbt-small": "mmpareto.models.mbt:MBTSmall",
+        "mbt-tiny": "mmpareto.models.mbt:MBTTiny",
     },
     families={
         "timm": "mmpareto.models.timm_encoder:TimmEncoder",
@@ -28,6 +31,7 @@ FUSIONS = Registry(
         "gated": "mmpareto.models.fusion:GatedFusion",
         "average": "mmpareto.models.fusion:AverageFusion",
         "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
+        "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

@@ -23,7 +23,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
-        fusion: the fusion that the method requires, if any.
+        fusion: the fusion that the method or the encoders require, if any.
         tasks: names of the tasks, where the network has one encoder for several of them, and no fusion.
     """
 
@@ -40,8 +40,8 @@ class Facts:
     def fixed_fusion(self) -> str:
         """The reason why the fusion cannot be chosen, for messages."""
         if self.tasks:
-            return f"has nothing to fuse here: {self.tasks} are tasks of one encoder"
-        return f"always uses the fusion {self.fusion!r}"
+            return f"{self.tasks} are tasks of one encoder, so that nothing is fused"
+        return f"the run, with its --method and --encoder, always uses the fusion {self.fusion!r}"
 
 
 class Effect(NamedTuple):
@@ -73,7 +73,7 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "method {settings.method!r} {facts.fixed_fusion}",
+    "{facts.fixed_fusion}",
     lambda s, facts: facts is None or (not facts.tasks and facts.fusion in (None, s.fusion)),
 )
 UNTRAINED_HEADS = Effect(

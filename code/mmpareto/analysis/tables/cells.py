@@ -6,12 +6,14 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmpareto.analysis.finished_run import Identity, identity
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
 from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of, tasks_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
+from mmpareto.training.recipes import own_recipe, recipe
 from mmpareto.training.settings import Settings, parse, parser, to_config
 
 # Flags of train.py that tables.py sets itself → what to use instead.
@@ -33,7 +35,17 @@ RESERVED = {
 # Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
 # that a table continues the runs that an older version has begun.
 LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
-LATER_OPTIONS = {"task": None}  # likewise, of methods
+# The same for options of methods.
+_OF_OGM = {"modulated": "convolutions", "score": "contribution"}
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "ogm": _OF_OGM,
+    "ogm_ge": _OF_OGM,
+    "agm": {"floor": 0.0, "modulation_ends": None, "response": "observed", "clip_above": None},
+    "pmr": {"samples": "training"},
+    "unimodal": {"task": None},
+}
+# Feature that a recipe reads → suffix of the folder with it (`definitions.DERIVED`).
+FOLDER_OF = {"spectrogram": "-spectrogram", "stft": "-waveform"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +122,8 @@ def make_cells(
                 if flag_of(row.flags, "--task") not in (None, *tasks_of(dataset, folder)):
                     continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
+                if table.own_recipes and "--recipe" not in words:
+                    words += _own_recipe(dataset, row, words, folder, derived=data is None)
                 words += [] if "--data" in words else ["--data", folder]
                 words += [*shlex.split(RECORD), *size, *extra, "--allow_unused"]
                 words += ["--random_seed", str(seed)]
@@ -123,6 +137,21 @@ def make_cells(
                 unused.append({warning.split()[0]: warning for warning in request.check_flags()})
     _check_used(extra, unused)
     return cells
+
+
+def _own_recipe(dataset: str, row: Row, words: Sequence[str], folder: str, *, derived: bool) -> list[str]:
+    """Flags for the recipe of the row's authors and the data that it reads; none where they state no recipe.
+
+    Arguments:
+        derived: whether `folder` is the data set's own, beside which the data prepared with other flags are.
+    """
+    name = own_recipe(dataset, flag_of(row.flags, "--method") or "")
+    if name is None:
+        return []
+    values = recipe(dataset, name)
+    classes = values["n_classes"].value if "n_classes" in values else None
+    suffix = f"-{classes}" if classes else FOLDER_OF.get(values["audio"].value, "")
+    return ["--recipe", name, *(["--data", folder + suffix] if derived and "--data" not in words else [])]
 
 
 def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
@@ -152,8 +181,10 @@ def run_name(identity: Identity) -> str:
     named = {
         key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
     }
-    if "options" in named:
-        named["options"] = {k: v for k, v in named["options"].items() if (k, v) not in LATER_OPTIONS.items()}
+    later = LATER_OPTIONS.get(identity["method"], {})
+    named["options"] = {
+        key: value for key, value in identity["options"].items() if key not in later or value != later[key]
+    }
     text = json.dumps(named, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{identity['dataset']}-{identity['method'].replace(':', '-')}-{digest}-seed{identity['random_seed']}"
