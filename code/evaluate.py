@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         predictions = evaluation.predict_split(trained, dataset, *how)
         evaluation.write_results(out, trained, dataset, predictions, calibration)
         print(evaluation.metrics_table(trained, predictions, calibration))
-        plot = " and confusion.png" if trained.task == "classification" else ""
+        plot = " and confusion.png" if trained.task in ("classification", "multitask") else ""
         print(f"metrics.json, per_clip.csv{plot} of {len(dataset)} clips: {out}")
     if trained.banner:
         print(trained.banner)

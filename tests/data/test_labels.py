@@ -1,4 +1,4 @@
-"""Labels of the three tasks, and their strata."""
+"""Labels of the kinds of task, and their strata."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ CASES = [
     ([2, 0, 2], "classification", (3,), {"a": 1, "b": 0, "c": 2}),
     ([(1, 0, 1), (0, 0, 1), (0, 0, 0)], "multilabel", (3, 3), {"a": 1, "b": 0, "c": 2}),
     ([1.5, -2.0, 0.0], "regression", (3,), {"score": 3}),
+    ([{"l": 2, "r": 0}, {"l": 2, "r": 1}, {"l": 0, "r": 2}], "multitask", (3, 2), {"a": 2, "b": 1, "c": 3}),
 ]
 
 
@@ -19,7 +20,8 @@ CASES = [
 def test_labels_survive_collation(labels, task: str, shape, counts) -> None:
     batch = default_collate([batch_label(label, LabelScale()) for label in labels])
     assert task_of_batch(batch) == task and batch.shape == shape
-    assert batch.tolist() == [list(label) if isinstance(label, tuple) else label for label in labels]
+    rows = [label.values() if isinstance(label, dict) else label for label in labels]
+    assert batch.tolist() == [row if isinstance(row, int | float) else list(row) for row in rows]
     classes = ["score"] if task == "regression" else ["a", "b", "c"]
     assert class_counts(labels, classes) == counts
     assert [sum(has_class(label, c) for label in labels) for c in range(len(classes))] == [*counts.values()]

@@ -228,6 +228,7 @@ class Mixing(nn.Module):
     """Two encoders in float64; the features of each include half of the other's."""
 
     interaction = True
+    own_losses = {"a": ["a"], "b": ["b"]}  # noqa: RUF012 (never modified)
 
     def __init__(self) -> None:
         super().__init__()

@@ -96,6 +96,7 @@ def open_split(
         training=False,
         options=dataclasses.replace(options_of(description), n_classes=outputs),
         modalities=trained.modalities if modalities is None else modalities,
+        tasks=trained.tasks or None,
     )
     expected = description.get("classes", dataset.classes)
     if dataset.classes != expected or len(dataset.classes) != outputs:
@@ -188,7 +189,8 @@ def fit_calibration(
         raise InputError(f"{trained.path} predicts a score, which has no temperature; leave --temperature out.")
     dataset = validation_set(trained, folder, modalities)
     predictions = predict_split(trained, dataset, device, batch_size, workers)
-    fitted = {head or JOINT_HEAD: fit_temperature(z, predictions.labels) for head, z in predictions.logits.items()}
+    labels = predictions.head_labels
+    fitted = {head or JOINT_HEAD: fit_temperature(z, labels[head]) for head, z in predictions.logits.items()}
     return Calibration(
         temperatures={head: temperature for head, temperature in fitted.items() if temperature is not None},
         without=[head for head, temperature in fitted.items() if temperature is None],
@@ -200,8 +202,9 @@ def calibrations(trained: Trained, predictions: Predictions, temperatures: Tempe
     """Head → `calibration_metrics`; {} for a regression."""
     if trained.task == "regression":
         return {}
+    labels = predictions.head_labels
     return {
-        head or JOINT_HEAD: calibration_metrics(z, predictions.labels, temperatures.get(head or JOINT_HEAD, 1.0))
+        head or JOINT_HEAD: calibration_metrics(z, labels[head], temperatures.get(head or JOINT_HEAD, 1.0))
         for head, z in predictions.logits.items()
     }
 
@@ -216,12 +219,15 @@ def metrics_table(trained: Trained, predictions: Predictions, calibration: Calib
         head or JOINT_HEAD: values | before.get(head or JOINT_HEAD, {})
         for head, values in predictions.metrics().items()
     }
-    columns = [name for name in TITLES if name in metrics[JOINT_HEAD]]
+    first = next(iter(metrics))
+    columns = [name for name in TITLES if name in metrics[first]]
     lines = [_line("", [TITLES[name] for name in columns]), *(_row(h, v, columns) for h, v in metrics.items())]
+    if trained.tasks:
+        lines.append(_line("mean", [f"{head_metrics(predictions)['acc']:.4f}"]))
     if calibration:
         after = calibrations(trained, predictions, calibration.temperatures)
         lines += [f"with temperatures fitted to the {calibration.fitted_on}:"]
-        lines += [_line("", ["T", *(TITLES[name] for name in after[JOINT_HEAD])])]
+        lines += [_line("", ["T", *(TITLES[name] for name in after[first])])]
         lines += [_row(h, {"T": calibration.temperatures.get(h)} | v, ["T", *v]) for h, v in after.items()]
         if calibration.without:
             names = " and ".join(calibration.without)
@@ -310,20 +316,23 @@ def write_per_clip(
     """Write one line per clip: name, true class, and for every head the predicted class and all probabilities.
 
     The names of several labels per clip are joined by "|". In a regression: name, true score, and every head's score.
+    With several tasks, there is a true class per task, in the column <task>_class.
     """
     classes, regression = dataset.classes, trained.task == "regression"
     heads = {
         head or JOINT_HEAD: trained.probabilities(z.double(), temperatures.get(head or JOINT_HEAD, 1.0))
         for head, z in predictions.logits.items()
     }
-    titles = ["clip", *(classes if regression else ["class"])]
+    truth = [f"{task}_class" for task in trained.tasks] or ["class"]
+    titles = ["clip", *(classes if regression else truth)]
     for head in heads:
         titles += [head] if regression else [head, *(f"{head}_{name}" for name in classes)]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(titles)
         for index, (clip, label) in enumerate(zip(dataset.names, dataset.labels, strict=True)):
-            row = [clip, label if regression else _class_text(label, classes)]
+            labels = [*label.values()] if isinstance(label, dict) else [label]
+            row = [clip, *(label if regression else _class_text(label, classes) for label in labels)]
             for values in heads.values():
                 p = values[index]
                 predicted = (p > 0.5).tolist() if trained.task == "multilabel" else int(p.argmax())

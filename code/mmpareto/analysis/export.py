@@ -92,7 +92,7 @@ def metadata(trained: Trained, shapes: Mapping[str, Sequence[int]], to: str) -> 
     return {
         "format": FORMAT,
         "inputs": inputs,
-        "outputs": [JOINT_HEAD, *(shapes if trained.unimodal_heads != "untrained" else [])],
+        "outputs": trained.tasks or [JOINT_HEAD, *(shapes if trained.unimodal_heads != "untrained" else [])],
         "classes": trained.description.get("classes"),
         "task": trained.task,
         "normalisation": trained.description.get("normalisation", {}),

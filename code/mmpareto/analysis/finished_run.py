@@ -15,6 +15,7 @@ from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import label, method_class
+from mmpareto.training.recorder import OBJECTIVES
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
 
@@ -185,9 +186,24 @@ class FinishedRun:
         return history
 
     @property
+    def heads(self) -> list[str]:
+        """The heads beside the joint one: the modalities, or the tasks."""
+        return [key.removeprefix("acc_") for key in self.history[-1] if key.startswith("acc_")]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that the run trained, where the data has several; else []."""
+        return self.heads if "tasks" in (self.config["data"].get("prepared") or {}) else []
+
+    @property
     def modalities(self) -> list[str]:
         """The modalities that the network has an encoder for."""
-        return [key.removeprefix("acc_") for key in self.history[-1] if key.startswith("acc_")]
+        return list(self.config["data"]["prepared"]["modalities"]) if self.tasks else self.heads
+
+    @property
+    def objectives(self) -> list[str]:
+        """The names of the encoders' objectives in metrics.jsonl and gradients.npz."""
+        return self.tasks or list(OBJECTIVES)
 
     def series(self, key: str) -> Array:
         """(E,) a metric of every epoch; NaN where it is null, absent or not finite."""

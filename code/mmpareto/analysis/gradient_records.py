@@ -1,6 +1,7 @@
 """The gradients that a run recorded with --record_gradients, as arrays."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmpareto.errors import InputError
 from mmpareto.training.cross_terms import CROSS_COSINE, CROSS_DIFFERENCE
-from mmpareto.training.recorder import OBJECTIVES, REPORTED, read_records
+from mmpareto.training.recorder import REPORTED, read_records
 
 Array = NDArray[np.float64]
 
@@ -20,7 +21,8 @@ class EncoderRecords:
     Attributes:
         layers: P names.
         norms: objective → (R, P).
-        cosine: (R, P), or None without two objectives.
+        cosine: (R, P), or None without two objectives; of more than two, that of the pair with the smallest one.
+        cosines: (R, P, pairs) of every two objectives, in the order of itertools.combinations, or None likewise.
         weights: (R, G, n), or None where the method reports none.
         conflict: (R, G), 0 or 1, or None likewise.
         rescale: (R, R'), or None likewise.
@@ -30,6 +32,7 @@ class EncoderRecords:
     layers: list[str]
     norms: dict[str, Array]
     cosine: Array | None
+    cosines: Array | None
     weights: Array | None
     conflict: Array | None
     rescale: Array | None
@@ -41,15 +44,18 @@ class EncoderRecords:
         return np.sqrt(np.square(self.norms[objective]).sum(axis=1))
 
     def whole_cosine(self) -> Array:
-        """(R,) cosine between the two gradients over the whole encoder; 0 where one of them is zero."""
-        assert self.cosine is not None
-        first, second = self.norms.values()
-        inner = (self.cosine * first * second).sum(axis=1)
-        product = np.prod([self.whole_norm(name) for name in self.norms], axis=0)
+        """(R,) cosine between the gradients over the whole encoder, the smallest of any two; 0 where one is zero."""
+        assert self.cosines is not None
+        pairs = itertools.combinations(self.norms, 2)
+        return np.min([self._whole_cosine(*pair, self.cosines[..., n]) for n, pair in enumerate(pairs)], axis=0)
+
+    def _whole_cosine(self, first: str, second: str, cosine: Array) -> Array:
+        inner = (cosine * self.norms[first] * self.norms[second]).sum(axis=1)
+        product = self.whole_norm(first) * self.whole_norm(second)
         return np.divide(inner, product, out=np.where(np.isnan(product), np.nan, 0.0), where=product > 0)
 
     def conflict_share(self) -> Array:
-        """(R,) share of the layers whose two gradients have a negative cosine."""
+        """(R,) share of the layers in which any two gradients have a negative cosine."""
         assert self.cosine is not None
         return np.where(np.isnan(self.cosine), np.nan, self.cosine < 0).mean(axis=1)
 
@@ -86,6 +92,11 @@ def _encoder(arrays: dict[str, NDArray], modality: str) -> EncoderRecords:
         values = arrays.get(f"{name}_{modality}")
         return None if values is None else values.astype(np.float64)
 
-    norms = {name: values for name in OBJECTIVES if (values := array(f"norm_{name}")) is not None}
-    optional = {name: array(name) for name in ("cosine", *REPORTED, CROSS_COSINE, CROSS_DIFFERENCE)}
-    return EncoderRecords(layers=arrays[f"layers_{modality}"].tolist(), norms=norms, **optional)
+    names = map(str, arrays["objectives"])
+    norms = {name: values for name in names if (values := array(f"norm_{name}")) is not None}
+    optional = {name: array(name) for name in (*REPORTED, CROSS_COSINE, CROSS_DIFFERENCE)}
+    cosines = array("cosine")
+    if cosines is not None and cosines.ndim == 2:  # of the only two objectives
+        cosines = cosines[..., np.newaxis]
+    cosine = None if cosines is None else cosines.min(axis=-1)
+    return EncoderRecords(arrays[f"layers_{modality}"].tolist(), norms, cosine, cosines, **optional)

@@ -80,6 +80,11 @@ class Trained:
         return self.model.modalities
 
     @property
+    def tasks(self) -> list[str]:
+        """The tasks of a model that has several, in order; else []."""
+        return self.model.tasks
+
+    @property
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the logits.
 
@@ -92,7 +97,7 @@ class Trained:
 
     @property
     def task(self) -> str:
-        """The task: "classification", "multilabel" or "regression"."""
+        """The task: "classification", "multilabel", "regression" or "multitask"."""
         return self.description.get("task") or ("classification" if self.model.n_classes > 1 else "regression")
 
     @property
@@ -105,8 +110,12 @@ class Trained:
         return Precision(None if self.amp == "fp16" and device.type == "cpu" else self.amp, device)
 
     def heads(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Head → its logits (B, C): "joint", and every modality whose unimodal head was trained or is a probe."""
-        return {JOINT_HEAD: outputs.joint, **({} if self.unimodal_heads == "untrained" else outputs.unimodal)}
+        """Head → its logits (B, C): "joint", and every modality whose unimodal head was trained or is a probe.
+
+        Of several tasks: task → its logits.
+        """
+        joint = {} if outputs.joint is None else {JOINT_HEAD: outputs.joint}
+        return joint | ({} if self.unimodal_heads == "untrained" else outputs.unimodal)
 
     def probabilities(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
         """Probabilities (…, C) of logits (…, C), which are divided by the temperature; of a regression, the scores."""
@@ -121,8 +130,8 @@ class Trained:
     ) -> dict[str, dict[str, float]]:
         """Probabilities of one sample: head → class → probability (of a regression, the score).
 
-        The heads are "joint" and the modalities of the sample; an untrained one is left out. `evaluate.py --clip` does
-        the same.
+        The heads are "joint" and the modalities of the sample, or the tasks; an untrained one is left out. `evaluate.py
+        --clip` does the same.
 
         Arguments:
             sample: see `Preprocessing`. A modality may be absent.

@@ -15,6 +15,7 @@ DATASETS = Registry(
         "kinetics_sounds": "mmpareto.data.kinetics_sounds:KineticsSounds",
         "cgmnist": "mmpareto.data.cgmnist:CGMNIST",
         "avdigits": "mmpareto.data.avdigits:AVDigits",
+        "multimnist": "mmpareto.data.multimnist:MultiMNIST",
         "modelnet40": "mmpareto.data.modelnet40:ModelNet40",
         "mosi": "mmpareto.data.mmsa:MOSI",
         "mosei": "mmpareto.data.mmsa:MOSEI",

@@ -39,6 +39,7 @@ class DatasetBuilder:
         title: the name used in papers.
         modalities: names of its modalities; None where they differ between prepared folders, whose prepared.json then
             lists them under "modalities".
+        tasks: names of its tasks, where a sample has a class for each of several; a folder's are in its prepared.json.
         download: printed by `prepare.py --list`.
         banner: a warning to be shown with every result on the data set, or None.
         made_here: this program makes it from a seed, so that its preparation needs no raw files.
@@ -50,6 +51,7 @@ class DatasetBuilder:
     name: ClassVar[str]
     title: ClassVar[str]
     modalities: ClassVar[tuple[str, ...] | None] = None
+    tasks: ClassVar[tuple[str, ...]] = ()
     download: ClassVar[DownloadInfo]
     banner: ClassVar[str | None] = None
     made_here: ClassVar[bool] = False
@@ -132,6 +134,7 @@ class DatasetBuilder:
         seed: int = 0,
         subset: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> "PreparedDataset":
         """Open a split of a prepared folder as a PyTorch data set.
 
@@ -140,10 +143,11 @@ class DatasetBuilder:
             training, options, seed: see `PreparedDataset`.
             subset: indices of the samples to use, in this order; default: all.
             modalities: names of the modalities to read; default: all.
+            tasks: names of the tasks to read the labels of, for data with several; default: all.
 
         Raises:
             InputError: the folder is not a prepared data set, a file is missing or a list is wrong, or there is no such
-                modality.
+                modality or task.
         """
         from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
         from mmpareto.data.loading.samples import PreparedDataset
@@ -156,5 +160,6 @@ class DatasetBuilder:
             if name not in sources:
                 raise InputError(f"{folder} has no modality {name!r}; it has {' and '.join(sources)}.")
         sources = {name: source for name, source in sources.items() if modalities is None or name in modalities}
+        samples = samples if tasks is None else samples.of_tasks(tasks)
         samples = samples if subset is None else samples.subset(subset)
         return PreparedDataset(folder, samples, sources, prepared, options, training=training, seed=seed)

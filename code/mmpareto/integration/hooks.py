@@ -63,6 +63,11 @@ class Hooks:
     """Arguments of `build_network` that the method requires."""
     modalities: Sequence[str] | None = None
     """The modalities that the method trains; None for all."""
+    tasks: Sequence[str] | None = None
+    """Of several tasks on one encoder, those that the method trains; None for all."""
+    needs_fusion: bool = False
+    """Whether the method is defined by a joint prediction of several modalities. If not, it also trains several tasks
+    on one encoder, which have no joint loss."""
     absent: str = "feature"
     """How a prediction does without a modality that is absent (`MultimodalNetwork.absent`)."""
     no_interaction: str = ""

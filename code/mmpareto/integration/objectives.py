@@ -67,7 +67,7 @@ def collect(joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders) 
     collected: dict[str, Encoder] = {}
     frozen: dict[str, None] = {}  # an ordered set of losses
     for modality, given in encoders.items():
-        parameters, names = _split_entry(given, [modality])
+        parameters, names = split_entry(given, [modality])
         if trainable := _trainable(modality, parameters):
             collected[modality] = Encoder(trainable, [JOINT, *names] if joint is not None else list(names))
         else:
@@ -100,7 +100,7 @@ def collect_joint(joint: Tensor | None, encoders: Encoders, method: str) -> Obje
     """
     if joint is None:
         raise ValueError(f"{method} descends the joint loss: pass it")
-    return collect(joint, {}, {name: (_split_entry(given, ())[0], ()) for name, given in encoders.items()})
+    return collect(joint, {}, {name: (split_entry(given, ())[0], ()) for name, given in encoders.items()})
 
 
 def collect_frozen(joint: Tensor | None, encoders: Encoders, method: str) -> Objectives:
@@ -110,13 +110,13 @@ def collect_frozen(joint: Tensor | None, encoders: Encoders, method: str) -> Obj
         ValueError: see `collect_joint`; or an encoder has a trainable parameter.
     """
     for name, given in encoders.items():
-        parameters = _split_entry(given, ())[0]
+        parameters = split_entry(given, ())[0]
         if any(p.requires_grad for p in (parameters.parameters() if isinstance(parameters, nn.Module) else parameters)):
             raise ValueError(f"{method} keeps encoder {name!r} frozen: call its requires_grad_(False) and its eval()")
     return collect_joint(joint, {}, method)
 
 
-def _split_entry(given: Any, default: Sequence[str]) -> tuple[Parameters, Sequence[str]]:
+def split_entry(given: Any, default: Sequence[str]) -> tuple[Parameters, Sequence[str]]:
     """An entry of `encoders` as (parameters, names of its losses); `default` where the entry names none."""
     names_losses = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], Tensor)
     return given if names_losses else (given, default)
@@ -155,7 +155,7 @@ def check_whole(encoders: Encoders) -> None:
         ValueError: an encoder has a sharded parameter.
     """
     for modality, given in encoders.items():
-        parameters = _split_entry(given, ())[0]
+        parameters = split_entry(given, ())[0]
         for parameter in parameters.parameters() if isinstance(parameters, nn.Module) else ():
             _check_whole(modality, parameter)
 

@@ -9,6 +9,7 @@ ENCODERS = Registry(
         "resnet34": "mmpareto.models.resnet:ResNet34",
         "resnet50": "mmpareto.models.resnet:ResNet50",
         "cnn": "mmpareto.models.small_cnn:SmallCNN",
+        "lenet": "mmpareto.models.lenet:LeNet",
         "transformer": "mmpareto.models.transformer:SequenceTransformer",
         "mlp": "mmpareto.models.mlp:MLP",
         "mbt-base": "mmpareto.models.mbt:MBTBase",

@@ -1,4 +1,7 @@
-"""The network: one encoder per modality, a fusion module with the joint head, and one unimodal head per modality."""
+"""The network: one encoder per modality, a fusion module with the joint head, and one unimodal head per modality.
+
+For several tasks: one encoder that they share, and one head per task.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,10 +24,10 @@ class Outputs(NamedTuple):
     Only tensors and dicts of tensors by modality: DataParallel gathers nothing else.
     """
 
-    joint: Tensor
-    """Joint logits (B, C)."""
+    joint: Tensor | None
+    """Joint logits (B, C); None for several tasks, which have no prediction in common."""
     unimodal: dict[str, Tensor]
-    """Modality → logits (B, C) of its own head, or of the fusion applied to its feature alone."""
+    """Modality → logits (B, C) of its own head, or of the fusion applied to its feature alone; task → its logits."""
     features: dict[str, Tensor]
     """Modality → feature (B, feature size) of its encoder."""
     contributions: dict[str, Tensor]
@@ -90,6 +93,21 @@ class MultimodalNetwork(nn.Module):
         return list(self.encoders)
 
     @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks of a `MultiTaskNetwork`, in order; [] here."""
+        return []
+
+    @property
+    def head_names(self) -> list[str]:
+        """The names of the predictions beside the joint one: the modalities, or the tasks."""
+        return self.tasks or self.modalities
+
+    @property
+    def own_losses(self) -> dict[str, list[str]]:
+        """Modality → the names of the losses, besides the joint one, that its encoder learns from."""
+        return {name: [name] for name in self.encoders}
+
+    @property
     def n_classes(self) -> int:
         """The number of classes."""
         return next(iter(self.heads.values())).out_features if self.heads else self.fusion.n_classes
@@ -110,17 +128,13 @@ class MultimodalNetwork(nn.Module):
         Raises:
             InputError: there is no input, or one of a modality that the network does not have.
         """
-        if not inputs or any(name not in self.encoders for name in inputs):
-            raise InputError(
-                f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
-                f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
-            )
+        self._check(inputs)
         given = [name for name in self.encoders if name in inputs]
         whole = len(given) == len(self.encoders)
         if not whole and self.absent == "input":
             inputs = self._with_zeros(inputs)
         names = [name for name in self.encoders if name in inputs]
-        maps = {name: _channels_last(inputs[name]) if self.channels_last else inputs[name] for name in names}
+        maps = self._maps({name: inputs[name] for name in names})
         encoded = self._encode_with_blocks(maps, hold) if self.blocks else self._encode(maps)
         features = {name: encoded[name] for name in given}
         if self.heads:
@@ -131,6 +145,17 @@ class MultimodalNetwork(nn.Module):
         if not whole and self.absent == "contribution" and contributions:
             return Outputs(torch.stack([*contributions.values()]).sum(0), unimodal, features, contributions)
         return Outputs(self.fusion(encoded), unimodal, features, contributions)
+
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        if not inputs or any(name not in self.encoders for name in inputs):
+            raise InputError(
+                f"the model takes the modalities {', '.join(self.encoders)} but the batch has"
+                f" {', '.join(inputs) or 'none'}; use the data set that the model was made for."
+            )
+
+    def _maps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs in the memory format of the network."""
+        return {name: _channels_last(x) if self.channels_last else x for name, x in inputs.items()}
 
     def _with_zeros(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of all modalities, zeros for those that are absent."""
@@ -194,6 +219,50 @@ class MultimodalNetwork(nn.Module):
         self.heads.requires_grad_(unimodal)
 
 
+class MultiTaskNetwork(MultimodalNetwork):
+    """Encodes one input, and classifies its feature once per task.
+
+    Outputs are those of `MultimodalNetwork`, with tasks in the place of modalities: `unimodal` maps a task to its
+    logits. There is no joint prediction: `joint` is None, as is the joint loss of `Method.backward`.
+
+    A class of its own, and not heads that are added to the other one, because nothing is fused: none of its options
+    (fusion, shared heads, blocks, absent modalities) has a meaning here.
+
+    Arguments:
+        modality: name of the input.
+        encoder: module that maps the input to (B, feature size).
+        heads: task → module that maps the feature to logits (B, C); their order is that of the tasks everywhere.
+    """
+
+    def __init__(self, modality: str, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__({modality: encoder}, fusion=nn.Identity())
+        if not heads:
+            raise ValueError("several tasks need one head each, and there is none")
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks, in order."""
+        return list(self.heads)
+
+    @property
+    def own_losses(self) -> dict[str, list[str]]:
+        """The encoder learns from the losses of all tasks."""
+        return dict.fromkeys(self.encoders, self.tasks)
+
+    @property
+    def additive(self) -> bool:
+        """False: there are no joint logits."""
+        return False
+
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
+        """Classify a batch; see `MultimodalNetwork.forward`."""
+        self._check(inputs)
+        features = self._encode(self._maps(inputs))
+        (feature,) = features.values()
+        return Outputs(None, {task: head(feature) for task, head in self.heads.items()}, features, {})
+
+
 def _channels_last(x: Tensor) -> Tensor:
     """Images (B, …, C, H, W) with C last in memory, also when an encoder views them as (B·…, C, H, W)."""
     if x.dim() < 4:
@@ -210,6 +279,7 @@ def build_network(
     heads: str = "own",
     blocks: str | None = None,
     init: str = "mmpareto",
+    tasks: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> MultimodalNetwork:
     """The network of the papers' experiments, freshly initialised.
@@ -223,6 +293,7 @@ def build_network(
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for the encoders'
             own, if they have any (MBT), else no blocks.
         init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
+        tasks: names of the tasks of a `MultiTaskNetwork`, which has one modality, and neither fusion nor blocks.
         input_shapes: modality → shape of a sample, for encoders that are made for one (`input_sized`, such as MBT).
 
     Raises:
@@ -237,6 +308,8 @@ def build_network(
         name: _build_encoder(names[name], name, count, (input_shapes or {}).get(name))
         for name, count in channels.items()
     }
+    if tasks:
+        return _build_multitask(encoders, n_classes, tasks, init)
     sizes = {name: module.feature_size for name, module in encoders.items()}
     own_heads = {name: nn.Linear(size, n_classes) for name, size in sizes.items()} if heads == "own" else None
     try:
@@ -245,6 +318,16 @@ def build_network(
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, names, encoders) if blocks else _own_blocks(encoders)
     network = MultimodalNetwork(encoders, fusion_module, own_heads, block_modules)
+    initialise(network, init)
+    return network
+
+
+def _build_multitask(encoders: Mapping[str, Any], n_classes: int, tasks: Sequence[str], init: str) -> MultimodalNetwork:
+    if len(encoders) != 1:
+        raise InputError(f"several tasks share one encoder, but the inputs are {' and '.join(encoders)}.")
+    ((modality, encoder),) = encoders.items()
+    heads = {task: nn.Linear(encoder.feature_size, n_classes) for task in tasks}
+    network = MultiTaskNetwork(modality, encoder, heads)
     initialise(network, init)
     return network
 

@@ -45,7 +45,7 @@ class CrossTermComparison:
 
     def add(
         self,
-        joint: Tensor,
+        joint: Tensor | None,
         unimodal: Mapping[str, Tensor],
         encoders: Encoders,
         outputs: Any,

@@ -1,6 +1,7 @@
 """The data of a run: its training, validation and test sets, and their loaders."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,11 @@ class Data:
     record: dict[str, Any]
 
 
-def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Data:
+def open_data(settings: Settings, modalities: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Data:
     """Open the prepared data set of a run.
 
     Arguments:
-        modalities: read only these; None for all.
+        modalities, tasks: read only these; None for all.
 
     Raises:
         InputError: the data set is missing or incomplete, does not have `--n_classes` classes, has features smaller
@@ -54,7 +55,8 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     """
     _check_pool(settings)
     folder = Path(settings.data)
-    whole = open_split(settings, "train", modalities, training=False)
+    opened = functools.partial(open_split, settings, modalities=modalities, tasks=tasks)
+    whole = opened("train", training=False)
     if settings.n_classes not in (None, len(whole.classes)):
         raise InputError(
             f"--n_classes is {settings.n_classes}, typed or from recipe {settings.recipe!r}, but {folder}/stat.csv "
@@ -62,12 +64,12 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
         )
     kept, val = list(range(len(whole))), None
     if settings.protocol == "validation" and (folder / "valid.csv").is_file():  # the data set's own validation set
-        val = open_split(settings, "valid", modalities, training=False)
+        val = opened("valid", training=False)
     elif settings.protocol == "validation":
         kept, held_out = hold_out(whole.labels, settings)
-        val = open_split(settings, "train", modalities, training=False, subset=held_out)
-    train = open_split(settings, "train", modalities, training=True, subset=kept)
-    test = open_split(settings, "test", modalities, training=False)
+        val = opened("train", training=False, subset=held_out)
+    train = opened("train", training=True, subset=kept)
+    test = opened("test", training=False)
     available = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
     used = {part: used_samples(settings, part, samples) for part, samples in available.items()}
     if val is not None and used["val"] < len(val):
@@ -77,7 +79,7 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None) -> Da
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": used, "prepared": whole.prepared}
     if settings.drop_last != "none":
         record["available"] = available
-    return Data(train, open_split(settings, "train", modalities, training=False, subset=kept), val, test, record)
+    return Data(train, opened("train", training=False, subset=kept), val, test, record)
 
 
 def used_samples(settings: Settings, part: str, samples: int) -> int:
@@ -135,7 +137,13 @@ def _check_pool(settings: Settings) -> None:
 
 
 def open_split(
-    settings: Settings, split: str, modalities: Sequence[str] | None, *, training: bool, subset: list[int] | None = None
+    settings: Settings,
+    split: str,
+    modalities: Sequence[str] | None,
+    *,
+    training: bool,
+    subset: list[int] | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> PreparedDataset:
     """One split of the prepared data set, with the input options of the settings."""
     return DATASETS[settings.dataset].open(
@@ -146,6 +154,7 @@ def open_split(
         seed=settings.random_seed,
         subset=subset,
         modalities=modalities,
+        tasks=tasks,
     )
 
 

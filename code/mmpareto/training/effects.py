@@ -26,6 +26,7 @@ class Facts:
         fusion: the fusion that the method or the encoders require, if any.
         free_blocks: whether the network has room for blocks, and the method has none of its own.
         cross_terms: whether leaving out cross terms changes a gradient.
+        tasks: names of the tasks, where the network has one encoder for several of them, and no fusion.
     """
 
     modalities: str
@@ -37,6 +38,14 @@ class Facts:
     fusion: str | None = None
     free_blocks: bool = True
     cross_terms: bool = True
+    tasks: str = ""
+
+    @property
+    def fixed_fusion(self) -> str:
+        """The reason why the fusion cannot be chosen, for messages."""
+        if self.tasks:
+            return f"{self.tasks} are tasks of one encoder, so that nothing is fused"
+        return f"the run, with its --method and --encoder, always uses the fusion {self.fusion!r}"
 
 
 class Effect(NamedTuple):
@@ -68,8 +77,8 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "the run, with its --method and --encoder, always uses the fusion {facts.fusion!r}",
-    lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
+    "{facts.fixed_fusion}",
+    lambda s, facts: facts is None or (not facts.tasks and facts.fusion in (None, s.fusion)),
 )
 FREE_BLOCKS = Effect(
     "there is one modality only ({facts.modalities}), or method {settings.method!r} has blocks of its own",

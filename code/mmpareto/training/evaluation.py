@@ -14,7 +14,7 @@ from mmpareto.data.loading.labels import UNSCALED, LabelScale, task_of_batch
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
 from mmpareto.training.distributed import Processes
-from mmpareto.training.losses import loss_of
+from mmpareto.training.losses import head_labels, loss_of
 from mmpareto.training.meters import NonFiniteError
 from mmpareto.training.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
@@ -37,16 +37,22 @@ class Predictions:
 
     @property
     def logits(self) -> dict[str, Tensor]:
-        """Head → logits (N, C); "" is the joint head, the others are named by modality."""
-        return {"": self.outputs.joint, **self.outputs.unimodal}
+        """Head → logits (N, C); "" is the joint head, the others are named by modality. Of several tasks: by task."""
+        joint = {} if self.outputs.joint is None else {"": self.outputs.joint}
+        return joint | self.outputs.unimodal
+
+    @property
+    def head_labels(self) -> dict[str, Tensor]:
+        """Head → its labels: those of all heads, or the classes of a task."""
+        return head_labels(self.outputs, self.labels)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Head → the metrics of the labels' task."""
         task = task_of_batch(self.labels)
         if task == "regression":
             return {head: regression_metrics(z, self.labels, self.label_scale) for head, z in self.logits.items()}
-        compute = multilabel_metrics if task == "multilabel" else classification_metrics
-        return {head: compute(logits, self.labels) for head, logits in self.logits.items()}
+        compute, labels = multilabel_metrics if task == "multilabel" else classification_metrics, self.head_labels
+        return {head: compute(logits, labels[head]) for head, logits in self.logits.items()}
 
     def in_unit(self, scores: Tensor) -> Tensor:
         """Standardised scores in the unit of the data."""
@@ -91,8 +97,9 @@ def predict(
     def concatenated(tensors: Iterable[Tensor]) -> Tensor:
         return torch.cat([tensor.float() for tensor in tensors]).cpu()
 
+    joint = [part.joint for part in parts if part.joint is not None]
     outputs = Outputs(
-        concatenated(part.joint for part in parts),
+        concatenated(joint) if joint else None,
         {name: concatenated(part.unimodal[name] for part in parts) for name in parts[0].unimodal},
         {name: concatenated(part.features[name] for part in parts) for name in parts[0].features},
         {},
@@ -109,7 +116,7 @@ def gather_predictions(predictions: Predictions, processes: Processes, samples: 
 
     joint, unimodal, features, _ = predictions.outputs
     outputs = Outputs(
-        gathered(joint),
+        None if joint is None else gathered(joint),
         {name: gathered(values) for name, values in unimodal.items()},
         {name: gathered(values) for name, values in features.items()},
         {},
@@ -122,12 +129,14 @@ def head_metrics(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
 
     For classes: loss, acc, macro_f1, map, auroc and per_class_accuracy. For several labels per sample: loss, acc,
     exact_match, macro_f1, map, auroc, per_label_precision and per_label_auroc. For scores: loss, acc (of the sign),
-    mae, rmse, r2 and correlation.
+    mae, rmse, r2 and correlation. For several tasks: the metrics of classes with the suffix _<task>, and loss and acc,
+    their means over the tasks.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    losses = {head: loss_of(logits, predictions.labels).item() for head, logits in predictions.logits.items()}
+    labels = predictions.head_labels
+    losses = {head: loss_of(logits, labels[head]).item() for head, logits in predictions.logits.items()}
     nonfinite = [head or "joint" for head, loss in losses.items() if not math.isfinite(loss)]
     if nonfinite:
         raise NonFiniteError(f"the {' and '.join(nonfinite)} loss in evaluation is NaN or infinite")
@@ -136,6 +145,9 @@ def head_metrics(predictions: Predictions, prefix: str = "") -> dict[str, Any]:
         suffix = f"_{head}" if head else ""
         result[f"{prefix}loss{suffix}"] = losses[head]
         result |= {f"{prefix}{KEYS.get(name, name)}{suffix}": v for name, v in metrics.items() if name != "confusion"}
+    if predictions.outputs.joint is None:
+        keys = (f"{prefix}loss", f"{prefix}acc")
+        result = {key: sum(result[f"{key}_{head}"] for head in losses) / len(losses) for key in keys} | result
     return result
 
 

@@ -124,7 +124,7 @@ class Trainer:
 
         self.steps += 1
         self.finite_monitor.add(self.epoch, self.steps, report, scale)
-        return self.processes.all_reduce_sum(metrics) | report_metrics(report)
+        return self.processes.all_reduce_sum(metrics) | report_metrics(report, self.network.own_losses)
 
     def _forward_backward(
         self, batch: Batch, number: int, share: float, scale: torch.Tensor | None
@@ -145,11 +145,12 @@ class Trainer:
             joint, unimodal = batch_losses = losses(outputs, batch.labels, share)
         self.processes.average_buffers(self.network, len(batch.labels))
         self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale, outputs, batch.labels)
+        own_losses = self.network.own_losses
         try:
             report = self.method.backward(
                 joint,
                 unimodal,
-                encoders=dict(self.network.encoders.items()),
+                encoders={name: (encoder, own_losses[name]) for name, encoder in self.network.encoders.items()},
                 outputs=outputs,
                 labels=batch.labels,
                 scale=scale,
@@ -202,10 +203,11 @@ class Trainer:
                 while not self.is_finished:
                     self._train_epoch(logger)
                     metrics = self._evaluate_epoch()
-                    tags = tagged(metrics, self.network.modalities, self.meter.names)
+                    names = dict.fromkeys([*self.network.head_names, *self.network.modalities])
+                    tags = tagged(metrics, [*names], self.meter.names)
                     logger.log(tags, "epoch", self.epoch)  # before the checkpoint: a resumed run purges what it repeats
                     self._finish_epoch(metrics)
-                    print(epoch_text(metrics, self.settings.epochs, self.network.modalities), flush=True)
+                    print(epoch_text(metrics, self.settings.epochs, self.network.head_names), flush=True)
                     self.signals.check()
             except Stopped:
                 self.finite_monitor.check()
@@ -258,7 +260,7 @@ class Trainer:
         """Log the losses of every Nth step of the run, with `--log_every N`; reading them waits for the device."""
         if self.settings.log_every is None or self.total_steps % self.settings.log_every:
             return
-        names = {"": "joint"} | {f"_{name}": name for name in self.network.modalities}
+        names = {"": "joint"} | {f"_{name}": name for name in self.network.head_names}
         values = {f"step/loss/{name}": metrics[f"train_loss{suffix}"].item() for suffix, name in names.items()}
         logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", self.total_steps)
 
@@ -300,7 +302,7 @@ class Trainer:
         literature = DATASETS[self.settings.dataset].extra_metrics
         metrics = head_metrics(predictions, prefix) | extra_metrics(predictions, literature, dataset.scores, prefix)
         if not self.heads_trained:
-            suffixes = tuple(f"_{name}" for name in self.network.modalities)
+            suffixes = tuple(f"_{name}" for name in self.network.head_names)
             metrics |= {key: None for key in metrics if key.endswith(suffixes)}
         return metrics
 

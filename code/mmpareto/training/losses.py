@@ -1,25 +1,30 @@
 """Losses of a batch or a micro-batch, and the training metrics that follow from them.
 
 The labels decide (`data.loading.labels`): cross-entropy of classes, binary cross-entropy of several labels per sample,
-or mean absolute error of scores.
+or mean absolute error of scores. With several tasks, every head has the classes of its own task.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.data.loading.batches import Batch
 from mmpareto.data.loading.labels import task_of_batch
+from mmpareto.errors import InputError
+from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import Outputs
+
+UNIMODAL = "unimodal"
 
 
 class Losses(NamedTuple):
-    """Losses of a batch, () each."""
+    """Losses of a batch, () each: None for the joint one of several tasks, and task → loss for the others."""
 
-    joint: Tensor
+    joint: Tensor | None
     unimodal: Mapping[str, Tensor]
 
 
@@ -30,8 +35,38 @@ def losses(outputs: Outputs, labels: Tensor, share: float = 1.0) -> Losses:
         share: this micro-batch's share of the step's samples. The losses are multiplied by it, so that those of a
             step's micro-batches add up to the losses of the whole batch.
     """
-    unimodal = {name: loss_of(logits, labels) * share for name, logits in outputs.unimodal.items()}
-    return Losses(loss_of(outputs.joint, labels) * share, unimodal)
+    by_head = head_labels(outputs, labels)
+    unimodal = {name: loss_of(logits, by_head[name]) * share for name, logits in outputs.unimodal.items()}
+    return Losses(None if outputs.joint is None else loss_of(outputs.joint, labels) * share, unimodal)
+
+
+def head_labels(outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
+    """Head → its labels: those of the batch, or of several tasks int64 (B,), the column of the task.
+
+    Heads are the modalities and "", the joint head; or the tasks, in the order of the columns.
+
+    Raises:
+        InputError: a task has no head, or a head no task.
+    """
+    heads = [*outputs.unimodal]
+    if (task_of_batch(labels) == "multitask") != (outputs.joint is None):
+        raise InputError("labels of several tasks need a head per task, and other labels a joint head.")
+    if outputs.joint is not None:
+        return dict.fromkeys(["", *heads], labels)
+    if labels.shape[1] != len(heads):
+        raise InputError(
+            f"the labels are of {labels.shape[1]} tasks, but the network has the heads {', '.join(heads)}."
+        )
+    return dict(zip(heads, labels.long().unbind(1), strict=True))
+
+
+def objective_names(modality: str, own_losses: Sequence[str]) -> list[str]:
+    """Names of an encoder's objectives in metrics.jsonl and gradients.npz: joint and unimodal, or the tasks.
+
+    Arguments:
+        own_losses: of `MultimodalNetwork.own_losses`.
+    """
+    return [JOINT, UNIMODAL] if [*own_losses] == [modality] else [*own_losses]
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -70,19 +105,25 @@ def training_metrics(
 ) -> dict[str, Tensor]:
     """train_loss and train_acc, () each; with `unimodal`, also train_loss_<modality> and train_acc_<modality>.
 
-    The metrics of a step's micro-batches add up to the step's.
+    The metrics of a step's micro-batches add up to the step's. Of several tasks, the first two are means over tasks.
 
     Arguments:
         batch_losses: `losses` of this micro-batch.
         share: this micro-batch's share of the step's samples.
     """
-    heads = {"": (batch_losses.joint, outputs.joint)}
+    by_head = head_labels(outputs, labels)
+    heads: dict[str, tuple[Tensor, Tensor]] = {}
+    if batch_losses.joint is not None and outputs.joint is not None:
+        heads[""] = batch_losses.joint, outputs.joint
     if unimodal:
         heads |= {f"_{name}": (loss, outputs.unimodal[name]) for name, loss in batch_losses.unimodal.items()}
     weight = share / max(len(labels), 1)
     metrics = {f"train_loss{head}": loss.detach() for head, (loss, _) in heads.items()}
     for head, (_, logits) in heads.items():
-        metrics[f"train_acc{head}"] = correctness(logits, labels).sum() * weight
+        metrics[f"train_acc{head}"] = correctness(logits, by_head[head.removeprefix("_")]).sum() * weight
+    if batch_losses.joint is None:
+        for key in ("train_loss", "train_acc"):
+            metrics[key] = torch.stack([metrics[f"{key}{head}"] for head in heads]).mean()
     return metrics
 
 

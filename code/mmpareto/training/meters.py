@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mmpareto.integration.report import Report
+from mmpareto.training.losses import objective_names
 
 Item = TypeVar("Item")
 
@@ -52,16 +53,20 @@ class Meter:
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 
-def report_metrics(report: Report) -> dict[str, Tensor]:
+def report_metrics(report: Report, own_losses: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
     """A method's report as () tensors, by their names in metrics.jsonl.
 
-    Weights and the rescaling factor are means over groups; the conflict rate is the fraction of groups in conflict.
+    Weights and the rescaling factor are means over groups; the conflict rate is the fraction of groups in conflict,
+    that is, where any two objectives are. The cosine of more than two objectives is the smallest of any two.
+
+    Arguments:
+        own_losses: of `MultimodalNetwork.own_losses`.
     """
     metrics: dict[str, Tensor] = {}
     for modality, encoder in report.items():
         weights = encoder.weights.mean(0)
         metrics |= {f"conflict_rate_{modality}": encoder.conflict.double().mean(), f"cosine_{modality}": encoder.cosine}
-        for column, loss in enumerate(("joint", "unimodal")):
+        for column, loss in enumerate(objective_names(modality, own_losses[modality])):
             metrics |= {
                 f"norm_{loss}_{modality}": encoder.norms[column],
                 f"weight_{loss}_{modality}": weights[column],

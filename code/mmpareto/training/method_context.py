@@ -99,7 +99,9 @@ class MethodContext:
                     with precision.autocast():
                         outputs = model(batch.inputs)
                         joint, unimodal = losses(outputs, batch.labels, len(batch.labels) / samples)
-                    precision.scaler.scale(joint if loss == JOINT else unimodal[loss]).backward()
+                    chosen = joint if loss == JOINT else unimodal[loss]
+                    assert chosen is not None  # no method that asks for trials has several tasks
+                    precision.scaler.scale(chosen).backward()
                     self._processes.all_reduce_gradients(network)
                     precision.step(optimizer, self._settings.clip_grad)
                     optimizer.zero_grad(set_to_none=True)

@@ -99,8 +99,10 @@ def _purpose(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Map
     method = label(arguments["method"], arguments["variant"], arguments["options"])
     kind = method_class(arguments["method"])
     source = f" ({kind.source})" if kind and kind.source else ""
-    inputs, title = _joined(_modalities(summary)), _title(arguments, data)
-    return f"A network that predicts from {inputs}, trained on {title} with the method {method}{source}."
+    prepared = data.get("prepared") or {}
+    heads, title = _joined(_modalities(summary)), _title(arguments, data)
+    goal = f"the tasks {heads} from {_joined(prepared['modalities'])}" if "tasks" in prepared else f"from {heads}"
+    return f"A network that predicts {goal}, trained on {title} with the method {method}{source}."
 
 
 def _data(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:

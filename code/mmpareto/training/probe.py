@@ -41,6 +41,7 @@ def linear_probe(training: Predictions) -> dict[str, Head]:
     features, labels = training.outputs.features, training.labels
     if task_of_batch(labels) == "regression":
         return {name: fit_ridge_regression(values, labels) for name, values in features.items()}
+    assert training.outputs.joint is not None  # several tasks have no heads that are left untrained
     n_classes = training.outputs.joint.shape[1]
     return {name: fit_logistic_regression(values, labels, n_classes) for name, values in features.items()}
 

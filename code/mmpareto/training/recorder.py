@@ -6,11 +6,13 @@ before the method weights it. With R recorded steps, P layers of modality <m>, n
 method's report, the file holds
 
     step, epoch                 (R,) int64, both from 1; steps are counted through the whole run
-    modalities, objectives      names; objectives are "joint" and "unimodal", or the one that the method descends
+    modalities, objectives      names; objectives are "joint" and "unimodal", or the one that the method descends, or
+                                the tasks of an encoder that has several
     layers_<m>                  (P,) names of the encoder's trainable tensors
     norm_<objective>_<m>        (R, P) float32: norm of the objective's gradient
     cosine_<m>                  (R, P) float32: between joint and unimodal gradient, 0 where one of them is zero;
-                                only where the method descends both
+                                only where the method descends both. Of n > 2 objectives, (R, P, n(n − 1)/2): of every
+                                two, in the order of itertools.combinations
     weights_<m>                 (R, G, n) float32: α  ⎫
     conflict_<m>                (R, G) float32: 0, 1  ⎬ of methods that report on gradients (`EncoderReport`)
     rescale_<m>                 (R, R') float32: λ    ⎭
@@ -45,11 +47,11 @@ from mmpareto.integration.objectives import JOINT, Objectives, collect
 from mmpareto.integration.report import Report
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.training.cross_terms import CrossTermComparison
+from mmpareto.training.losses import UNIMODAL, objective_names
 from mmpareto.training.run_folder import GRADIENTS
 from mmpareto.training.settings import Settings
 
-UNIMODAL = "unimodal"
-OBJECTIVES = (JOINT, UNIMODAL)
+OBJECTIVES = (JOINT, UNIMODAL)  # of an encoder that does not serve several tasks
 REPORTED = ("weights", "conflict", "rescale")
 
 
@@ -104,7 +106,7 @@ class GradientRecorder:
         self,
         epoch: int,
         step: int,
-        joint: Tensor,
+        joint: Tensor | None,
         unimodal: Mapping[str, Tensor],
         scale: Tensor | None,
         outputs: Any = None,
@@ -145,7 +147,7 @@ class GradientRecorder:
             if (reducer := self._method.active_reducer) is not None:
                 reducer.begin(step.objectives, step.passes).finish(step.objectives, step.passes, step.gradients)
             for modality, encoder in step.objectives.encoders.items():
-                names = [JOINT if name == JOINT else UNIMODAL for name in encoder.objectives]
+                names = [UNIMODAL if name == modality else name for name in encoder.objectives]
                 layer_gramians = gramians(step.gradients.encoders[modality], step.gradients.scale)
                 values |= layer_metrics(modality, names, layer_gramians)
         if step.comparison is not None:
@@ -168,7 +170,8 @@ class GradientRecorder:
             "epoch": np.array([epoch for _, epoch, _ in self._on_host], dtype=np.int64),
             "modalities": np.array(list(self._layers), dtype=np.str_),
             "objectives": np.array(
-                [name for name in OBJECTIVES if any(key.startswith(f"norm_{name}_") for key in stacked)], dtype=np.str_
+                [name for name in self._objective_names if any(key.startswith(f"norm_{name}_") for key in stacked)],
+                dtype=np.str_,
             ),
             **{f"layers_{modality}": np.array(list(layers)) for modality, layers in self._layers.items()},
             "dataset": np.array(self._settings.dataset),
@@ -206,20 +209,26 @@ class GradientRecorder:
             for row in range(count)
         ]
 
-    def _objectives(self, joint: Tensor, unimodal: Mapping[str, Tensor]) -> Objectives:
-        """The losses that the method currently descends; for each encoder, the joint and its own unimodal loss."""
-        with_unimodal = self._method.descends_unimodal
+    @property
+    def _objective_names(self) -> list[str]:
+        """Names of all encoders' objectives, each once."""
+        own = self._network.own_losses
+        return list(dict.fromkeys(name for modality in own for name in objective_names(modality, own[modality])))
+
+    def _objectives(self, joint: Tensor | None, unimodal: Mapping[str, Tensor]) -> Objectives:
+        """The losses that the method currently descends; for each encoder, the joint one and its own."""
+        with_unimodal, own = self._method.descends_unimodal, self._network.own_losses
         objectives = collect(
             joint if self._method.descends_joint else None,
             unimodal if with_unimodal else {},
-            {name: (layers.values(), [name] if with_unimodal else []) for name, layers in self._layers.items()},
+            {name: (layers.values(), own[name] if with_unimodal else []) for name, layers in self._layers.items()},
         )
         objectives.interaction = self._network.interaction and self._settings.cross_terms == "excluded"
         return objectives
 
 
 def layer_metrics(modality: str, objectives: list[str], layer_gramians: Tensor) -> dict[str, Tensor]:
-    """Norms, and cosines for two objectives, of every layer: (P,) float32 each, by their names in gradients.npz.
+    """Norms and cosines of every layer, by their names in gradients.npz: (P,) float32 each; see there.
 
     Arguments:
         objectives: the n names of the columns.
@@ -227,10 +236,12 @@ def layer_metrics(modality: str, objectives: list[str], layer_gramians: Tensor) 
     """
     norms = layer_gramians.diagonal(dim1=-2, dim2=-1).sqrt()
     metrics = {f"norm_{name}_{modality}": norms[:, column].float() for column, name in enumerate(objectives)}
-    if len(objectives) == 2:
-        product = norms.prod(-1)
-        cosine = torch.where(product == 0, 0.0, layer_gramians[:, 0, 1] / product)
-        metrics[f"cosine_{modality}"] = cosine.clamp(-1, 1).float()  # rounding may exceed 1
+    if len(objectives) > 1:
+        first, second = torch.triu_indices(len(objectives), len(objectives), 1)
+        product = norms[:, first] * norms[:, second]
+        cosines = torch.where(product == 0, 0.0, layer_gramians[:, first, second] / product)
+        cosines = cosines.clamp(-1, 1).float()  # rounding may exceed 1
+        metrics[f"cosine_{modality}"] = cosines[:, 0] if len(objectives) == 2 else cosines
     return metrics
 
 

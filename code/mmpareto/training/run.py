@@ -113,7 +113,7 @@ def _train(request: Request, processes: Processes) -> int:
     finally:
         trainer.loaders.stop()
 
-    print(summary_text(summary, trainer.network.modalities))
+    print(summary_text(summary, trainer.network.head_names, trainer.network.tasks))
     board = settings.tensorboard_path or trainer.folder
     curves = f"; curves: tensorboard --logdir {board}" if settings.use_tensorboard else ""
     if banner:
@@ -188,7 +188,7 @@ def make_trainer(
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     check_logger(settings)
     method = make_method(settings.method, settings.options)
-    data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
+    data = processes.rank0_first(lambda: open_data(settings, method.modalities, method.tasks))  # may write a cache
     shapes = _sample_shapes(data)
     encoders = choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None)
     fusion = required_fusion(encoders, method.network.get("fusion"))
@@ -200,13 +200,15 @@ def make_trainer(
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
         "encoder": encoders,
-        **({"blocks": settings.blocks} if settings.blocks != NO_BLOCKS and len(shapes) > 1 else {}),
-        **method.network,
-        "fusion": fusion or settings.fusion,
     }
+    if data.train.tasks:
+        shape["tasks"] = data.train.tasks
+    else:
+        shape |= {"blocks": settings.blocks} if settings.blocks != NO_BLOCKS and len(shapes) > 1 else {}
+        shape |= {**method.network, "fusion": fusion or settings.fusion}
     if any(getattr(ENCODERS[name], "input_sized", False) for name in encoders.values()):
         shape["input_shapes"] = {name: list(shapes[name]) for name in shapes}
-    if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
+    if shape.get("fusion") == "average" and task_of_labels(data.train.labels) == "multilabel":
         shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
     if network.interaction and method.no_interaction:
@@ -270,12 +272,19 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
         fusion=fusion,
         free_blocks="blocks" not in method.network and len(sources) > 1,
         cross_terms=network.interaction and method.separates,
+        tasks=", ".join(network.tasks),
     )
 
 
 def _check_data(settings: Settings, data: Data, method: Method, fusion: str | None, is_distributed: bool) -> None:
     """Raise InputError if the settings do not fit the data, or the fusion that method or encoders require."""
     task = task_of_labels(data.train.labels)
+    if method.needs_fusion and task == "multitask":
+        raise InputError(
+            f"--method {settings.method} needs a joint prediction of several modalities, but {settings.data} has the "
+            f"tasks {', '.join(data.train.tasks)} on one encoder; use one that combines their losses or gradients, "
+            "such as uniform or mmpareto, or unimodal --task NAME."
+        )
     if method.needs_classes and task != "classification":
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")

@@ -1,6 +1,7 @@
 """The summary of a finished run."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from mmpareto.data.loading.samples import PreparedDataset
@@ -129,15 +130,20 @@ def _fit(trainer: Trainer, samples: PreparedDataset, description: str) -> dict[s
     return {"probe": heads, "probe_result": result}
 
 
-def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
-    """Format the summary as a table of the main metric on the test set, such as the accuracy in percent."""
+def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str] = ()) -> str:
+    """Format the summary as a table of the main metric on the test set, such as the accuracy in percent.
+
+    Arguments:
+        heads: names of the heads beside the joint one.
+        tasks: of several tasks, whose mean is in the place of the joint head.
+    """
     metric = main_metric(summary["last"])
     used, available = summary["data"]["clips"]["test"], summary["data"].get("available", {}).get("test")
     clips = "" if available in (None, used) else f" ({used:,} of its {available:,} clips)"
     unit = ", %" if metric.percent else ""
     lines = [
         f"{summary['name']}: {metric.title} on the test set{clips}{unit}",
-        f"{'':34}epoch  joint" + _cells(modalities),
+        f"{'':34}epoch  {'mean' if tasks else 'joint':>5}" + _cells(heads, heads),
     ]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}
     for key, title in names.items():
@@ -145,8 +151,8 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
         if line is None:
             lines.append(f"  {title:32}    –  ({summary[key + '_reason']})")
         else:
-            values = [line[metric.key], *(line[f"{metric.key}_{name}"] for name in modalities)]
-            cells = _cells(["–" if value is None else metric.text(value) for value in values])
+            values = [line[metric.key], *(line[f"{metric.key}_{name}"] for name in heads)]
+            cells = _cells(["–" if value is None else metric.text(value) for value in values], ["", *heads])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
     if "best_from_epoch" in summary:
         lines.append(f"  (the best epoch is chosen from epoch {summary['best_from_epoch']} on: --best_from_epoch)")
@@ -157,5 +163,6 @@ def summary_text(summary: dict[str, Any], modalities: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _cells(values: list[str]) -> str:
-    return "".join(f"{value:>9}" for value in values)
+def _cells(values: Sequence[str], heads: Sequence[str]) -> str:
+    """Right-aligned cells, in columns that are wide enough for their headings."""
+    return "".join(f"{value:>{max(9, len(head) + 2)}}" for value, head in zip(values, heads, strict=True))

@@ -17,7 +17,6 @@ from mmpareto.analysis.finished_run import Array, FinishedRun
 from mmpareto.analysis.gradient_records import EncoderRecords
 from mmpareto.analysis.plots.groups import SeedGroup
 from mmpareto.errors import InputError
-from mmpareto.training.recorder import OBJECTIVES
 
 MAX_POINTS = 100  # per line
 
@@ -41,9 +40,17 @@ def _norm(objective: str) -> Callable[[EncoderRecords], Array | None]:
 
 COSINE = GradientMetric("cosine", lambda r: None if r.cosine is None else r.whole_cosine())
 CONFLICT = GradientMetric("conflict_rate", lambda r: None if r.cosine is None else r.conflict_share())
-NORMS = {name: GradientMetric(f"norm_{name}", _norm(name)) for name in OBJECTIVES}
-ANY_NORM = GradientMetric("norm_joint", lambda r: next((r.whole_norm(name) for name in r.norms), None))
 WEIGHTS = GradientMetric("not in metrics.jsonl", lambda r: r.weights)
+
+
+def norm_of(objective: str) -> GradientMetric:
+    """Norm of an objective's gradient."""
+    return GradientMetric(f"norm_{objective}", _norm(objective))
+
+
+def any_norm(objectives: Sequence[str]) -> GradientMetric:
+    """Norm of the first gradient that was recorded; of means over epochs, of the first of these objectives."""
+    return GradientMetric(f"norm_{objectives[0]}", lambda r: next((r.whole_norm(name) for name in r.norms), None))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,10 +116,9 @@ def _draw_conflict(axes: Axes, records: GradientRecords, encoder: EncoderRecords
 
 def _draw_norms(axes: Axes, records: GradientRecords, encoder: EncoderRecords) -> None:
     axes.set_yscale("log")
-    for objective in encoder.norms:
+    for objective, line in style.objective_lines(encoder.norms).items():
         norm = encoder.whole_norm(objective)
-        colour = style.OBJECTIVES[objective].colour
-        _draw_line(axes, records, np.where(norm > 0, norm, np.nan), f"{objective} gradient", colour)
+        _draw_line(axes, records, np.where(norm > 0, norm, np.nan), f"{objective} gradient", line.colour)
 
 
 def _draw_weights(axes: Axes, records: GradientRecords, encoder: EncoderRecords) -> None:
@@ -130,8 +129,8 @@ def _draw_weights(axes: Axes, records: GradientRecords, encoder: EncoderRecords)
     names = list(encoder.norms)
     if len(names) != count:  # not every encoder learns from all losses that a method descends
         names = [f"objective {number + 1}" for number in range(count)]
-    for index, name in enumerate(names):
-        colour = style.OBJECTIVES[name].colour if name in style.OBJECTIVES else WHOLE
+    for index, (name, line) in enumerate(style.objective_lines(names).items()):
+        colour = WHOLE if name.startswith("objective ") else line.colour
         _draw_groups(axes, records, encoder.weights[..., index], name, colour)
 
 

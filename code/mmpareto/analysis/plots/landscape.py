@@ -225,5 +225,5 @@ def loss_and_accuracy(subject: Subject, batches: Sequence[Batch]) -> tuple[float
     """Mean joint loss over all samples of the batches, and the share of them that is classified correctly."""
     precision = subject.trained.precision(subject.device)
     predictions = predict(subject.network, batches, subject.device, subject.samples.normalisation, precision)
-    logits = predictions.outputs.joint.double()
+    logits = predictions.logits[""].double()
     return loss_of(logits, predictions.labels).item(), correctness(logits, predictions.labels).mean().item()

@@ -127,6 +127,8 @@ def open_run(run: FinishedRun, checkpoint: str, device: torch.device, data: Path
     path = _checkpoint_path(run, checkpoint)
     settings = run.settings if data is None else dataclasses.replace(run.settings, data=str(data))
     trained = load(path)
+    if trained.tasks:
+        raise InputError(f"{run.folder} has the tasks {', '.join(trained.tasks)} and no joint loss, which is measured.")
     opened = open_data(settings, trained.modalities)
     if opened.record["fingerprint"] != run.fingerprint:
         raise InputError(f"{settings.data} is not what {run.folder} was trained on; give its folder by --data DIR.")

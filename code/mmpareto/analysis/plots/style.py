@@ -123,6 +123,15 @@ FURTHER = [
 ]
 
 
+# Of several tasks, in their order.
+TASKS = (*OBJECTIVES.values(), LineStyle(GREEN, DASHDOT, "^"), LineStyle(PURPLE, DOTTED, "D"))
+
+
+def objective_lines(objectives: Iterable[str]) -> dict[str, LineStyle]:
+    """Objective → its line: joint and unimodal have the same everywhere, tasks by their order."""
+    return {name: OBJECTIVES.get(name, TASKS[index % len(TASKS)]) for index, name in enumerate(objectives)}
+
+
 def paper() -> AbstractContextManager[None]:
     """Inside, new figures have the fonts and line widths of a page, whatever a matplotlibrc sets."""
     return matplotlib_style.context(["default", PAPER])

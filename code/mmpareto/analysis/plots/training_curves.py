@@ -20,13 +20,13 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from mmpareto.analysis.finished_run import Array, FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.gradient_series import (
-    ANY_NORM,
     CONFLICT,
     COSINE,
-    NORMS,
     WEIGHTS,
     GradientMetric,
     GradientSource,
+    any_norm,
+    norm_of,
     select,
     series_of,
     weights_of,
@@ -48,6 +48,7 @@ SHARED = 3  # groups at most that share panels
 HEIGHT, FEW, MANY, AROUND = 2.3, 1.6, 0.85, 0.5
 ROW_LABEL, ROW_LINES = 22, 6  # characters per line, and lines, of the label of such a row
 QUANTILES = (2.5, 25, 50, 75, 97.5)  # percent
+NO_CURVE = "No unimodal curve, as the heads are not trained"
 Series = Callable[[SeedGroup], tuple[Array, Array] | None]
 
 
@@ -126,6 +127,7 @@ def gap_plot(groups: Sequence[SeedGroup]) -> Curves:
 def conflict_plot(groups: Sequence[SeedGroup]) -> Curves:
     """Cosine between joint and unimodal gradient, and how often they conflict, over training, for every encoder.
 
+    Of an encoder with several tasks, it is the smallest cosine between the gradients of any two.
     The cosine is that over the whole encoder. The share in conflict is that of the encoder's tensors where gradients
     were recorded; in means over epochs it is that of the parameter groups for which the method decides.
 
@@ -154,10 +156,10 @@ def conflict_plot(groups: Sequence[SeedGroup]) -> Curves:
             axes.set_ylim(-0.05 * top, top)  # shows the markers at 0 completely
         parts = "its tensors" if source.records else "the parameter groups that the method weights"
         note = (
-            "Cosine between joint and unimodal gradient over the whole encoder, and share of "
+            f"Cosine between {_gradients(groups)} over the whole encoder, and share of "
             f"{parts} where it is negative. {source.note} {_lines_note(groups)}"
         )
-        return _curves(figure, groups, "Joint and unimodal gradients in conflict", [note, *omitted])
+        return _curves(figure, groups, f"{_kind(groups)} gradients in conflict", [note, *omitted])
 
 
 def magnitude_plot(groups: Sequence[SeedGroup]) -> Curves:
@@ -168,25 +170,26 @@ def magnitude_plot(groups: Sequence[SeedGroup]) -> Curves:
     Raises:
         InputError: as in `conflict_plot`.
     """
-    groups, source, omitted = select(groups, ANY_NORM)
+    objectives = _objective_names(groups)
+    groups, source, omitted = select(groups, any_norm(objectives))
+    lines = style.objective_lines(objectives)
     with style.paper():
         figure, panels = _row_per_group(groups, "norm", source)
         for group, modality, axes in panels:
             axes.set_yscale("log")
             for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 2 and 10, not 2×10⁰ and 10¹
-            for objective, metric in NORMS.items():
-                if (series := series_of(group, metric, modality, source, np.log)) is not None:
+            for objective, line in lines.items():
+                if (series := series_of(group, norm_of(objective), modality, source, np.log)) is not None:
                     mean, deviation = mean_and_deviation(series[1])
                     low, high = np.exp(mean - deviation), np.exp(mean + deviation)
-                    line = style.OBJECTIVES[objective]
                     style.draw_band(axes, series[0], np.exp(mean), low, high, line, f"{objective} loss")
         _legend(panels)
         deviation_text = deviation_note(
             groups, "geometric mean", "times or divided by one geometric standard deviation"
         )
         note = f"Norm of each loss's gradient over the whole encoder. {source.note} {deviation_text}"
-        return _curves(figure, groups, "Magnitude of joint and unimodal gradients", [note, *omitted])
+        return _curves(figure, groups, f"Magnitude of {_kind(groups).lower()} gradients", [note, *omitted])
 
 
 def weights_plot(groups: Sequence[SeedGroup]) -> Curves:
@@ -207,8 +210,8 @@ def weights_plot(groups: Sequence[SeedGroup]) -> Curves:
             if (weights := weights_of(group, modality, source)) is None:
                 continue
             x, points = weights
-            for index, objective in enumerate(_objectives(group, modality, points[0].shape[1])):
-                line = style.OBJECTIVES.get(objective, style.FURTHER[index])
+            lines = style.objective_lines(_objectives(group, modality, points[0].shape[1]))
+            for index, (objective, line) in enumerate(lines.items()):
                 lowest, low, middle, high, highest = np.transpose([_quantiles(point[:, index]) for point in points])
                 axes.fill_between(x, lowest, highest, color=line.colour, alpha=style.BAND / 2, lw=0)
                 style.draw_band(axes, x, middle, low, high, line, objective)
@@ -218,7 +221,7 @@ def weights_plot(groups: Sequence[SeedGroup]) -> Curves:
             "seeds; bands: quartiles, and (lighter) the middle 95%. One half each is the direction of the plain sum. "
             f"{source.note}"
         )
-        return _curves(figure, groups, "Weights of joint and unimodal gradients", [note, *omitted])
+        return _curves(figure, groups, f"Weights of {_kind(groups).lower()} gradients", [note, *omitted])
 
 
 def _drawn(plot: Callable[[Sequence[SeedGroup]], Curves]) -> Callable[[Path, Sequence[FinishedRun], object], str]:
@@ -241,7 +244,24 @@ def _curves(figure: Figure, groups: Sequence[SeedGroup], title: str, notes: list
 
 
 def _modalities(groups: Sequence[SeedGroup]) -> list[str]:
+    """The encoders."""
     return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.modalities))
+
+
+def _objective_names(groups: Sequence[SeedGroup]) -> list[str]:
+    return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.objectives))
+
+
+def _has_tasks(groups: Sequence[SeedGroup]) -> bool:
+    return any(run.tasks for group in groups for run in group.runs)
+
+
+def _kind(groups: Sequence[SeedGroup]) -> str:
+    return "Task" if _has_tasks(groups) else "Joint and unimodal"
+
+
+def _gradients(groups: Sequence[SeedGroup]) -> str:
+    return "the tasks' gradients (the smallest of any two)" if _has_tasks(groups) else "joint and unimodal gradient"
 
 
 def _plot_heads(
@@ -261,13 +281,16 @@ def _plot_heads(
 
         return of
 
-    heads = {"joint head": "", **{f"{name} head": f"_{name}" for name in _modalities(groups)}}
+    names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.heads))
+    first = "mean of the tasks" if _has_tasks(groups) else "joint head"
+    heads = {first: "", **{f"{name} head": f"_{name}" for name in names}}
     panels = [CurvePanel(heading, ylabel, over_epochs(head)) for heading, head in heads.items()]
     panels = [panel for panel in panels if any(panel.series(group) for group in groups)]
     if not panels:
         raise InputError(f"{groups[0].runs[0].folder} and all others have no accuracy of any epoch to draw.")
     lacking = [g.label for g in groups if any(p.series(g) is None for p in panels if heads[p.heading])]
-    notes = [f"No unimodal curve, as the heads are not trained: {', '.join(lacking)}."] if lacking else []
+    reason = "No curve of the tasks that are not trained" if _has_tasks(groups) else NO_CURVE
+    notes = [f"{reason}: {', '.join(lacking)}."] if lacking else []
     with style.paper():
         figure, drawn = _draw(groups, panels, min(len(panels), MAX_COLUMNS), "epoch")
         for _, axes in drawn if zero_line else ():

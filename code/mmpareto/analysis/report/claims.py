@@ -89,9 +89,10 @@ def check_claims(results: Results, comparisons: Mapping[tuple[str, str], Compari
         if uniform is None:
             continue
         mmpareto = [*_of_method(cells, "mmpareto")]
-        measured = [*_of_gradients(uniform, mmpareto), *_of_noise(uniform), *_of_minima(uniform, cells)]
-        measured += _of_fusion(cells)
-        claims += _judged(measured, column)
+        if not uniform.tasks:  # which have no joint loss
+            measured = [*_of_gradients(uniform, mmpareto), *_of_noise(uniform), *_of_minima(uniform, cells)]
+            measured += _of_fusion(cells)
+            claims += _judged(measured, column)
         if (uniform.row, column) not in comparisons:  # uniform is the baseline, so comparisons are with it
             claims += _beside_baseline(cells, comparisons, column, uniform.row)
         claims += _judged([*_between_rows(cells)], column)
@@ -175,7 +176,7 @@ def _between_rows(cells: Sequence[CellResults]) -> Iterator[Evidence]:
         for part in (cell for cell in _of_method(cells, "dgl") if not _is_whole(cell)):
             yield _pair(dgl, part, DGL_PAPER if part.settings.options["unimodal_loss"] else OURS)
     for alone in _of_method(cells, "unimodal"):
-        modality = str(alone.settings.options["modality"])
+        modality = alone.task or str(alone.settings.options["modality"])
         if joint:
             yield _pair(alone, joint, DGL_PAPER, of_worse=modality)
         for better, origin in ((mmpareto, MMPARETO_PAPER), (dgl, DGL_PAPER)):
@@ -198,7 +199,8 @@ def _pair(
     """
     names, accuracies = [], []
     for cell, modality in ((better, of_better), (worse, of_worse)):
-        names.append(f"the {modality} encoder of {cell.row}" if modality else cell.row)
+        part = "task" if cell.tasks else "encoder"
+        names.append(f"the {modality} {part} of {cell.row}" if modality else cell.row)
         accuracies.append(cell.accuracies(f"acc_{modality}" if modality else "acc"))
     differences = {seed: accuracies[0][seed] - accuracies[1][seed] for seed in accuracies[0] if seed in accuracies[1]}
     return _more_accurate(names[0][0].upper() + names[0][1:], names[1], origin, differences)

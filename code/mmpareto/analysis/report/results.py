@@ -48,8 +48,18 @@ class CellResults:
         return sorted({*self.results, *self.missing})
 
     @property
+    def task(self) -> str | None:
+        """The task of single-task training; None for all others."""
+        return self.settings.options.get("task") if self.settings.options else None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the runs, where the data has several; else []."""
+        return next((result.run.tasks for result in self.results.values()), [])
+
+    @property
     def modalities(self) -> list[str]:
-        """The modalities whose accuracy alone any run measured."""
+        """The modalities whose accuracy alone any run measured; or the tasks."""
         keys = dict.fromkeys(key for result in self.results.values() for key in result.accuracies)
         return [key.removeprefix("acc_") for key in keys if key != "acc"]
 
@@ -86,8 +96,12 @@ def gather(outcomes: Sequence[Outcome], protocol: str) -> dict[tuple[str, str], 
 
 
 def paired_differences(method: CellResults, baseline: CellResults) -> list[float]:
-    """Accuracy of the method minus that of the baseline, for each seed that both have."""
-    accuracies, base = method.accuracies(), baseline.accuracies()
+    """Accuracy of the method minus that of the baseline, for each seed that both have.
+
+    Of single-task training, both are accuracies of its task.
+    """
+    key = f"acc_{method.task}" if method.task else "acc"
+    accuracies, base = method.accuracies(key), baseline.accuracies(key)
     return [accuracies[seed] - base[seed] for seed in accuracies if seed in base]
 
 

@@ -115,9 +115,10 @@ def _columns(
         SheetColumn(f"difference from {table.baseline}, points", title, "with its interval, corrected by Holm"),
         {label: _difference(compared.get(label)) for label in labels},
     )
+    alone = "" if any(cell.tasks for cell in group.values()) else " alone"
     for modality in dict.fromkeys(name for cell in group.values() for name in cell.modalities):
         yield (
-            SheetColumn(f"{modality} alone, %", title, f"accuracy of the {modality} head"),
+            SheetColumn(f"{modality}{alone}, %", title, f"accuracy of the {modality} head"),
             {label: _accuracy(group.get(label), f"acc_{modality}") for label in labels},
         )
     if cells := published_cells(group, footnotes):
@@ -129,7 +130,11 @@ def _columns(
 
 def _best(group: Mapping[str, CellResults], compared: Mapping[str, Comparison]) -> str | None:
     """The row with the largest mean accuracy, if its interval from the baseline is above zero; else None."""
-    means = {label: mean_and_std(own.values())[0] for label, cell in group.items() if (own := cell.accuracies())}
+    means = {
+        label: mean_and_std(own.values())[0]
+        for label, cell in group.items()
+        if (own := cell.accuracies()) and not cell.task  # whose accuracy is not the mean over the tasks
+    }
     if not means:
         return None
     best = max(means, key=lambda label: means[label])

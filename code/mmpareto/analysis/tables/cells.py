@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpareto.analysis.finished_run import Identity, identity
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
-from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of
+from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of, tasks_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
 from mmpareto.training.recipes import own_recipe, recipe
@@ -48,6 +48,7 @@ LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ogm_ge": _OF_OGM,
     "agm": {"floor": 0.0, "modulation_ends": None, "response": "observed", "clip_above": None},
     "pmr": {"samples": "training"},
+    "unimodal": {"task": None},
 }
 # Feature that a recipe reads → suffix of the folder with it (`definitions.DERIVED`).
 FOLDER_OF = {"spectrogram": "-spectrogram", "stft": "-waveform"}
@@ -100,7 +101,7 @@ def make_cells(
 ) -> list[Cell]:
     """All cells of a table, sorted by seed, so that an interrupted grid has complete comparisons of fewer seeds.
 
-    A row of unimodal training has no cell for a data set without its modality.
+    A row of unimodal training has no cell for a data set without its modality or task.
 
     Arguments:
         protocol: "last", "validation" or "paper", for rows without a protocol of their own; the first two need the same
@@ -123,6 +124,8 @@ def make_cells(
             folder = data or f"data/{dataset}"
             for row in table.rows:
                 if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset, folder)):
+                    continue
+                if flag_of(row.flags, "--task") not in (None, *tasks_of(dataset, folder)):
                     continue
                 words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
                 if table.own_recipes and "--recipe" not in words:

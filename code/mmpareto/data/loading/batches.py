@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     inputs: dict[str, Tensor]
     """Modality → tensor, batch first."""
     labels: Tensor
-    """int64 (B,), int64 (B, C) or floating point (B,), by the task (`labels`)."""
+    """int64 (B,), int64 (B, C), floating point (B,) or int32 (B, T), by the task (`labels`)."""
     indices: Tensor
     """int64 (B,): indices in the data set."""
     flips: dict[str, Tensor] = {}  # noqa: RUF012 (never modified)

@@ -146,6 +146,28 @@ def read_label_table(folder: Path, split: str, classes: Sequence[str]) -> tuple[
     return [row[0] for row in rows], [tuple(map(int, row[1:])) for row in rows]
 
 
+def read_tasks(
+    folder: Path, split: str, classes: Sequence[str], tasks: Sequence[str]
+) -> tuple[list[str], list[dict[str, int]]]:
+    """Return the samples of a split's list, and for each task → index of its class.
+
+    Raises:
+        InputError: the list is missing or empty, or a line is not sample,class,… with one class per task.
+    """
+    path = Path(folder) / f"{split}.csv"
+    index = {name: number for number, name in enumerate(classes)}
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    for row in rows:
+        if len(row) != len(tasks) + 1 or not {*row[1:]} <= {*classes}:
+            raise InputError(
+                f"{path} has the line {','.join(row)[:80]!r}, which is not a sample and a class for each of the tasks "
+                f"{', '.join(tasks)}; prepare the data set again."
+            )
+    return [row[0] for row in rows], [dict(zip(tasks, map(index.__getitem__, row[1:]), strict=True)) for row in rows]
+
+
 def read_names(folder: Path, split: str) -> list[str]:
     """Return the samples of a split's list, in its order.
 

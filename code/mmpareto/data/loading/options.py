@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mmpareto.data.loading.labels import UNSCALED, LabelScale
+from mmpareto.errors import InputError
 
 FrameChoice = Literal["spread", "released", "first", "starts"]
 
@@ -80,6 +81,18 @@ class SampleList(NamedTuple):
             [self.scores[i] for i in chosen] if self.scores else [],
             self.label_scale,
         )
+
+    def of_tasks(self, chosen: Sequence[str]) -> "SampleList":
+        """The samples of several tasks with the labels of these only.
+
+        Raises:
+            InputError: there are no such tasks.
+        """
+        known = [*self.labels[0]] if self.labels and isinstance(self.labels[0], dict) else []
+        if unknown := [name for name in chosen if name not in known]:
+            has = f"the tasks {', '.join(known)}" if known else "no tasks to choose from"
+            raise InputError(f"--task {unknown[0]}: the data set has {has}.")
+        return self._replace(labels=[{name: label[name] for name in chosen} for label in self.labels])
 
 
 class FeatureFiles(NamedTuple):

@@ -23,7 +23,7 @@ class Sample(NamedTuple):
     inputs: dict[str, Tensor]
     """Modality → input."""
     label: Any
-    """A class index, a tensor (C,) of zeros and ones, or a standardised score (`labels`)."""
+    """A class index, a tensor (C,) of zeros and ones, a standardised score, or int32 (T,) class indices (`labels`)."""
     dataset_index: int
     """Its index in the data set."""
     flips: dict[str, Tensor]
@@ -49,6 +49,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
 
     Attributes:
         classes: class names; a label is an index into this list.
+        tasks: names of the tasks, where a sample has a class for each of several; else [].
         names, labels: of the samples, by index; `labels` in the form of a `SampleList`.
         label_scale: by which the scores of a regression are standardised in the samples that are read.
         scores: scores from which the labels were derived, for `DatasetBuilder.extra_metrics`.
@@ -70,6 +71,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
     ) -> None:
         self.folder, self.sources, self.prepared, self.training, self.seed = folder, sources, prepared, training, seed
         self.classes, self.names, self.labels, self._indices, self.scores, self.label_scale = samples
+        self.tasks: list[str] = [*self.labels[0]] if task_of_labels(self.labels) == "multitask" else []
         self.channels: dict[str, int] = {name: source.channels for name, source in self.sources.items()}
         self.normalisation: Mapping[str, Normalisation] = {
             name: source.normalisation for name, source in self.sources.items() if source.normalisation is not None
@@ -80,6 +82,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
             "crop_scale": list(options.crop_scale),
             "task": task_of_labels(self.labels),
             "classes": self.classes,
+            **({"tasks": self.tasks} if self.tasks else {}),
             "label_scale": list(self.label_scale),
             "channels": self.channels,
             "fps": self.prepared.get("fps"),

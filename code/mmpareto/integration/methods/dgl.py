@@ -45,6 +45,7 @@ class DGL(Method):
     """
 
     source = "Wei, Luo & Luo, DGL, ICCV 2025 (arXiv 2507.10213)"
+    needs_fusion = True
     without_effect = MappingProxyType({name: {"unimodal_loss": False} for name in ("alpha", "truncate_unimodal")})
     network = MappingProxyType({"heads": "shared"})
 

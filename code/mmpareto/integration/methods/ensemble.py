@@ -25,6 +25,7 @@ class Ensemble(PlainSum):
     """
 
     source = "the simplest baseline; reported in the MCR paper (Kontras et al., arXiv 2411.07335)"
+    needs_fusion = True
     network = MappingProxyType({"fusion": "average", "heads": "shared"})
     descends_joint = False
     no_interaction = "trains every modality as if it were alone"

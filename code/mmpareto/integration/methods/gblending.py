@@ -45,6 +45,7 @@ class GBlending(PlainSum):
     """
 
     source = "Wang, Tran & Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020"
+    needs_fusion = True
     without_effect = MappingProxyType({"every": {"mode": "offline"}})
     memory = ("weights",)
 

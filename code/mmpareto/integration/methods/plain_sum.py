@@ -39,6 +39,7 @@ class JointLoss(PlainSum):
 
     source = "the common baseline"
     descends_unimodal = False
+    needs_fusion = True
     title: ClassVar[str] = "joint training"
     """The method's name in error messages."""
 

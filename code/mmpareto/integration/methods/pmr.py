@@ -79,6 +79,7 @@ class PMR(Method):
     memory = ("prototypes", "renewals", "epoch")
     descends_unimodal = False
     needs_classes = True
+    needs_fusion = True
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class PretrainFinetune(PlainSum):
     memory = ("descends_joint", "descends_unimodal", "pretrain_epochs")
     descends_joint = False
     no_interaction = "trains every encoder alone at first"
+    needs_fusion = True
 
     def __init__(self, pretrain_epochs: int | None = None, freeze_encoders: bool = False) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients, PassHook, differentiate_per_encoder
 from mmpareto.integration.features import find_cut
+from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.methods.mmpareto import MMPareto
@@ -61,6 +62,12 @@ class Refresh(Method):
         self.decided: dict[str, dict[str, Tensor]] = {}
         self._reuses = False
         self._is_finite = torch.tensor(True)
+
+    def begin_training(self, context: TrainingContext) -> None:
+        """Reject a network with more than two tasks on its encoder."""
+        tasks = getattr(context.network, "tasks", [])
+        if len(tasks) > 2:
+            raise ValueError(f"refresh needs two objectives per encoder, not the tasks {', '.join(tasks)}")
 
     def differentiate(
         self, objectives: Objectives, scale: float | Tensor | None, after_pass: PassHook | None = None
