@@ -60,6 +60,8 @@ class Hooks:
     """How a prediction does without a modality that is absent (`MultimodalNetwork.absent`)."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
+    trains_copies: bool = False
+    """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 
     def begin_training(self, context: TrainingContext) -> None:
         """Called once per process before the first step, after the state has been loaded."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from mmpareto.errors import InputError
 
+CONTRASTIVE = "contrastive"  # the value of `--objective` without labels
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -23,7 +25,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
-        fusion: the fusion that the method requires, if any.
+        fusion: the fusion that the method or the objective requires, if any.
     """
 
     modalities: str
@@ -64,8 +66,12 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "method {settings.method!r} always uses the fusion {facts.fusion!r}",
+    "--objective {settings.objective} with method {settings.method!r} always uses the fusion {facts.fusion!r}",
     lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
+)
+CONTRASTIVE_ONLY = Effect(
+    "--objective {settings.objective} compares no samples; --objective contrastive does",
+    lambda s, facts: s.objective == CONTRASTIVE,
 )
 UNTRAINED_HEADS = Effect(
     "method {settings.method!r} trains the unimodal heads, so nothing is probed",

@@ -20,12 +20,13 @@ from mmpareto.integration.method import Method
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
+from mmpareto.models.projections import PROJECTION_SIZE
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.data_warnings import data_warnings
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
-from mmpareto.training.effects import Facts
+from mmpareto.training.effects import CONTRASTIVE, Facts
 from mmpareto.training.loggers import Loggers, check_logger, open_loggers
 from mmpareto.training.loop import NO_LOGGER, Trainer
 from mmpareto.training.losses import micro_batch_count
@@ -86,6 +87,7 @@ def _train(request: Request, processes: Processes) -> int:
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
     further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
+    further += [settings.objective] if settings.objective == CONTRASTIVE else []
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
@@ -196,11 +198,17 @@ def make_trainer(
         "n_classes": len(data.train.classes),
         "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
         "fusion": settings.fusion,
+        **({"projections": PROJECTION_SIZE} if settings.objective == CONTRASTIVE else {}),
         **method.network,
     }
     if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
         shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
+    if settings.objective == CONTRASTIVE and network.interaction:
+        raise InputError(
+            f"--objective {CONTRASTIVE} compares encoders that see one modality each, and here they exchange "
+            "information; take other encoders, without blocks, or another --method."
+        )
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
         shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
     if checkpoint:
@@ -214,7 +222,7 @@ def make_trainer(
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
-    check_flags(_facts(data, network, method, device))
+    check_flags(_facts(settings, data, network, method, device))
 
     identity = {
         "network": shape,
@@ -222,6 +230,7 @@ def make_trainer(
         "dataset": settings.dataset,
         "data_folder": settings.data,
         "method": settings.method,
+        "objective": settings.objective,
         "amp": settings.amp,
         "settings": portable_settings(to_config(settings)),
         "input_shapes": {name: list(shape) for name, shape in shapes.items()},
@@ -244,7 +253,7 @@ def make_trainer(
     return trainer
 
 
-def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch.device) -> Facts:
+def _facts(settings: Settings, data: Data, network: MultimodalNetwork, method: Method, device: torch.device) -> Facts:
     sources = data.train.sources
     every_option = frozenset(field.name for field in dataclasses.fields(InputOptions))
     return Facts(
@@ -252,13 +261,39 @@ def _facts(data: Data, network: MultimodalNetwork, method: Method, device: torch
         input_options=frozenset().union(*(getattr(source, "reads", every_option) for source in sources.values())),
         own_validation=(data.train.folder / "valid.csv").is_file(),
         convolutions=any(isinstance(part, nn.Conv2d) for part in network.modules()),
-        heads_trained=not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory),
+        heads_trained=settings.objective != CONTRASTIVE
+        and (not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory)),
         gpu=device.type == "cuda",
-        fusion=method.network.get("fusion"),
+        fusion="projections" if settings.objective == CONTRASTIVE else method.network.get("fusion"),
     )
 
 
+def _check_objective(settings: Settings, data: Data, method: Method) -> None:
+    """Raise InputError if the method or the data do not go with contrastive pre-training."""
+    given = f"--method {settings.method}"
+    if method.needs_classes:
+        raise InputError(f"{given} compares classes, and --objective {CONTRASTIVE} has no labels; use another method.")
+    if method.trains_copies:
+        raise InputError(
+            f"{given} trains copies on labels, and --objective {CONTRASTIVE} has none; use another method."
+        )
+    if "fusion" in method.network:
+        raise InputError(
+            f"{given} needs the fusion {method.network['fusion']!r}, and --objective {CONTRASTIVE} has projections "
+            "instead; use another method."
+        )
+    if settings.fusion != "concat":  # the flag's default is not the user's choice
+        raise InputError(f"--objective {CONTRASTIVE} has projections instead of a fusion; leave --fusion out.")
+    if len(data.train.sources) < 2:
+        raise InputError(
+            f"--objective {CONTRASTIVE} compares the modalities of a sample, and this run reads "
+            f"{', '.join(data.train.sources)} alone; it needs two or more."
+        )
+
+
 def _check_data(settings: Settings, data: Data, method: Method) -> None:
+    if settings.objective == CONTRASTIVE:
+        _check_objective(settings, data, method)
     task = task_of_labels(data.train.labels)
     if method.needs_classes and task != "classification":
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"

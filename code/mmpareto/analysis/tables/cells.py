@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmpareto.analysis.finished_run import Identity, identity
 from mmpareto.analysis.tables.choices import data_sets_of, flag_of
@@ -32,7 +33,8 @@ RESERVED = {
 
 # Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
 # that a table continues the runs that an older version has begun.
-LATER = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
+LATER: dict[str, Any] = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
+LATER |= {"objective": "supervised", "temperature": 0.07, "train_fraction": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,8 @@ def make_cells(
             for row in table.rows:
                 if flag_of(row.flags, "--modality") not in (None, *modalities_of(dataset, folder)):
                     continue
-                words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
+                places = {"{data}": folder, "{seed}": str(seed)}
+                words = [_filled(word, places) for word in shlex.split(f"{column.flags} {row.flags}")]
                 words += [] if "--data" in words else ["--data", folder]
                 words += [*shlex.split(RECORD), *size, *extra, "--allow_unused"]
                 words += ["--random_seed", str(seed)]
@@ -120,6 +123,13 @@ def make_cells(
                 unused.append({warning.split()[0]: warning for warning in request.check_flags()})
     _check_used(extra, unused)
     return cells
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word of a table's flags with its {data} and {seed} replaced."""
+    for place, value in places.items():
+        word = word.replace(place, value)
+    return word
 
 
 def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:

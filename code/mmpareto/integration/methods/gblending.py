@@ -47,6 +47,7 @@ class GBlending(PlainSum):
     source = "Wang, Tran & Feiszli, What makes training multi-modal classification networks hard?, CVPR 2020"
     without_effect = MappingProxyType({"every": {"mode": "offline"}})
     memory = ("weights",)
+    trains_copies = True
 
     def __init__(self, mode: str = "offline", every: int = 10, trial_epochs: int = 0) -> None:
         super().__init__()
