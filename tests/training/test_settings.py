@@ -258,7 +258,7 @@ def test_every_setting_has_a_role_and_help() -> None:
     assert settings_with(Role.SEED) == ("random_seed",)
     resumable = {"epochs", "patience", "data", "gpu_ids", "workers", "plugin"}
     assert set(settings_with(Role.LENGTH, Role.MACHINE)) == resumable
-    assert settings_with(Role.MEASUREMENT) == ("no_probe",)
+    assert settings_with(Role.MEASUREMENT) == ("no_probe", "probe_every")
 
 
 def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:

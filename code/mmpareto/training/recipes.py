@@ -243,6 +243,17 @@ _AV_DIGITS = _DIGITS | {
     "lr_decay_step": 20,
 }
 
+_CONTRASTIVE_SOURCE = "chosen here for contrastive pre-training, sized for two CPU cores"
+_AV_DIGITS_CONTRASTIVE = {
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-4,
+    "epochs": 20,
+    "scheduler": "cosine",
+    "drop_last": "train",  # a smaller batch would have fewer negatives
+}
+
 # UCF-101, MOSI, MOSEI, CH-SIMS
 
 _THREE_FRAMES = {"frames": 3}
@@ -291,7 +302,10 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "ogm_ge": _OGM_KINETICS,
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
-    "avdigits": _released_and_paper(AV_DIGITS, **_AV_DIGITS),
+    "avdigits": {
+        **_released_and_paper(AV_DIGITS, **_AV_DIGITS),
+        "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_AV_DIGITS_CONTRASTIVE),
+    },
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),

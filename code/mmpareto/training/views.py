@@ -75,6 +75,8 @@ def _draws(x: Tensor) -> int:
 
 def _view(x: Tensor, draws: Tensor, is_image: bool) -> Tensor:
     """A view of each row, from its uniform numbers (rows, `_draws`)."""
+    if not len(x):  # a process may have no sample
+        return x
     if x.dim() == 2:
         return x.masked_fill(draws < MASKED_ENTRIES, 0.0)
     if x.dim() == 3:
