@@ -244,7 +244,7 @@ _AV_DIGITS = _DIGITS | {
 }
 
 _CONTRASTIVE_SOURCE = "chosen here for contrastive pre-training, sized for two CPU cores"
-_AV_DIGITS_CONTRASTIVE = {
+_CONTRASTIVE = {
     "batch_size": 64,
     "optimizer": "adamw",
     "learning_rate": 1e-3,
@@ -304,7 +304,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": {
         **_released_and_paper(AV_DIGITS, **_AV_DIGITS),
-        "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_AV_DIGITS_CONTRASTIVE),
+        "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_CONTRASTIVE),
     },
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
@@ -316,7 +316,12 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "released": _UCF101,
         "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
     },
-    "synthetic": {"released": _STAND_IN, "paper": _STAND_IN, "dgl": _DGL_STAND_IN},
+    "synthetic": {
+        "released": _STAND_IN,
+        "paper": _STAND_IN,
+        "dgl": _DGL_STAND_IN,
+        "contrastive": _over(_STAND_IN, _CONTRASTIVE_SOURCE, **_CONTRASTIVE),
+    },
 }
 
 

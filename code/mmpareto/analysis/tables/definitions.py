@@ -181,7 +181,6 @@ STEPS_NOTE = (
     "Without conflict, the step of MMPareto (released) is that of Uniform (encoder_scale 1.5). MMPareto (gamma 1, "
     "rescale none) takes the min-norm direction as it is, without λ and γ."
 )
-FROM_SCRATCH = "From scratch"
 AS_RELEASED = "As released: filterbank, 2 frames at 1 fps"
 SPECTROGRAM = "--data {data}-spectrogram --audio spectrogram --audio_frames 188"
 FROM_RELEASED = "As released, epoch chosen on the test set"
@@ -195,15 +194,21 @@ BRIDGE_NOTE = (
 )
 
 # What script/pretraining.sh pre-trains with, into runs/pretraining-<method>-seed<n>.
-UNHEARD = "--dataset avdigits --data {data}-speaker --amp bf16 --channels_last"
-PRETRAINING = f"{UNHEARD} --objective contrastive --recipe contrastive"
+UNHEARD_SPEAKER = Column("Unheard speaker", "--dataset avdigits --data {data}-speaker")
+FAST = "--amp bf16 --channels_last"
+CONTRASTIVE = f"--objective contrastive --recipe contrastive {FAST}"
 PRETRAINED = ("joint", "uniform", "pareto", "mmpareto")
 
 
-def fine_tuned_row(method: str) -> Row:
-    """The row of supervised runs whose encoders were pre-trained by this method."""
-    file = f"runs/pretraining-{method}-seed{{seed}}/last.pt"
-    return Row(f"Pre-trained by {name_of(method)}", f"--method uniform --pretrained {file}")
+def pretraining_row(label: str, method: str) -> Row:
+    """The row of contrastive pre-training; its last epoch is reported, from which fine-tuning starts."""
+    return Row(label, f"--method {method} {CONTRASTIVE}", "last")
+
+
+def finetuning_row(label: str, pretrained: str) -> Row:
+    """The row of supervised runs by Uniform with a tenth of the labels."""
+    few = "--train_fraction 0.1 --epochs 60 --lr_decay_step 40"
+    return Row(label, f"--method uniform --pretrained {pretrained} {few} {FAST}")
 
 
 def dgl_row(**options: Any) -> Row:
@@ -445,11 +450,11 @@ _TABLES = (
         "pretraining",
         "Methods of contrastive pre-training on audio-visual digits",
         "Does MMPareto help where the joint loss and the unimodal losses are contrastive, and no label is used?",
-        (Column("Linear probe, unheard speaker", PRETRAINING),),
+        (UNHEARD_SPEAKER,),
         (
-            Row("Random encoders", "--method dgl --unimodal_loss false --epochs 1", "last"),
-            Row("Unimodal losses alone", "--method pretrain_finetune --pretrain_epochs 20", "last"),
-            *(dataclasses.replace(row, protocol="last") for row in method_rows(*PRETRAINED)),
+            pretraining_row("Random encoders", "dgl --unimodal_loss false"),
+            pretraining_row("Unimodal losses alone", "pretrain_finetune --pretrain_epochs 20"),
+            *(pretraining_row(name_of(method), method) for method in PRETRAINED),
         ),
         UNIFORM.label,
         "No label is used in training. Accuracies are those of linear probes on the frozen encoders of the last epoch, "
@@ -457,24 +462,23 @@ _TABLES = (
         "those of its digit when the data set was made, so which image goes with which sound tells the digit. Random "
         "encoders learn nothing but the statistics of BatchNorm. Run script/pretraining.sh, which trains these runs "
         "where table finetuning looks for them.",
-        data_sets=False,
     ),
     Table(
         "finetuning",
         "Fine-tuning after contrastive pre-training, with a tenth of the labels",
         "Which pre-training is the best start for a supervised run with few labels?",
+        (UNHEARD_SPEAKER,),
         (
-            Column(
-                "A tenth of the labels, unheard speaker",
-                f"{UNHEARD} --train_fraction 0.1 --epochs 60 --lr_decay_step 40",
+            finetuning_row("From scratch", "none"),
+            *(
+                finetuning_row(f"Pre-trained by {name_of(method)}", f"runs/pretraining-{method}-seed{{seed}}/last.pt")
+                for method in PRETRAINED
             ),
         ),
-        (Row(FROM_SCRATCH, "--method uniform"), *(fine_tuned_row(method) for method in PRETRAINED)),
         "Pre-trained by Uniform",
         "All rows fine-tune by Uniform with the same recipe, on 22 or 23 samples per class; the samples held out, by "
         "which the epoch is chosen, have labels, too. Each seed starts from the pre-training of the same seed, whose "
         "last.pt script/pretraining.sh makes.",
-        data_sets=False,
     ),
     Table(
         "refresh",
