@@ -253,6 +253,7 @@ _CONTRASTIVE = {
     "scheduler": "cosine",
     "drop_last": "train",  # a smaller batch would have fewer negatives
 }
+_FAST = {"amp": "bf16", "channels_last": True}  # half the time of this CNN, on a CPU
 
 # UCF-101, MOSI, MOSEI, CH-SIMS
 
@@ -304,7 +305,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": {
         **_released_and_paper(AV_DIGITS, **_AV_DIGITS),
-        "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_CONTRASTIVE),
+        "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_CONTRASTIVE, **_FAST),
     },
     "modelnet40": {"released": _RELEASED, "paper": _PAPER},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),

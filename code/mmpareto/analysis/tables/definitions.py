@@ -195,8 +195,7 @@ BRIDGE_NOTE = (
 
 # What script/pretraining.sh pre-trains with, into runs/pretraining-<method>-seed<n>.
 UNHEARD_SPEAKER = Column("Unheard speaker", "--dataset avdigits --data {data}-speaker")
-FAST = "--amp bf16 --channels_last"
-CONTRASTIVE = f"--objective contrastive --recipe contrastive {FAST}"
+CONTRASTIVE = "--objective contrastive --recipe contrastive"
 PRETRAINED = ("joint", "uniform", "pareto", "mmpareto")
 
 
@@ -208,7 +207,7 @@ def pretraining_row(label: str, method: str) -> Row:
 def finetuning_row(label: str, pretrained: str) -> Row:
     """The row of supervised runs by Uniform with a tenth of the labels."""
     few = "--train_fraction 0.1 --epochs 60 --lr_decay_step 40"
-    return Row(label, f"--method uniform --pretrained {pretrained} {few} {FAST}")
+    return Row(label, f"--method uniform --pretrained {pretrained} {few}")
 
 
 def dgl_row(**options: Any) -> Row:
