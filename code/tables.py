@@ -8,7 +8,7 @@ from mmpareto.cli import ArgumentParser, at_least, run, share
 
 PROTOCOLS = ("validation", "last", "paper")
 EPILOG = """Flags of train.py after -- apply to every run: -- --image_size 48 --audio_pool 4 4 --record_gradients 10
-A run is recognised by its settings, in any folder under --runs; the same command again continues an interrupted table.
+A run is recognised by its settings, whatever its folder in --runs is called; the same command again continues an interrupted table.
 Exit status: 0; 1 if a cell has no result; 2 for bad input; 130 or 143 when stopped, with all runs saved."""
 
 
