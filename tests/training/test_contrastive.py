@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import evaluate
 import mmpareto
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tiny_runs import acting, arguments, assert_same, assert_same_run, metrics, 
 from torch import Tensor
 
 CONTRASTIVE = ("--objective", "contrastive", "--encoder", "plain")
+PROBED = ("--probe_every", "2", "--amp", "bf16")
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -33,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of pre-training."""
     folder = tmp_path_factory.mktemp("pretrained") / "run"
-    assert run(data, folder, *CONTRASTIVE, "--probe_every", "2") == 0
+    assert run(data, folder, *CONTRASTIVE, *PROBED) == 0
     return folder
 
 
@@ -167,7 +169,7 @@ def test_labels_are_not_used(data: Path, tmp_path: Path) -> None:
 
 def test_resume_is_bit_identical(data: Path, pretrained: Path, tmp_path: Path) -> None:
     with acting(loop.Trainer, "step", 6, send_signal):  # in epoch 2 of four steps
-        assert run(data, tmp_path / "run", *CONTRASTIVE, "--probe_every", "2") == 143
+        assert run(data, tmp_path / "run", *CONTRASTIVE, *PROBED) == 143
     assert resume(tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", pretrained)
 
@@ -222,6 +224,15 @@ def test_a_pretrained_checkpoint_classifies_by_its_probes(pretrained: Path) -> N
     torch.testing.assert_close(outputs.joint, both @ probe["joint"]["weight"].T + probe["joint"]["bias"])
     alone = outputs.features["audio"] @ probe["audio"]["weight"].T + probe["audio"]["bias"]
     torch.testing.assert_close(outputs.unimodal["audio"], alone)
+
+
+def test_evaluation_has_the_accuracies_of_the_summary(pretrained: Path) -> None:
+    """In bf16, too: the probes are applied in full precision."""
+    assert evaluate.main([str(pretrained / "last.pt"), "--gpu_ids", "cpu"]) == 0
+    measured = json.loads((pretrained / "evaluation-test-last" / "metrics.json").read_text())
+    last = json.loads((pretrained / "summary.json").read_text())["last"]
+    keys = ("acc", "acc_audio", "auroc", "auroc_visual", "map")
+    assert {key: measured[key] for key in keys} == {key: last[key] for key in keys}
 
 
 def test_a_supervised_run_starts_from_the_encoders(

@@ -58,6 +58,7 @@ class Trained:
         notes: sentences on the origin of the weights, for a person.
         amp: the mixed precision of the evaluation in training.
         plugins: modules that register parts of it.
+        joint_probe: whether the joint head is a linear probe, too, on the concatenated features (pre-training).
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Trained:
     notes: list[str]
     amp: str | None = None
     plugins: Sequence[str] = ()
+    joint_probe: bool = False
 
     @property
     def modalities(self) -> list[str]:
@@ -194,6 +196,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         notes=content.get("notes") or _notes(content, heads),
         amp=content.get("amp"),
         plugins=content.get("plugins", ()),
+        joint_probe=content.get("objective") == CONTRASTIVE,
     )
 
 
