@@ -8,7 +8,8 @@ from mmpareto.cli import ArgumentParser, at_least, run, share
 
 PROTOCOLS = ("validation", "last", "paper")
 EPILOG = """Flags of train.py after -- apply to every run: -- --image_size 48 --audio_pool 4 4 --record_gradients 10
-A run is recognised by its settings, whatever its folder in --runs is called; the same command again continues an interrupted table.
+A run is recognised by its settings, whatever its folder in --runs is called. The same command again continues an
+interrupted table.
 Exit status: 0; 1 if a cell has no result; 2 for bad input; 130 or 143 when stopped, with all runs saved."""
 
 
@@ -34,6 +35,7 @@ def parser() -> ArgumentParser:
         help="the baseline and these, NAME or NAME:VARIANT; they need not be in the table",
     )
     compared.add_argument("--encoders", nargs="+", metavar="E", help="repeat each column with each of these")
+    compared.add_argument("--recipe", choices=["own"], help="own: each row with its authors' recipe, if they state one")
     compared.add_argument("--seeds", nargs="+", type=at_least(0), metavar="N", help="default: 0 1 2 3 4; --quick: 0 1")
     compared.add_argument(
         "--protocol",
@@ -66,9 +68,8 @@ def parser() -> ArgumentParser:
     runs.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs (default: runs)"
     )
-    runs.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: RUNS/tables/<name>[-<dataset>][-quick])"
-    )
+    out = "the report's folder (default: RUNS/tables/<name>[-<dataset>][-own][-quick])"
+    runs.add_argument("--out", type=Path, metavar="DIR", help=out)
     return parser
 
 

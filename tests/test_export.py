@@ -199,6 +199,7 @@ CASES = [
     ("resnet18", "concat", IMAGES, CHANNELS, {"blocks": "mmtm"}),
     ("cnn", "sum", ONE_IMAGE, CHANNELS, {}),
     ("transformer", "average", SEQUENCES, {"audio": 5, "visual": 4}, {"heads": "shared"}),
+    ("mbt-tiny", "average_logits", IMAGES, CHANNELS, {"input_shapes": IMAGES}),
     ("mlp", "concat", {"audio": (5,), "visual": (4,)}, {"audio": 5, "visual": 4}, {}),
     ({"audio": "resnet34", "visual": "resnet50"}, "film", IMAGES, CHANNELS, {}),
     ({"audio": "timm:test_resnet", "visual": "timm:test_vit"}, "concat", PICTURES, CHANNELS, {}),

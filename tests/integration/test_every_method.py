@@ -185,6 +185,8 @@ def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
 
 @every
 def test_frozen_parameters_receive_no_gradient(name: str) -> None:
+    if name in ("ogm", "ogm_ge"):
+        pytest.skip("refuses encoders without trainable convolutions")
     model, batch = Model(), batch_of()
     for encoder in model.encoders.values():
         encoder.conv.requires_grad_(False)

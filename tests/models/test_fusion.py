@@ -10,7 +10,8 @@ from torch import Tensor
 
 B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
-ADDITIVE = ["concat", "sum"]
+ADDITIVE = ["concat", "sum"]  # of features of any lengths
+ONE_LAYER = "average_logits"  # additive, too
 PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
@@ -60,9 +61,13 @@ def average_labels(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return torch.log(p / (1 - p))
 
 
+def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return linear(w, "fc", (x + y) / 2)
+
+
 JOINT: dict[str, Formula] = {
     "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
-    "average_labels": average_labels,
+    "average_labels": average_labels, "average_logits": average_logits,
 }  # fmt: skip
 
 
@@ -73,6 +78,8 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
         return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
     if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
+    if fusion == ONE_LAYER:
+        return linear(w, "fc", x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
     return JOINT[fusion](w, x, x)
@@ -112,9 +119,9 @@ def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
     assert torch.equal(fusion({"audio": y, "visual": x}), logits)
-    assert not torch.allclose(fusion({"visual": y, "audio": x}), logits)
+    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name == ONE_LAYER)
     parts = fusion.contributions({"audio": y, "visual": x})
-    assert list(parts) == (["visual", "audio"] if name in ADDITIVE else [])
+    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER] else [])
 
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])
@@ -154,6 +161,21 @@ def test_contributions_sum_to_the_joint_logits(name: str, n: int) -> None:
     assert fusion.additive
     assert list(parts) == list(sizes)
     torch.testing.assert_close(sum(parts.values()), fusion(given))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_one_layer_for_all_modalities_averages_its_logits_over_those_given(n: int) -> None:
+    sizes = dict.fromkeys(NAMES[:n], SIZE)
+    fusion, given = FUSIONS[ONE_LAYER](sizes, CLASSES).double(), features(sizes)
+    logits = {name: linear(fusion.state_dict(), "fc", x) for name, x in given.items()}
+    parts = fusion.contributions(given)
+    assert fusion.additive and list(parts) == list(sizes)
+    torch.testing.assert_close(parts, {name: z / n for name, z in logits.items()})
+    for number in range(1, n + 1):
+        some = dict([*given.items()][:number])
+        torch.testing.assert_close(fusion(some), sum(logits[name] for name in some) / number)
+    with pytest.raises(ValueError, match=r"features of one length, not \[5, 6\]"):
+        FUSIONS[ONE_LAYER](sizes | {"other": 6}, CLASSES)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])

@@ -148,7 +148,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--method mmpareto --no_probe", "trains the unimodal heads"),
         ("--objective contrastive --no_probe --temperature 0.2 --probe_every 3", None),
         ("--objective contrastive --fusion concat", "always uses the fusion 'projections'"),
-        ("--method ensemble --fusion concat", "'ensemble' always uses the fusion 'average'"),
+        ("--method ensemble --fusion concat", "always uses the fusion 'average'"),
         ("--tf32", "the run is on the CPU"),
         ("--channels_last", "the network has no convolutions"),
     ],

@@ -25,6 +25,7 @@ OPTIONS = {
     "pretrain_finetune": ("--pretrain_epochs", "0"),
     "gblending": ("--trial_epochs", "1"),
     "greedy": ("--encoder", "staged"),
+    **dict.fromkeys(("ogm", "ogm_ge"), ("--modulated", "weights")),  # of encoders without convolutions
 }
 
 

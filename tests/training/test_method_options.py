@@ -25,7 +25,10 @@ def settings(line: str) -> Settings:
         ("--variant released --zero_is_conflict false", {"zero_is_conflict": False, "rescale": "parameter"}),
         ("--method pmr", {"factor": "clipped", "mu": 0.01}),
         ("--method pmr --variant released --mu 0.5", {"factor": "one", "mu": 0.5, "momentum_starts": 2}),
-        ("--method agm --variant released", {"ratio": "released"}),
+        ("--method agm", {"ratio": "released", "limit": 7.0, "response": "observed", "modulation_ends": None}),
+        ("--method agm --variant paper", {"ratio": "paper", "floor": 0.0, "clip_above": None}),
+        ("--method agm --variant released", {"ratio": "released", "limit": 10.0, "response": "descended"}),
+        ("--method ogm --modulated weights --score zeroed", {"modulated": "weights", "score": "zeroed"}),
         ("--method unimodal --modality audio", {"modality": "audio"}),
         ("--method unimodal", {"modality": None}),
         ("--method pretrain_finetune --pretrain_epochs 3", {"pretrain_epochs": 3}),
@@ -40,6 +43,20 @@ def test_options_override_the_variant_and_the_class_defaults(line: str, expected
     assert type(method) is METHODS[parsed.method]
     assert {name: getattr(method, name) for name in expected} == expected
     assert from_config({"arguments": to_config(parsed)}) == parsed
+
+
+def test_an_older_run_of_agm_has_the_same_settings_as_a_new_one_of_its_formula() -> None:
+    """Before the default sign changed, the printed formula was the default, and `released` had only the other sign."""
+    new = to_config(settings("--method agm --variant paper"))
+    for variant, ratio in (("paper", "paper"), ("released", "released")):
+        recorded = new | {"variant": variant, "options": {"alpha": 1.0, "limit": 7.0, "ratio": ratio}}
+        loaded = from_config({"arguments": recorded})
+        assert loaded.variant == variant and loaded.options == new["options"] | {"ratio": ratio}
+        method = make_method("agm", loaded.options)
+        assert (method.ratio, method.floor, method.response, method.clip_above) == (ratio, 0.0, "observed", None)
+    assert (
+        to_config(from_config({"arguments": new | {"options": {"alpha": 1.0, "limit": 7.0, "ratio": "paper"}}})) == new
+    )
 
 
 def test_the_first_variant_is_the_default() -> None:

@@ -11,7 +11,7 @@ from mmpareto.errors import InputError
 from mmpareto.models.network import INITIALISATIONS
 from mmpareto.training.method_options import methods_text, read_options
 from mmpareto.training.optimisation import learning_rate
-from mmpareto.training.recipes import RECIPES, options_in, recipe
+from mmpareto.training.recipes import RECIPES, options_in, own_recipe, recipe
 from mmpareto.training.settings import Settings, parse
 from prepared_clips import write_prepared
 from tiny_runs import run
@@ -59,7 +59,7 @@ def test_the_journal_recipe_is_that_of_issue_3() -> None:
     parsed = settings("--dataset cremad --recipe journal --method ogm_ge")
     expected = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "batch_size": 32, "epochs": 100}
     assert {name: getattr(parsed, name) for name in expected} == expected
-    assert parsed.options == {"alpha": 2.6, "modulation_starts": 0, "modulation_ends": 80}
+    assert {"alpha": 2.6, "modulation_starts": 0, "modulation_ends": 80}.items() <= parsed.options.items()
     rates = [learning_rate(parsed, epoch) for epoch in (1, 20, 21, 41, 61, 81, 100)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
 
@@ -70,6 +70,49 @@ def test_the_pmr_recipe_is_that_of_its_commands() -> None:
     assert {name: getattr(parsed, name) for name in expected} == expected
     assert {"alpha": 1.0, "momentum_coef": 0.0, "modulation_ends": 60}.items() <= parsed.options.items()
     assert [learning_rate(parsed, epoch) for epoch in (1, 70, 71)] == pytest.approx([1e-3, 1e-3, 1e-4])
+
+
+PMR_CLIPS = {
+    **{"epochs": 130, "learning_rate": 0.001, "batch_size": 64, "optimizer": "sgd", "lr_decay_step": 70},
+    **{"audio": "spectrogram", "frame_choice": "first", "encoder": "resnet18"},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "options"),
+    [
+        ("cremad --recipe pmr --method pmr", PMR_CLIPS | {"frames": 3}, {"alpha": 2, "samples": "augmented"}),
+        ("ave --recipe pmr --method pmr", PMR_CLIPS | {"frames": 4}, {"alpha": 2, "samples": "validation"}),
+        ("cgmnist --recipe pmr --method pmr", {"epochs": 100}, {"alpha": 1, "samples": "training"}),
+        (
+            "cremad --recipe agm --method agm",
+            {"epochs": 1500, "batch_size": 64, "frames": 1, "audio": "spectrogram", "lr_decay_step": 70},
+            {"alpha": 1.5, "limit": 10, "modulation_ends": None, "ratio": "released"},
+        ),
+        (
+            "modelnet40 --recipe greedy --method greedy",
+            {"learning_rate": 0.1, "batch_size": 8, "epochs": 299, "momentum": 0, "weight_decay": 0},
+            {"threshold": 0.01, "window": 5, "start_epoch": 2},
+        ),
+        ("mosi --method ogm", {"encoder": "transformer"}, {"modulated": "weights"}),
+        ("chsims --method ogm_ge", {"encoder": "transformer"}, {"modulated": "weights"}),
+        ("cremad --method ogm_ge", {"encoder": "resnet18"}, {"modulated": "convolutions"}),
+    ],
+)
+def test_recipes_of_further_methods(line: str, expected: dict[str, Any], options: dict[str, Any]) -> None:
+    parsed = settings(f"--dataset {line}")
+    assert {name: getattr(parsed, name) for name in expected} == expected
+    assert {name: parsed.options[name] for name in options} == options
+
+
+def test_the_recipe_of_a_methods_authors() -> None:
+    known = {
+        (d, m): own_recipe(d, m) for d in RECIPES for m in ("mmpareto", "dgl", "ogm", "pmr", "agm", "greedy", "joint")
+    }
+    assert known["cremad", "agm"] == "agm" and known["mosi", "agm"] is None
+    assert known["cremad", "ogm"] == "ogm_ge" and known["modelnet40", "greedy"] == "greedy"
+    assert {name for (_, method), name in known.items() if method == "joint"} == {None}
+    assert all(name in RECIPES[dataset] for (dataset, _), name in known.items() if name)
 
 
 def multi_step(optimizer: torch.optim.Optimizer) -> Any:

@@ -78,6 +78,7 @@ def test_a_switch_changes_nothing_but_rounding(switch: str, data: Path, tmp_path
     ("switch", "method"),
     [
         *(("--checkpoint_activations", method) for method in ("dgl", "greedy --start_epoch 1", "agm")),
+        ("--checkpoint_activations", "agm --variant released"),
         ("--compile", "dgl"),
         *(pytest.param("--compile", m, marks=pytest.mark.slow) for m in ("greedy --start_epoch 1", "agm")),
     ],

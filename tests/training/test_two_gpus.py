@@ -40,7 +40,12 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("line", ["--method uniform", "--method joint", "--variant per_tensor", "--variant released"])
+MBT = "--encoder mbt-tiny --learning_rate 0.001 --method uniform"
+
+
+@pytest.mark.parametrize(
+    "line", ["--method uniform", "--method joint", "--variant per_tensor", "--variant released", MBT]
+)
 def test_data_parallel_trains_like_one_gpu(line: str, data: Path, tmp_path: Path) -> None:
     for name, gpu_ids in (("one", "0"), ("two", "0,1")):
         assert run(data, tmp_path / name, *PLAIN, *line.split(), "--gpu_ids", gpu_ids) == 0

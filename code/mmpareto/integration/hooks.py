@@ -31,14 +31,21 @@ class TrainingContext(Protocol):
     def network(self) -> Any:
         """The model in training; `network.modalities` are the names of its modalities."""
 
-    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Run the model in evaluation mode without a graph, and return its outputs."""
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Any:
+        """Run the model in evaluation mode, without a graph unless `graph` is true, and return its outputs."""
 
-    def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
-        """Yield batches of ({modality: feature (B, F)}, labels (B,)) of a share of the training set.
+    def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
+        """Return batches of ({modality: feature (B, F)}, labels (B,)) of a share of the samples, computed on demand.
 
         Features are computed in evaluation mode, without a graph, and stay on the device. Seed and epoch determine
         which samples are chosen.
+
+        Arguments:
+            samples: "training" for the training set without augmentation, "augmented" for the training set as it is
+                trained on, "validation" for the validation set.
+
+        Raises:
+            ValueError: the run has no such samples; at the call, not at the first batch.
         """
 
     def trial(self, loss: str, epochs: int) -> Trial:
@@ -62,6 +69,11 @@ class Hooks:
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
+        return False
 
     def begin_training(self, context: TrainingContext) -> None:
         """Called once per process before the first step, after the state has been loaded."""

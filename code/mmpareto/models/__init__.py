@@ -11,6 +11,9 @@ ENCODERS = Registry(
         "cnn": "mmpareto.models.small_cnn:SmallCNN",
         "transformer": "mmpareto.models.transformer:SequenceTransformer",
         "mlp": "mmpareto.models.mlp:MLP",
+        "mbt-base": "mmpareto.models.mbt:MBTBase",
+        "mbt-small": "mmpareto.models.mbt:MBTSmall",
+        "mbt-tiny": "mmpareto.models.mbt:MBTTiny",
     },
     families={
         "timm": "mmpareto.models.timm_encoder:TimmEncoder",
@@ -27,6 +30,7 @@ FUSIONS = Registry(
         "gated": "mmpareto.models.fusion:GatedFusion",
         "average": "mmpareto.models.fusion:AverageFusion",
         "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
+        "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

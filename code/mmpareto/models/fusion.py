@@ -146,6 +146,42 @@ class AverageLabelsFusion(AverageFusion):
         return yes - no  # the number of modalities cancels
 
 
+class AverageLogitsFusion(Fusion):
+    """Averages the logits of one linear layer that all modalities share: 1/n Σₖ (W x_k + b), the joint head of MBT.
+
+    The mean is over the modalities that are given. `alone` is W x_k + b.
+
+    Arguments:
+        feature_sizes: modality → length of its feature, the same for all.
+        n_classes: number of joint logits.
+
+    Raises:
+        ValueError: the features differ in length.
+    """
+
+    additive = True
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        sizes = sorted(set(feature_sizes.values()))
+        if len(sizes) != 1:
+            raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; take sum")
+        self.n_modalities = len(feature_sizes)
+        self.fc = nn.Linear(sizes[0], n_classes)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([self.fc(feature) for feature in features.values()]).mean(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """W x_k + b."""
+        return self.fc(feature)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """(W x_k + b)/n."""
+        return {name: self.fc(feature) / self.n_modalities for name, feature in features.items()}
+
+
 class PairFusion(Fusion):
     """Base class of fusions of exactly two modalities.
 

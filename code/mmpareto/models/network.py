@@ -41,8 +41,12 @@ class MultimodalNetwork(nn.Module):
             of modalities everywhere.
         fusion: module that maps {modality: feature} to the joint logits; it includes the joint head.
         heads: modality → module that maps its feature to logits; None if the fusion predicts from one modality, too.
-        blocks: modules through which the encoders exchange information, one after each of their last stages. They
-            need encoders with `stages()`, `widths` and `pool()`, such as ResNet18.
+        blocks: modules through which the encoders exchange information, one after each of their last stages: the MMTM
+            gates between ResNets, or MBT's bottleneck tokens, which travel with the tokens of every modality. A block
+            maps {modality: map}, the batch size and `hold` to {modality: map}, for the modalities that are given.
+            Blocks need encoders with `stages()`, the functions that lead from the input to the last map, and `pool()`,
+            from there to the feature. They are part of no encoder: like fusion and heads, they descend the plain sum of
+            the losses that reach them.
 
     Attributes:
         frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
@@ -103,7 +107,7 @@ class MultimodalNetwork(nn.Module):
         Arguments:
             inputs: modality → tensor with the batch first. A modality may be absent: the joint prediction then does
                 without it (`absent`), and the outputs have no other entry for it.
-            hold: with blocks, the modality whose gates are replaced by their running mean.
+            hold: with MMTM blocks, the modality whose gates are replaced by their running mean.
 
         Raises:
             InputError: there is no input, or one of a modality that the network does not have.
@@ -204,11 +208,12 @@ def build_network(
     n_classes: int,
     *,
     encoder: str | Mapping[str, str] = "resnet18",
-    fusion: str = "concat",
+    fusion: str | None = None,
     heads: str = "own",
     blocks: str | None = None,
     projections: int | None = None,
     init: str = "mmpareto",
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> MultimodalNetwork:
     """The network of the papers' experiments, freshly initialised.
 
@@ -216,12 +221,14 @@ def build_network(
         channels: modality → channels of its input; their order is the order of modalities.
         n_classes: number of classes.
         encoder: modality → name in `ENCODERS`, or one name for all; every modality gets an encoder of its own.
-        fusion: a name in `FUSIONS`.
+        fusion: a name in `FUSIONS`; None for "concat", or the one that the encoders require.
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
-        blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for no blocks.
+        blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for the encoders'
+            own, if they have any (MBT), else no blocks.
         projections: for contrastive pre-training, the length of the projections that take the place of fusion and
             heads; None for a classifier.
         init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
+        input_shapes: modality → shape of a sample, for encoders that are made for one (`input_sized`, such as MBT).
 
     Raises:
         InputError: a name is unknown, or parts do not fit together.
@@ -229,7 +236,12 @@ def build_network(
     if heads not in HEADS:
         raise InputError(f"heads is {heads!r}; it must be {HEADS[0]!r} or {HEADS[1]!r}.")
     names = dict.fromkeys(channels, encoder) if isinstance(encoder, str) else encoder
-    encoders = {name: ENCODERS[names[name]](count) for name, count in channels.items()}
+    _check_one_network(names)
+    fusion = required_fusion(names, fusion) or "concat"
+    encoders = {
+        name: _build_encoder(names[name], name, count, (input_shapes or {}).get(name))
+        for name, count in channels.items()
+    }
     sizes = {name: module.feature_size for name, module in encoders.items()}
     head_kind: type[nn.Linear | ProjectionHead] = nn.Linear if projections is None else ProjectionHead
     fusion_kind = FUSIONS[fusion] if projections is None else JointProjections
@@ -239,17 +251,69 @@ def build_network(
         fusion_module = fusion_kind(sizes, outputs)
     except ValueError as error:
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
-    block_modules = _build_blocks(blocks, names, encoders) if blocks else ()
+    block_modules = _build_blocks(blocks, names, encoders) if blocks else _own_blocks(encoders)
     network = MultimodalNetwork(encoders, fusion_module, own_heads, block_modules)
     initialise(network, init)
     return network
+
+
+def required_fusion(encoders: Mapping[str, str], fusion: str | None = None) -> str | None:
+    """The fusion that encoders require, as MBT does, or else `fusion`.
+
+    Arguments:
+        encoders: modality → name of its encoder.
+
+    Raises:
+        InputError: `fusion` is another than the one that they require.
+    """
+    name = next((name for name in encoders.values() if hasattr(ENCODERS[name], "fusion")), None)
+    if name is None:
+        return fusion
+    required = ENCODERS[name].fusion
+    if fusion not in (None, required):
+        raise InputError(f"--encoder {name} always uses the fusion {required!r}, not {fusion!r}.")
+    return required
+
+
+def _check_one_network(encoders: Mapping[str, str]) -> None:
+    """Raise InputError if encoders that only work together, such as MBT's, are alone or beside others."""
+    name = next((name for name in encoders.values() if hasattr(ENCODERS[name], "bottleneck_blocks")), None)
+    other = next((modality for modality in encoders if encoders[modality] != name), None)
+    if name is not None and other is not None:
+        raise InputError(
+            f"--encoder {name} is one network for all modalities, with common bottleneck tokens, but {other} has "
+            f"{encoders[other]}; give --encoder {name} alone."
+        )
+    if name is not None and len(encoders) < 2:
+        raise InputError(
+            f"--encoder {name} exchanges information between modalities, and there is only {next(iter(encoders))}; "
+            "take another encoder."
+        )
+
+
+def _build_encoder(name: str, modality: str, channels: int, shape: Sequence[int] | None) -> Any:
+    kind = ENCODERS[name]
+    if not getattr(kind, "input_sized", False):
+        return kind(channels)
+    if shape is None:
+        raise InputError(f"--encoder {name} is made for inputs of one size; give input_shapes, with {modality}.")
+    try:
+        return kind(channels, shape)
+    except ValueError as error:
+        raise InputError(f"--encoder {name} of {modality}: {error}.") from error
+
+
+def _own_blocks(encoders: Mapping[str, Any]) -> list[nn.Module]:
+    """The blocks that encoders of one kind bring along, such as MBT's bottlenecks."""
+    first = next(iter(encoders.values()))
+    return first.bottleneck_blocks() if hasattr(first, "bottleneck_blocks") else []
 
 
 def _build_blocks(kind: str, names: Mapping[str, str], encoders: Mapping[str, Any]) -> list[nn.Module]:
     """One block for each of the encoders' last three stages, as in Wu et al. (`mmtm.py`)."""
     block = BLOCKS[kind]
     for name, module in encoders.items():
-        if not hasattr(module, "stages") or len(module.widths) < 3:
+        if not hasattr(module, "stages") or len(getattr(module, "widths", ())) < 3:
             raise InputError(
                 f"{kind} blocks follow an encoder's last three stages, and {names[name]}, of {name}, has none; the "
                 "ResNets do, for images and clips."

@@ -38,7 +38,8 @@ def load_pretrained(encoder: nn.Module, path: Path, modality: str = "") -> str:
     Every tensor of the encoder comes from the file, except that a stem for another number of channels than the file's
     three keeps its initial weights, as in the released MMPareto code (models/models.py, `RFClassifier`, for optical
     flow), and batch counters, which old files lack, may be missing. The file's classifier is not used, and neither is
-    what has another prefix.
+    what has another prefix. An encoder may know further names (`library_names`) and change the weights of another input
+    size (`fitted`), as MBT does for a ViT's.
 
     Arguments:
         encoder: changed in place; unchanged if an error is raised.
@@ -51,12 +52,15 @@ def load_pretrained(encoder: nn.Module, path: Path, modality: str = "") -> str:
         InputError: the file is missing, unreadable, or does not fit; names the tensors concerned.
     """
     target = getattr(encoder, "pretrained_part", encoder)
-    state = _state_dict(_load(path), path)
+    renamed: Any = getattr(encoder, "library_names", dict)
+    fitted: Any = getattr(encoder, "fitted", lambda weights: (weights, []))
+    state = renamed(_state_dict(_load(path), path))
     expected = target.state_dict()
     prefix = _prefix(list(state), set(expected), modality, path)
     given = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     classifier = [name for name in given if name not in expected and name.split(".")[0] in CLASSIFIERS]
     given = {name: tensor for name, tensor in given.items() if name not in classifier}
+    given, changes = fitted(given)
     stem = next((name for name in expected if name in given and _is_other_stem(expected[name], given[name])), None)
     kept = {name: tensor for name, tensor in given.items() if name != stem}
     owner = f"{type(encoder).__name__} of {modality}" if modality else type(encoder).__name__
@@ -64,6 +68,7 @@ def load_pretrained(encoder: nn.Module, path: Path, modality: str = "") -> str:
     target.load_state_dict(expected | kept)
     unused = [name for name in state if not name.startswith(prefix)] + [prefix + name for name in classifier]
     notes = [f"{modality or owner} starts from {path}: {len(kept)} tensors"]
+    notes += changes
     notes += [f"initial weights in {stem}, of other channels than the file's"] if stem else []
     notes += [f"not used: {first_few(unused)}"] if unused else []
     return "; ".join(notes)

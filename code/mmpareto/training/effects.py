@@ -25,7 +25,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
-        fusion: the fusion that the method or the objective requires, if any.
+        fusion: the fusion that the method, the encoders or the objective require, if any.
     """
 
     modalities: str
@@ -66,7 +66,7 @@ HOLDS_OUT = Effect(
     lambda s, facts: s.method == "gblending" if s.protocol == "paper" else not (facts and facts.own_validation),
 )
 FREE_FUSION = Effect(
-    "--objective {settings.objective} with method {settings.method!r} always uses the fusion {facts.fusion!r}",
+    "the run, with its --method, --encoder and --objective, always uses the fusion {facts.fusion!r}",
     lambda s, facts: facts is None or facts.fusion in (None, s.fusion),
 )
 CONTRASTIVE_ONLY = Effect(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmpareto.data.loading.batches import Batch, EpochOrder, sharded_batches, stop_workers, to_device
 from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.errors import InputError
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork, Outputs
@@ -49,20 +50,28 @@ class MethodContext:
         self._precision = devices.Precision(settings.amp, device)
         self._model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
 
-    @torch.no_grad()
-    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        """The network's outputs in evaluation mode, without a graph."""
-        was_training = self.network.training
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+        """The network's outputs in evaluation mode; activations of a pass with a graph are kept, not recomputed."""
+        was_training, recompute = self.network.training, self.network.recompute
         self.network.eval()
+        # A recomputation would be in the mode that the network has in the backward pass, that of training.
+        self.network.recompute = recompute and not graph
         try:
-            with self._precision.autocast():
+            with torch.set_grad_enabled(graph), self._precision.autocast():
                 return self._model(inputs)
         finally:
             self.network.train(was_training)
+            self.network.recompute = recompute
 
-    def features(self, share: float) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        """Features and labels of a share of the training set without augmentation; the samples differ per epoch."""
-        dataset = self._data.train_fixed
+    def features(self, share: float, samples: str = "training") -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+        """Features and labels of a share of the samples; which, differs per epoch."""
+        data = self._data
+        dataset = {"training": data.train_fixed, "augmented": data.train, "validation": data.val}[samples]
+        if dataset is None:
+            raise InputError("it needs a validation set, and --protocol paper has none: use --protocol validation")
+        return self._features(share, dataset)
+
+    def _features(self, share: float, dataset: PreparedDataset) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         order = EpochOrder(len(dataset), self._settings.random_seed)
         order.set_epoch(self.epoch, start=len(dataset) - max(1, round(share * len(dataset))))
         for batch, samples in self._batches(dataset, order):

@@ -31,6 +31,10 @@ DGL_CODE = f"{DGL}, main_dgl.py)"
 OGM = "OGM-GE code (GeWu-Lab/OGM-GE_CVPR2022"
 OGM_CODE = f"{OGM}, main.py)"
 PMR = "PMR's code (fanyunfeng-bit/Modal-Imbalance-PMR"
+AGM = "AGM's code (lihong2303/AGM_ICCV2023"
+AGM_AUTHOR = "AGM's author (lihong2303/AGM_ICCV2023, issues 5 and 10)"
+AGM_USER = "a user's reading of AGM's author and paper (lihong2303/AGM_ICCV2023, issue 17), unchecked"
+GREEDY = "Greedy's code (nyukat/greedy_multimodal_learning"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
 JOURNAL = "the authors on the journal version of OGM-GE (GeWu-Lab/BML_TPAMI2024, issue 3)"
 JOURNAL_UNSTATED = f"not stated by {JOURNAL}"
@@ -95,6 +99,13 @@ def _cremad_loader(code: str) -> Recipe:
         "audio_pool": Value((1, 1), f"{code}, dataset/)"),
     }
 
+
+# MBT, from scratch or, with --pretrained, from a ViT's weights
+
+MBT = (
+    "MMPareto paper, table 2: MBT, of a size that it does not state; that of the MBT paper (arXiv 2107.00135), ViT-B/16"
+)
+_MBT = _over(_PAPER, MBT, encoder="mbt-base")
 
 # DGL. Its command of each data set overrides the parser's learning rate, 0.001, and where stated α and the frames.
 
@@ -188,25 +199,102 @@ _JOURNAL = _over(
     for name in ("audio", "frames", "frame_choice", "image_size", "crop_scale", "audio_frames", "audio_pool")
 }
 
-# CG-MNIST: PMR
+# PMR
 
 _DIGITS = {"encoder": "cnn", "image_size": 28, "crop_scale": (1.0, 1.0)}
 _PMR_CODE = f"{PMR}, main_Prototype_grad.py)"
 _PMR_COMMANDS = f"{PMR}, bash.sh)"
-_PMR = _over(_from(_PMR_CODE, _RELEASED), DIGITS, **_DIGITS) | {
+_PMR_RUNS = _from(_PMR_CODE, _RELEASED) | {
     "init": Value("ogm_ge", f"{_PMR_CODE}: weight_init of utils/utils.py on the whole model"),
     "learning_rate": Value(0.001, _PMR_COMMANDS),
-    "epochs": Value(100, _PMR_COMMANDS),
     "scheduler": Value("step", _PMR_CODE),
     "lr_decay_step": Value(70, f"{_PMR_CODE}: a StepLR that steps at the end of each epoch"),
     "best_from_epoch": Value(1, f"{_PMR_CODE}, which prints every epoch and chooses none"),
-    "pmr.alpha": Value(1.0, _PMR_COMMANDS),
     "pmr.momentum_coef": Value(0.0, _PMR_COMMANDS),
+}
+_PMR = _over(_PMR_RUNS, DIGITS, **_DIGITS) | {
+    "epochs": Value(100, _PMR_COMMANDS),
+    "pmr.alpha": Value(1.0, _PMR_COMMANDS),
     "pmr.modulation_ends": Value(60, _PMR_COMMANDS),
     "ogm_ge.alpha": Value(0.2, _PMR_COMMANDS),
 }
 for _name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool"):
     _PMR[_name] = Value(_RELEASED[_name].value, "without effect on digits")
+_PMR_CLIPS = (
+    _PMR_RUNS
+    | _cremad_loader(PMR)
+    | {
+        "encoder": Value("resnet18", f"{PMR}, models/backbone.py), from scratch"),
+        "epochs": Value(130, _PMR_COMMANDS),
+        "pmr.modulation_ends": Value(70, _PMR_COMMANDS),
+        "audio": Value(
+            "spectrogram",
+            f"chosen as the nearest: the {PMR}) reads spectrograms of 299 and 1,004 steps, whose preparation it lacks",
+        ),
+        "audio_frames": Value(188, "chosen: all of the spectrogram"),
+    }
+)
+_PMR_CREMAD = _PMR_CLIPS | {
+    "frames": Value(3, _PMR_COMMANDS),
+    "pmr.alpha": Value(2.0, f"{_PMR_COMMANDS}: with concatenation and Adam or AdaGrad; SGD only with other fusions"),
+    "pmr.samples": Value("augmented", _PMR_CODE),
+    "ogm_ge.alpha": Value(0.1, f"{_PMR_COMMANDS}: with gated fusion and FiLM"),
+}
+_PMR_AVE = _PMR_CLIPS | {
+    "frames": Value(4, _PMR_COMMANDS),
+    "pmr.alpha": Value(2.0, _PMR_COMMANDS),
+    "pmr.samples": Value("validation", _PMR_CODE),
+    "ogm_ge.alpha": Value(0.2, _PMR_COMMANDS),
+}
+
+# AGM
+
+_AGM_CREMAD = (
+    _from(f"{AGM}, tasks/CREMAD_task.py)", _RELEASED)
+    | _from(f"{AGM}, dataloader/CREMAD_loader.py)", _cremad_loader(AGM))
+    | {
+        "encoder": Value("resnet18", f"{AGM}, model/utils/resnet.py), from scratch"),
+        "init": Value(
+            "ogm_ge", f"nearest: {AGM}, utils/function_tools.py) draws convolutions from Kaiming uniform, not normal"
+        ),
+        "learning_rate": Value(0.001, AGM_USER),
+        "batch_size": Value(64, AGM_USER),
+        "epochs": Value(1500, AGM_AUTHOR),
+        "scheduler": Value("step", f"{AGM}, tasks/CREMAD_task.py): a StepLR that steps at the end of each epoch"),
+        "lr_decay_step": Value(70, f"{AGM}, utils/config.py)"),
+        "lr_decay_ratio": Value(0.9, f"{AGM_USER}; the code's default, 0.1, ends training after some 200 epochs"),
+        "frame_choice": Value(
+            "first", f"nearest: {AGM}, dataloader/CREMAD_loader.py) reads one fixed frame, the second of two or three"
+        ),
+        "drop_last": Value("none", f"{AGM}, dataloader/CREMAD_loader.py)"),
+        "agm.alpha": Value(1.5, AGM_AUTHOR),
+        "agm.limit": Value(10.0, f"{AGM}, run/CREMAD_main.py)"),
+    }
+)
+
+# Greedy
+
+_GREEDY_CONFIG = f"{GREEDY}, configs/training_guided.gin)"
+_GREEDY_LOADER = f"{GREEDY}, src/dataset.py)"
+_GREEDY = _from(_GREEDY_CONFIG, _RELEASED) | {
+    "encoder": Value("resnet18", f"{GREEDY}, src/model.py): torchvision's, from scratch"),
+    "init": Value("ogm_ge", "nearest: torchvision's ResNet, whose linear layers keep PyTorch's default"),
+    "learning_rate": Value(0.1, _GREEDY_CONFIG),
+    "batch_size": Value(8, _GREEDY_CONFIG),
+    "epochs": Value(299, f"{_GREEDY_CONFIG}: n_epochs is 300, of which src/training_loop.py trains one less"),
+    "momentum": Value(0.0, _GREEDY_CONFIG),
+    "weight_decay": Value(0.0, _GREEDY_CONFIG),
+    "scheduler": Value(
+        "none", f"nearest: {_GREEDY_CONFIG} has × 0.3 after 10 epochs without a lower training loss, not available here"
+    ),
+    "crop_scale": Value((1.0, 1.0), f"{_GREEDY_LOADER}: no crop, random horizontal flips"),
+    "image_size": Value(224, f"{_GREEDY_LOADER}: that of MVCNN's views"),
+    "greedy.threshold": Value(0.01, _GREEDY_CONFIG),
+    "greedy.window": Value(5, _GREEDY_CONFIG),
+    "greedy.start_epoch": Value(2, _GREEDY_CONFIG),
+}
+for _name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool"):
+    _GREEDY[_name] = Value(_RELEASED[_name].value, "without effect on images")
 
 # The synthetic stand-in
 
@@ -220,6 +308,9 @@ _STAND_IN = _over(
     crop_scale=(0.6, 1.0),
     audio_pool=(4, 2),
 ) | {"audio_frames": Value(320, f"{CPU_SIZED}: the length of a clip of 3.2 s")}
+_MBT_STAND_IN = _over(
+    _STAND_IN, CPU_SIZED, encoder="mbt-tiny", optimizer="adamw", learning_rate=1e-3, weight_decay=0.01
+)
 _DGL_ON_STAND_IN = (
     "init",
     "scheduler",
@@ -273,6 +364,9 @@ _SEQUENCES = {
     "weight_decay": 0.0,
     "batch_size": 32,
     "epochs": 30,
+    # Transformers have no convolutions, which OGM modulates by default.
+    "ogm.modulated": "weights",
+    "ogm_ge.modulated": "weights",
 }
 
 
@@ -296,23 +390,33 @@ def _released_and_paper(source: str, **values: Any) -> dict[str, Recipe]:
 
 
 RECIPES: dict[str, dict[str, Recipe]] = {
-    "cremad": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL, "ogm_ge": _OGM_CREMAD, "journal": _JOURNAL},
+    "cremad": {
+        "released": _RELEASED,
+        "paper": _PAPER,
+        "dgl": _DGL,
+        "ogm_ge": _OGM_CREMAD,
+        "journal": _JOURNAL,
+        "mbt": _MBT,
+        "pmr": _PMR_CREMAD,
+        "agm": _AGM_CREMAD,
+    },
     "kinetics_sounds": {
         **_released_and_paper(f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
         "dgl": _DGL_KINETICS,
         "ogm_ge": _OGM_KINETICS,
+        "mbt": _over(_MBT, f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": {
         **_released_and_paper(AV_DIGITS, **_AV_DIGITS),
         "contrastive": _over(_over(_RELEASED, AV_DIGITS, **_DIGITS), _CONTRASTIVE_SOURCE, **_CONTRASTIVE, **_FAST),
     },
-    "modelnet40": {"released": _RELEASED, "paper": _PAPER},
+    "modelnet40": {"released": _RELEASED, "paper": _PAPER, "greedy": _GREEDY},
     "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),
     "chsims": _released_and_paper(CHOSEN, **_SEQUENCES),
     "vggsound": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_VGGSOUND, "ogm_ge": _OGM_VGGSOUND},
-    "ave": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_AVE},
+    "ave": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_AVE, "pmr": _PMR_AVE},
     "ucf101": {
         "released": _UCF101,
         "paper": _UCF101 | {name: _PAPER[name] for name in ("learning_rate", "optimizer", "momentum")},
@@ -321,9 +425,28 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "released": _STAND_IN,
         "paper": _STAND_IN,
         "dgl": _DGL_STAND_IN,
+        "mbt": _MBT_STAND_IN,
         "contrastive": _over(_STAND_IN, _CONTRASTIVE_SOURCE, **_CONTRASTIVE),
     },
 }
+
+
+# Method → the name of its authors' recipe, on the data sets that have one.
+_OWN = {
+    "mmpareto": "released",
+    "dgl": "dgl",
+    "ogm": "ogm_ge",
+    "ogm_ge": "ogm_ge",
+    "pmr": "pmr",
+    "agm": "agm",
+    "greedy": "greedy",
+}
+
+
+def own_recipe(dataset: str, method: str) -> str | None:
+    """Return the name of the recipe of a method's authors on a data set; None if there is none."""
+    name = _OWN.get(method)
+    return name if name in recipes_of(dataset) else None
 
 
 def recipes_of(dataset: str) -> dict[str, Recipe]:

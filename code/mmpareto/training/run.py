@@ -17,7 +17,8 @@ from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models import ENCODERS
+from mmpareto.models.network import MultimodalNetwork, build_network, required_fusion
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
 from mmpareto.models.projections import PROJECTION_SIZE
@@ -188,19 +189,23 @@ def make_trainer(
     check_logger(settings)
     method = make_method(settings.method, settings.options)
     data = processes.rank0_first(lambda: open_data(settings, method.modalities))  # may write a cache
-    _check_data(settings, data, method)
+    shapes = _sample_shapes(data)
+    encoders = choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None)
+    fusion = required_fusion(encoders, method.network.get("fusion"))
+    _check_data(settings, data, method, fusion, processes.is_distributed)
     if resume and checkpoint:
         _check_resumable(settings, data, resume, checkpoint)
 
-    shapes = _sample_shapes(data)
     shape: dict[str, Any] = {
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
-        "encoder": choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None),
-        "fusion": settings.fusion,
+        "encoder": encoders,
         **({"projections": PROJECTION_SIZE} if settings.objective == CONTRASTIVE else {}),
         **method.network,
+        "fusion": fusion or settings.fusion,
     }
+    if any(getattr(ENCODERS[name], "input_sized", False) for name in encoders.values()):
+        shape["input_shapes"] = {name: list(shapes[name]) for name in shapes}
     if shape["fusion"] == "average" and task_of_labels(data.train.labels) == "multilabel":
         shape["fusion"] = LABELS_FUSION
     network = build_network(**shape, init=settings.init)
@@ -222,7 +227,8 @@ def make_trainer(
     if settings.channels_last:
         network.to_channels_last()
     network = processes.synchronise(network.to(device), device)
-    check_flags(_facts(settings, data, network, method, device))
+    uses = "projections" if settings.objective == CONTRASTIVE else fusion
+    check_flags(_facts(settings, data, network, method, device, uses))
 
     identity = {
         "network": shape,
@@ -253,7 +259,9 @@ def make_trainer(
     return trainer
 
 
-def _facts(settings: Settings, data: Data, network: MultimodalNetwork, method: Method, device: torch.device) -> Facts:
+def _facts(
+    settings: Settings, data: Data, network: MultimodalNetwork, method: Method, device: torch.device, fusion: str | None
+) -> Facts:
     sources = data.train.sources
     every_option = frozenset(field.name for field in dataclasses.fields(InputOptions))
     return Facts(
@@ -264,7 +272,7 @@ def _facts(settings: Settings, data: Data, network: MultimodalNetwork, method: M
         heads_trained=settings.objective != CONTRASTIVE
         and (not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory)),
         gpu=device.type == "cuda",
-        fusion="projections" if settings.objective == CONTRASTIVE else method.network.get("fusion"),
+        fusion=fusion,
     )
 
 
@@ -291,18 +299,26 @@ def _check_objective(settings: Settings, data: Data, method: Method) -> None:
         )
 
 
-def _check_data(settings: Settings, data: Data, method: Method) -> None:
+def _check_data(settings: Settings, data: Data, method: Method, fusion: str | None, is_distributed: bool) -> None:
+    """Raise InputError if the settings do not fit the data, or the fusion that method or encoders require."""
     if settings.objective == CONTRASTIVE:
         _check_objective(settings, data, method)
     task = task_of_labels(data.train.labels)
     if method.needs_classes and task != "classification":
         problem = "a regression has none" if task == "regression" else "here a sample may have several labels"
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
-    fusion = method.network.get("fusion", settings.fusion)
-    if fusion == LABELS_FUSION and task != "multilabel":
+    if (fusion or settings.fusion) == LABELS_FUSION and task != "multilabel":
         raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
-    if settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
-        raise InputError(f"--method {settings.method} uses the fusion {fusion!r} always; leave --fusion out.")
+    if fusion and settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
+        owner = (
+            f"--method {settings.method}" if "fusion" in method.network else f"--encoder {value_text(settings.encoder)}"
+        )
+        raise InputError(f"{owner} uses the fusion {fusion!r} always; leave --fusion out.")
+    if method.needs_whole_batch and (settings.accumulate > 1 or is_distributed):
+        raise InputError(
+            f"--method {settings.method} with these options needs a step's whole batch at once: leave --accumulate "
+            "out, and train in one process."
+        )
     if settings.tensorboard_path and Path(settings.tensorboard_path).is_file():
         raise InputError(f"--tensorboard_path {settings.tensorboard_path} is a file; give a folder.")
 

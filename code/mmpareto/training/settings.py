@@ -89,8 +89,9 @@ PROTOCOL_HELP = (
     "paper: train on everything and choose the best epoch on the test set, as the papers do"
 )
 RECIPE_HELP = (
-    "training hyper-parameters: released (default) or paper; some data sets have dgl, ogm_ge, journal or pmr, too (see "
-    "docs/training.md), which may set options of their methods; your own data have default alone"
+    "training hyper-parameters: released (default) or paper; some data sets have those of other methods' authors, too: "
+    "dgl, ogm_ge, journal, pmr, agm, greedy, mbt (see docs/training.md), which may set options of these methods; your "
+    "own data have default alone"
 )
 ENCODER_HELP = (
     "one of: {names}, timm:MODEL, hf:FOLDER, or auto (by the kind of input); for all modalities, or MODALITY=NAME for "

@@ -114,7 +114,14 @@ def test_the_name_of_a_run_has_its_method_and_seed() -> None:
 
 @pytest.mark.parametrize(
     ("line", "name"),
-    [("", "cremad-mmpareto-f16496dd-seed0"), ("--recipe dgl --method dgl", "cremad-dgl-0b27db07-seed0")],
+    [
+        ("", "cremad-mmpareto-f16496dd-seed0"),
+        ("--recipe dgl --method dgl", "cremad-dgl-0b27db07-seed0"),
+        ("--method ogm", "cremad-ogm-f86abf2f-seed0"),
+        ("--method ogm_ge", "cremad-ogm_ge-e394944f-seed0"),
+        ("--method pmr", "cremad-pmr-acc34733-seed0"),
+        ("--method agm --variant paper", "cremad-agm-5d74a7ee-seed0"),  # the default variant of before
+    ],
 )
 def test_a_run_keeps_the_name_that_an_older_version_gave_it(line: str, name: str) -> None:
     """Add to `LATER` what makes this fail: tables would not resume runs that were begun before."""

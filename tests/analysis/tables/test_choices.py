@@ -89,6 +89,25 @@ def test_each_column_is_repeated_for_every_encoder() -> None:
         choices.with_encoders(TABLES["main"], ["resnet"])
 
 
+def test_each_row_may_have_its_authors_recipe_and_the_data_that_it_reads() -> None:
+    table = choices.with_own_recipes(choices.with_data_sets(TABLES["main"], ["cremad", "ave"]))
+    cells = {(cell.row.label, cell.column.label): cell.settings for cell in make_cells(table, [0], "last")}
+    chosen = {key: (s.recipe, s.data, s.epochs) for key, s in cells.items()}
+    assert chosen["AGM", "CREMA-D"] == ("agm", "data/cremad-spectrogram", 1500)
+    assert chosen["AGM (paper)", "CREMA-D"] == ("agm", "data/cremad-spectrogram", 1500)
+    assert chosen["PMR", "AVE"] == ("pmr", "data/ave-spectrogram", 130)
+    assert chosen["DGL", "CREMA-D"] == ("dgl", "data/cremad-spectrogram", 100)
+    assert chosen["MMPareto", "CREMA-D"] == chosen["Uniform", "CREMA-D"] == ("released", "data/cremad", 50)
+    assert chosen["AGM", "AVE"] == ("released", "data/ave", 50)  # its authors state none
+    assert "authors" in table.title and "trained with the same" not in table.note and "they state one" in table.note
+    sounds = make_cells(choices.with_own_recipes(choices.with_data_sets(TABLES["main"], ["ks"])), [0], "last")
+    assert {cell.settings.data for cell in sounds if cell.settings.method == "dgl"} == {"data/kinetics_sounds-33"}
+    named = make_cells(choices.with_own_recipes(TABLES["variants"]), [0], "last")
+    assert {cell.settings.recipe for cell in named} == {"released", "paper"}  # columns that name a recipe keep it
+    with pytest.raises(InputError, match="--recipe own"):
+        choices.with_own_recipes(choices.with_methods(choices.with_data_sets(TABLES["main"], ["mosi"]), ["joint"]))
+
+
 def test_invalid_choices_are_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="method 'joint' has no variant 'paper'"):
         choices.with_methods(TABLES["main"], ["joint:paper"])

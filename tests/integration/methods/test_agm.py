@@ -1,5 +1,6 @@
 """AGM against its equations: Shapley values from permutations, scores per sample, averages over all steps."""
 
+import copy
 import io
 import itertools
 import math
@@ -128,15 +129,15 @@ def expected_coefficients(
     [
         (1, {}),
         (2, {}),
-        (2, {"ratio": "released", "alpha": 0.3}),
+        (2, {"ratio": "paper", "alpha": 0.3}),
         (3, {"alpha": 2.0, "limit": 0.05}),
-        (3, {"ratio": "released", "limit": math.inf}),
+        (3, {"ratio": "paper", "limit": math.inf}),
         (6, {}),
     ],
 )
 def test_coefficients_and_gradients_follow_the_equations_over_several_steps(count: int, options: Any) -> None:
     model, method = Model(count), AGM(**options)
-    chosen = {"alpha": 1.0, "limit": 7.0, "ratio": "paper"} | options
+    chosen = {"alpha": 1.0, "limit": 7.0, "ratio": "released"} | options
     past: list[dict[str, float]] = []
     for number in range(4 if count < 6 else 2):
         batch = batch_of(count, seed=number, size=5 + number)  # averages are over steps of any size
@@ -220,6 +221,15 @@ def test_equal_modalities_have_equal_shapley_values_and_an_unused_one_zero() -> 
 # --- effect of the coefficients ----------------------------------------------------------------------------------
 
 
+def test_the_default_is_the_sign_that_the_author_confirms() -> None:
+    variants = {name: AGM(**options) for name, options in AGM.variants.items()}
+    assert list(variants) == ["corrected", "paper", "released"]
+    assert [AGM().ratio, *(method.ratio for method in variants.values())] == ["released"] * 2 + ["paper", "released"]
+    neutral = (0.0, None, "observed", None)
+    for method in (AGM(), variants["corrected"], variants["paper"]):
+        assert (method.floor, method.modulation_ends, method.response, method.clip_above) == neutral
+
+
 def lone_step(method: AGM, scores: Mapping[str, float], loss: float = 1.0) -> dict[str, float]:
     """Take a step in which the Shapley value φ of modality k has −log softmax(φ)[0] = scores[k]."""
     names = list(scores)
@@ -243,7 +253,7 @@ def _logits(score: float) -> Tensor:
 def test_ratio_determines_which_modality_is_slowed() -> None:
     ahead = {"audio": 0.5, "visual": 1.5}  # audio has the lower cross-entropy
     r = math.exp(1.0)
-    printed, released = lone_step(AGM(), ahead), lone_step(AGM(ratio="released"), ahead)
+    printed, released = lone_step(AGM(ratio="paper"), ahead), lone_step(AGM(), ahead)
     assert printed == pytest.approx({"audio": math.exp(1 - 1 / r), "visual": math.exp(1 - r)})
     assert released == pytest.approx({"audio": math.exp(1 - r), "visual": math.exp(1 - 1 / r)})
     assert printed["audio"] > 1 > printed["visual"] and released["visual"] > 1 > released["audio"]
@@ -258,8 +268,8 @@ def test_constant_scores_do_not_change_gradients_from_the_second_step_on() -> No
 
 def test_the_limit_bounds_the_coefficients() -> None:
     method = AGM(alpha=2.0, limit=0.5)
-    lone_step(method, {"audio": 8.0, "visual": 0.1})
-    actual = lone_step(method, {"audio": 0.1, "visual": 8.0})
+    lone_step(method, {"audio": 0.1, "visual": 8.0})
+    actual = lone_step(method, {"audio": 8.0, "visual": 0.1})
     assert actual["audio"] == pytest.approx(math.exp(2.0 * 0.5)) and 0 <= actual["visual"] < 1
 
 
@@ -268,6 +278,161 @@ def test_scores_of_any_size_give_finite_coefficients() -> None:
     for scores in (far, far, {"audio": 1e-3, "visual": 5000.0}, {"audio": 1.0, "visual": 1.0}):
         actual = lone_step(method, scores)
         assert all(math.isfinite(kappa) and 0 <= kappa <= math.exp(7) * (1 + 1e-12) for kappa in actual.values())
+
+
+def test_a_score_is_capped_where_the_true_class_is_less_likely_than_the_floor() -> None:
+    floor = 1e-8
+    for score, capped in ((30.0, -math.log(floor)), (17.0, 17.0)):
+        actual = lone_step(AGM(floor=floor, alpha=0.01, limit=math.inf), {"audio": 0.5, "visual": score})
+        assert actual["audio"] == pytest.approx(math.exp(0.01 * (1 - math.exp(capped - 0.5))), rel=1e-9)
+
+
+def test_the_last_coefficients_are_kept_after_the_last_epoch() -> None:
+    method = AGM(modulation_ends=1)
+    first = {"audio": 0.5, "visual": 1.5}
+    for epoch, scores in enumerate([first, {"audio": 1.0, "visual": 1.2}, {"audio": 3.0, "visual": 0.1}, first]):
+        method.set_epoch(epoch)
+        actual = lone_step(method, scores)
+        if epoch == 1:
+            last = actual
+            assert last != {"audio": 1.0, "visual": 1.0}
+        if epoch > 1:
+            assert actual == last
+        resumed = AGM(modulation_ends=1)  # in mid-epoch: no epoch begins
+        resumed.load_state_dict(method.state_dict())
+        assert resumed.active == (epoch <= 1) and resumed.kept == method.kept
+    method.set_epoch(0)
+    assert lone_step(method, {"audio": 3.0, "visual": 0.1}) != last
+
+
+def test_a_state_of_before_these_options_loads() -> None:
+    method = AGM()
+    method.load_state_dict({"averages": {"audio": torch.tensor(1.0)}, "steps": torch.tensor(3.0)})
+    assert method.active and method.kept == {} and float(method.steps) == 3
+
+
+# --- as released -------------------------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Two small encoders with BatchNorm, and a fusion in which the modalities interact; float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        names = ("audio", "visual")
+        parts = {n: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)) for n in names}
+        self.encoders, self.fusion = nn.ModuleDict(parts), nn.Linear(8, 3)
+        self.double()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        a, v = (self.encoders[name](inputs[name]) for name in ("audio", "visual"))
+        return Outputs(self.fusion(torch.cat([a, v + 0.5 * torch.tanh(a * v)], 1)))
+
+
+class Context:
+    """Counts the passes, and whether each is in evaluation mode and has a graph."""
+
+    def __init__(self, network: Network, epoch: int = 1) -> None:
+        self.network, self.epoch, self.passes = network, epoch, []
+
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+        self.network.eval()
+        with torch.set_grad_enabled(graph):
+            outputs = self.network(inputs)
+        self.network.train()
+        self.passes.append(graph)
+        return outputs
+
+
+def as_released(
+    network: Network, batch: Batch, past: list[list[float]], alpha: float, limit: float, norm: float
+) -> Any:
+    """κ and the gradients, by autograd through φ_k whose gradient alone is multiplied, and PyTorch's own clipping."""
+    inputs, labels = batch
+    network.train()
+    both = network(inputs).joint
+    network.eval()
+    only_a = network({"audio": inputs["audio"], "visual": 0 * inputs["visual"]}).joint
+    only_v = network({"audio": 0 * inputs["audio"], "visual": inputs["visual"]}).joint
+    network.train()
+    responses = [(both - only_v + only_a) / 2, (both - only_a + only_v) / 2]
+    scores = []
+    for phi in responses:
+        p = phi.detach().softmax(1)
+        scores.append(sum(-math.log(max(float(p[i, y]), 1e-8)) for i, y in enumerate(labels.tolist())) / len(labels))
+    mean = [sum(old[k] for old in past) / len(past) if past else 0.0 for k in (0, 1)]
+    past.append(scores)
+    kappa = []
+    for k in (0, 1):
+        now, usual = math.exp(scores[1 - k] - scores[k]), math.exp(mean[1 - k] - mean[k])
+        kappa.append(math.exp(alpha * min(usual - now, limit)))
+    modulated = [k * phi + (1 - k) * phi.detach() for k, phi in zip(kappa, responses, strict=True)]
+    cross_entropy(modulated[0] + modulated[1], labels).backward()
+    weight = network.fusion.weight.grad
+    clipped = bool(weight.max() > norm or weight.min() < -norm)
+    if clipped:
+        nn.utils.clip_grad_norm_(network.parameters(), norm)
+    return dict(zip(("audio", "visual"), kappa, strict=True)), take_grads(network), clipped
+
+
+@pytest.mark.parametrize(("clip_above", "ever_clipped"), [(1.0, False), (0.05, True)])
+def test_the_variant_released_is_the_released_computation(clip_above: float, ever_clipped: bool) -> None:
+    network, twin, past, clipped = Network(), Network(), [], set()
+    options = {**AGM.variants["released"], "alpha": 1.5, "clip_above": clip_above}
+    method = AGM(**options)
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        scale = 1.0 if number else 30.0  # scores beyond the cap
+        inputs = {n: scale * torch.randn(7, 5, generator=generator, dtype=torch.float64) for n in ("audio", "visual")}
+        batch = inputs, torch.randint(3, (7,), generator=generator)
+        wanted, expected, is_clipped = as_released(twin, batch, past, 1.5, 10.0, clip_above)
+        clipped.add(is_clipped)
+        context = Context(network)
+        method.begin_epoch(context)
+        method.before_forward(context, *batch)
+        assert context.passes == []  # they follow the pass that is descended
+        outputs = network(inputs)
+        arguments = {"encoders": dict(network.encoders.items()), "outputs": outputs, "scale": 2.0 ** (10 * number)}
+        report = method.backward(cross_entropy(outputs.joint, batch[1]), {}, **arguments)
+        assert context.passes == [True, True]
+        assert {n: float(report.metrics[f"coefficient_{n}"]) for n in wanted} == pytest.approx(wanted, rel=1e-9)
+        actual = {key: g / 2.0 ** (10 * number) for key, g in take_grads(network).items() if g is not None}
+        assert_close(actual, expected, 1e-9)
+        assert_same_state(dict(network.named_buffers()), dict(twin.named_buffers()))
+    assert (True in clipped) == ever_clipped
+
+
+def test_coefficients_of_1_are_joint_training_whatever_the_response() -> None:
+    """The Shapley values of a network sum to its logits, so κ = 1 leaves the gradient of the joint loss."""
+    network, (inputs, labels) = Network(), ({n: torch.randn(6, 5).double() for n in ("audio", "visual")}, None)
+    labels = torch.randint(3, (6,))
+    method = AGM(alpha=1e-12, response="descended")
+    outputs = network(inputs)
+    cross_entropy(outputs.joint, labels).backward(retain_graph=True)
+    expected = take_grads(network)
+    method.before_forward(Context(network), inputs, labels)
+    method.backward(cross_entropy(outputs.joint, labels), {}, encoders=dict(network.encoders.items()), outputs=outputs)
+    assert_close(take_grads(network), expected, 1e-9)
+
+
+def test_descended_responses_need_the_whole_batch_and_the_logits() -> None:
+    network, method = Network(), AGM(**AGM.variants["released"])
+    inputs, labels = {n: torch.randn(6, 5).double() for n in ("audio", "visual")}, torch.randint(3, (6,))
+    assert method.needs_whole_batch and not AGM().needs_whole_batch
+    outputs = network(inputs)
+    joint, encoders = cross_entropy(outputs.joint, labels), dict(network.encoders.items())
+    with pytest.raises(ValueError, match=r"call observe\(\)"):
+        method.backward(joint, {}, encoders=encoders, outputs=outputs)
+    other = network(inputs)
+    for match, wrong in (("needs outputs.joint", None), ("does not depend on outputs.joint", other)):
+        method.before_forward(Context(network), inputs, labels)
+        with pytest.raises(ValueError, match=match):
+            method.backward(joint, {}, encoders=encoders, outputs=wrong)
+    method.before_forward(Context(network), inputs, labels)
+    with pytest.raises(ValueError, match="whole batch at once"), method.accumulate():
+        method.backward(joint, {}, encoders=encoders, outputs=outputs)
+    assert all(g is None for g in take_grads(network).values())
 
 
 # --- steps and state ---------------------------------------------------------------------------------------------
@@ -326,7 +491,7 @@ def test_a_saved_state_does_not_change_afterwards() -> None:
     model, method = Model(2), AGM()
     step(method, model, batch_of(2))
     taken = method.state_dict()
-    kept = {"averages": {name: x.clone() for name, x in taken["averages"].items()}, "steps": taken["steps"].clone()}
+    kept = copy.deepcopy(taken)
     step(method, model, batch_of(2, 1))
     assert_same_state(taken, kept)
 
@@ -396,6 +561,10 @@ def test_the_hook_observes_with_eval_forward_without_a_graph() -> None:
         ({"limit": 0.0}, "limit must be a positive number"),
         ({"limit": math.nan}, "limit must be a positive number"),
         ({"ratio": "both"}, "ratio must be 'paper' or 'released'"),
+        ({"floor": 1.0}, "floor must be at least 0 and below 1"),
+        ({"modulation_ends": -1}, "modulation_ends must be at least 0"),
+        ({"response": "both"}, "response must be 'observed' or 'descended'"),
+        ({"clip_above": 0.0}, "clip_above must be a positive number"),
     ],
 )
 def test_options_out_of_range_are_rejected(options: dict[str, Any], match: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integration_reference import linear_loss
 from mmpareto.integration.methods.ogm import OGM, OGMGE
+from mmpareto.models import FUSIONS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -179,6 +180,8 @@ def test_missing_input_is_named(outputs: Any, labels: bool, match: str) -> None:
         ({"alpha": math.inf}, "alpha must be a positive number"),
         ({"modulation_starts": -1}, "modulation_starts"),
         ({"modulation_starts": 6, "modulation_ends": 5}, "modulation_ends"),
+        ({"modulated": "biases"}, "modulated must be 'convolutions' or 'weights'"),
+        ({"score": "unimodal"}, "score must be 'contribution' or 'zeroed'"),
     ],
 )
 @pytest.mark.parametrize("kind", [OGM, OGMGE])
@@ -244,6 +247,78 @@ def test_a_loss_scale_scales_everything(kind: type[OGM]) -> None:
     step(kind(), Loop(model, batch), batch, scale=2.0**16, seed=2)
     actual = {key: None if g is None else g / 2**16 for key, g in take_grads(model).items()}
     assert_close(actual, expected, 1e-12)
+
+
+# --- what is modulated, and other scores ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [OGM, OGMGE])
+def test_weights_of_any_kind_are_modulated_on_request_and_an_encoder_without_any_is_refused(kind: type[OGM]) -> None:
+    model, batch = Model(), batch_of(seed=3)
+    with torch.no_grad():
+        model.fusion.weight.mul_(20)
+    wanted = expected_coefficients(model(batch[0]).contributions, batch[1], 0.8)
+    assert min(wanted.values()) < 0.99
+    expected, shift = joint_gradients(model, batch), {}
+    report = step(kind(modulated="weights"), Loop(model, batch), batch)
+    actual = take_grads(model)
+    for key, gradient in expected.items():
+        if key.startswith("encoders.") and gradient is not None:
+            kappa = wanted[key.split(".")[1]] if gradient.ndim > 1 else 1.0
+            shift[key] = float((actual[key] - kappa * gradient).abs().max())
+            assert (shift[key] < 1e-14) == (kind is OGM or gradient.ndim == 1), key  # else the noise
+    assert {m: float(report.metrics[f"coefficient_{m}"]) for m in wanted} == pytest.approx(wanted)
+
+    for encoder in model.encoders.values():
+        encoder.conv.requires_grad_(False)
+    method = kind()
+    for call in (
+        lambda: method.begin_training(Loop(model, batch)),
+        lambda: step(method, Loop(model, batch), batch),
+    ):
+        with pytest.raises(ValueError, match=r"encoder 'audio' has none.*--modulated weights"):
+            call()
+    assert all(gradient is None for gradient in take_grads(model).values())
+
+
+@pytest.mark.parametrize("name", ["film", "gated", "bilinear", "average"])
+def test_other_fusions_are_scored_with_the_other_features_zeroed(name: str) -> None:
+    """Against the fusion written out by hand, for two modalities: FiLM γ(x)·y + β(x), gated σ(x)·y, and so on."""
+    torch.manual_seed(1)
+    fusion = FUSIONS[name]({"audio": 4, "visual": 4}, 3).double()
+    encoders = {m: nn.Conv2d(1, 4, 1).double() for m in ("audio", "visual")}
+    inputs = {m: torch.randn(6, 1, 1, 1, dtype=torch.float64) for m in encoders}
+    labels = torch.randint(3, (6,))
+    features = {m: encoder(inputs[m]).flatten(1) for m, encoder in encoders.items()}
+    a, v, none = features["audio"], features["visual"], torch.zeros(6, 4, dtype=torch.float64)
+    weights = dict(fusion.named_parameters())
+
+    def linear(layer: str, x: Tensor) -> Tensor:
+        return x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+
+    def by_hand(x: Tensor, y: Tensor) -> Tensor:
+        if name == "film":
+            film = linear("fc", x)
+            return linear("fc_out", film[:, :4] * y + film[:, 4:])
+        if name == "gated":
+            return linear("fc_out", torch.sigmoid(linear("fc.audio", x)) * linear("fc.visual", y))
+        if name == "bilinear":
+            return linear("fc_out", linear("fc", torch.einsum("bi,bj->bij", x, y).reshape(6, 16)))
+        return torch.log((linear("fc.audio", x).softmax(1) + linear("fc.visual", y).softmax(1)) / 2)
+
+    wanted = expected_coefficients({"audio": by_hand(a, none), "visual": by_hand(none, v)}, labels, 0.8)
+    joint = cross_entropy(fusion(features), labels)
+    arguments = {"encoders": encoders, "outputs": {"features": features}, "labels": labels}
+    method = OGM(score="zeroed")
+    with pytest.raises(ValueError, match=r"needs the fusion: call use_fusion\(\)"):
+        method.backward(joint, {}, **arguments)
+    with pytest.raises(ValueError, match="needs the features"):
+        method.backward(joint, {}, **arguments | {"outputs": {"joint": joint}})
+    method.begin_training(SimpleNamespace(network=SimpleNamespace(fusion=fusion, additive=False)))
+    report = method.backward(joint, {}, **arguments)
+    assert {m: float(report.metrics[f"coefficient_{m}"]) for m in wanted} == pytest.approx(wanted, rel=1e-10)
+    with pytest.raises(ValueError, match="--score zeroed"):
+        OGM().begin_training(SimpleNamespace(network=SimpleNamespace(fusion=fusion, additive=False)))
 
 
 # --- the noise ---------------------------------------------------------------------------------------------------

@@ -514,6 +514,22 @@ def test_the_hook_updates_prototypes_before_every_epoch_that_uses_them() -> None
         torch.testing.assert_close(table, torch.stack([means[name][c] for c in range(CLASSES)]))
 
 
+@pytest.mark.parametrize(("samples", "share"), [("augmented", 0.1), ("validation", 1.0)])
+def test_prototypes_may_come_from_other_samples(samples: str, share: float) -> None:
+    model, _, sample = two_groups()
+    requested = []
+
+    class Watched(Loop):
+        def features(self, share: float, samples: str = "training") -> Any:
+            requested.append((share, samples))
+            return super().features(share)
+
+    method = PMR(samples=samples)
+    method.begin_training(Watched(model, sample, 1))  # refuses what the run lacks
+    method.begin_epoch(Watched(model, sample, 1))
+    assert requested == [(share, samples)] * 2 and method.renewals == 1
+
+
 def test_an_interrupted_update_changes_nothing() -> None:
     model, _, sample = two_groups()
     method = with_prototypes(PMR(), model, sample)

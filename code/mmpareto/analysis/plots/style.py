@@ -107,6 +107,7 @@ BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
     ("mmpareto", "released"): LineStyle(SKY, TWO_DOTS, "P"),
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
+    ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
 }
 # Label → its line, in every plot.

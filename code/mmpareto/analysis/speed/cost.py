@@ -129,15 +129,15 @@ class Contender:
         self.method.begin_epoch(self)
         self.method.end_epoch(self)
 
-    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        """Outputs in evaluation mode, without a graph."""
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+        """Outputs in evaluation mode."""
         self.network.eval()
-        with torch.no_grad(), self.precision.autocast():
+        with torch.set_grad_enabled(graph), self.precision.autocast():
             outputs = self.model(inputs)
         self.network.train()
         return outputs
 
-    def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
+    def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         """Features and labels of the only batch."""
         yield self.eval_forward(self.inputs).features, self.labels
 

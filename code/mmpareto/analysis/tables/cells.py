@@ -13,6 +13,7 @@ from mmpareto.analysis.tables.choices import data_sets_of, flag_of
 from mmpareto.analysis.tables.definitions import RECORD, Column, Row, Table, modalities_of
 from mmpareto.cli import ArgumentParser, with_underscores
 from mmpareto.errors import InputError
+from mmpareto.training.recipes import own_recipe, recipe
 from mmpareto.training.settings import Settings, parse, parser, to_config
 
 # Flags of train.py that tables.py sets itself → what to use instead.
@@ -35,6 +36,16 @@ RESERVED = {
 # that a table continues the runs that an older version has begun.
 LATER: dict[str, Any] = {"encoder_learning_rate": None, "warmup_epochs": 0.0, "patience": None}
 LATER |= {"objective": "supervised", "temperature": 0.07, "train_fraction": 1.0}
+# The same for options of methods.
+_OF_OGM = {"modulated": "convolutions", "score": "contribution"}
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "ogm": _OF_OGM,
+    "ogm_ge": _OF_OGM,
+    "agm": {"floor": 0.0, "modulation_ends": None, "response": "observed", "clip_above": None},
+    "pmr": {"samples": "training"},
+}
+# Feature that a recipe reads → suffix of the folder with it (`definitions.DERIVED`).
+FOLDER_OF = {"spectrogram": "-spectrogram", "stft": "-waveform"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +121,8 @@ def make_cells(
                     continue
                 places = {"{data}": folder, "{seed}": str(seed)}
                 words = [_filled(word, places) for word in shlex.split(f"{column.flags} {row.flags}")]
+                if table.own_recipes and "--recipe" not in words:
+                    words += _own_recipe(dataset, row, words, folder, derived=data is None)
                 words += [] if "--data" in words else ["--data", folder]
                 words += [*shlex.split(RECORD), *size, *extra, "--allow_unused"]
                 words += ["--random_seed", str(seed)]
@@ -130,6 +143,21 @@ def _filled(word: str, places: Mapping[str, str]) -> str:
     for place, value in places.items():
         word = word.replace(place, value)
     return word
+
+
+def _own_recipe(dataset: str, row: Row, words: Sequence[str], folder: str, *, derived: bool) -> list[str]:
+    """Flags for the recipe of the row's authors and the data that it reads; none where they state no recipe.
+
+    Arguments:
+        derived: whether `folder` is the data set's own, beside which the data prepared with other flags are.
+    """
+    name = own_recipe(dataset, flag_of(row.flags, "--method") or "")
+    if name is None:
+        return []
+    values = recipe(dataset, name)
+    classes = values["n_classes"].value if "n_classes" in values else None
+    suffix = f"-{classes}" if classes else FOLDER_OF.get(values["audio"].value, "")
+    return ["--recipe", name, *(["--data", folder + suffix] if derived and "--data" not in words else [])]
 
 
 def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
@@ -158,6 +186,10 @@ def run_name(identity: Identity) -> str:
     """Name of a run's folder: <dataset>-<method>-<8 hex digits of the identity without its seed>-seed<n>."""
     named = {
         key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
+    }
+    later = LATER_OPTIONS.get(identity["method"], {})
+    named["options"] = {
+        key: value for key, value in identity["options"].items() if key not in later or value != later[key]
     }
     text = json.dumps(named, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -5,13 +5,24 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.analysis.tables.definitions import TABLES, Column, Row, Table, method_row, unimodal_rows
+from mmpareto.analysis.tables.definitions import (
+    ONE_RECIPE,
+    OWN_RECIPES,
+    TABLES,
+    Column,
+    Row,
+    Table,
+    method_row,
+    unimodal_rows,
+)
 from mmpareto.data import DATASETS
+from mmpareto.errors import InputError
 from mmpareto.integration import TORCHJD
 from mmpareto.models.per_modality import encoder_name
 from mmpareto.registry import Registry
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.method_options import method_name, variant_name
+from mmpareto.training.recipes import own_recipe
 
 
 def table_named(spelling: str) -> Table:
@@ -108,6 +119,22 @@ def with_encoders(table: Table, spellings: Sequence[str]) -> Table:
         for name in names
     ]
     return dataclasses.replace(table, columns=tuple(columns))
+
+
+def with_own_recipes(table: Table) -> Table:
+    """The table with each row trained by the recipe of its method's authors, on data sets for which they state one.
+
+    Rows and columns that name a recipe keep it.
+
+    Raises:
+        InputError: none of the rows has such a recipe.
+    """
+    pairs = [(dataset, flag_of(row.flags, "--method")) for dataset in data_sets_of(table.columns) for row in table.rows]
+    if not any(method and own_recipe(dataset, method) for dataset, method in pairs):
+        raise InputError(f"--recipe own: the authors of no method in table {table.name!r} state one for its data.")
+    note = table.note.replace(ONE_RECIPE, OWN_RECIPES) if ONE_RECIPE in table.note else f"{OWN_RECIPES}. {table.note}"
+    title = f"{table.title}; each with its authors' recipe"
+    return dataclasses.replace(table, title=title, note=note.strip(), own_recipes=True)
 
 
 def data_sets_of(columns: Iterable[Column]) -> list[str]:

@@ -84,7 +84,14 @@ def report_costs(table: Table, arguments: argparse.Namespace, extra: Sequence[st
         InputError: a flag does not apply to this table.
     """
     names = [DATASETS.name(name) for name in arguments.dataset or ()]
-    if extra or arguments.encoders or arguments.seeds or arguments.share or set(names) - {"cremad", stand_in.NAME}:
+    if (
+        extra
+        or arguments.recipe
+        or arguments.encoders
+        or arguments.seeds
+        or arguments.share
+        or set(names) - {"cremad", stand_in.NAME}
+    ):
         raise InputError(
             "table 'cost' measures training steps on random inputs of CREMA-D's shape: it accepts --methods, --quick, "
             "--gpu_ids, --report_only, --runs and --out."
@@ -123,7 +130,8 @@ def chosen_table(table: Table, arguments: argparse.Namespace, data: str | None =
         raise InputError(f"table {table.name!r} goes from one protocol to another: leave --protocol out.")
     table = choices.with_data_sets(table, arguments.dataset, data) if arguments.dataset else table
     table = choices.with_methods(table, arguments.methods, data) if arguments.methods else table
-    return choices.with_encoders(table, arguments.encoders) if arguments.encoders else table
+    table = choices.with_encoders(table, arguments.encoders) if arguments.encoders else table
+    return choices.with_own_recipes(table) if arguments.recipe == "own" else table
 
 
 def cells_of(table: Table, arguments: argparse.Namespace, extra: Sequence[str]) -> list[Cell]:
@@ -154,7 +162,8 @@ def slots_of(arguments: argparse.Namespace) -> list[str]:
 def out_of(table: Table, arguments: argparse.Namespace) -> Path:
     """Folder of the report."""
     names = [DATASETS.name(name) for name in arguments.dataset or ()]
-    name = "-".join([table.name, *names, *(["quick"] if arguments.quick else [])])
+    own = ["own"] if table.own_recipes else []
+    name = "-".join([table.name, *names, *own, *(["quick"] if arguments.quick else [])])
     return arguments.out or arguments.runs / "tables" / name
 
 

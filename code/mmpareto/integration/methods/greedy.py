@@ -26,9 +26,15 @@ class Greedy(JointLoss):
     A modality with a large r_k is learned mainly through the other modalities. When the largest r_k exceeds the mean of
     the others (for two modalities, the other one) by more than `threshold`, a window of `window` steps begins, in which
     that modality's gates are replaced by their running mean. M does not change during a window, and one step without a
-    window follows, as in the released code (nyukat/greedy_multimodal_learning). Only the joint loss is descended, in
+    window follows, as in the released code (nyukat/greedy_multimodal_learning). Steps before `start_epoch` count in M
+    and decide nothing, so the first window follows the first step of that epoch. Only the joint loss is descended, in
     one backward pass. The decision is made on the host: one number per modality is read after each step outside a
     window. One modality alone is never held. A step that is not finite does not change M.
+
+    The released network has no joint head: each view has a classifier of its own, the prediction is the mean of their
+    logits, and the sum of their losses is descended. Its M_main therefore includes each view's classifier; here, a
+    joint head that all modalities share counts for none. Its running mean of the second view's gates is computed from
+    the first view's; here, each modality's is its own.
 
     In your own loop, call `watch` once with the parameters behind the gates, and pass `hold=method.hold()` to the model
     at every forward pass.
@@ -57,7 +63,7 @@ class Greedy(JointLoss):
         self.bypass: dict[str, Tensor] = {}
         self.held: str | None = None
         self.left = 0  # steps of the current window
-        self.undecided = False  # whether M has changed since the last decision
+        self.undecided = False  # whether M has changed in an active epoch since the last decision
         self.active = True
         self._watched: dict[str, list[Tensor]] = {}
 
@@ -67,7 +73,7 @@ class Greedy(JointLoss):
 
     def hold(self) -> str | None:
         """Return the modality whose gates must be held in the next step, or None."""
-        if self.undecided and self.active and len(self.main) > 1:
+        if self.undecided and len(self.main) > 1:
             ratios = {name: value.item() for name, value in self._ratios().items()}
             first = max(ratios, key=lambda name: ratios[name])
             others = [value for name, value in ratios.items() if name != first]
@@ -110,7 +116,7 @@ class Greedy(JointLoss):
                 bypass = {p: gradient_of.get(p) for p in self._watched[name]}
                 self.main = self.main | {name: _accumulated(self.main.get(name), main, scale, finite)}
                 self.bypass = self.bypass | {name: _accumulated(self.bypass.get(name), bypass, scale, finite)}
-            self.undecided = True
+            self.undecided = self.active
         else:
             self.left -= 1
             self.held = self.held if self.left else None

@@ -18,7 +18,7 @@ from mmpareto.integration.objectives import JOINT, Encoders, Objectives, Unimoda
 from mmpareto.integration.options import check_at_least, check_choice, check_decay, check_epoch_range, check_positive
 from mmpareto.integration.report import EncoderReport
 
-SHARE = 0.1  # of the training set, used for the prototypes
+SHARE = 0.1  # of the training set, used for the prototypes; of a validation set, all
 NO_CLASS = -100  # the label that F.cross_entropy ignores
 # The prototypes' losses are means over the step's samples, whose number is known only in `prepare`. Until then they are
 # sums divided by this constant, so that the gradients of a scaled half-precision loss stay in range.
@@ -28,8 +28,8 @@ UNIT = 64
 class PMR(Method):
     """PMR, prototypical modal rebalance: pull the weaker modality's features towards their class prototypes.
 
-    The prototype p_k,c of modality k and class c is the mean feature over a tenth of the training set. It is updated
-    before every epoch, including the first: p ← (1 − ε)·new + ε·old. With the negative Euclidean distances
+    The prototype p_k,c of modality k and class c is the mean feature over a tenth of the training set (`samples`). It
+    is updated before every epoch, including the first: p ← (1 − ε)·new + ε·old. With the negative Euclidean distances
     d_k,c = −‖x_k − p_k,c‖ as logits,
 
         s_k = Σᵢ softmax(d_k)[i, yᵢ]        ρ_k = (mean of the other modalities' s) / s_k
@@ -43,7 +43,10 @@ class PMR(Method):
 
     `variants["released"]`, the released code (fanyunfeng-bit/Modal-Imbalance-PMR), uses 1 in place of the clipped
     factor of a weaker modality, has no entropy term, and discards the untrained model's prototypes at the first update.
-    It also stops PMR after a given epoch, which the paper does not mention.
+    It also stops PMR after a given epoch, which the paper does not mention. The samples of its prototypes depend on the
+    data set, and recipe pmr sets `samples` accordingly: on CREMA-D, Kinetics-Sounds and VGGSound, a tenth of the
+    training batches with the training transforms ("augmented"); on AVE, the whole validation set ("validation"); on
+    CG-MNIST, a tenth of the test set with its labels, which is not offered here.
 
     In your own loop, call `set_epoch(…)` and `update_prototypes(…)` before every epoch. `backward` needs the labels,
     and `outputs` with `features`, modality → x_k (B, …). A class that was not among the samples has no prototype and is
@@ -59,6 +62,8 @@ class PMR(Method):
         entropy_epochs: number of epochs with the entropy term [not published: "the first few"].
         modulation_starts: the first epoch with prototypes, from 0 [0].
         modulation_ends: the last epoch with prototypes [100].
+        samples: "training": a tenth of the training set, without augmentation; "augmented": the same with the
+            augmentation of training; "validation": the validation set.
 
     Raises:
         ValueError: an option is out of range; `backward`: the joint loss, the labels, or a modality's features or
@@ -85,6 +90,7 @@ class PMR(Method):
         entropy_epochs: int = 10,
         modulation_starts: int = 0,
         modulation_ends: int = 100,
+        samples: str = "training",
     ) -> None:
         super().__init__()
         check_positive("alpha", alpha)
@@ -94,9 +100,11 @@ class PMR(Method):
         check_at_least("mu", mu, 0)
         check_at_least("entropy_epochs", entropy_epochs, 0)
         check_epoch_range(modulation_starts, modulation_ends)
+        check_choice("samples", samples, ("training", "augmented", "validation"))
         self.alpha, self.factor, self.mu, self.entropy_epochs = alpha, factor, mu, entropy_epochs
         self.momentum_coef, self.momentum_starts = momentum_coef, momentum_starts
         self.modulation_starts, self.modulation_ends = modulation_starts, modulation_ends
+        self.samples = samples
         self.prototypes: dict[str, Tensor] = {}  # modality → (C, F); NaN in the rows of classes without a prototype
         self.renewals = 0
         self.epoch = 0
@@ -112,8 +120,19 @@ class PMR(Method):
         """Update the prototypes, as long as they are used, and the epoch."""
         epoch = context.epoch - 1  # the context counts from 1
         if epoch <= self.modulation_ends:
-            self.update_prototypes(context.features(SHARE))
+            self.update_prototypes(self._features(context))
         self.set_epoch(epoch)
+
+    def begin_training(self, context: TrainingContext) -> None:
+        """Reject a run without the samples that prototypes are computed from."""
+        if self.samples != "training":
+            self._features(context)
+
+    def _features(self, context: TrainingContext) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
+        """Return batches of the features and labels that prototypes are computed from, on demand."""
+        if self.samples == "training":
+            return context.features(SHARE)
+        return context.features(1.0 if self.samples == "validation" else SHARE, self.samples)
 
     @torch.no_grad()
     def update_prototypes(self, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]) -> None:
