@@ -191,6 +191,28 @@ def test_train_py_accepts_the_arguments_and_later_ones_override(
     assert (request.settings.protocol, request.settings.learning_rate) == ("validation", 1e-3)
 
 
+def test_pretraining_makes_the_runs_that_the_tables_look_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmpareto.analysis.finished_run import identity
+    from mmpareto.analysis.tables.cells import make_cells
+    from mmpareto.analysis.tables.definitions import TABLES
+    from mmpareto.training.settings import parse, to_config
+
+    machine.python("python", "satisfies")
+    monkeypatch.setattr(machine, "environment", lambda: {"PATH": str(machine.path), "SEEDS": "0 3"})
+    calls = " ".join(trained(machine.run("sh", "script/pretraining.sh", "--slots", "1"), machine.root)).split(" code/")
+    *runs, pretraining, finetuning = [call.removeprefix("code/").split()[1:] for call in calls]
+    assert pretraining == ["pretraining", "--seeds", "0", "3", "--slots", "1"] and finetuning[1:] == pretraining[1:]
+    made = {
+        words[words.index("--ckpt_path") + 1]: identity(to_config(parse(words).settings), "") for words in runs
+    }  # by folder
+    table = {
+        cell.label: identity(to_config(cell.settings), "") for cell in make_cells(TABLES["pretraining"], [0, 3], "last")
+    }
+    assert all(known in table.values() for known in made.values()) and len(made) == 2 * 4
+    starts = [cell.settings.pretrained for cell in make_cells(TABLES["finetuning"], [0, 3], "validation")]
+    assert sorted(filter(None, starts)) == sorted(f"{folder}/last.pt" for folder in made)
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_fresh_machine_is_set_up_once(machine: Machine, shell: str) -> None:
     machine.python("python3")

@@ -44,6 +44,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),
     "parts": ("--accumulate", "3", "--record-gradients", "2", *PLAIN),
+    "contrastive": ("--objective", "contrastive", "--method", "pareto", *PLAIN),
     "drop_last": ("--drop_last", "all", *PLAIN, "--protocol", "paper", "--batch_size", "5", "--epochs", "1"),
 }
 NOISY = ("conflict_rate_", "rescale_", "weight_")

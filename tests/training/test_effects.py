@@ -21,7 +21,9 @@ from torch import nn
 CLIPS = Facts("audio, visual", frozenset(), False, True, True, True)  # of files in which no option of the input is read
 UNUSED: dict[str, tuple[str, Facts | None]] = {
     "val_fraction": ("--protocol paper --val_fraction 0.2", None),
+    "temperature": ("--temperature 0.1", None),
     "no_probe": ("--no_probe", CLIPS),
+    "probe_every": ("--probe_every 2", None),
     "fusion": ("--method ensemble --fusion concat", dataclasses.replace(CLIPS, fusion="average")),
     "blocks": ("--method greedy --blocks mmtm", dataclasses.replace(CLIPS, free_blocks=False)),
     "cross_terms": ("--cross_terms included", dataclasses.replace(CLIPS, cross_terms=False)),
@@ -146,6 +148,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--method joint --no_probe", None),
         ("--method pretrain_finetune --no_probe", None),
         ("--method mmpareto --no_probe", "trains the unimodal heads"),
+        ("--objective contrastive --no_probe --temperature 0.2 --probe_every 3", None),
+        ("--objective contrastive --fusion concat", "always uses the fusion 'projections'"),
         ("--method ensemble --fusion concat", "always uses the fusion 'average'"),
         ("--cross_terms included", "the encoders exchange nothing"),
         ("--method uniform --blocks mmtm --encoder tiny --cross_terms included", "descends a sum of losses"),

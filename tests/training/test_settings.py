@@ -258,7 +258,7 @@ def test_every_setting_has_a_role_and_help() -> None:
     assert settings_with(Role.SEED) == ("random_seed",)
     resumable = {"epochs", "patience", "data", "gpu_ids", "workers", "plugin"}
     assert set(settings_with(Role.LENGTH, Role.MACHINE)) == resumable
-    assert settings_with(Role.MEASUREMENT) == ("no_probe",)
+    assert settings_with(Role.MEASUREMENT) == ("no_probe", "probe_every")
 
 
 def test_the_parser_has_a_flag_for_every_setting_and_few_others() -> None:
@@ -275,6 +275,7 @@ VALUES |= {
     "no_probe": "true",
     "best_from_epoch": "2",
     "frame_choice": "spread",
+    "train_fraction": "0.5",
 }
 WITH_UNDERSCORES = [action.dest for action in parser()._actions if "_" in action.dest and action.dest != "list_methods"]
 
@@ -284,8 +285,9 @@ def test_every_flag_is_accepted_with_dashes(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)  # where there is no data, for --stand_in
     (action,) = (action for action in parser()._actions if action.dest == name)
     value = "" if action.nargs == 0 else VALUES.get(name, "1")
-    underscores, dashes = f"{CREMAD} --{name} {value}", f"{CREMAD} --{name.replace('_', '-')} {value}"
-    assert parse(dashes.split()) == parse(underscores.split()) != parse(CREMAD.split())
+    start = f"{CREMAD} --objective contrastive" if name == "probe_every" else CREMAD
+    underscores, dashes = f"{start} --{name} {value}", f"{start} --{name.replace('_', '-')} {value}"
+    assert parse(dashes.split()) == parse(underscores.split()) != parse(start.split())
 
 
 def test_options_of_methods_are_accepted_with_dashes() -> None:

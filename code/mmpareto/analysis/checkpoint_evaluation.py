@@ -137,6 +137,8 @@ def predict_split(
         stop_workers(loader)
     if trained.unimodal_heads == "probe":  # in full precision, as they were measured
         heads = {name: model.heads[name].cpu().state_dict() for name in dataset.sources}
+        if trained.joint_probe and len(heads) == len(trained.modalities):
+            heads[JOINT_HEAD] = model.fusion.fc_out.cpu().state_dict()
         predictions = predictions.with_heads(heads)
     if not all(logits.isfinite().all() for logits in predictions.logits.values()):
         raise InputError(f"{trained.path} gives outputs that are NaN or infinite on {dataset.folder}; check the data.")

@@ -14,6 +14,7 @@ from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_re
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.models.per_modality import is_pretrained
+from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.method_labels import label, method_class
 from mmpareto.training.recorder import OBJECTIVES
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
@@ -139,9 +140,9 @@ class FinishedRun:
     @property
     def details(self) -> list[str]:
         """Parts of the label besides method, variant and options."""
-        return (
-            ["pretrained"] if is_pretrained(self.arguments.get("encoder", ()), self.arguments.get("pretrained")) else []
-        )
+        objective, encoder = self.arguments["objective"], self.arguments.get("encoder", ())
+        pretrained = ["pretrained"] if is_pretrained(encoder, self.arguments.get("pretrained")) else []
+        return pretrained + ([objective] if objective == CONTRASTIVE else [])
 
     @property
     def title(self) -> str:
@@ -270,6 +271,10 @@ class FinishedRun:
             }
         except (TypeError, ValueError) as error:
             raise _damaged(self.folder / SUMMARY, str(error)) from error
+        if "acc" not in accuracies and self.arguments["objective"] == CONTRASTIVE:
+            raise InputError(
+                f"{self.folder} has no linear probe of epoch {line['epoch']}: --resume it with --no_probe false."
+            )
         if "acc" not in accuracies:
             raise _damaged(self.folder / SUMMARY, f"no accuracy of epoch {line['epoch']}")
         return accuracies

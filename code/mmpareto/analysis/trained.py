@@ -18,6 +18,7 @@ from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.models.pretrained import read_released
 from mmpareto.training.checkpoints import ENTRIES, check_entries, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
+from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.recipes import recipe
 from mmpareto.training.run_folder import BEST, CONFIG, read_config
@@ -57,6 +58,7 @@ class Trained:
         notes: sentences on the origin of the weights, for a person.
         amp: the mixed precision of the evaluation in training.
         plugins: modules that register parts of it.
+        joint_probe: whether the joint head is a linear probe, too, on the concatenated features (pre-training).
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Trained:
     notes: list[str]
     amp: str | None = None
     plugins: Sequence[str] = ()
+    joint_probe: bool = False
 
     @property
     def modalities(self) -> list[str]:
@@ -175,9 +178,12 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
     if dataset is not None and DATASETS.name(dataset) != content["dataset"]:
         raise InputError(f"{path} was trained on {content['dataset']}, not on {dataset}; leave --dataset out.")
     settings = _settings_beside(path) or content.get("settings", {})
+    if content.get("objective") == CONTRASTIVE:
+        content = _with_probes(content, path)
     model = network_of(content, path)
-    for modality, head in content.get("probe", {}).items():
-        model.heads[modality].load_state_dict(head)
+    for name, head in content.get("probe", {}).items():
+        if name != JOINT_HEAD:  # it is in "model"
+            model.heads[name].load_state_dict(head)
     heads = content.get("unimodal_heads") or _unimodal_heads(content)
     preprocess = Preprocessing(content["dataset"], content["data"], content.get("input_shapes", {}), path)
     model.input_shapes = preprocess.shapes
@@ -199,7 +205,29 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         notes=content.get("notes") or _notes(content, heads),
         amp=content.get("amp"),
         plugins=content.get("plugins", ()),
+        joint_probe=content.get("objective") == CONTRASTIVE,
     )
+
+
+def _with_probes(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The checkpoint of contrastive pre-training as that of a classifier, of which the heads are its linear probes.
+
+    Raises:
+        InputError: there are no probes.
+    """
+    if "probe" not in content:
+        raise InputError(
+            f"{path} was pre-trained without labels, and has no linear probes to classify by: --resume its run with "
+            "--no_probe false, or start a supervised run from it by --pretrained."
+        )
+    network = {name: value for name, value in content["network"].items() if name not in ("projections", "heads")}
+    encoders = {name: tensor for name, tensor in content["model"].items() if name.startswith("encoders.")}
+    heads = {
+        f"{'fusion.fc_out' if name == JOINT_HEAD else f'heads.{name}'}.{entry}": tensor
+        for name, head in content["probe"].items()
+        for entry, tensor in head.items()
+    }
+    return {**content, "network": network | {"fusion": "concat"}, "model": encoders | heads}
 
 
 def _settings_beside(path: Path) -> dict[str, Any]:
@@ -225,6 +253,8 @@ def _notes(content: Mapping[str, Any], heads: str) -> list[str]:
     if heads != "trained":
         probe = "a linear probe's, on the frozen encoders" if heads == "probe" else "untrained: ignore them"
         notes.append(f"the method trains no unimodal heads; those used here are {probe}")
+    if content.get("objective") == CONTRASTIVE:
+        notes[-1] = "pre-trained without labels; the joint head and those of the modalities are linear probes"
     return notes
 
 

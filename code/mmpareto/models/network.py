@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.activation_checkpointing import encode_recomputed, recomputed
+from mmpareto.models.projections import JointProjections, ProjectionHead
 
 HEADS = ("own", "shared")
 INITIALISATIONS = ("mmpareto", "ogm_ge")
@@ -21,7 +22,8 @@ ABSENT = ("feature", "contribution", "input")
 class Outputs(NamedTuple):
     """Outputs of the network for B samples and C classes.
 
-    Only tensors and dicts of tensors by modality: DataParallel gathers nothing else.
+    Only tensors and dicts of tensors by modality: DataParallel gathers nothing else. In contrastive pre-training,
+    projections of length D take the place of logits: (B, modalities, D) in `joint`, (B, D) in `unimodal`.
     """
 
     joint: Tensor | None
@@ -278,6 +280,7 @@ def build_network(
     fusion: str | None = None,
     heads: str = "own",
     blocks: str | None = None,
+    projections: int | None = None,
     init: str = "mmpareto",
     tasks: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -292,6 +295,8 @@ def build_network(
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for the encoders'
             own, if they have any (MBT), else no blocks.
+        projections: for contrastive pre-training, the length of the projections that take the place of fusion and
+            heads; None for a classifier.
         init: initial weights, "mmpareto" or "ogm_ge" (`initialise`).
         tasks: names of the tasks of a `MultiTaskNetwork`, which has one modality, and neither fusion nor blocks.
         input_shapes: modality → shape of a sample, for encoders that are made for one (`input_sized`, such as MBT).
@@ -311,9 +316,12 @@ def build_network(
     if tasks:
         return _build_multitask(encoders, n_classes, tasks, init)
     sizes = {name: module.feature_size for name, module in encoders.items()}
-    own_heads = {name: nn.Linear(size, n_classes) for name, size in sizes.items()} if heads == "own" else None
+    head_kind: type[nn.Linear | ProjectionHead] = nn.Linear if projections is None else ProjectionHead
+    fusion_kind = FUSIONS[fusion] if projections is None else JointProjections
+    outputs = projections or n_classes
+    own_heads = {name: head_kind(size, outputs) for name, size in sizes.items()} if heads == "own" else None
     try:
-        fusion_module = FUSIONS[fusion](sizes, n_classes)
+        fusion_module = fusion_kind(sizes, outputs)
     except ValueError as error:
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, names, encoders) if blocks else _own_blocks(encoders)

@@ -24,7 +24,14 @@ ENTRIES = {
     "heads_trained": bool,
 }
 # Entries that older checkpoints, or those of some methods, lack.
-OPTIONAL = {"probe": dict, "probe_result": dict, "settings": dict, "input_shapes": dict, "plugins": list}
+OPTIONAL = {
+    "objective": str,
+    "probe": dict,
+    "probe_result": dict,
+    "settings": dict,
+    "input_shapes": dict,
+    "plugins": list,
+}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

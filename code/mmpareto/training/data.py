@@ -33,7 +33,7 @@ class Data:
         val: the data set's own validation set, or clips held out of its training set; None under the papers' protocol.
         test: without augmentation.
         record: folder, fingerprint and numbers of clips, for config.json: "clips" that an epoch uses, per part, and
-            with `--drop_last` "available", those that the parts have.
+            with `--drop_last` or `--train_fraction` "available", those that the parts have.
     """
 
     train: PreparedDataset
@@ -68,16 +68,20 @@ def open_data(settings: Settings, modalities: Sequence[str] | None = None, tasks
     elif settings.protocol == "validation":
         kept, held_out = hold_out(whole.labels, settings)
         val = opened("train", training=False, subset=held_out)
+    available = {"train": len(kept)}
+    kept = _fraction_of(kept, whole.labels, settings)
     train = opened("train", training=True, subset=kept)
     test = opened("test", training=False)
-    available = {"train": len(train), "val": 0 if val is None else len(val), "test": len(test)}
-    used = {part: used_samples(settings, part, samples) for part, samples in available.items()}
+    available |= {"val": 0 if val is None else len(val), "test": len(test)}
+    used = {
+        part: used_samples(settings, part, samples) for part, samples in (available | {"train": len(train)}).items()
+    }
     if val is not None and used["val"] < len(val):
         val = val.subset(range(used["val"]))
     if used["test"] < len(test):
         test = test.subset(range(used["test"]))
     record = {"folder": str(folder), "fingerprint": fingerprint(folder), "clips": used, "prepared": whole.prepared}
-    if settings.drop_last != "none":
+    if settings.drop_last != "none" or settings.train_fraction < 1:
         record["available"] = available
     return Data(train, opened("train", training=False, subset=kept), val, test, record)
 
@@ -125,6 +129,22 @@ def hold_out(labels: Sequence[Any], settings: Settings) -> tuple[list[int], list
             f"{len(labels)} training clips; use another fraction or --protocol paper."
         )
     return kept.tolist(), held_out.tolist()
+
+
+def _fraction_of(indices: list[int], labels: Sequence[Any], settings: Settings) -> list[int]:
+    """`--train_fraction` of these samples, of every stratum alike, seeded.
+
+    Raises:
+        InputError: none is left.
+    """
+    fraction = settings.train_fraction
+    if fraction == 1:
+        return indices
+    own = strata([labels[index] for index in indices], fraction)
+    chosen = [indices[number] for number in stratified(own, fraction, settings.random_seed)]
+    if not chosen:
+        raise InputError(f"--train_fraction {fraction:g} leaves none of {len(indices)} training samples; give more.")
+    return chosen
 
 
 def _check_pool(settings: Settings) -> None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from mmpareto.errors import InputError
 
+CONTRASTIVE = "contrastive"  # the value of `--objective` without labels
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -23,7 +25,7 @@ class Facts:
         convolutions: whether the network has convolutions.
         heads_trained: whether the unimodal heads are trained to the end.
         gpu: whether it runs on a GPU.
-        fusion: the fusion that the method or the encoders require, if any.
+        fusion: the fusion that the method, the encoders or the objective require, if any.
         free_blocks: whether the network has room for blocks, and the method has none of its own.
         cross_terms: whether leaving out cross terms changes a gradient.
         tasks: names of the tasks, where the network has one encoder for several of them, and no fusion.
@@ -45,7 +47,7 @@ class Facts:
         """The reason why the fusion cannot be chosen, for messages."""
         if self.tasks:
             return f"{self.tasks} are tasks of one encoder, so that nothing is fused"
-        return f"the run, with its --method and --encoder, always uses the fusion {self.fusion!r}"
+        return f"the run, with its --method, --encoder and --objective, always uses the fusion {self.fusion!r}"
 
 
 class Effect(NamedTuple):
@@ -88,6 +90,10 @@ WITH_CROSS_TERMS = Effect(
     "there are no cross terms, because the encoders exchange nothing (see --blocks), or method {settings.method!r} "
     "descends a sum of losses",
     lambda s, facts: facts is None or facts.cross_terms,
+)
+CONTRASTIVE_ONLY = Effect(
+    "--objective {settings.objective} compares no samples; --objective contrastive does",
+    lambda s, facts: s.objective == CONTRASTIVE,
 )
 UNTRAINED_HEADS = Effect(
     "method {settings.method!r} trains the unimodal heads, so nothing is probed",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mmpareto.training.metrics import main_metric
+from mmpareto.training.metrics import is_contrastive, main_metric, selection_metric
 
 NOTABLE_WAIT = 0.05  # fraction of an epoch's time
 OF_THE_RUN = ("seconds", "samples_per_second", "data_wait", "learning_rate", "encoder_learning_rate")
@@ -12,13 +12,18 @@ QUANTITIES = {"acc": "accuracy"}
 
 def epoch_text(line: dict[str, Any], epochs: int, modalities: list[str]) -> str:
     """Summarise an epoch in one line of text."""
-    metric = main_metric(line)
+    metric = selection_metric(line)
 
     def text(key: str, label: str = "") -> str:
         value = line.get(key)
         return "" if value is None else f"{label}{value:.4f}"
 
     unimodal = "".join(text(f"{metric.key}_{name}", f", {name} ") for name in modalities)
+    if is_contrastive(line):
+        probed = main_metric(line).key
+        unimodal = text(probed, ", linear probe ") + "".join(
+            text(f"{probed}_{name}", f", {name} ") for name in modalities
+        )
     val = text(f"val_{metric.key}", ", validation ")
     wait = f", {line['data_wait']:.0%} of it waiting for data" if line["data_wait"] > NOTABLE_WAIT else ""
     return (

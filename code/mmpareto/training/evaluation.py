@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.data.loading.labels import UNSCALED, LabelScale, task_of_batch
+from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import Outputs
 from mmpareto.training.devices import Precision
 from mmpareto.training.distributed import Processes
@@ -26,7 +27,7 @@ class Predictions:
     """A model's outputs for N samples in the order of the data set, float32 on the CPU.
 
     Attributes:
-        outputs: logits (N, C) and features (N, F).
+        outputs: logits (N, C), or projections, and features (N, F).
         labels: as in a batch (`data.loading.labels`).
         label_scale: by which the scores of a regression are standardised, both true and predicted ones.
     """
@@ -59,10 +60,16 @@ class Predictions:
         return scores * self.label_scale.std + self.label_scale.mean
 
     def with_heads(self, heads: Mapping[str, Mapping[str, Tensor]]) -> "Predictions":
-        """The same predictions, with the unimodal logits of other linear heads (modality → weight, bias)."""
-        features = self.outputs.features
+        """The same predictions, with the logits of other linear heads.
+
+        Arguments:
+            heads: modality → weight and bias for its feature; "joint" → those for the concatenated features, if the
+                joint logits are to be replaced, too.
+        """
+        features = self.outputs.features | {JOINT: torch.cat([*self.outputs.features.values()], dim=1)}
         logits = {name: F.linear(features[name], head["weight"], head["bias"]) for name, head in heads.items()}
-        return dataclasses.replace(self, outputs=self.outputs._replace(unimodal=logits))
+        joint = logits.pop(JOINT, self.outputs.joint)
+        return dataclasses.replace(self, outputs=self.outputs._replace(joint=joint, unimodal=logits))
 
 
 @torch.no_grad()

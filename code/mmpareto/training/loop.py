@@ -5,6 +5,7 @@ Path of a batch, in `Trainer.step`: inputs → outputs → losses → the method
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -25,16 +26,19 @@ from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
+from mmpareto.training.contrastive import Contrastive
 from mmpareto.training.data import Data, Loaders, training_order
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
+from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.epoch_line import epoch_text, tagged
 from mmpareto.training.evaluation import Predictions, extra_metrics, gather_predictions, head_metrics, predict
 from mmpareto.training.loggers import Loggers
-from mmpareto.training.losses import losses, micro_batch_count, split_batch, training_metrics
+from mmpareto.training.losses import Objective, Supervised, micro_batch_count, split_batch
 from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
 from mmpareto.training.optimisation import learning_rate, make_optimizer, schedule_factor, set_learning_rate
+from mmpareto.training.probe import probe_entries, probe_samples
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
 from mmpareto.training.settings import Settings
@@ -64,6 +68,7 @@ class Trainer:
         steps, seconds: steps and training time of the current epoch so far.
         history: one dict per finished epoch, the lines of metrics.jsonl.
         steps_per_epoch: number of steps in every epoch.
+        objective: of `--objective`: the inputs and the losses of a step.
     """
 
     folder: Path
@@ -88,6 +93,9 @@ class Trainer:
         self.device, self.identity, self.processes = device, identity, processes
         self.model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
         self.precision = devices.Precision(settings.amp, device)
+        self.objective: Objective = Supervised()
+        if settings.objective == CONTRASTIVE:
+            self.objective = Contrastive(settings, data.train.normalisation, processes)
         self.optimizer = make_optimizer(settings, network)
         self.order = training_order(settings, len(data.train))
         self.steps_per_epoch = math.ceil(self.order.used / settings.batch_size)
@@ -114,9 +122,8 @@ class Trainer:
         scale = self.precision.scale()
         metrics: dict[str, torch.Tensor] = {}
         for number, micro_batch in enumerate(split_batch(batch, count), start=1):
-            share = len(micro_batch.labels) / samples
             with self.method.accumulate() if number < count else contextlib.nullcontext():
-                report, more = self._forward_backward(micro_batch, number, share, scale)
+                report, more = self._forward_backward(micro_batch, number, samples, scale)
             metrics = {name: metrics[name] + value if name in metrics else value for name, value in more.items()}
         self.recorder.finish_step(report)
         self.precision.step(self.optimizer, self.settings.clip_grad)
@@ -127,22 +134,23 @@ class Trainer:
         return self.processes.all_reduce_sum(metrics) | report_metrics(report, self.network.own_losses)
 
     def _forward_backward(
-        self, batch: Batch, number: int, share: float, scale: torch.Tensor | None
+        self, batch: Batch, number: int, samples: int, scale: torch.Tensor | None
     ) -> tuple[Report, dict[str, torch.Tensor]]:
         """Forward and backward pass of a micro-batch: the method's report, and the training metrics.
 
         Arguments:
             batch: the micro-batch.
             number: its number in the step, from 1.
-            share: its share of the step's samples.
+            samples: number of samples in the step, over all micro-batches and processes.
             scale: factor of the gradient scaler, if any.
         """
-        options = self.method.before_forward(self.method_context, batch.inputs, batch.labels)
+        inputs = self.objective.inputs(batch, samples, self.epoch, self.steps + 1)
+        options = self.method.before_forward(self.method_context, inputs, batch.labels)
         seeds = self.settings.random_seed, self.epoch, self.steps, number
         with self.precision.autocast():
             with self.processes.per_rank_rng(self.device, *seeds):
-                outputs = self.model(batch.inputs, **options)
-            joint, unimodal = batch_losses = losses(outputs, batch.labels, share)
+                outputs = self.model(inputs, **options)
+            joint, unimodal = batch_losses = self.objective.losses(outputs, batch.labels, samples)
         self.processes.average_buffers(self.network, len(batch.labels))
         self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale, outputs, batch.labels)
         own_losses = self.network.own_losses
@@ -152,13 +160,21 @@ class Trainer:
                 unimodal,
                 encoders={name: (encoder, own_losses[name]) for name, encoder in self.network.encoders.items()},
                 outputs=outputs,
-                labels=batch.labels,
+                labels=batch.labels if self.objective.uses_labels else None,
                 scale=scale,
                 interaction=self.excludes_cross_terms,
             )
         except ValueError as error:
             raise InputError(f"--method {self.settings.method}: {error}.") from error
-        return report, training_metrics(outputs, batch_losses, batch.labels, share, unimodal=self.heads_trained)
+        share = len(batch.labels) / samples
+        return report, self.objective.training_metrics(
+            outputs, batch_losses, batch.labels, share, unimodal=self.trains_unimodal
+        )
+
+    @property
+    def trains_unimodal(self) -> bool:
+        """True if the method trains what the unimodal losses are of: the unimodal heads, or the fusion."""
+        return self.method.descends_unimodal or not self.network.heads
 
     @property
     def excludes_cross_terms(self) -> bool:
@@ -167,8 +183,8 @@ class Trainer:
 
     @property
     def heads_trained(self) -> bool:
-        """True if the method trains what makes the unimodal predictions: the unimodal heads, or the fusion."""
-        return self.method.descends_unimodal or not self.network.heads
+        """True if the network has unimodal predictions, and what makes them is trained."""
+        return self.objective.uses_labels and self.trains_unimodal
 
     @property
     def total_steps(self) -> int:
@@ -251,7 +267,10 @@ class Trainer:
                 bar.update(samples)
                 if self.steps % show_every == 0:
                     means = self.meter.means()
-                    bar.set_postfix(loss=f"{means['train_loss']:.3f}", acc=f"{means['train_acc']:.3f}", refresh=False)
+                    shown = {
+                        name: f"{means[f'train_{name}']:.3f}" for name in ("loss", "acc") if f"train_{name}" in means
+                    }
+                    bar.set_postfix(shown, refresh=False)
                 self.signals.check()
         self.finite_monitor.check()  # waits for a GPU, so that the time below is the whole epoch's
         self.seconds = time.monotonic() - start
@@ -291,14 +310,22 @@ class Trainer:
             metrics |= self._metrics_on(self.data.test)
             if self.data.val is not None:
                 metrics |= self._metrics_on(self.data.val, "val_")
+            every = self.settings.probe_every
+            if every is not None and self.epoch % every == 0:
+                metrics |= self.fit_probes(f"probes of epoch {self.epoch}")["probe_result"]["metrics"]
         except NonFiniteError as error:
             raise NonFiniteError(f"epoch {self.epoch}, after step {self.steps}: {error}") from None
         means = self.meter.means()
         return metrics | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _metrics_on(self, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
-        """Metrics of every head on a data set; None for the unimodal heads if the method does not train them."""
+        """Metrics of every head on a data set; None for the unimodal heads if the method does not train them.
+
+        Of contrastive pre-training, the joint loss, and None for the accuracies of probes that are not fitted.
+        """
         predictions = self.predict(dataset)
+        if isinstance(self.objective, Contrastive):
+            return {"objective": self.settings.objective} | self.objective.metrics(predictions, prefix)
         literature = DATASETS[self.settings.dataset].extra_metrics
         metrics = head_metrics(predictions, prefix) | extra_metrics(predictions, literature, dataset.scores, prefix)
         if not self.heads_trained:
@@ -323,6 +350,26 @@ class Trainer:
             predictions = predict(self.model, loader, self.device, dataset.normalisation, self.precision, after_batch)
         predictions = gather_predictions(predictions, self.processes, len(dataset))
         return dataclasses.replace(predictions, label_scale=dataset.label_scale)
+
+    def fit_probes(self, description: str) -> dict[str, Any]:
+        """Fit linear probes to the present weights, and test them: the entries of a checkpoint (`probe.probe_entries`).
+
+        Arguments:
+            description: of the progress bars.
+        """
+        training = self.data.train_fixed
+        return probe_entries(
+            self.predict(self._probe_samples, f"{description}, training set"),
+            self.predict(self.data.test, f"{description}, test set"),
+            self.processes,
+            available=len(training),
+            n_classes=len(training.classes),
+            joint=not self.objective.uses_labels,
+        )
+
+    @functools.cached_property
+    def _probe_samples(self) -> PreparedDataset:
+        return probe_samples(self.data.train_fixed, self.settings.random_seed)
 
     def _bar(self, samples: int, description: str | None, initial: int = 0) -> tqdm:
         """A progress bar over samples, on rank 0 and on a terminal only: a log has lines of its own."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mmpareto.data.loading.labels import UNSCALED, LabelScale
+from mmpareto.training.effects import CONTRASTIVE
 
 
 class MainMetric(NamedTuple):
-    """The metric of a task by which epochs are compared and results are summarised.
+    """The metric of a task by which results are summarised and, with labels, epochs are compared.
 
     Attributes:
         key: in metrics.jsonl; on the validation set with the prefix "val_".
@@ -37,14 +38,27 @@ MAIN_METRICS = {
 }
 
 
+INFO_NCE = MainMetric("loss", "InfoNCE loss", -1, percent=False)
+
+
 def main_metric(line: Mapping[str, Any]) -> MainMetric:
     """The main metric of the task that a line of metrics.jsonl is about."""
     task = "regression" if "mae" in line else "multilabel" if "exact_match" in line else "classification"
     return MAIN_METRICS[task]
 
 
+def is_contrastive(line: Mapping[str, Any]) -> bool:
+    """True for a line of contrastive pre-training, whose accuracies are those of linear probes where there are any."""
+    return line.get("objective") == CONTRASTIVE
+
+
+def selection_metric(line: Mapping[str, Any]) -> MainMetric:
+    """The metric by which a run's epochs are compared: the main metric; without labels, the joint InfoNCE loss."""
+    return INFO_NCE if is_contrastive(line) else main_metric(line)
+
+
 def best_line(lines: Iterable[Mapping[str, Any]], prefix: str = "") -> Mapping[str, Any]:
-    """The line of metrics.jsonl with the best main metric; a tie goes to the earlier one.
+    """The line of metrics.jsonl that `selection_metric` says is best; a tie goes to the earlier one.
 
     Arguments:
         lines: one or more.
@@ -52,7 +66,7 @@ def best_line(lines: Iterable[Mapping[str, Any]], prefix: str = "") -> Mapping[s
     """
 
     def value(line: Mapping[str, Any]) -> float:
-        metric = main_metric(line)
+        metric = selection_metric(line)
         measured = line[prefix + metric.key]
         return -np.inf if measured is None else metric.sign * measured
 

@@ -11,6 +11,7 @@ from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
+from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.method_labels import label, method_class, value_text
 from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
 from mmpareto.training.settings import whole_arguments
@@ -96,7 +97,8 @@ def _title(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _purpose(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    method = label(arguments["method"], arguments["variant"], arguments["options"])
+    contrastive = [CONTRASTIVE] if arguments["objective"] == CONTRASTIVE else []
+    method = label(arguments["method"], arguments["variant"], arguments["options"], contrastive)
     kind = method_class(arguments["method"])
     source = f" ({kind.source})" if kind and kind.source else ""
     prepared = data.get("prepared") or {}
@@ -124,6 +126,7 @@ def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     versions = config.get("versions", {})
     rows = {
         "method": label(arguments["method"], arguments["variant"], arguments["options"], default_variant=True),
+        "objective": arguments["objective"],
         "recipe": arguments.get("recipe", ""),
         "protocol": arguments["protocol"],
         **{name: arguments[name] for name in SHOWN if arguments.get(name) is not None},
@@ -156,7 +159,9 @@ def _results(arguments: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         lines.append((words, *cells, *(_percent(line.get(f"acc_{name}")) for name in modalities)))
     best = "validation" if arguments["protocol"] == "validation" else "test"
     notes = ["On the test set.", f"best.pt has the weights of the epoch that was best on the {best} set."]
-    if probe := summary.get("probe"):
+    if arguments["objective"] == CONTRASTIVE:
+        notes.append(f"The network was {summary.get('unimodal_note', 'pre-trained without labels')}.")
+    elif probe := summary.get("probe"):
         notes.append(
             "The method trains no unimodal heads: the accuracies of single modalities are those of linear probes on "
             f"the frozen encoders, fitted to {probe['samples']:,} training samples."

@@ -1,5 +1,7 @@
 """Linear probes: linear heads fitted to the features of frozen encoders."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
@@ -7,7 +9,9 @@ from torch import Tensor
 from mmpareto.data.loading.labels import strata, task_of_batch
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.preparation.splits import stratified
-from mmpareto.training.evaluation import Predictions
+from mmpareto.integration.objectives import JOINT
+from mmpareto.training.distributed import Processes
+from mmpareto.training.evaluation import Predictions, head_metrics
 
 DECAY = 1e-3  # factor of ½‖W‖²; without it, separable classes have no minimum
 MAX_SAMPLES = 25_000  # more than any training set here has, except those of CG-MNIST and VGGSound
@@ -26,23 +30,48 @@ def probe_samples(training: PreparedDataset, seed: int) -> PreparedDataset:
     return training.subset(stratified(strata(training.labels, fraction), fraction, seed).tolist())
 
 
-def linear_probe(training: Predictions) -> dict[str, Head]:
+def probe_entries(
+    training: Predictions, test: Predictions, processes: Processes, *, available: int, n_classes: int, joint: bool
+) -> dict[str, Any]:
+    """The entries of a checkpoint: the heads ("probe"), and their metrics on the test set ("probe_result").
+
+    Arguments:
+        training: predictions for `probe_samples`.
+        test: for the test set.
+        processes: the heads are fitted on rank 0.
+        available: number of samples in the training set.
+        n_classes, joint: as for `linear_probe`. With `joint`, nothing else in the run is an accuracy, and the losses of
+            the metrics are the run's own, not the probes'.
+    """
+    heads = processes.run_on_rank0(lambda: linear_probe(training, n_classes, joint=joint))
+    metrics = head_metrics(test.with_heads(heads))
+    if joint:
+        metrics = {key: value for key, value in metrics.items() if not key.startswith("loss")}
+    else:
+        metrics = {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{name}" for name in heads))}
+    result = {"samples": len(training.labels), "available": available, "metrics": metrics}
+    return {"probe": heads, "probe_result": result}
+
+
+def linear_probe(training: Predictions, n_classes: int, *, joint: bool = False) -> dict[str, Head]:
     """A linear head per modality, fitted to the features of the training set.
 
     It measures the unimodal accuracy of a model trained on the joint loss alone, whose own unimodal heads are still as
-    initialised.
+    initialised; and that of a model which was pre-trained without labels and has no heads at all.
 
     Arguments:
         training: the model's outputs on the training samples, without augmentation.
+        n_classes: C.
+        joint: whether to fit one to the concatenated features, too.
 
     Returns:
-        Modality → {"weight": (C, F), "bias": (C,)}.
+        Modality, and "joint" → {"weight": (C, F), "bias": (C,)}.
     """
-    features, labels = training.outputs.features, training.labels
+    features, labels = dict(training.outputs.features), training.labels
+    if joint:
+        features[JOINT] = torch.cat([*features.values()], dim=1)
     if task_of_batch(labels) == "regression":
         return {name: fit_ridge_regression(values, labels) for name, values in features.items()}
-    assert training.outputs.joint is not None  # several tasks have no heads that are left untrained
-    n_classes = training.outputs.joint.shape[1]
     return {name: fit_logistic_regression(values, labels, n_classes) for name, values in features.items()}
 
 

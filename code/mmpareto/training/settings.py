@@ -22,6 +22,8 @@ from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.per_modality import canonical, encoder_name
 from mmpareto.training.effects import (
     ALWAYS,
+    CONTRASTIVE,
+    CONTRASTIVE_ONLY,
     FREE_BLOCKS,
     FREE_FUSION,
     HOLDS_OUT,
@@ -75,6 +77,7 @@ class Condition(NamedTuple):
 
 AT_LEAST_0 = Condition("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Condition("at least 1", lambda value: value >= 1)
+AT_MOST_ALL = Condition("above 0 and at most 1", lambda value: 0 < value <= 1)
 AT_LEAST_1_EACH = Condition("at least 1 each", lambda pair: min(pair) >= 1)
 POSITIVE = Condition("above 0", lambda value: value > 0)
 POSITIVE_FINITE = Condition("above 0, and finite", lambda value: 0 < value < math.inf)
@@ -115,6 +118,13 @@ SCHEDULER_HELP = (
 ACCUMULATE_HELP = (
     "split each batch into N micro-batches, to save memory: the same step up to rounding, except that BatchNorm and "
     "the mean gates of MMTM see one micro-batch at a time"
+)
+OBJECTIVE_HELP = (
+    "supervised (default): cross-entropy of the labels; contrastive: pre-train without labels, by InfoNCE between "
+    "modalities and between views of each, for --pretrained of a later run (see docs/pretraining.md)"
+)
+TRAIN_FRACTION_HELP = (
+    "train on this fraction of the training samples, of each class alike, drawn with the seed after the held-out ones"
 )
 SAME_RESULT = "the same result up to rounding, reproducible"
 
@@ -170,10 +180,19 @@ class Settings:
         default=None,
     )
     options: Mapping[str, Any] = _setting(None, ALWAYS, "the method's options, by name", default=None)
+    objective: Literal["supervised", "contrastive"] = _setting(
+        RUN, ALWAYS, OBJECTIVE_HELP, default="supervised", older="supervised"
+    )
+    temperature: float = _setting(
+        RUN, CONTRASTIVE_ONLY, "temperature of the InfoNCE losses", default=0.07, check=POSITIVE_FINITE, older=0.07
+    )
     recipe: str = _setting(RUN, ALWAYS, RECIPE_HELP, default=None)
     protocol: Literal["validation", "paper"] = _setting(RUN, ALWAYS, PROTOCOL_HELP, default="validation")
     val_fraction: float = _setting(
         RUN, HOLDS_OUT, "fraction of the training set that is held out for validation", default=0.1, check=FRACTION
+    )
+    train_fraction: float = _setting(
+        RUN, ALWAYS, TRAIN_FRACTION_HELP, metavar="FRACTION", default=1.0, check=AT_MOST_ALL, older=1.0
     )
     random_seed: int = _setting(RUN, ALWAYS, "seed of all random numbers", role=Role.SEED, default=0, check=SEED)
     model: str | None = _setting(
@@ -190,6 +209,10 @@ class Settings:
     no_probe: bool = _setting(
         RUN, UNTRAINED_HEADS, "do not measure the encoders by linear probes where the method trains no unimodal heads",
         role=Role.MEASUREMENT, metavar="true|false", nargs="?", const=True, default=False, older=False,
+    )
+    probe_every: int | None = _setting(
+        RUN, CONTRASTIVE_ONLY, "fit linear probes after every Nth epoch, beside those at the end",
+        role=Role.MEASUREMENT, metavar="N", default=None, check=AT_LEAST_1, older=None,
     )
 
     encoder: str | tuple[str, ...] = _setting(
@@ -326,8 +349,9 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """Name of the run: <dataset>-<method, or --model>-seed<n>."""
-        return f"{self.dataset}-{self.model or self.method.replace(':', '-')}-seed{self.random_seed}"
+        """Name of the run: <dataset>-<method, or --model>-seed<n>; pre-training has its objective in it, too."""
+        objective = f"{self.objective}-" if self.objective == CONTRASTIVE else ""
+        return f"{self.dataset}-{self.model or objective + self.method.replace(':', '-')}-seed{self.random_seed}"
 
 
 def settings_with(*roles: Role) -> tuple[str, ...]:
@@ -590,6 +614,12 @@ def _checked(settings: Settings) -> Settings:
     if not 1 <= settings.accumulate <= settings.batch_size:
         limit = f"from 1 to --batch_size {settings.batch_size}"
         raise InputError(f"--accumulate is {settings.accumulate}; it must be {limit}.")
+    if settings.objective == CONTRASTIVE and settings.accumulate > 1:
+        raise InputError(
+            "--objective contrastive compares the samples of a batch, which --accumulate would split; leave it out."
+        )
+    if settings.objective == CONTRASTIVE and settings.batch_size < 2:
+        raise InputError("--objective contrastive compares the samples of a batch; --batch_size must be at least 2.")
     if settings.warmup_epochs >= settings.epochs:
         raise InputError(f"--warmup_epochs is {settings.warmup_epochs:g}; it must be below --epochs {settings.epochs}.")
     return settings

@@ -4,14 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.files import write_text
 from mmpareto.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from mmpareto.training.epoch_line import QUANTITIES
-from mmpareto.training.evaluation import head_metrics
 from mmpareto.training.loop import Trainer
-from mmpareto.training.metrics import best_line, main_metric
-from mmpareto.training.probe import linear_probe, probe_samples
+from mmpareto.training.metrics import best_line, is_contrastive, main_metric
+from mmpareto.training.probe import probe_samples
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY
 
 EPOCHS = ("last", "best_val", "best_test")
@@ -20,6 +18,11 @@ UNPROBED_NOTE = (
     "the unimodal heads are untrained, and acc_<modality> was not measured (--no_probe; it is measured when the run is "
     "resumed with --no_probe false)"
 )
+CONTRASTIVE_NOTE = (
+    "pre-trained without labels: accuracies are those of linear probes on the frozen encoders, the joint one on their "
+    "concatenated features"
+)
+CONTRASTIVE_UNPROBED = ", and were not measured (--no_probe; measured when resumed with --no_probe false)"
 
 
 def write_summary(trainer: Trainer, warning: str | None) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, float]:
     """The main metric on the test set, such as the accuracy, of the epochs that a summary has, by tag."""
     key = main_metric(summary["last"]).key
     lines = {kept: summary[kept] for kept in EPOCHS if summary[kept] is not None}
-    return {f"final/{QUANTITIES.get(key, key)}/{kept}": line[key] for kept, line in lines.items()}
+    values = {f"final/{QUANTITIES.get(key, key)}/{kept}": line[key] for kept, line in lines.items()}
+    return {tag: value for tag, value in values.items() if value is not None}  # of a run without probes
 
 
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
@@ -97,7 +101,8 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
             if trainer.settings.no_probe:
                 continue
             load_weights(trainer.network, checkpoint["model"], name)
-            probes[epoch] = _fit(trainer, samples, f"probes of epoch {epoch}")
+            with trainer.signals:
+                probes[epoch] = trainer.fit_probes(f"probes of epoch {epoch}")
         if trainer.processes.is_rank0 and not _probe_entries(checkpoint):
             save_checkpoint(trainer.folder / name, checkpoint | probes[epoch])
     for kept in EPOCHS:
@@ -107,6 +112,8 @@ def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
     if results:
         summary["probe"] = {key: results[0][key] for key in ("samples", "available")}
     summary["unimodal_note"] = PROBED_NOTE if results else UNPROBED_NOTE
+    if not trainer.objective.uses_labels:
+        summary["unimodal_note"] = CONTRASTIVE_NOTE + ("" if results else CONTRASTIVE_UNPROBED)
 
 
 def _probe_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -114,20 +121,6 @@ def _probe_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if "probe_result" not in checkpoint:
         return {}
     return {name: checkpoint[name] for name in ("probe", "probe_result")}
-
-
-def _fit(trainer: Trainer, samples: PreparedDataset, description: str) -> dict[str, Any]:
-    """Fit the probes of the present weights, and test them: the entries of a checkpoint."""
-    with trainer.signals:
-        training = trainer.predict(samples, f"{description}, training set")
-        heads = trainer.processes.run_on_rank0(lambda: linear_probe(training))
-        metrics = head_metrics(trainer.predict(trainer.data.test, f"{description}, test set").with_heads(heads))
-    result = {
-        "samples": len(samples),
-        "available": len(trainer.data.train_fixed),
-        "metrics": {key: value for key, value in metrics.items() if key.endswith(tuple(f"_{name}" for name in heads))},
-    }
-    return {"probe": heads, "probe_result": result}
 
 
 def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str] = ()) -> str:
@@ -141,8 +134,9 @@ def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str]
     used, available = summary["data"]["clips"]["test"], summary["data"].get("available", {}).get("test")
     clips = "" if available in (None, used) else f" ({used:,} of its {available:,} clips)"
     unit = ", %" if metric.percent else ""
+    probed = " of linear probes" if is_contrastive(summary["last"]) else ""
     lines = [
-        f"{summary['name']}: {metric.title} on the test set{clips}{unit}",
+        f"{summary['name']}: {metric.title}{probed} on the test set{clips}{unit}",
         f"{'':34}epoch  {'mean' if tasks else 'joint':>5}" + _cells(heads, heads),
     ]
     names = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test (papers' protocol)"}

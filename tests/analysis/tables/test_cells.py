@@ -63,6 +63,10 @@ OTHER: dict[str, Any] = {
     "fused": True,
     "checkpoint_activations": True,
     "no_probe": True,
+    "objective": "contrastive",
+    "temperature": 0.1,
+    "train_fraction": 0.5,
+    "probe_every": 2,
     "plugin": ("my_package",),
     "use_tensorboard": False,
     "tensorboard_path": "board",
@@ -75,7 +79,7 @@ OTHER: dict[str, Any] = {
 }
 FIELDS = [field.name for field in dataclasses.fields(Settings)]
 WITHOUT_EFFECT = ["model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path"]
-WITHOUT_EFFECT += ["record_gradients", "no_probe", "plugin", "logger", "log_every"]
+WITHOUT_EFFECT += ["record_gradients", "no_probe", "probe_every", "plugin", "logger", "log_every"]
 
 
 def identity_of(settings: Settings, fingerprint: str = "f") -> dict[str, Any]:

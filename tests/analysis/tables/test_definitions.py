@@ -64,6 +64,7 @@ def test_every_cell_is_a_command_of_train_py(name: str) -> None:
     expected = {
         "variants": {"released", "paper"}, "dgl": {"dgl"}, "bridge_dgl": {"dgl", "released"}, "mbt": {"mbt"},
         "interaction": {"dgl", "released"},
+        "pretraining": {"contrastive"},
     }  # fmt: skip
     assert recipes == expected.get(name, {"released"})
     whole = [identity(to_config(cell.settings), cell.settings.data) for cell in cells]
@@ -115,10 +116,12 @@ def test_rows_are_labelled_as_their_runs_are_in_plots() -> None:
     for name in GRIDS:
         for cell in make_cells(TABLES[name], [0], "last"):
             settings, rate = cell.settings, choices.flag_of(cell.row.flags, "--learning_rate")
-            # The labels of a bridge name changes. Of α, a label names what is typed, which may be the default, and not
-            # the recipe's value, which is not the default on Kinetics-Sounds.
+            # The labels of a bridge name changes, and those of pre-training the start or what is trained. Of α, a label
+            # names what is typed, which may be the default, and not the recipe's value, which is not the default on
+            # Kinetics-Sounds.
+            named = "bridge" in name or name in ("pretraining", "finetuning")
             of_alpha = name == "dgl" and (settings.n_classes == 33 or settings.options.get("alpha") == 4)
-            if choices.flag_of(cell.row.flags, "--method") and "bridge" not in name and not of_alpha:
+            if choices.flag_of(cell.row.flags, "--method") and not named and not of_alpha:
                 terms = settings.cross_terms
                 further = [f"learning_rate {rate}"] if rate else []
                 further += [f"cross_terms {terms}"] if terms != "excluded" else []

@@ -28,6 +28,7 @@ from mmpareto.analysis.report.results import CellResults, Results
 from mmpareto.analysis.report.sheet import VERDICTS, Claim
 from mmpareto.analysis.report.statistics import Comparison, compare, signed
 from mmpareto.errors import InputError
+from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.run_folder import GRADIENTS, METRICS
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_MEASURED = VERDICTS
@@ -76,6 +77,8 @@ class Evidence:
 def check_claims(results: Results, comparisons: Mapping[tuple[str, str], Comparison]) -> list[Claim]:
     """The verdict on every claim that the rows can test, for each column that has a row of uniform.
 
+    The claims are about supervised training.
+
     Arguments:
         comparisons: (row, column) → the table's own comparison with its baseline.
 
@@ -84,7 +87,7 @@ def check_claims(results: Results, comparisons: Mapping[tuple[str, str], Compari
     """
     claims = []
     for column in dict.fromkeys(cell.column for cell in results.values()):
-        cells = [cell for cell in results.values() if cell.column == column]
+        cells = [c for c in results.values() if c.column == column and c.settings.objective != CONTRASTIVE]
         uniform = next(_of_method(cells, "uniform"), None)
         if uniform is None:
             continue

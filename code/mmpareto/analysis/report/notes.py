@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmpareto.analysis.report.results import Results, RunResult
+from mmpareto.analysis.report.results import CellResults, Results, RunResult
 from mmpareto.analysis.report.statistics import MIN_SEEDS
 from mmpareto.analysis.tables.definitions import Table
 
@@ -109,10 +109,15 @@ def missing_runs(table: Table, results: Results) -> list[str]:
 def commands(results: Results) -> list[str]:
     """For each cell, the command line that trains it, in a loop over its seeds."""
     return [
-        f"for seed in {' '.join(map(str, cell.seeds))}; do python code/train.py {shlex.join(cell.words)} "
+        f"for seed in {' '.join(map(str, cell.seeds))}; do python code/train.py {_words(cell)} "
         "--random_seed $seed; done"
         for cell in results.values()
     ]
+
+
+def _words(cell: CellResults) -> str:
+    """The flags of a cell; those of its first seed name the run of that seed where each starts from another run."""
+    return shlex.join(cell.words).replace(f"-seed{min(cell.seeds)}/last.pt", "-seed$seed/last.pt")
 
 
 def _numbers(seeds: set[int]) -> str:

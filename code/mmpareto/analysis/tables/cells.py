@@ -34,12 +34,15 @@ RESERVED = {
 
 # Settings that are younger than the names of runs, with the values that change nothing. These are left out of names, so
 # that a table continues the runs that an older version has begun.
-LATER = {
+LATER: dict[str, Any] = {
     "encoder_learning_rate": None,
     "warmup_epochs": 0.0,
     "patience": None,
     "blocks": "none",
     "cross_terms": "excluded",
+    "objective": "supervised",
+    "temperature": 0.07,
+    "train_fraction": 1.0,
 }
 # The same for options of methods.
 _OF_OGM = {"modulated": "convolutions", "score": "contribution"}
@@ -127,7 +130,8 @@ def make_cells(
                     continue
                 if flag_of(row.flags, "--task") not in (None, *tasks_of(dataset, folder)):
                     continue
-                words = [word.replace("{data}", folder) for word in shlex.split(f"{column.flags} {row.flags}")]
+                places = {"{data}": folder, "{seed}": str(seed)}
+                words = [_filled(word, places) for word in shlex.split(f"{column.flags} {row.flags}")]
                 if table.own_recipes and "--recipe" not in words:
                     words += _own_recipe(dataset, row, words, folder, derived=data is None)
                 words += [] if "--data" in words else ["--data", folder]
@@ -143,6 +147,13 @@ def make_cells(
                 unused.append({warning.split()[0]: warning for warning in request.check_flags()})
     _check_used(extra, unused)
     return cells
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word of a table's flags with its {data} and {seed} replaced."""
+    for place, value in places.items():
+        word = word.replace(place, value)
+    return word
 
 
 def _own_recipe(dataset: str, row: Row, words: Sequence[str], folder: str, *, derived: bool) -> list[str]:

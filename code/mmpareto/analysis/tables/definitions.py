@@ -1,7 +1,8 @@
 """The tables of experiments, as data. To add one, add an entry to `_TABLES`.
 
 Flags are those of train.py, in one string that is split as a shell would. `{data}` stands for the folder of the data
-set; followed by a suffix of `DERIVED`, for the folder of the same data prepared with other flags.
+set; followed by a suffix of `DERIVED`, for the folder of the same data prepared with other flags. `{seed}` stands for
+the run's seed, where a run starts from another one.
 """
 
 import contextlib
@@ -233,6 +234,22 @@ BRIDGE_NOTE = (
     "of one change is the difference between neighbouring rows. The second and the third row are the same runs, "
     "reported at two epochs."
 )
+
+# What script/pretraining.sh pre-trains with, into runs/pretraining-<method>-seed<n>.
+UNHEARD_SPEAKER = Column("Unheard speaker", "--dataset avdigits --data {data}-speaker")
+CONTRASTIVE = "--objective contrastive --recipe contrastive"
+PRETRAINED = ("joint", "uniform", "pareto", "mmpareto")
+
+
+def pretraining_row(label: str, method: str) -> Row:
+    """The row of contrastive pre-training; its last epoch is reported, from which fine-tuning starts."""
+    return Row(label, f"--method {method} {CONTRASTIVE}", "last")
+
+
+def finetuning_row(label: str, pretrained: str) -> Row:
+    """The row of supervised runs by Uniform with a tenth of the labels."""
+    few = "--train_fraction 0.1 --epochs 60 --lr_decay_step 40"
+    return Row(label, f"--method uniform --pretrained {pretrained} {few}")
 
 
 def dgl_row(**options: Any) -> Row:
@@ -550,6 +567,40 @@ _TABLES = (
         "the same method and seeds. Of clips of 2 or 3 frames, such as CREMA-D's at 1 fps, the released loader reads "
         "frames 1 and 2.",
         data_sets=False,
+    ),
+    Table(
+        "pretraining",
+        "Methods of contrastive pre-training on audio-visual digits",
+        "Does MMPareto help where the joint loss and the unimodal losses are contrastive, and no label is used?",
+        (UNHEARD_SPEAKER,),
+        (
+            pretraining_row("Random encoders", "dgl --unimodal_loss false"),
+            pretraining_row("Unimodal losses alone", "pretrain_finetune --pretrain_epochs 20"),
+            *(pretraining_row(name_of(method), method) for method in PRETRAINED),
+        ),
+        UNIFORM.label,
+        "No label is used in training. Accuracies are those of linear probes on the frozen encoders of the last epoch, "
+        "fitted with all labels: on the concatenated features, and per modality. The image of a sample was drawn among "
+        "those of its digit when the data set was made, so which image goes with which sound tells the digit. Random "
+        "encoders learn nothing but the statistics of BatchNorm. Run script/pretraining.sh, which trains these runs "
+        "where table finetuning looks for them.",
+    ),
+    Table(
+        "finetuning",
+        "Fine-tuning after contrastive pre-training, with a tenth of the labels",
+        "Which pre-training is the best start for a supervised run with few labels?",
+        (UNHEARD_SPEAKER,),
+        (
+            finetuning_row("From scratch", "none"),
+            *(
+                finetuning_row(f"Pre-trained by {name_of(method)}", f"runs/pretraining-{method}-seed{{seed}}/last.pt")
+                for method in PRETRAINED
+            ),
+        ),
+        "Pre-trained by Uniform",
+        "All rows fine-tune by Uniform with the same recipe, on 22 or 23 samples per class; the samples held out, by "
+        "which the epoch is chosen, have labels, too. Each seed starts from the pre-training of the same seed, whose "
+        "last.pt script/pretraining.sh makes.",
     ),
     Table(
         "refresh",

@@ -48,6 +48,7 @@ class GBlending(PlainSum):
     needs_fusion = True
     without_effect = MappingProxyType({"every": {"mode": "offline"}})
     memory = ("weights",)
+    trains_copies = True
 
     def __init__(self, mode: str = "offline", every: int = 10, trial_epochs: int = 0) -> None:
         super().__init__()
