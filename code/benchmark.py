@@ -28,8 +28,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--workers", type=at_least(0), default=0, help="loading: also with so many processes")
 
     step = parser.add_argument_group("step")
-    of_step = "NAME, NAME:VARIANT, released_code or torchjd:NAME, with default options (default: all)"
-    step.add_argument("--methods", nargs="+", metavar="NAME", help=of_step)
+    step.add_argument("--methods", nargs="+", help="METHOD, METHOD:VARIANT, released_code, torchjd:NAME (default: all)")
     step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")

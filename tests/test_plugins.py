@@ -138,7 +138,7 @@ def test_the_worked_example_registers_a_part_of_every_kind(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     help_text = " ".join(done.stdout.partition("$ prepare")[0].split())
     for flag, name in (("dataset", "digits"), ("encoder", "gru"), ("fusion", "max"), ("method", "equal_norms")):
-        assert re.search(rf"one of: [\w, ]*\b{name}\b", help_text.partition(f"--{flag} ")[2]), name
+        assert re.search(rf"one of: [\w, -]*\b{name}\b", help_text.partition(f"--{flag} ")[2]), name
     config = json.loads((tmp_path / "runs/a/config.json").read_text())["arguments"]
     assert config["plugin"] == ["digits_plugin"] and config["options"] == {"strength": 0.5}
     assert config["recipe"] == "digits" and config["encoder"] == ["profile=mlp", "rows=gru"]

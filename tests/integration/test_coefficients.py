@@ -12,7 +12,7 @@ from torch import Tensor
 
 PREFIX = "coefficient_"
 MODALITIES = ("audio", "visual")
-SLOW = ("resnet18", "resnet34", "resnet50")  # of tens of millions of parameters
+SLOW = ("resnet18", "resnet34", "resnet50", "mbt-base", "mbt-small")  # of tens of millions of parameters
 BUILT_IN = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ENCODERS]
 SAMPLE = {"vectors": (5,), "sequences": (4, 6), "images": (3, 16, 16)}  # of sequences, the last channel is the mask
 CHANNELS = {"vectors": 5, "sequences": 5, "images": 3}
@@ -47,9 +47,12 @@ def test_which_methods_report_coefficients(name: str) -> None:
 def network_and_batch(encoder: str) -> tuple[MultimodalNetwork, tuple[dict[str, Tensor], Tensor]]:
     torch.manual_seed(0)
     kind = getattr(ENCODERS[encoder], "takes", ("images",))[0]
-    network = build_network(dict.fromkeys(MODALITIES, CHANNELS[kind]), 3, encoder=encoder)
+    shapes = dict.fromkeys(MODALITIES, SAMPLE[kind])
+    network = build_network(
+        dict.fromkeys(MODALITIES, CHANNELS[kind]), 3, encoder=encoder, fusion=None, input_shapes=shapes
+    )
     with torch.no_grad():
-        network.fusion.fc_out.weight.mul_(20)  # so that the modalities differ in confidence
+        next(network.fusion.parameters()).mul_(20)  # so that the modalities differ in confidence
     inputs = {name: torch.randn(3, *SAMPLE[kind]) for name in MODALITIES}
     if kind == "sequences":
         for x in inputs.values():
