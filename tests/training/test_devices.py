@@ -10,7 +10,7 @@ import torch
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.models.network import Outputs
-from mmpareto.training.devices import Precision, choose_devices, loader_workers, seed_everything
+from mmpareto.training.devices import Precision, check_bf16, choose_devices, loader_workers, seed_everything
 from mmpareto.training.loop import Trainer
 from prepared_clips import write_prepared
 from tiny_runs import metrics, read, run, trainer_of
@@ -257,3 +257,32 @@ def test_fp16_trains_and_resumes(line: str, data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "full", "--gpu_ids", "0", *line.split()) == 0
     half, full = metrics(tmp_path / "half"), metrics(tmp_path / "full")
     assert half[0]["train_loss"] == pytest.approx(full[0]["train_loss"], rel=0.2)
+
+
+def test_bf16_is_refused_where_cpu_gradients_are_wrong() -> None:
+    """On maps one pixel wide, those of convolutions with a stride; wider maps are as exact as bf16 allows."""
+
+    class Convolutions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(16, 32, kernel_size=3, padding=1)
+            self.second = nn.Conv2d(32, 64, kernel_size=3, stride=2, padding=1)
+            self.norm = nn.BatchNorm2d(64)
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return self.norm(self.second(self.first(inputs["audio"])))
+
+    with pytest.raises(InputError, match="second is one pixel wide"):
+        check_bf16(Convolutions(), {"audio": (16, 8, 1)})
+    network = Convolutions()
+    before = copy.deepcopy(network.state_dict())
+    check_bf16(network, {"audio": (16, 8, 2)})
+    assert network.training and not network.second._forward_pre_hooks
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    x = torch.randn(4, 16, 8, 2)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = network({"audio": x}).float().square().mul(torch.arange(4).view(4, 1, 1, 1)).sum()
+        gradients.append(torch.autograd.grad(loss, network.second.weight)[0])
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import random
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,44 @@ def wrap_model(network: nn.Module, gpu_ids: list[int], *, compiled: bool = False
 def _keep_collectives_out_of_compiled_code() -> None:
     """Compiled, the backward pass of CPUSyncBatchNorm would not sum over the processes."""
     CPUSyncBatchNorm.forward = torch.compiler.disable(CPUSyncBatchNorm.forward)  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def check_bf16(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse convolutions whose weight gradients PyTorch 2.11 gets wrong in bf16 on the CPU: random, at times NaN.
+
+    They are those with a stride of at least 2, and a kernel wider than 1, on maps that are one pixel wide. Found by a
+    forward pass of one sample in evaluation mode, which changes nothing.
+
+    Arguments:
+        network: on the CPU.
+        shapes: modality → shape of a sample.
+
+    Raises:
+        InputError: there is such a convolution.
+    """
+    wrong: list[str] = []
+
+    def note(name: str, part: nn.Conv2d, inputs: tuple[Tensor]) -> None:
+        if inputs[0].shape[-1] == 1 and part.stride[1] > 1 and part.kernel_size[1] > 1:
+            wrong.append(name)
+
+    convolutions = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    if not convolutions:
+        return
+    hooks = [part.register_forward_pre_hook(functools.partial(note, name)) for name, part in convolutions.items()]
+    was_training = network.training
+    try:
+        network.eval()({name: torch.zeros(1, *shape) for name, shape in shapes.items()})
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if wrong:
+        raise InputError(
+            f"--amp bf16 on the CPU: the input of {wrong[0]} is one pixel wide, for which PyTorch's weight gradients "
+            "in bf16 are random. Leave --amp out, or give larger inputs (--image_size, --audio_frames, --audio_pool)."
+        )
 
 
 class Precision:

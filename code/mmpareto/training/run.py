@@ -236,6 +236,8 @@ def make_trainer(
     network.absent, network.input_shapes = method.absent, shapes
     if settings.channels_last:
         network.to_channels_last()
+    if settings.amp == "bf16" and device.type == "cpu":
+        devices.check_bf16(network, shapes)
     network = processes.synchronise(network.to(device), device)
     uses = "projections" if settings.objective == CONTRASTIVE else fusion
     check_flags(_facts(settings, data, network, method, device, uses))
