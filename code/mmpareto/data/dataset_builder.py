@@ -72,6 +72,8 @@ class DatasetBuilder:
         Raises:
             InputError: a file cannot be downloaded, or this program does not download the data set.
         """
+        if cls.made_here:
+            raise InputError(f"{cls.name} is {cls.download.page}, without --download.")
         if not cls.download.page:
             raise InputError(f"{cls.name} reads data of your own, from where you have them: give them as --raw.")
         raise InputError(

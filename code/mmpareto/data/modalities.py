@@ -190,11 +190,6 @@ class GaussianModalities(FeatureArrays):
         raw="none",
     )
 
-    @classmethod
-    def download_raw(cls, folder: Path) -> None:
-        """Refuse: there is nothing to download."""
-        raise InputError(f"{cls.title} are {cls.download.page}, without --download.")
-
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the options of `prepare.py modalities`; their values are the arguments of `prepare`."""

@@ -179,11 +179,6 @@ class Synthetic(ClipDatasetBuilder):
         raw="none",
     )
 
-    @classmethod
-    def download_raw(cls, folder: Path) -> None:
-        """Refuse: there is nothing to download."""
-        raise InputError(f"the {cls.title} is {cls.download.page}, without --download.")
-
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the options of `prepare.py synthetic`; their values are the arguments of `prepare`."""

@@ -118,10 +118,14 @@ def check_bf16(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     wrong: list[str] = []
 
     def note(name: str, part: nn.Conv2d, inputs: tuple[Tensor]) -> None:
-        if inputs[0].shape[-1] == 1 and part.stride[1] > 1 and part.kernel_size[1] > 1:
+        if inputs[0].shape[-1] == 1:
             wrong.append(name)
 
-    convolutions = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    convolutions = {
+        name: part
+        for name, part in network.named_modules()
+        if isinstance(part, nn.Conv2d) and part.stride[1] > 1 and part.kernel_size[1] > 1
+    }
     if not convolutions:
         return
     hooks = [part.register_forward_pre_hook(functools.partial(note, name)) for name, part in convolutions.items()]

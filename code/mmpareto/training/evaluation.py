@@ -66,7 +66,9 @@ class Predictions:
             heads: modality → weight and bias for its feature; "joint" → those for the concatenated features, if the
                 joint logits are to be replaced, too.
         """
-        features = self.outputs.features | {JOINT: torch.cat([*self.outputs.features.values()], dim=1)}
+        features = dict(self.outputs.features)
+        if JOINT in heads:
+            features[JOINT] = torch.cat([*features.values()], dim=1)
         logits = {name: F.linear(features[name], head["weight"], head["bias"]) for name, head in heads.items()}
         joint = logits.pop(JOINT, self.outputs.joint)
         return dataclasses.replace(self, outputs=self.outputs._replace(joint=joint, unimodal=logits))

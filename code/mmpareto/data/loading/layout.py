@@ -115,9 +115,7 @@ def read_scores(folder: Path, split: str) -> tuple[list[str], np.ndarray]:
         InputError: the list is missing or empty, or a line is not sample,score.
     """
     path = Path(folder) / f"{split}.csv"
-    rows = _rows(path)
-    if not rows:
-        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    rows = _sample_rows(path)
     try:
         scores = np.array([float(score) for _, score in rows])
     except ValueError:
@@ -134,9 +132,7 @@ def read_label_table(folder: Path, split: str, classes: Sequence[str]) -> tuple[
         InputError: the list is missing or empty, or a line is not sample,0,1,… with as many numbers as classes.
     """
     path = Path(folder) / f"{split}.csv"
-    rows = _rows(path)
-    if not rows:
-        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    rows = _sample_rows(path)
     for row in rows:
         if len(row) != len(classes) + 1 or not {*row[1:]} <= {"0", "1"}:
             raise InputError(
@@ -156,9 +152,7 @@ def read_tasks(
     """
     path = Path(folder) / f"{split}.csv"
     index = {name: number for number, name in enumerate(classes)}
-    rows = _rows(path)
-    if not rows:
-        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    rows = _sample_rows(path)
     for row in rows:
         if len(row) != len(tasks) + 1 or not {*row[1:]} <= {*classes}:
             raise InputError(
@@ -291,6 +285,14 @@ def check_feature(feature: object, audio: str, where: str) -> None:
     if not fits:
         content = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
         raise InputError(f"{where} contains {content} instead of {expected}; prepare it again.")
+
+
+def _sample_rows(path: Path) -> list[list[str]]:
+    """The lines of a split's list; raises InputError if there is none."""
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path} lists no sample; prepare the data set again.")
+    return rows
 
 
 def _rows(path: Path) -> list[list[str]]:
