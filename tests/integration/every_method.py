@@ -40,6 +40,13 @@ class Encoder(nn.Module):
         return torch.tanh(x) * torch.sigmoid(self.gate(x))
 
 
+class Fusion(nn.Linear):
+    """One linear layer of the concatenated features."""
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return super().forward(torch.cat([*features.values()], 1))
+
+
 class Model(nn.Module):
     """One encoder and one head per modality, fusion by concatenation; float64.
 
@@ -54,7 +61,7 @@ class Model(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoders = nn.ModuleDict({name: Encoder() for name in NAMES[:count]})
-            self.fusion = nn.Linear(FEATURE * count, CLASSES)
+            self.fusion = Fusion(FEATURE * count, CLASSES)
             self.heads = nn.ModuleDict({name: nn.Linear(FEATURE, CLASSES) for name in NAMES[:count]})
         self.interaction, self.recompute = mixed, recompute
         self.double()
@@ -112,7 +119,7 @@ class Loop:
         with torch.no_grad():
             return self.network(inputs)
 
-    def features(self, share: float) -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
+    def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
 
     def trial(self, loss: str, epochs: int) -> Trial:

@@ -4,10 +4,11 @@ import abc
 import contextlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 from torch.amp import GradScaler
 
@@ -40,10 +41,11 @@ class Method(Hooks, StatefulModule, abc.ABC):
         integrate    one encoder: one list of gradients per objective → one list of gradients
 
     `backward` does the rest: differentiation, `.grad`, gradient accumulation, loss scaling, several processes. A method
-    does not wait for the device unless its docstring says so. Non-finite steps never update state, so that a step that
-    overflows under fp16 leaves no trace: a method with state sees to that by `gradients.finite` in `prepare`. A method
-    names its state in `memory`, and `StatefulModule` describes how that is saved. Callbacks outside `backward` are in
-    `Hooks`.
+    does not wait for the device unless its docstring says so. One that computes losses of its own, in `objectives`,
+    takes `loss` for the loss of a prediction and multiplies it by `share`. Non-finite steps never update state, so that
+    a step that overflows under fp16 leaves no trace: a method with state sees to that by `gradients.finite` in
+    `prepare`. A method names its state in `memory`, and `StatefulModule` describes how that is saved. Callbacks outside
+    `backward` are in `Hooks`.
     """
 
     source: ClassVar[str] = ""
@@ -78,6 +80,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
         super().__init__()
         self.reduce = "mean"
         self.accumulation = Accumulation()
+        self.loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+        self.share = 1.0
         self._warned: set[str] = set()
 
     @property
@@ -169,6 +173,7 @@ class Method(Hooks, StatefulModule, abc.ABC):
         labels: Tensor | None = None,
         scale: float | Tensor | GradScaler | None = None,
         interaction: bool = False,
+        share: float = 1.0,
     ) -> Report:
         """Add the integrated gradient to `.grad` of the encoders, and the plain sum to that of all other parameters.
 
@@ -191,6 +196,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
             scale: a gradient scaler, or its factor, which the result in `.grad` carries; nothing else depends on it.
             interaction: whether a unimodal loss may reach other encoders than its own. Such cross terms are left
                 out of the gradients that are integrated.
+            share: this micro-batch's share of the step's samples, by which the caller multiplied the losses. A method
+                that computes losses of its own multiplies them by it.
 
         Raises:
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
@@ -198,6 +205,7 @@ class Method(Hooks, StatefulModule, abc.ABC):
         """
         if outputs is None and features is not None:
             outputs = {"features": features}
+        self.share = share
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
         reducer = self.active_reducer

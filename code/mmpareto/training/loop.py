@@ -33,7 +33,7 @@ from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.epoch_line import epoch_text, tagged
 from mmpareto.training.evaluation import Predictions, extra_metrics, gather_predictions, head_metrics, predict
 from mmpareto.training.loggers import Loggers
-from mmpareto.training.losses import Objective, Supervised, micro_batch_count, split_batch
+from mmpareto.training.losses import Objective, Supervised, loss_of, micro_batch_count, split_batch
 from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
@@ -105,6 +105,7 @@ class Trainer:
         self.signals = StopSignals(processes.all_reduce_max if processes.is_distributed else None)
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.reduce = SumReducer(same_graph=True) if processes.is_distributed else None
+        self.method.loss = loss_of
         self.recorder = GradientRecorder(settings, self.order.used, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)
@@ -154,6 +155,7 @@ class Trainer:
         self.processes.average_buffers(self.network, len(batch.labels))
         self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale, outputs, batch.labels)
         own_losses = self.network.own_losses
+        share = len(batch.labels) / samples
         try:
             report = self.method.backward(
                 joint,
@@ -163,10 +165,10 @@ class Trainer:
                 labels=batch.labels if self.objective.uses_labels else None,
                 scale=scale,
                 interaction=self.excludes_cross_terms,
+                share=share,
             )
         except ValueError as error:
             raise InputError(f"--method {self.settings.method}: {error}.") from error
-        share = len(batch.labels) / samples
         return report, self.objective.training_metrics(
             outputs, batch_losses, batch.labels, share, unimodal=self.trains_unimodal
         )

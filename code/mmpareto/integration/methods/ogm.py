@@ -1,6 +1,6 @@
 """OGM and OGM-GE, on-the-fly gradient modulation (Peng et al., CVPR 2022, arXiv 2203.15332)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_choice, check_epoch_range, check_positive
@@ -21,7 +22,7 @@ NOT_ADDITIVE = (
 )
 
 
-class OGM(Modulation):
+class OGM(Modulation, FusingMethod):
     """OGM, on-the-fly gradient modulation: slow down the encoder that is more confident in the true class.
 
     With z_k (B, C) the part of the joint logits that modality k contributes (W_k x_k + b/n), and y the labels:
@@ -85,20 +86,15 @@ class OGM(Modulation):
         self.alpha, self.modulation_starts, self.modulation_ends = alpha, modulation_starts, modulation_ends
         self.modulated, self.score = modulated, score
         self.active = True
-        self._fusion: Callable[[Mapping[str, Tensor]], Tensor] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Set the current epoch, from 0."""
         self.active = self.modulation_starts <= epoch <= self.modulation_ends
 
-    def use_fusion(self, fusion: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
-        """Set the function that `score` "zeroed" applies: {modality: feature (B, …)} → joint logits (B, C)."""
-        self._fusion = fusion
-
     def begin_training(self, context: TrainingContext) -> None:
         """Reject a network whose fusion has no score, or whose encoders have nothing to modulate."""
         if self.score == "zeroed":
-            self.use_fusion(context.network.fusion)
+            super().begin_training(context)
         elif not getattr(context.network, "additive", True):
             raise ValueError(f"{self.title} {NOT_ADDITIVE}")
         for name, encoder in getattr(context.network, "encoders", {}).items():
@@ -157,11 +153,8 @@ class OGM(Modulation):
     def _logits_with_others_zeroed(self, features: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if not features:
             raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
-        if self._fusion is None:
-            raise ValueError(f"{self.title} with score 'zeroed' needs the fusion: call use_fusion() with it")
-        given = {name: x.detach().to(torch.promote_types(x.dtype, torch.float32)) for name, x in features.items()}
-        zeros = {name: torch.zeros_like(x) for name, x in given.items()}
-        return {name: self._fusion({**zeros, name: x}) for name, x in given.items()}
+        zeros = {name: torch.zeros_like(x) for name, x in features.items()}
+        return {name: self.fuse({**zeros, name: x.detach()}) for name, x in features.items()}
 
 
 class OGMGE(OGM):
