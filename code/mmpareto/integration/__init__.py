@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
+    from mmpareto.integration.methods.mla import MLA as MLA
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
@@ -59,6 +60,7 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "mla": "methods.mla:MLA",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

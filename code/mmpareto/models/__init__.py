@@ -32,6 +32,8 @@ FUSIONS = Registry(
         "average": "mmpareto.models.fusion:AverageFusion",
         "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
         "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
+        "entropy": "mmpareto.models.fusion:EntropyFusion",
+        "entropy_over_batch": "mmpareto.models.fusion:EntropyOverBatchFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

@@ -182,6 +182,49 @@ class AverageLogitsFusion(Fusion):
         return {name: self.fc(feature) / self.n_modalities for name, feature in features.items()}
 
 
+class EntropyFusion(AverageLogitsFusion):
+    """Weighs the logits of one linear layer that all modalities share by how certain each is, sample by sample.
+
+    Σₖ λ_k z_k with z_k = W x_k + b and λ_k ∝ exp(max_j H_j − H_k), where H_k is the entropy of softmax(z_k): MLA's
+    prediction (Zhang et al., CVPR 2024). The λ of the modalities that are given add up to 1. `alone` is z_k. Arguments
+    and errors are those of `AverageLogitsFusion`.
+    """
+
+    additive = False  # λ_k depends on the other modalities
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        logits = torch.stack([self.fc(feature) for feature in features.values()])
+        weights = (-self.entropies(logits)).softmax(0)  # the maximum cancels
+        return (weights.to(logits.dtype) * logits).sum(0)
+
+    def entropies(self, logits: Tensor) -> Tensor:
+        """H_k of logits (n, B, C), as (n, B, 1); float32 at least."""
+        return _entropy(logits, -1).sum(-1, keepdim=True)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{}."""
+        return {}
+
+
+class EntropyOverBatchFusion(EntropyFusion):
+    """`EntropyFusion` as MLA's released code computes it: one λ_k for the whole batch.
+
+    There, softmax is over the samples of the batch instead of the classes, and H_k is summed over all of them. A
+    prediction therefore depends on the other samples of its batch, and on the number of processes.
+    """
+
+    def entropies(self, logits: Tensor) -> Tensor:
+        """H_k of logits (n, B, C), as (n, 1, 1); float32 at least."""
+        return _entropy(logits, 1).sum((1, 2), keepdim=True)
+
+
+def _entropy(logits: Tensor, dim: int) -> Tensor:
+    """−p log p of p = softmax(logits) over `dim`, elementwise; float32 at least."""
+    logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim)
+    return -(logs.exp() * logs)
+
+
 class PairFusion(Fusion):
     """Base class of fusions of exactly two modalities.
 
