@@ -12,6 +12,7 @@ B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
 ADDITIVE = ["concat", "sum"]  # of features of any lengths
 ONE_LAYER = "average_logits"  # additive, too
+BY_ENTROPY = ["entropy", "entropy_over_batch"]  # of one layer, and not additive
 PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
@@ -65,9 +66,25 @@ def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc", (x + y) / 2)
 
 
+def entropy(w: Weights, x: Tensor, y: Tensor, over_batch: bool = False) -> Tensor:
+    """Sample by sample, or with softmax over the samples and one weight for all of them (MLA's released code)."""
+    logits = [linear(w, "fc", x), linear(w, "fc", y)]
+    weights = []
+    for z in logits:
+        p = z.exp() / z.exp().sum(0 if over_batch else 1, keepdim=True)
+        terms = p * p.log()
+        weights.append(torch.exp(terms.sum() if over_batch else terms.sum(1, keepdim=True)))
+    return sum(z * v for z, v in zip(logits, weights, strict=True)) / sum(weights)
+
+
+def entropy_over_batch(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return entropy(w, x, y, over_batch=True)
+
+
 JOINT: dict[str, Formula] = {
     "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
-    "average_labels": average_labels, "average_logits": average_logits,
+    "average_labels": average_labels, "average_logits": average_logits, "entropy": entropy,
+    "entropy_over_batch": entropy_over_batch,
 }  # fmt: skip
 
 
@@ -78,7 +95,7 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
         return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
     if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
-    if fusion == ONE_LAYER:
+    if fusion in (ONE_LAYER, *BY_ENTROPY):
         return linear(w, "fc", x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
@@ -119,7 +136,7 @@ def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
     assert torch.equal(fusion({"audio": y, "visual": x}), logits)
-    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name == ONE_LAYER)
+    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name in (ONE_LAYER, *BY_ENTROPY))
     parts = fusion.contributions({"audio": y, "visual": x})
     assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER] else [])
 
@@ -198,12 +215,27 @@ def test_contributions_to_a_sum_are_the_logits_of_its_layers(n: int) -> None:
         torch.testing.assert_close(part, linear(fusion.state_dict(), f"fc.{name}", given[name]))
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "average"])
+@pytest.mark.parametrize("name", [*PAIRS, "average", *BY_ENTROPY])
 def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     assert fusion.contributions({"visual": x, "audio": y}) == {}
     assert not fusion.additive
+
+
+def test_weights_by_entropy_are_those_of_each_sample_and_add_up_to_1() -> None:
+    """A prediction depends on its batch only where softmax is over the batch; equal modalities count equally."""
+    sizes = dict.fromkeys(NAMES[:3], SIZE)
+    given = features(sizes)
+    for name in BY_ENTROPY:
+        fusion = FUSIONS[name](sizes, CLASSES).double()
+        whole, half = fusion(given), fusion({key: x[:2] for key, x in given.items()})
+        assert torch.allclose(whole[:2], half) == (name == "entropy")
+        same = fusion(dict.fromkeys(sizes, given["audio"]))
+        torch.testing.assert_close(same, fusion.alone("audio", given["audio"]))
+        torch.testing.assert_close(fusion({"audio": given["audio"]}), same)
+        confident = {key: 1e4 * x for key, x in given.items()}
+        assert fusion(confident).isfinite().all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])

@@ -218,9 +218,11 @@ def test_blocks_join_encoders_of_different_depths_and_widths(monkeypatch: pytest
 
 # Encoders of different kinds
 
+ONE_LENGTH = ("average_logits", "entropy", "entropy_over_batch")  # one layer for features of all modalities
+
 
 @pytest.mark.parametrize("heads", ["own", "shared"])
-@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name != "average_logits"])
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name not in ONE_LENGTH])
 def test_encoders_of_different_kinds_are_fused(fusion: str, heads: str) -> None:
     """An MLP has features of length 256, a transformer of length 64."""
     kinds = {"vitals": "mlp", "notes": "transformer"}

@@ -165,7 +165,7 @@ class AverageLogitsFusion(Fusion):
         super().__init__(n_classes)
         sizes = sorted(set(feature_sizes.values()))
         if len(sizes) != 1:
-            raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; take sum")
+            raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; the fusion sum takes any")
         self.n_modalities = len(feature_sizes)
         self.fc = nn.Linear(sizes[0], n_classes)
 
