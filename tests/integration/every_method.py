@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "mla")
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "mla", "reconboost")
 
 
 class Outputs(NamedTuple):
@@ -204,6 +204,7 @@ def take_turn(
         labels=labels,
         scale=scale,
         interaction=loop.network.interaction,
+        share=share,
     )
 
 

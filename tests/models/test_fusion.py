@@ -13,6 +13,7 @@ NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabet
 ADDITIVE = ["concat", "sum"]  # of features of any lengths
 ONE_LAYER = "average_logits"  # additive, too
 BY_ENTROPY = ["entropy", "entropy_over_batch"]  # of one layer, and not additive
+BOOSTED = "boosted"  # of one MLP, and additive
 PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
@@ -77,6 +78,14 @@ def entropy(w: Weights, x: Tensor, y: Tensor, over_batch: bool = False) -> Tenso
     return sum(z * v for z, v in zip(logits, weights, strict=True)) / sum(weights)
 
 
+def mlp(w: Weights, x: Tensor) -> Tensor:
+    return linear(w, "head.2", linear(w, "head.0", x).clamp(min=0))
+
+
+def boosted(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return w["rate"] * (mlp(w, x) + mlp(w, y))
+
+
 def entropy_over_batch(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return entropy(w, x, y, over_batch=True)
 
@@ -84,7 +93,7 @@ def entropy_over_batch(w: Weights, x: Tensor, y: Tensor) -> Tensor:
 JOINT: dict[str, Formula] = {
     "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
     "average_labels": average_labels, "average_logits": average_logits, "entropy": entropy,
-    "entropy_over_batch": entropy_over_batch,
+    "entropy_over_batch": entropy_over_batch, "boosted": boosted,
 }  # fmt: skip
 
 
@@ -97,13 +106,18 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
         return linear(w, f"fc.{name}", x)
     if fusion in (ONE_LAYER, *BY_ENTROPY):
         return linear(w, "fc", x)
+    if fusion == BOOSTED:
+        return mlp(w, x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
     return JOINT[fusion](w, x, x)
 
 
 def pair(fusion: str) -> Fusion:
-    return FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    made = FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    if fusion == BOOSTED:
+        made.rate.data.fill_(1.5)  # type: ignore[operator, union-attr]
+    return made
 
 
 def features(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -136,9 +150,9 @@ def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
     assert torch.equal(fusion({"audio": y, "visual": x}), logits)
-    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name in (ONE_LAYER, *BY_ENTROPY))
+    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name in (ONE_LAYER, BOOSTED, *BY_ENTROPY))
     parts = fusion.contributions({"audio": y, "visual": x})
-    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER] else [])
+    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER, BOOSTED] else [])
 
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.plain_sum import UniformSum as UniformSum
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from mmpareto.integration.methods.reconboost import ReconBoost as ReconBoost
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
@@ -61,6 +62,7 @@ _METHODS = {
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
     "mla": "methods.mla:MLA",
+    "reconboost": "methods.reconboost:ReconBoost",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

@@ -103,6 +103,10 @@ class Hooks:
     def begin_epoch(self, context: TrainingContext) -> None:
         """Called before the first step of an epoch."""
 
+    def renews_optimizer(self, context: TrainingContext) -> bool:
+        """Return whether the epoch begins with a new optimiser, without momentum; called after `begin_epoch`."""
+        return False
+
     def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Called before each forward pass, with tensors on the device; return keyword arguments for that pass."""
         return {}

@@ -34,6 +34,7 @@ FUSIONS = Registry(
         "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
         "entropy": "mmpareto.models.fusion:EntropyFusion",
         "entropy_over_batch": "mmpareto.models.fusion:EntropyOverBatchFusion",
+        "boosted": "mmpareto.models.fusion:BoostedFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

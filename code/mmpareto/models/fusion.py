@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Fusion(nn.Module, abc.ABC):
 
     additive = False
     """Whether the joint logits are a sum of one contribution per modality."""
+    joint_only: Sequence[str] = ()
+    """Names of the parameters that `alone` does not use."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -146,6 +148,14 @@ class AverageLabelsFusion(AverageFusion):
         return yes - no  # the number of modalities cancels
 
 
+def _one_length(feature_sizes: Mapping[str, int]) -> int:
+    """The length of all features, for layers that they share."""
+    sizes = sorted(set(feature_sizes.values()))
+    if len(sizes) != 1:
+        raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; sum takes any")
+    return sizes[0]
+
+
 class AverageLogitsFusion(Fusion):
     """Averages the logits of one linear layer that all modalities share: 1/n Σₖ (W x_k + b), the joint head of MBT.
 
@@ -163,11 +173,8 @@ class AverageLogitsFusion(Fusion):
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(n_classes)
-        sizes = sorted(set(feature_sizes.values()))
-        if len(sizes) != 1:
-            raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; the fusion sum takes any")
         self.n_modalities = len(feature_sizes)
-        self.fc = nn.Linear(sizes[0], n_classes)
+        self.fc = nn.Linear(_one_length(feature_sizes), n_classes)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
@@ -223,6 +230,43 @@ def _entropy(logits: Tensor, dim: int) -> Tensor:
     """−p log p of p = softmax(logits) over `dim`, elementwise; float32 at least."""
     logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim)
     return -(logs.exp() * logs)
+
+
+class BoostedFusion(Fusion):
+    """Adds up the logits of one MLP that all modalities share, β Σₖ φ(x_k): ReconBoost's prediction (ICML 2024).
+
+    φ has one hidden layer of 256 units with ReLU. β is learned, from 1. The sum is over the modalities that are given.
+    `alone` is φ(x_k).
+
+    Arguments:
+        feature_sizes: modality → length of its feature, the same for all.
+        n_classes: number of joint logits.
+
+    Raises:
+        ValueError: the features differ in length.
+    """
+
+    additive = True
+    joint_only = ("rate",)
+    HIDDEN = 256
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        size = _one_length(feature_sizes)
+        self.head = nn.Sequential(nn.Linear(size, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, n_classes))
+        self.rate = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """φ(x_k)."""
+        return self.head(feature)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """β φ(x_k)."""
+        return {name: self.rate * self.head(feature) for name, feature in features.items()}
 
 
 class PairFusion(Fusion):

@@ -249,10 +249,12 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Prepare for the first step of the epoch, or for the step after which the run was stopped."""
-        self._set_learning_rate()
         self.method_context.epoch, self.method_context.steps = self.epoch, self.steps_per_epoch
         if self.steps == 0:
             self.method.begin_epoch(self.method_context)
+            if self.method.renews_optimizer(self.method_context):
+                self.optimizer = make_optimizer(self.settings, self.network)
+        self._set_learning_rate()
         # Freezes what the method does not train: weight decay would shrink weights whose gradient is zero.
         before = [p.requires_grad for p in self.network.parameters()]
         self.network.train_parts(

@@ -1,0 +1,183 @@
+"""ReconBoost, boosting for modality reconcilement (Hua et al., ICML 2024, arXiv 2405.09321)."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch import Tensor
+
+from mmpareto.integration.features import read_output
+from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.methods.plain_sum import PlainSum
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_joint, split_entry
+from mmpareto.integration.options import check_at_least, check_choice
+
+
+class ReconBoost(PlainSum):
+    """ReconBoost: modalities take turns of a few epochs, each fitting what the others leave, before all are rectified.
+
+    φ_k (B, C) are the logits of modality k through its encoder and an MLP that all share, and the prediction is
+    z = β Σ φ_k. Stages follow one another, of modality 1, 2, …, n, 1, …; each has two phases, with a new optimiser each:
+
+        boosting, T epochs       encoder k and the MLP descend  mean_i −Σ_c (w₁ y_c − w₂ s_c) log p_c + α ‖p − p'‖²/C
+        rectification, T' epochs all encoders so far, the MLP and β descend the joint loss of z, the cross-entropy
+
+    where p = softmax(φ_k), y is one-hot, s = softmax(β Σ_{j≠k} φ_j) and p' = softmax(φ_j) of the modality j of the stage
+    before; s and p' are constants. As the others are right, s = y and, with w₁ = w₂, nothing is left to fit: −(y − s) is
+    the gradient at φ_k, as in gradient boosting. A modality belongs to the sums from its first stage on. In stage 1 there
+    are no others: s = 0, and no p'. Encoders that a phase does not train are frozen, in evaluation mode.
+
+    Read in the released code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py); the paper was not at
+    hand, so that `paper` is unchecked: all classes, with w₁ = 1. That p' is the present learner of another modality, and
+    not an earlier one of the same, is from the code. In `variants["released"]`
+
+    - y masks s, which leaves −(w₁ − w₂ s_y) log p_y, with w₁ = 5 (CREMA-D; 4 on AVE and ModelNet40, 1 on the
+      sentiment sets), and both are divided by C; in stage 1, s_y = 1;
+    - the agreement term has no gradient, as p is detached in it as well: α is 0.
+
+    Left out: checkpoints of unimodal training, which its commands start from (`--use_pretrain`; here --pretrained, for
+    the encoders); frozen encoders there are in training mode, so that BatchNorm's averages change; and its learning rate
+    falls after every 30 stages.
+
+    With one modality, both phases descend its cross-entropy. Work: forward passes of all encoders; a backward pass of
+    one in boosting, of all in rectification. Until the last modality's first stage, the network's prediction counts
+    encoders that were never trained. In your own loop, call `set_epoch(…)` when an epoch begins; then freeze all but
+    `trains_encoders`, and make a new optimizer where `renews_optimizer(…)` says so. `backward` needs labels, and
+    `outputs` with `unimodal`, modality → φ_k, and `contributions`, modality → β φ_k.
+
+    Arguments:
+        boost_epochs: T ≥ 1.
+        rectify_epochs: T' ≥ 0.
+        target_weight: w₁ ≥ 0.
+        others_weight: w₂ ≥ 0.
+        agreement: α ≥ 0 [0.5].
+        classes: "all": the sum over c; "target": the released code's mask and division by C.
+
+    Raises:
+        ValueError: an option is out of range; `backward`: the epoch was never set, or labels, outputs or, in
+            rectification, the joint loss are missing.
+    """
+
+    source = "Hua et al., ReconBoost, ICML 2024 (arXiv 2405.09321)"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"target_weight": 1.0, "agreement": 0.5, "classes": "all"},
+        "released": {"target_weight": 5.0, "agreement": 0.0, "classes": "target"},
+    }
+    memory = ("epoch", "order", "descends_joint", "descends_unimodal")
+    network = MappingProxyType({"fusion": "boosted", "heads": "shared"})
+    descends_joint = False
+    needs_classes = True
+    needs_fusion = True
+    no_interaction = "trains one encoder while the others are frozen"
+
+    def __init__(
+        self,
+        boost_epochs: int = 4,
+        rectify_epochs: int = 4,
+        target_weight: float = 1.0,
+        others_weight: float = 1.0,
+        agreement: float = 0.5,
+        classes: str = "all",
+    ) -> None:
+        super().__init__()
+        check_at_least("boost_epochs", boost_epochs, 1)
+        check_at_least("rectify_epochs", rectify_epochs, 0)
+        check_at_least("target_weight", target_weight, 0)
+        check_at_least("others_weight", others_weight, 0)
+        check_at_least("agreement", agreement, 0)
+        check_choice("classes", classes, ("all", "target"))
+        self.boost_epochs, self.rectify_epochs, self.classes = boost_epochs, rectify_epochs, classes
+        self.target_weight, self.others_weight, self.agreement = target_weight, others_weight, agreement
+        self.epoch = 0
+        self.order: list[str] = []
+
+    # --- stages ---
+
+    def set_epoch(self, epoch: int, modalities: Sequence[str]) -> None:
+        """Set the current epoch, from 0, and the modalities, in the order of their stages."""
+        self.epoch, self.order = epoch, list(modalities)
+        self.descends_unimodal = self.epoch % self.stage_epochs < self.boost_epochs
+        self.descends_joint = not self.descends_unimodal
+
+    def begin_epoch(self, context: TrainingContext) -> None:
+        """Set the epoch."""
+        self.set_epoch(context.epoch - 1, context.network.modalities)  # the context counts from 1
+
+    def renews_optimizer(self, context: TrainingContext) -> bool:
+        """Return whether the epoch is the first of a phase."""
+        return self.epoch % self.stage_epochs in (0, self.boost_epochs)
+
+    @property
+    def stage_epochs(self) -> int:
+        """The number of epochs of a stage, T + T'."""
+        return self.boost_epochs + self.rectify_epochs
+
+    @property
+    def stage(self) -> int:
+        """The number of the current stage, from 0."""
+        return self.epoch // self.stage_epochs
+
+    @property
+    def trains_encoders(self) -> bool | Sequence[str]:
+        """The stage's modality in boosting, those that have had a stage in rectification."""
+        if not self.order:
+            return True
+        return self.order[: self.stage + 1] if self.descends_joint else [self.order[self.stage % len(self.order)]]
+
+    # --- a step ---
+
+    def objectives(
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
+    ) -> Objectives:
+        """Return the loss of the phase, for the encoders that it trains."""
+        if not self.order:
+            raise ValueError("ReconBoost trains in stages: call set_epoch() when an epoch begins")
+        if labels is None or not all(read_output(outputs, name) for name in ("unimodal", "contributions")):
+            raise ValueError(
+                "ReconBoost needs labels=…, the class indices (B,), and outputs=… with `unimodal` and `contributions`, "
+                "modality → logits (B, C)"
+            )
+        trained = {name: entry for name, entry in encoders.items() if name in self.trains_encoders}  # type: ignore[operator]
+        if self.descends_joint:
+            return collect_joint(self._joint(joint, outputs, labels), trained, "the rectification of ReconBoost")
+        (name,) = self.trains_encoders  # type: ignore[misc]
+        loss = self._boosting_loss(name, outputs, labels) * self.share
+        return collect(None, {name: loss}, {key: (split_entry(entry, ())[0], [key]) for key, entry in trained.items()})
+
+    def _joint(self, joint: Tensor | None, outputs: Any, labels: Tensor) -> Tensor | None:
+        """Return the loss of β Σ φ_j over the modalities so far, which is the joint one when they are all."""
+        if self.stage + 1 >= len(self.order):
+            return joint
+        contributions = read_output(outputs, "contributions")
+        return self.loss(_sum([contributions[name] for name in self.order[: self.stage + 1]]), labels) * self.share
+
+    def _boosting_loss(self, name: str, outputs: Any, labels: Tensor) -> Tensor:
+        """Return the mean over samples of the loss that φ_k descends."""
+        logits, contributions = (read_output(outputs, field) for field in ("unimodal", "contributions"))
+        logs = _float(logits[name]).log_softmax(1)
+        others = [contributions[other].detach() for other in self.order[: self.stage] if other != name]
+        if others:
+            s = _sum(others).softmax(1)
+        else:  # a constant, which the released code takes the softmax of
+            s = torch.full_like(logs, 1.0 if self.classes == "target" and len(self.order) > 1 else 0.0)
+        y = F.one_hot(labels, logs.shape[1]).to(logs)
+        residual = self.target_weight * y - self.others_weight * s
+        if self.classes == "target":
+            residual = residual * y / logs.shape[1]
+        loss = -(residual * logs).sum(1).mean()
+        if self.agreement and others:
+            before = self.order[(self.stage - 1) % len(self.order)]
+            loss = loss + self.agreement * F.mse_loss(logs.exp(), _float(logits[before]).detach().softmax(1))
+        return loss
+
+
+def _float(logits: Tensor) -> Tensor:
+    """Return the logits in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _sum(logits: Sequence[Tensor]) -> Tensor:
+    """Return their sum, in float32 at least."""
+    return _float(torch.stack([*logits]).sum(0))
