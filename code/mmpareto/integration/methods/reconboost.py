@@ -11,7 +11,7 @@ from torch import Tensor
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import PlainSum
-from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_joint, split_entry
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice
 
 
@@ -122,8 +122,9 @@ class ReconBoost(PlainSum):
     @property
     def trains_encoders(self) -> bool | Sequence[str]:
         """The stage's modality in boosting, those that have had a stage in rectification."""
-        if not self.order:
-            return True
+        return self._trained() if self.order else True
+
+    def _trained(self) -> list[str]:
         return self.order[: self.stage + 1] if self.descends_joint else [self.order[self.stage % len(self.order)]]
 
     # --- a step ---
@@ -139,12 +140,11 @@ class ReconBoost(PlainSum):
                 "ReconBoost needs labels=…, the class indices (B,), and outputs=… with `unimodal` and `contributions`, "
                 "modality → logits (B, C)"
             )
-        trained = {name: entry for name, entry in encoders.items() if name in self.trains_encoders}  # type: ignore[operator]
+        trained = {name: encoders[name] for name in self._trained() if name in encoders}
         if self.descends_joint:
             return collect_joint(self._joint(joint, outputs, labels), trained, "the rectification of ReconBoost")
-        (name,) = self.trains_encoders  # type: ignore[misc]
-        loss = self._boosting_loss(name, outputs, labels) * self.share
-        return collect(None, {name: loss}, {key: (split_entry(entry, ())[0], [key]) for key, entry in trained.items()})
+        (name,) = self._trained()
+        return collect(None, {name: self._boosting_loss(name, outputs, labels) * self.share}, trained)
 
     def _joint(self, joint: Tensor | None, outputs: Any, labels: Tensor) -> Tensor | None:
         """Return the loss of β Σ φ_j over the modalities so far, which is the joint one when they are all."""
@@ -166,11 +166,12 @@ class ReconBoost(PlainSum):
         residual = self.target_weight * y - self.others_weight * s
         if self.classes == "target":
             residual = residual * y / logs.shape[1]
-        loss = -(residual * logs).sum(1).mean()
+        loss = -(residual * logs).sum(1)
         if self.agreement and others:
             before = self.order[(self.stage - 1) % len(self.order)]
-            loss = loss + self.agreement * F.mse_loss(logs.exp(), _float(logits[before]).detach().softmax(1))
-        return loss
+            p_before = _float(logits[before]).detach().softmax(1)
+            loss = loss + self.agreement * (logs.exp() - p_before).square().mean(1)
+        return loss.sum() / max(len(loss), 1)  # a process may have no sample of a batch
 
 
 def _float(logits: Tensor) -> Tensor:
