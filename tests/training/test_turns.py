@@ -1,5 +1,6 @@
 """Several optimiser steps per batch, encoders that are trained in turn, and new optimisers (`Hooks`), in the loop."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,6 @@ def test_stages_train_one_encoder_after_the_other_with_new_optimisers(data: Path
         encoders = trainer.network.encoders.items()
         with_momentum.append({n for n, e in encoders if any(p in trainer.optimizer.state for p in e.parameters())})
     expected = [{"audio"}, {"audio"}, {"visual"}, {"audio", "visual"}, {"audio"}, {"audio", "visual"}]
-    assert [moved(a, b) - {"fusion"} for a, b in zip(states[:-1], states[1:], strict=True)] == expected
-    assert [a != b for a, b in zip(rates[:-1], rates[1:], strict=True)] == [False, True] * 3
+    assert [moved(a, b) - {"fusion"} for a, b in itertools.pairwise(states)] == expected
+    assert [a != b for a, b in itertools.pairwise(rates)] == [False, True] * 3
     assert with_momentum == expected

@@ -110,8 +110,10 @@ class Method(Hooks, StatefulModule, abc.ABC):
 
     @property
     def trains_encoders(self) -> bool | Collection[str]:
-        """True if the encoders are trained, or the modalities of those that are: others are frozen, and in evaluation
-        mode, as long as that holds. It may change when an epoch begins."""
+        """True if the encoders are trained, False if none is, or the modalities of those that are.
+
+        The others are frozen, and in evaluation mode. It may change when an epoch begins.
+        """
         return True
 
     def objectives(

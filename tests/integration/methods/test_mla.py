@@ -65,7 +65,7 @@ def by_hand(variant: str, count: int, epochs: int = 2) -> Model:
     model = Model(count)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
     past = torch.eye(D, dtype=torch.float64)  # the inverse of P
-    P = torch.eye(D, dtype=torch.float64)
+    projection = torch.eye(D, dtype=torch.float64)
     calls = 0
     for _ in range(epochs):
         for j in range(BATCHES):
@@ -81,13 +81,13 @@ def by_hand(variant: str, count: int, epochs: int = 2) -> Model:
                     past += torch.outer(r, r) / alpha
                     w.grad = w.grad @ torch.linalg.inv(past)
                 elif calls > 0:  # rows and columns as in the released code, element by element
-                    k = P @ r
-                    old, P = P, torch.empty_like(P)
+                    k = projection @ r
+                    old, projection = projection, torch.empty_like(projection)
                     for a in range(D):
                         for b in range(D):
-                            P[a, b] = old[a, b] - k[a] * k[b] / (alpha + k[a] * r[b])
-                    P = P / (P**2).sum().sqrt()
-                    w.grad = w.grad @ P.T if variant == "released" else w.grad + w.grad @ P.T
+                            projection[a, b] = old[a, b] - k[a] * k[b] / (alpha + k[a] * r[b])
+                    projection = projection / (projection**2).sum().sqrt()
+                    w.grad = w.grad @ projection.T if variant == "released" else w.grad + w.grad @ projection.T
                 calls += 1
                 optimizer.step()
                 optimizer.zero_grad()

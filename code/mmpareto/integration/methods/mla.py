@@ -20,33 +20,36 @@ FUSIONS = {"sample": "entropy", "batch": "entropy_over_batch", "equal": "average
 class MLA(PlainSum):
     """MLA: one optimiser step per modality and batch, through a linear head that all modalities share.
 
-    A batch takes n steps, one after another. Step k descends L_u of modality k, of the logits z_k = W x_k + b, and moves
-    encoder k, W and b, whose present values it finds as the step before has left them; there is no joint loss. So that
-    W keeps what it learned from the other modalities, its gradient g (C, d) is corrected by recursive least squares.
-    With r (d,) the mean of x_k over the batch, j of J batches in the epoch (from 0), and P (d, d) the identity at first:
+    A batch takes n steps, one after another. Step k descends L_u of modality k, of the logits z_k = W x_k + b, and
+    moves encoder k, W and b, as the step before has left them. There is no joint loss. So that W keeps what it learned
+    from other modalities, its gradient g (C, d) is corrected by recursive least squares. With r (d,) the mean of x_k
+    over the batch, j of J batches in the epoch (from 0), and the identity as the first P (d, d):
 
         P ← P − q qᵀ / (α_j + rᵀ q)        q = P r        α_j = 0.1^(1 + j/J)        g ← g Pᵀ
 
-    P is (I + Σ r rᵀ/α)⁻¹, over all steps so far: W hardly moves in directions that mean features have had, and ever
-    less in all of them. A prediction is Σ λ_k z_k with λ_k ∝ exp(max_j H_j − H_k), where H_k is the entropy of
-    softmax(z_k).
+    P is the inverse of I + Σ r rᵀ/α over all steps so far: W hardly moves along mean features, and ever less in any
+    direction. A prediction is Σ λ_k z_k with λ_k ∝ exp(max_j H_j − H_k), where H_k is the entropy of softmax(z_k).
 
-    The equations above are those of orthogonal weights modification (Zeng et al., 2019), whose code MLA's follows; its
-    paper was not at hand, so that `paper` is unchecked. In `variants["released"]`, MLA's code
-    (Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation, with --gs_flag --dynamic), rᵀq is the matrix
-    q rᵀ, by which qqᵀ is divided element by element; P is divided by its Frobenius norm after every update, so that W's
-    steps are shorter; the very first step neither updates P nor corrects g; and H_k is of a softmax over the samples of
-    a batch, with one λ_k for all of them: a prediction depends on its batch. That code corrects nothing unless the
-    model is in DataParallel, as its parameter must be named "module.weight". Without --dynamic, λ is 1/2 each
-    (`test_weights` "equal"; for three modalities it has 0.35, 0.25 and 0.4, which is left out). It computes all x_k
-    before the first step, as one may: the steps before k do not move encoder k.
-    `variants["balancebenchmark"]` (GeWu-Lab/BalanceBenchmark) has the same P, adds g Pᵀ to g, and takes λ_k of each
-    sample; its training loop stops at an attribute that is never set.
+    The correction is that of orthogonal weights modification (Zeng et al., Nature Machine Intelligence 2019), from
+    which MLA's code takes it. MLA's paper could not be read here: `variants["paper"]` is unchecked.
+    `variants["released"]` is the code (Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation, with
+    --gs_flag --dynamic), where
 
-    Three backward passes of one encoder each where n is 3: the work of one pass through all. In your own loop, take a
-    step per modality: the forward pass, `backward` with its loss alone, the optimizer's step and `zero_grad()`; call
-    `set_epoch(…)` when an epoch begins, or else α stays 0.1. `backward` needs `outputs` with `features`, modality → x_k
-    (B, d). The head's weight is what is (C, d) outside the encoders. Compute the prediction yourself.
+    - rᵀq is the matrix q rᵀ instead, by which qqᵀ is divided element by element, and P is divided by its Frobenius norm
+      after every update; the first step of all neither updates P nor corrects g;
+    - H_k is of a softmax over the samples of a batch, summed over them, so that a prediction depends on its batch;
+    - nothing is corrected unless the model is in DataParallel: the weight's name must be "module.weight". This is
+      `correction` "none".
+
+    Without --dynamic, λ_k is 1/2 (`test_weights` "equal"); for three modalities it is 0.35, 0.25 and 0.4, which is left
+    out. That all x_k are computed before the first step changes nothing: no step before k moves encoder k.
+    `variants["balancebenchmark"]` (GeWu-Lab/BalanceBenchmark, MLA_trainer.py) has the same P, adds g Pᵀ to g, and
+    weighs each sample; as stored, that loop stops at an attribute that is never set.
+
+    A forward and a backward pass of each encoder per batch. In your own loop, take a step per modality: the forward
+    pass, `backward` with its loss alone, the optimizer's step and `zero_grad()`; call `set_epoch(…)` when an epoch
+    begins, or else α stays 0.1. `backward` needs `outputs` with `features`, modality → x_k (B, d). The head's weight is
+    what is (C, d) outside the encoders. Compute the prediction yourself.
 
     Arguments:
         projection: "least_squares": P as above; "released": as in the released code.

@@ -16,34 +16,34 @@ from mmpareto.integration.options import check_at_least, check_choice
 
 
 class ReconBoost(PlainSum):
-    """ReconBoost: modalities take turns of a few epochs, each fitting what the others leave, before all are rectified.
+    """ReconBoost: one modality after another is trained for some epochs, on what the others leave to be learned.
 
-    φ_k (B, C) are the logits of modality k through its encoder and an MLP that all share, and the prediction is
-    z = β Σ φ_k. Stages follow one another, of modality 1, 2, …, n, 1, …; each has two phases, with a new optimiser each:
+    φ_k (B, C) are the logits of modality k through its encoder and an MLP that all share; a prediction is z = β Σ φ_k.
+    Stages follow one another, of modality 1, 2, …, n, 1, …, with two phases each, and a new optimiser for each phase:
 
-        boosting, T epochs       encoder k and the MLP descend  mean_i −Σ_c (w₁ y_c − w₂ s_c) log p_c + α ‖p − p'‖²/C
-        rectification, T' epochs all encoders so far, the MLP and β descend the joint loss of z, the cross-entropy
+        boosting, T epochs:        encoder k and the MLP descend the mean over samples of
+                                   −Σ_c (w₁ y_c − w₂ s_c) log p_c + α ‖p − p'‖²/C
+        rectification, T' epochs:  all encoders that have had a stage, the MLP and β descend L_m
 
-    where p = softmax(φ_k), y is one-hot, s = softmax(β Σ_{j≠k} φ_j) and p' = softmax(φ_j) of the modality j of the stage
-    before; s and p' are constants. As the others are right, s = y and, with w₁ = w₂, nothing is left to fit: −(y − s) is
-    the gradient at φ_k, as in gradient boosting. A modality belongs to the sums from its first stage on. In stage 1 there
-    are no others: s = 0, and no p'. Encoders that a phase does not train are frozen, in evaluation mode.
+    p = softmax(φ_k), y is one-hot, s = softmax(β Σ_{j≠k} φ_j), and p' = softmax(φ_j) of the modality of the stage
+    before; s and p' are constants. With w₁ = w₂, the first term's gradient at φ_k is s − y, as in gradient boosting:
+    where the others are right, nothing is left to fit. Sums are over the modalities that have had a stage; in the first
+    stage there is no other one, s = 0, and there is no p'. Encoders that a phase does not train are frozen, in
+    evaluation mode.
 
-    Read in the released code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py); the paper was not at
-    hand, so that `paper` is unchecked: all classes, with w₁ = 1. That p' is the present learner of another modality, and
-    not an earlier one of the same, is from the code. In `variants["released"]`
+    From the code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py); the paper could not be read
+    here. `variants["paper"]` has the sum over all classes, w₁ = 1 and a gradient of the last term, all unchecked. That
+    p' is of another modality, and not of an earlier encoder k, is from the code. `variants["released"]` is the code:
 
-    - y masks s, which leaves −(w₁ − w₂ s_y) log p_y, with w₁ = 5 (CREMA-D; 4 on AVE and ModelNet40, 1 on the
-      sentiment sets), and both are divided by C; in stage 1, s_y = 1;
-    - the agreement term has no gradient, as p is detached in it as well: α is 0.
+    - the sum over c is that of the label alone, −(w₁ − w₂ s_y) log p_y, with w₁ = 5 (on CREMA-D; 4 on AVE and
+      ModelNet40, 1 on MOSI, MOSEI and SIMS), divided by C; in the first stage, s_y = 1;
+    - p is detached in the last term, which therefore has no gradient: α is 0.
 
-    Left out: checkpoints of unimodal training, which its commands start from (`--use_pretrain`; here --pretrained, for
-    the encoders); frozen encoders there are in training mode, so that BatchNorm's averages change; and its learning rate
-    falls after every 30 stages.
+    Left out: its commands start from checkpoints of unimodal training (`--pretrained` does so for the encoders); frozen
+    encoders are in training mode there, so that BatchNorm's averages change; its learning rates fall every 30 stages.
 
-    With one modality, both phases descend its cross-entropy. Work: forward passes of all encoders; a backward pass of
-    one in boosting, of all in rectification. Until the last modality's first stage, the network's prediction counts
-    encoders that were never trained. In your own loop, call `set_epoch(…)` when an epoch begins; then freeze all but
+    With one modality, both phases descend its cross-entropy. A step is a forward pass of all encoders, and a backward
+    pass of those that are trained. In your own loop, call `set_epoch(…)` when an epoch begins, freeze all encoders but
     `trains_encoders`, and make a new optimizer where `renews_optimizer(…)` says so. `backward` needs labels, and
     `outputs` with `unimodal`, modality → φ_k, and `contributions`, modality → β φ_k.
 
