@@ -23,7 +23,7 @@ from mmpareto.models.network import MultimodalNetwork, build_network, required_f
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices
-from mmpareto.training.checkpoints import load_checkpoint, load_weights
+from mmpareto.training.checkpoints import check_training_state, load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.data_warnings import data_warnings
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
@@ -205,6 +205,8 @@ def make_trainer(
     """
     devices.seed_everything(settings.random_seed)
     checkpoint = load_checkpoint(resume / LAST) if resume and has_progress(resume) else None
+    if resume and checkpoint:
+        check_training_state(checkpoint, resume / LAST)
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     check_logger(settings)
@@ -274,7 +276,10 @@ def make_trainer(
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
-        trainer.load_state_dict(checkpoint)
+        try:
+            trainer.load_state_dict(checkpoint)
+        except Exception as error:  # a damaged file may hold anything
+            raise InputError(f"{resume / LAST} is damaged ({error}); give a whole copy.") from error
         trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
     try:
         method.begin_training(trainer.method_context)
