@@ -69,7 +69,7 @@ def train(request: Request) -> int:
         InputError: data, a GPU or a folder is missing, or the checkpoint does not match, and nothing was written; or a
             data file turned out to be damaged during training.
     """
-    with process_group() as processes:
+    with process_group(request.settings.process_timeout) as processes:
         return _train(request, processes)
 
 

@@ -27,6 +27,7 @@ from mmpareto.training.effects import (
     FREE_BLOCKS,
     FREE_FUSION,
     HOLDS_OUT,
+    IN_SEVERAL_PROCESSES,
     OF_AUDIO,
     OF_FILES,
     OF_FRAMES,
@@ -40,6 +41,7 @@ from mmpareto.training.effects import (
     WITH_STEPS,
     WITH_TENSORBOARD,
     WITH_VALIDATION,
+    WITH_WORKERS,
     Effect,
     Facts,
     check_typed,
@@ -310,6 +312,14 @@ class Settings:
     workers: int | None = _setting(
         MACHINE, ALWAYS, "data loader processes (default: one per core, at most 16; none on the CPU)",
         role=Role.MACHINE, default=None, check=AT_LEAST_0,
+    )
+    worker_timeout: float = _setting(
+        MACHINE, WITH_WORKERS, "seconds without a batch after which loader processes count as hung", role=Role.MACHINE,
+        metavar="SECONDS", default=60.0, check=POSITIVE_FINITE, older=60.0,
+    )
+    process_timeout: float = _setting(
+        MACHINE, IN_SEVERAL_PROCESSES, "seconds that a process of torchrun waits for the others before it gives up",
+        role=Role.MACHINE, metavar="SECONDS", default=1800.0, check=POSITIVE_FINITE, older=1800.0,
     )
     compile: bool = _setting(MACHINE, ALWAYS, f"torch.compile the model: {SAME_RESULT}", default=False)
     channels_last: bool = _setting(
