@@ -138,6 +138,9 @@ class Trainer:
             with self.method.accumulate() if number < count else contextlib.nullcontext():
                 report, more = self._forward_backward(micro_batch, turn * count + number, samples, scale)
             metrics = {name: metrics[name] + value if name in metrics else value for name, value in more.items()}
+        for name, encoder in self.network.encoders.items():
+            if name not in batch.inputs:  # DataParallel gives it zeros, on which weight decay and momentum would act
+                encoder.zero_grad(set_to_none=True)
         self.precision.step(self.optimizer, self.settings.clip_grad)
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_monitor.add(self.epoch, self.steps + 1, report, scale)
