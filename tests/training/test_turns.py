@@ -42,6 +42,7 @@ def test_a_turn_moves_its_own_encoder_and_the_head(data: Path, tmp_path: Path) -
     """Whatever momentum and weight decay; and each turn is a step of the optimiser on the loss of its modality."""
     trainer = trainer_of(data, tmp_path / "run", "--method", "mla", *DECAY)
     trainer.begin_epoch()
+    assert (trainer.method.batches, trainer.method.turns_per_batch) == (trainer.steps_per_epoch, 2) == (4, 2)
     states = [snapshot(trainer)]
     trainer.optimizer.register_step_post_hook(lambda *_: states.append(snapshot(trainer)))
     losses = []
