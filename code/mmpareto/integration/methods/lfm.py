@@ -29,7 +29,7 @@ NOT_ADDITIVE = (
 class LFM(JointLoss):
     """LFM, learning the modality gap: bring the modalities together at first, and fit the labels more and more.
 
-        L = scale·((1 − α)·L_m + α·A)
+        L = c·((1 − α)·L_m + α·A)
 
     is descended by everything that it reaches; the unimodal losses are ignored. A is the mean of the modality gap over
     all pairs (j, k) of modalities; for one pair, it is
@@ -37,14 +37,14 @@ class LFM(JointLoss):
         gap "contrastive"   the symmetric InfoNCE loss of the features x_j and x_k of a batch, as in CLIP: the cosine of
                             two samples' features over τ are the logits of which sample of the batch is the same
         gap "divergence"    the mean over samples of the Jensen-Shannon divergence ½·KL(p_j‖m) + ½·KL(p_k‖m), where
-                            p_k = softmax(n·z_k) and m = ½·(p_j + p_k); with `reverse`, ½·KL(m‖p_j) + ½·KL(m‖p_k)
+                            p_k = softmax(n·z_k) and m = ½·(p_j + p_k). Reversed: ½·KL(m‖p_j) + ½·KL(m‖p_k)
 
     z_k (B, C) is the part of the joint logits that modality k contributes, and n the number of modalities: the released
     network's joint logits are the mean of the unimodal ones, which n·z_k so are. α depends on the epoch t = 1 … T:
 
-        schedule "decreasing"   1 − exp(−1/t)
-        schedule "fitted"       the released polynomial of the epoch, for T = 200: from 0.80 to 0.08, −0.01 at the
-                                least. For another T, it is stretched
+        gap_weight "decreasing"     1 − exp(−1/t)
+        gap_weight "fitted"         the released polynomial of the epoch, for T = 200: from 0.80 to 0.08, −0.01 at the
+                                    least. For another T, it is stretched
 
     With one modality, L = L_m. One backward pass. The negatives of gap "contrastive" are the batch's other samples, so
     that it needs the whole batch in one process.
@@ -66,10 +66,10 @@ class LFM(JointLoss):
 
     Arguments:
         gap: "contrastive" or "divergence".
-        reverse: whether the divergence is that of the released code.
-        schedule: "decreasing" or "fitted".
-        temperature: τ > 0 of the cosines.
-        scale: factor > 0 of L.
+        gap_reversed: whether the divergence is the reversed one.
+        gap_weight: α: "decreasing" or "fitted".
+        gap_temperature: τ > 0 of the cosines.
+        loss_weight: c > 0.
 
     Raises:
         ValueError: an option is out of range; `backward`: the joint loss or what the gap compares is missing, or the
@@ -79,29 +79,31 @@ class LFM(JointLoss):
     source = "Yang et al., Facilitating multimodal classification via dynamically learning modality gap, NeurIPS 2024"
     title = "LFM"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"gap": "contrastive", "reverse": False, "schedule": "decreasing", "scale": 1.0},
-        "corrected": {"gap": "divergence", "reverse": False, "schedule": "fitted", "scale": 2.0},
-        "released": {"gap": "divergence", "reverse": True, "schedule": "fitted", "scale": 2.0},
+        "paper": {"gap": "contrastive", "gap_reversed": False, "gap_weight": "decreasing", "loss_weight": 1.0},
+        "corrected": {"gap": "divergence", "gap_reversed": False, "gap_weight": "fitted", "loss_weight": 2.0},
+        "released": {"gap": "divergence", "gap_reversed": True, "gap_weight": "fitted", "loss_weight": 2.0},
     }
-    without_effect = MappingProxyType({"reverse": {"gap": "contrastive"}, "temperature": {"gap": "divergence"}})
+    without_effect = MappingProxyType(
+        {"gap_reversed": {"gap": "contrastive"}, "gap_temperature": {"gap": "divergence"}}
+    )
     memory = ("alpha",)
     needs_classes = True
 
     def __init__(
         self,
         gap: str = "contrastive",
-        reverse: bool = False,
-        schedule: str = "decreasing",
-        temperature: float = 0.07,
-        scale: float = 1.0,
+        gap_reversed: bool = False,
+        gap_weight: str = "decreasing",
+        gap_temperature: float = 0.07,
+        loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_choice("gap", gap, ("contrastive", "divergence"))
-        check_choice("schedule", schedule, ("decreasing", "fitted"))
-        check_positive("temperature", temperature)
-        check_positive("scale", scale)
-        self.gap, self.reverse, self.schedule = gap, reverse, schedule
-        self.temperature, self.scale = temperature, scale
+        check_choice("gap_weight", gap_weight, ("decreasing", "fitted"))
+        check_positive("gap_temperature", gap_temperature)
+        check_positive("loss_weight", loss_weight)
+        self.gap, self.gap_reversed, self.gap_weight = gap, gap_reversed, gap_weight
+        self.gap_temperature, self.loss_weight = gap_temperature, loss_weight
         self.set_epoch(0, FITTED_EPOCHS)
 
     @property
@@ -111,7 +113,7 @@ class LFM(JointLoss):
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Set the current epoch, from 0, and the number of epochs."""
-        if self.schedule == "decreasing":
+        if self.gap_weight == "decreasing":
             self.alpha = -math.expm1(-1 / (epoch + 1))
         else:
             time = epoch * FITTED_EPOCHS / epochs
@@ -134,8 +136,8 @@ class LFM(JointLoss):
         compared, distance = self._comparison(outputs)
         if len(compared) > 1:
             pairs = [distance(x, y) for x, y in itertools.combinations(compared.values(), 2)]
-            objectives.losses[JOINT] = self.scale * (1 - self.alpha) * objectives.losses[JOINT]
-            gap = self.scale * self.alpha * self.share * torch.stack(pairs).mean()
+            objectives.losses[JOINT] = self.loss_weight * (1 - self.alpha) * objectives.losses[JOINT]
+            gap = self.loss_weight * self.alpha * self.share * torch.stack(pairs).mean()
             objectives.add(GAP, gap, compared)
         return objectives
 
@@ -163,7 +165,7 @@ class LFM(JointLoss):
 
     def _info_nce(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the symmetric InfoNCE loss () of rows (B, D) of length 1."""
-        cosines = first @ second.T / self.temperature
+        cosines = first @ second.T / self.gap_temperature
         itself = torch.arange(len(cosines), device=cosines.device)
         return (F.cross_entropy(cosines, itself) + F.cross_entropy(cosines.T, itself)) / 2
 
@@ -172,6 +174,6 @@ class LFM(JointLoss):
         middle = torch.logaddexp(first, second) - math.log(2)
         total = torch.zeros((), device=first.device)
         for own in (first, second):
-            of, to = (middle, own) if self.reverse else (own, middle)
+            of, to = (middle, own) if self.gap_reversed else (own, middle)
             total = total + (of.exp() * (of - to)).sum() / 2
         return total / max(len(first), 1)
