@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
-from mmpareto.integration.features import features_of, read_output
+from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses
@@ -144,15 +144,17 @@ class LFM(JointLoss):
     def _comparison(self, outputs: Any) -> tuple[Mapping[str, Tensor], Callable[[Tensor, Tensor], Tensor]]:
         """Return what is compared, modality → (B, D) in float32 at least, and the gap () between two of them."""
         name = "features" if self.gap == "contrastive" else "contributions"
-        given = features_of(outputs, None) if self.gap == "contrastive" else read_output(outputs, name)
-        if not given:
-            raise ValueError(
-                f"LFM {NOT_ADDITIVE}"
-                if given == {} and name == "contributions"
-                else f"LFM with gap {self.gap!r} needs the {name}: pass outputs=… with `{name}`, by modality"
-            )
-        compared = {key: x.flatten(1).to(torch.promote_types(x.dtype, torch.float32)) for key, x in given.items()}
+        given = read_output(outputs, name)
+        if given is None:
+            raise ValueError(f"LFM with gap {self.gap!r} needs the {name}: pass outputs=… with `{name}`, by modality")
+        compared = {
+            key: x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
+            for key, x in given.items()
+            if x is not None
+        }
         if self.gap == "divergence":
+            if not compared:
+                raise ValueError(f"LFM {NOT_ADDITIVE}")
             return {key: (len(compared) * z).log_softmax(1) for key, z in compared.items()}, self._divergence
         sizes = {key: x.shape[1] for key, x in compared.items()}
         if len(set(sizes.values())) > 1:
