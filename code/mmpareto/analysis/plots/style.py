@@ -104,6 +104,8 @@ BY_METHOD = {
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "mla": LineStyle(BLACK, LONG, "*"),
+    "reconboost": LineStyle(GREEN, LONG, "1"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -114,6 +116,9 @@ BY_VARIANT = {
     ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
     ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
     ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
+    ("mla", "released"): LineStyle(BLACK, TWO_DOTS, "*"),
+    ("mla", "balancebenchmark"): LineStyle(BLACK, SPARSE, "*"),
+    ("reconboost", "released"): LineStyle(GREEN, TWO_DOTS, "1"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}

@@ -40,7 +40,7 @@ class ReconBoost(PlainSum):
     - p is detached in the last term, which therefore has no gradient: α is 0.
 
     Left out: its commands start from checkpoints of unimodal training (`--pretrained` does so for the encoders); frozen
-    encoders are in training mode there, so that BatchNorm's averages change; its learning rates fall every 30 stages.
+    encoders are in training mode there, so that BatchNorm's averages change; its learning rates fall after some stages.
 
     With one modality, both phases descend its cross-entropy. A step is a forward pass of all encoders, and a backward
     pass of those that are trained. In your own loop, call `set_epoch(…)` when an epoch begins, freeze all encoders but
