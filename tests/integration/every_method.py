@@ -72,13 +72,15 @@ class Model(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
         features = {}
-        for name, x in inputs.items():
-            encoder = self.encoders[name]
+        for name, encoder in self.encoders.items():
+            if name not in inputs:
+                continue
+            x = inputs[name]
             features[name] = checkpoint(encoder, x, use_reentrant=False) if self.recompute else encoder(x)
         if self.interaction:
             mean = torch.stack([*features.values()]).mean(0)
             features = {name: x + mean for name, x in features.items()}
-        weights = dict(zip(self.encoders, self.fusion.weight.split(FEATURE, dim=1), strict=True))
+        weights = dict(zip(self.heads, self.fusion.weight.split(FEATURE, dim=1), strict=True))
         bias = self.fusion.bias / len(features)
         parts = {name: x @ weights[name].T + bias for name, x in features.items()}
         unimodal = {name: self.heads[name](x) for name, x in features.items()}
