@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.inforeg import InfoReg as InfoReg
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
     from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
     from mmpareto.integration.reduction import MeanReducer as MeanReducer
@@ -53,6 +55,8 @@ _METHODS = {
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
     "agm": "methods.agm:AGM",
+    "inforeg": "methods.inforeg:InfoReg",
+    "relearning": "methods.relearning:Relearning",
     "unimodal": "methods.unimodal:Unimodal",
     "ensemble": "methods.ensemble:Ensemble",
     "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",

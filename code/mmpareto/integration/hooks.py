@@ -48,6 +48,12 @@ class TrainingContext(Protocol):
             ValueError: the run has no such samples; at the call, not at the first batch.
         """
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Return the index of the k-means cluster of every sample, (N,) int64 on the CPU, from features (N, F).
+
+        The run's seed determines them. Every process of a group calls it with the same features and gets the same.
+        """
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Train a copy of the model on one loss alone ("joint" or a modality); the model itself does not change."""
 

@@ -19,6 +19,8 @@ NAMES = {
     "agm": "AGM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
+    "inforeg": "InfoReg",
+    "relearning": "Diagnosing & Re-learning",
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
