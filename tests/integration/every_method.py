@@ -140,8 +140,12 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Options so that a method acts in the epoch of `Loop`.
+ACTING: dict[str, dict[str, Any]] = {"relearning": {"reinit_epoch": 1}}
+
+
 def make(name: str, modality: str = "audio") -> Method:
-    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else {}))
+    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else ACTING.get(name, {})))
     return METHODS[kind](**options)
 
 

@@ -18,6 +18,8 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "pretrain_finetune": ("--pretrain_epochs", "1"),
     "gblending": ("--trial_epochs", "1"),
     "agm": ("--alpha", "1"),
+    "inforeg": ("--variant", "released"),
+    "relearning": ("--reinit_epoch", "1", "--epochs", "3"),  # it acts before the third
 }
 
 
@@ -161,6 +163,8 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
     [
         ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat or sum"),
         ("--method ogm_ge --fusion film", "no sum over modalities"),
+        ("--method inforeg --fusion gated", "no sum over modalities.*--prediction zeroed"),
+        ("--method inforeg --prediction head", "--unimodal_loss true"),
         ("--method unimodal", "one of the modalities, audio, visual"),
         ("--method unimodal --modality text", "text"),
         ("--method unimodal --modality audio --fusion film", "two modalities"),
