@@ -20,6 +20,8 @@ OPTIONS = {
     "unimodal": ("--modality", "visual"),
     "pretrain_finetune": ("--pretrain_epochs", "0"),
     "gblending": ("--trial_epochs", "1"),
+    "inforeg": ("--variant", "released"),
+    "relearning": ("--protocol", "validation"),
     "greedy": ("--encoder", "staged"),
     **dict.fromkeys(("ogm", "ogm_ge"), ("--modulated", "weights")),  # of encoders without convolutions
 }

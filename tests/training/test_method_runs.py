@@ -19,7 +19,7 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "gblending": ("--trial_epochs", "1"),
     "agm": ("--alpha", "1"),
     "inforeg": ("--variant", "released"),
-    "relearning": ("--reinit_epoch", "1", "--epochs", "3"),  # it acts before the third
+    "relearning": ("--reinit_epoch", "1", "--epochs", "3", "--protocol", "validation"),  # it acts before the third
 }
 
 
@@ -73,7 +73,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 )
 def test_untrained_parameters_do_not_decay(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
     """A compiled model gives unreached parameters zero gradients, not None: weight decay would act on them."""
-    trainer = trainer_of(data, tmp_path / "run", *flags(name), "--weight_decay", "0.5", "--protocol", "paper")
+    trainer = trainer_of(data, tmp_path / "run", "--weight_decay", "0.5", "--protocol", "paper", *flags(name))
     if compiled:
         torch._dynamo.reset()
         trainer.model = torch.compile(trainer.network, backend="aot_eager")
