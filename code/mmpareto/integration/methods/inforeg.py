@@ -37,7 +37,7 @@ class InfoReg(PlainSum, FusingMethod):
     p_k as well; it has sums over the batch of p_k[y] as scores, so that tanh saturates and α_k is nearly c·e; c is 0.95
     for the first modality (audio) and 0.1 for the other; the first modality's window is that of all; the trace is the
     sum over its weight matrices and kernels of the mean squared element, regulation included; traces are sums over ten
-    epochs, of which the first epochs have fewer, so that they always count as in the window; K is 0.05. The first
+    epochs, fewer at first, so that the first ten epochs nearly always count as in the window; K is 0.05. The first
     commit, 41d887f, also has K = 0.04, heads of their own for p_k, and a condition by which the second modality is
     never regulated: `threshold` 0.04, `prediction` "head", `strength_of_others` 0. The code has two modalities; with
     more, Δ_k is as above.
