@@ -27,10 +27,11 @@ class InfoReg(PlainSum, FusingMethod):
         T_k = mean of ‖g_k‖² over the steps of an epoch        window of k: (T_k − T_k before) / T_k > K
         h_k = g_k + α_k (θ_k − θ_k⁰), with α_k = c·exp(β·tanh Δ_k) where Δ_k > 0 in the window, else 0
 
-    g_k is the joint loss's gradient, T_k stands in for the trace of the Fisher information matrix, and the window of an
-    epoch is judged from the two epochs before it, from the third epoch on (equations 7 to 16 and algorithm 1). The sign
-    of equation 8 is that of a loss, −log p; the text around it takes the larger score for the better modality, and so
-    do we. `unimodal_loss` adds the loss of every p_k (InfoReg* in the paper, whose p_k is unchecked). With one
+    g_k is the joint loss's gradient, c is 1, and the window of an epoch is judged from the two epochs before it, from
+    the third epoch on (equations 7 to 16 and algorithm 1). T_k stands in for the trace of the Fisher information
+    matrix: equation 7 has gradients of samples, equation 13 and we those of batches. The sign of equation 8 is that of
+    a loss, −log p; the text around it takes the larger score for the better modality, and so do we. `unimodal_loss`
+    adds the loss of every p_k (InfoReg* in the paper, which does not say whose predictions these are). With one
     modality, nothing is regulated. One backward pass. In the window, the method holds a copy of the encoders.
 
     `variants["released"]` is GeWu-Lab/InfoReg_CVPR2025 at ea7b9d5, with these differences: it descends the losses of
