@@ -55,6 +55,8 @@ UNUSED_OPTIONS = {
     ("gblending", "every"): "--every 3",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
+    ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }
 
 

@@ -23,6 +23,7 @@ OPTIONS = {
     "inforeg": ("--variant", "released"),
     "relearning": ("--protocol", "validation"),
     "greedy": ("--encoder", "staged"),
+    "lfm": ("--variant", "corrected"),  # by default, it needs the whole batch
     **dict.fromkeys(("ogm", "ogm_ge"), ("--modulated", "weights")),  # of encoders without convolutions
 }
 
