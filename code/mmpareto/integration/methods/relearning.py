@@ -31,7 +31,7 @@ class Relearning(JointLoss):
     number of restarts of k-means is that of the scikit-learn version there, and one here. That the code is the paper's
     method is unchecked but for the equations, of which a summary gives the same.
 
-    The method holds a copy of the encoders' initial weights, in CPU memory, and a run needs a validation set. Features
+    The state holds a copy of the encoders' initial weights, in CPU memory, and a run needs a validation set. Features
     of all samples are computed in evaluation mode, which takes about a third of an epoch's time. The reported metric
     `relearning_<modality>` is a_k of the last re-initialisation; 0 before the first.
 
