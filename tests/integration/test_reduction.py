@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, ready, take_grads
+from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, make, ready, take_grads
 from mmpareto import METHODS, MMPareto, Refresh
 from mmpareto.integration import reduction
 from mmpareto.integration.method import Method
@@ -22,6 +22,7 @@ SIZE = 12
 # Samples per process at each step; at the last step, one process has none.
 SHARES = {2: [(7, 5), (6, 6), (12, 0)], 4: [(3, 3, 3, 3), (5, 4, 2, 1), (6, 5, 0, 1)]}
 REFRESHED = "mmpareto, refreshed every second step"
+WHOLE_BATCH = [name for name in METHODS if make(name).needs_whole_batch]  # refuse several processes
 NAMES = [*METHODS, *CONTROLS, *(["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else [])]
 
 
@@ -82,7 +83,11 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     return steps
 
 
-RUNS = [(name, name == "greedy") for name in NAMES] + [("mmpareto", True), ("pmr", True), (REFRESHED, False)]
+RUNS = [(name, name == "greedy") for name in NAMES if name not in WHOLE_BATCH] + [
+    ("mmpareto", True),
+    ("pmr", True),
+    (REFRESHED, False),
+]
 
 
 def every_method(count: int) -> dict[tuple[str, bool], Any]:

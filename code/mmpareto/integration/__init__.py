@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cggm import CGGM as CGGM
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
     from mmpareto.integration.methods.gblending import GBlending as GBlending
@@ -59,6 +60,7 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "cggm": "methods.cggm:CGGM",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

@@ -25,6 +25,7 @@ NAMES = {
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
 }
 
 
