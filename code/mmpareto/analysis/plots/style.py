@@ -102,6 +102,7 @@ BY_METHOD = {
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "cggm": LineStyle(GREEN, DOTTED, "1"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -109,6 +110,7 @@ BY_VARIANT = {
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
+    ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
