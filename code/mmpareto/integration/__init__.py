@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
@@ -61,6 +62,7 @@ _METHODS = {
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
     "cggm": "methods.cggm:CGGM",
+    "mcr": "methods.mcr:MCR",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

@@ -26,6 +26,7 @@ NAMES = {
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
     "cggm": "CGGM",
+    "mcr": "MCR",
 }
 
 

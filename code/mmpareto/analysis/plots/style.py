@@ -103,6 +103,7 @@ BY_METHOD = {
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
     "cggm": LineStyle(GREEN, DOTTED, "1"),
+    "mcr": LineStyle(BLACK, LONG, "2"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -111,6 +112,7 @@ BY_VARIANT = {
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
     ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
+    ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
