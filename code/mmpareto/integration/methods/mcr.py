@@ -50,8 +50,8 @@ class MCR(PlainSum, FusingMethod):
     - L_CEB, the error of a network of two layers that predicts the features from the detached joint logits, and which
       the optimizer trains. Half of the commands of run.sh have it (`--lib 1`), but not those of ResNets.
     - With two modalities, the released features to be permuted come from a second forward pass, in evaluation mode.
-    - At that commit, the class for two modalities computes L_MIPD and L_Con but does not add them to the loss, and
-      none of them knows the strategies' names in run.sh. Those for regression and for three modalities add them.
+    - At that commit, the class for two modalities computes L_MIPD and L_Con but does not add them to the loss, as
+      those for regression and for three modalities do. The code does not know the strategies' names in run.sh.
     - With three modalities, parameters that belong to no player get multiples of ∂D_S, and the "collaborative" game has
       D of the first modality three times.
     - Regression, with squared differences of the predictions in place of the JSD.
