@@ -69,6 +69,7 @@ class CGGM(Modulation):
     memory = ("scores",)
     descends_unimodal = True
     separates = True
+    needs_labels = True
     no_interaction = "trains the classifiers alone on the features"
 
     def __init__(self, rho: float = 1.3, direction_weight: float = 0.2, epsilon: float = 0.0) -> None:
