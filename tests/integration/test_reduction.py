@@ -22,7 +22,7 @@ SIZE = 12
 # Samples per process at each step; at the last step, one process has none.
 SHARES = {2: [(7, 5), (6, 6), (12, 0)], 4: [(3, 3, 3, 3), (5, 4, 2, 1), (6, 5, 0, 1)]}
 REFRESHED = "mmpareto, refreshed every second step"
-WHOLE_BATCH = [name for name in METHODS if make(name).needs_whole_batch]  # refuse several processes
+WHOLE_BATCH = [name for name in [*METHODS, *CONTROLS] if make(name).needs_whole_batch]  # refuse several processes
 NAMES = [*METHODS, *CONTROLS, *(["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else [])]
 
 

@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import Loop, Model, assert_close, batch_of, losses_of, make, ready, step, take_grads
+from every_method import (
+    Loop,
+    Model,
+    assert_close,
+    assert_same_state,
+    batch_of,
+    losses_of,
+    make,
+    ready,
+    step,
+    take_grads,
+)
 from mmpareto.integration.methods.mcr import MCR, contrastive_loss, jensen_shannon
 from mmpareto.models import FUSIONS
-from torch import Tensor
+from torch import Tensor, nn
 
 PERMUTATIONS = 3
 
@@ -174,6 +185,35 @@ def test_one_of_a_kind_is_plain_training(name: str) -> None:
     joint, unimodal = losses_of(model(batch[0]), batch[1])
     (joint + 0.01 * sum(unimodal.values())).backward()
     assert_close(actual, take_grads(model), 1e-9)
+
+
+def test_the_predictor_of_the_bottleneck_is_trained_by_adam() -> None:
+    """Three steps beside PyTorch's layers and optimizer; then one that is not finite, which changes nothing."""
+    model, batches = Model(), [batch_of(seed=seed) for seed in range(3)]
+    method = MCR(competition_weight=0.0, contrastive_weight=0.0, bottleneck_weight=0.7, predictor_learning_rate=0.01)
+    loop = Loop(model, batches[0])
+    step(method, loop, batches[0])
+    take_grads(model)
+    assert method.predictor["hidden"].shape == (4, 3) and method.predictor["output"].shape == (8, 4)
+    method.predictor = {name: method.predictor[name] for name in ("hidden", "output")}
+    layers = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 8, bias=False)).double()
+    layers.load_state_dict({"0.weight": method.predictor["hidden"], "2.weight": method.predictor["output"]})
+    adam = torch.optim.Adam(layers.parameters(), lr=0.01)
+    for batch in batches:
+        outputs = model(batch[0])
+        joint, unimodal = losses_of(outputs, batch[1])
+        error = (layers(outputs.joint.detach()) - torch.cat([*outputs.features.values()], 1)).square().mean()
+        (joint + 0.01 * sum(unimodal.values()) + 0.7 * error).backward()
+        adam.step()
+        adam.zero_grad()
+        expected = take_grads(model)
+        step(method, loop, batch, scale=1024.0)
+        assert_close({k: None if g is None else g / 1024 for k, g in take_grads(model).items()}, expected, 1e-9)
+        torch.testing.assert_close(method.predictor["hidden"], layers[0].weight.detach())
+        torch.testing.assert_close(method.predictor["output"], layers[2].weight.detach())
+    before = method.state_dict()
+    step(method, loop, ({name: x * float("nan") for name, x in batches[0][0].items()}, batches[0][1]))
+    assert_same_state(method.state_dict(), before)
 
 
 def test_half_precision_gives_finite_gradients() -> None:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.features import read_output
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import PlainSum
@@ -18,7 +19,9 @@ from mmpareto.integration.options import check_at_least, check_choice, check_pos
 Parts: TypeAlias = Mapping[str, Tensor]
 
 GREEDY, INDEPENDENT, COLLABORATIVE = STRATEGIES = ("greedy", "independent", "collaborative")
-UNIQUE, SHARED = "unique information", "shared information"  # the names of λ_M·L_MIPD and λ_C·L_Con
+# The names of λ_M·L_MIPD, λ_C·L_Con and λ_B·L_CEB.
+UNIQUE, SHARED, IRRELEVANT = "unique information", "shared information", "irrelevant information"
+BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8  # PyTorch's defaults
 
 
 class MCR(PlainSum, FusingMethod):
@@ -28,13 +31,15 @@ class MCR(PlainSum, FusingMethod):
     Jensen-Shannon divergence, a mean over samples and `permutations` permutations:
 
         D_S = JSD(softmax(z(S)), softmax(z(∅)))                          the influence of S
-        L = L_m + λ_u Σₖ L_uᵏ + λ_M·L_MIPD + λ_C·L_Con
+        L = L_m + λ_u Σₖ L_uᵏ + λ_M·L_MIPD + λ_C·L_Con + λ_B·L_CEB
         ∂L_MIPD/∂θₖ = Σ over S ∋ k of −∂D_S/∂θₖ  +  Σ over S ∌ k of −κ·∂D_S/∂θₖ        (S neither empty nor all)
 
     Every modality k is a player with its own parameters θₖ, who raises its influence. κ is −1 for "greedy" (it also
     lowers that of the others), 0 for "independent" and 1 for "collaborative". L_Con is the supervised NT-Xent loss of
     the normalised features of all modalities, with cosines s and temperature τ: the mean of
-    −log e^{s_ij/τ} / (e^{s_ij/τ} + Σ over l of another class of e^{s_il/τ}) over all i ≠ j of the same class.
+    −log e^{s_ij/τ} / (e^{s_ij/τ} + Σ over l of another class of e^{s_il/τ}) over all i ≠ j of the same class. L_CEB is
+    the mean squared difference between the features of all modalities and B·relu(A·z), which predicts them from the
+    joint logits z as constants; A (F, C) and B (nF, F) are trained on it by Adam.
 
     What a player controls is z_k, its contribution to joint logits that are a sum (θₖ then includes its weights in
     the joint head), and x_k for other fusions, whose parameters are no player's: they descend −Σ D_S, or nothing in a
@@ -45,10 +50,8 @@ class MCR(PlainSum, FusingMethod):
     The equations are those of the authors' README and of their code (kkontras/MCR at 338d370); the paper's text is
     unchecked. `variants["paper"]` differentiates D_S as a whole, as the README's formula says. In
     `variants["released"]`, z(∅) has the gradient of all players, whichever z(S) has; in a greedy game, this cancels, so
-    that z(∅) is a constant. Left out:
+    that z(∅) is a constant. The released predictor is trained by the optimizer of the model, Adam. Left out:
 
-    - L_CEB, the error of a network of two layers that predicts the features from the detached joint logits, and which
-      the optimizer trains. Half of the commands of run.sh have it (`--lib 1`), but not those of ResNets.
     - With two modalities, the released features to be permuted come from a second forward pass, in evaluation mode.
     - At that commit, the class for two modalities computes L_MIPD and L_Con but does not add them to the loss, as
       those for regression and for three modalities do. The code does not know the strategies' names in run.sh.
@@ -67,9 +70,11 @@ class MCR(PlainSum, FusingMethod):
         strategy: "greedy", "independent" or "collaborative".
         competition_weight: λ_M ≥ 0 [0.1 on CREMA-D, 0.01 on AVE, 0.001 on UCF-101].
         contrastive_weight: λ_C ≥ 0 [1]. Above 0, features must have one length.
+        bottleneck_weight: λ_B ≥ 0 [0 with ResNets, 1 with most transformers]. Above 0, features must have one length.
         unimodal_weight: λ_u > 0 [0.01 on CREMA-D and AVE, 0.1 on UCF-101, 1 with transformers].
         permutations: number of permutations in a step, ≥ 1 [32].
         temperature: τ > 0 [0.5].
+        predictor_learning_rate: learning rate of Adam for the predictor, > 0 [1e-4 and 5e-5].
         unpermuted: the players through which z(∅) is differentiated: "same": those of z(S); "all".
 
     Raises:
@@ -82,6 +87,8 @@ class MCR(PlainSum, FusingMethod):
         "paper": {"unpermuted": "same"},
         "released": {"unpermuted": "all"},
     }
+    without_effect: ClassVar[Mapping[str, Mapping[str, Any]]] = {"predictor_learning_rate": {"bottleneck_weight": 0}}
+    memory = ("predictor",)
     needs_fusion = True
     needs_classes = True
 
@@ -90,22 +97,29 @@ class MCR(PlainSum, FusingMethod):
         strategy: str = GREEDY,
         competition_weight: float = 0.1,
         contrastive_weight: float = 1.0,
+        bottleneck_weight: float = 0.0,
         unimodal_weight: float = 0.01,
         permutations: int = 32,
         temperature: float = 0.5,
+        predictor_learning_rate: float = 1e-4,
         unpermuted: str = "same",
     ) -> None:
         super().__init__()
         check_choice("strategy", strategy, STRATEGIES)
         check_at_least("competition_weight", competition_weight, 0)
         check_at_least("contrastive_weight", contrastive_weight, 0)
+        check_at_least("bottleneck_weight", bottleneck_weight, 0)
         check_positive("unimodal_weight", unimodal_weight)
         check_at_least("permutations", permutations, 1)
         check_positive("temperature", temperature)
+        check_positive("predictor_learning_rate", predictor_learning_rate)
         check_choice("unpermuted", unpermuted, ("same", "all"))
         self.strategy, self.permutations, self.unpermuted = strategy, permutations, unpermuted
         self.competition_weight, self.contrastive_weight = competition_weight, contrastive_weight
+        self.bottleneck_weight, self.predictor_learning_rate = bottleneck_weight, predictor_learning_rate
         self.unimodal_weight, self.temperature = unimodal_weight, temperature
+        self.predictor: dict[str, Tensor] = {}  # A and B, Adam's two means of each, and its number of steps
+        self._leaves: dict[str, Tensor] = {}  # A and B as the current step differentiates them
 
     @property
     def needs_whole_batch(self) -> bool:
@@ -115,7 +129,7 @@ class MCR(PlainSum, FusingMethod):
     def objectives(
         self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
-        """Return L_m, λ_u·L_uᵏ, λ_M·L_MIPD and λ_C·L_Con."""
+        """Return L_m, λ_u·L_uᵏ, λ_M·L_MIPD, λ_C·L_Con and λ_B·L_CEB."""
         if joint is None:
             raise ValueError("MCR descends the joint loss: pass it")
         if self.active_reducer is not None or self.accumulation.is_open:
@@ -136,8 +150,23 @@ class MCR(PlainSum, FusingMethod):
             objectives.losses[UNIQUE] = self.competition_weight * competition
         if len(features) > 1 and self.contrastive_weight > 0:
             objectives.losses[SHARED] = self.contrastive_weight * contrastive_loss(features, labels, self.temperature)
-        objectives.names += [name for name in (UNIQUE, SHARED) if name in objectives.losses]
+        if len(features) > 1 and self.bottleneck_weight > 0:
+            objectives.losses[IRRELEVANT] = self.bottleneck_weight * self._prediction_error(features, outputs)
+        objectives.names += [name for name in (UNIQUE, SHARED, IRRELEVANT) if name in objectives.losses]
         return objectives
+
+    def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
+        """Take the predictor's step, if there is one and the step is finite."""
+        leaves, self._leaves = self._leaves, {}
+        if leaves:
+            finite = gradients.finite.all()
+            steps = self.predictor.get("steps", torch.zeros_like(gradients.scale))
+            updated = {"steps": steps.to(finite.device, non_blocking=True) + finite}
+            for name, leaf in leaves.items():
+                gradient = gradients.others.pop(leaf) / gradients.scale
+                updated |= self._adam(name, leaf.detach(), gradient, updated["steps"], finite)
+            self.predictor = updated
+        return {}
 
     def _competition(self, features: Parts, contributions: Parts | None) -> Tensor:
         """Return a loss () with the gradient of L_MIPD."""
@@ -165,6 +194,35 @@ class MCR(PlainSum, FusingMethod):
         if self.strategy == GREEDY:
             yield 1.0, [name for name in names if name not in subset]
 
+    def _prediction_error(self, features: Parts, outputs: Any) -> Tensor:
+        """Return L_CEB, ()."""
+        logits = read_output(outputs, "joint")
+        if logits is None:
+            raise ValueError("MCR's bottleneck loss needs outputs.joint, the joint logits (B, C)")
+        z, x = _working(logits).detach(), torch.cat([*_of_one_length(features, "bottleneck").values()], dim=1)
+        width = x.shape[1] // len(features)
+        shapes = {"hidden": (width, z.shape[1]), "output": (x.shape[1], width)}
+        for name, shape in shapes.items():
+            weight = self.predictor.get(name)
+            if weight is None:
+                weight = nn.init.kaiming_uniform_(x.new_empty(shape), a=math.sqrt(5))  # as nn.Linear
+            self._leaves[name] = weight.to(x, non_blocking=True).clone().requires_grad_()
+        return F.mse_loss((z @ self._leaves["hidden"].T).relu() @ self._leaves["output"].T, x)
+
+    def _adam(self, name: str, weight: Tensor, gradient: Tensor, steps: Tensor, finite: Tensor) -> dict[str, Tensor]:
+        """Return the weight and Adam's means after a step, or before it if that is not finite."""
+        zero = torch.zeros_like(weight)
+        mean, square = (self.predictor.get(f"{name}.{kind}", zero).to(zero) for kind in ("mean", "square"))
+        new_mean = BETA_1 * mean + (1 - BETA_1) * gradient
+        new_square = BETA_2 * square + (1 - BETA_2) * gradient.square()
+        size = (new_square / (1 - BETA_2**steps)).sqrt() + ADAM_EPSILON
+        stepped = weight - self.predictor_learning_rate * (new_mean / (1 - BETA_1**steps)) / size
+        return {
+            name: torch.where(finite, stepped, weight),
+            f"{name}.mean": torch.where(finite, new_mean, mean),
+            f"{name}.square": torch.where(finite, new_square, square),
+        }
+
     def _permutation(self, count: int, like: Tensor) -> Tensor:
         """Return the rows (permutations · count,) of several permutations, one after another."""
         return torch.rand(self.permutations, count, device=like.device).argsort(1).flatten()
@@ -190,13 +248,7 @@ def contrastive_loss(features: Parts, labels: Tensor, temperature: float) -> Ten
     Raises:
         ValueError: features differ in length.
     """
-    flat = {name: _working(x).flatten(1) for name, x in features.items()}
-    if len({x.shape[1] for x in flat.values()}) > 1:
-        lengths = ", ".join(f"{x.shape[1]} ({name})" for name, x in flat.items())
-        raise ValueError(
-            f"MCR's contrastive loss compares features of one length, and these have {lengths}: set contrastive_weight "
-            "to 0 (--contrastive_weight 0), or take encoders with features of one length"
-        )
+    flat = _of_one_length(features, "contrastive")
     z = torch.cat([F.normalize(x, dim=1) for x in flat.values()])
     y = labels.to(z.device).repeat(len(flat))
     similarity = z @ z.T / temperature
@@ -206,6 +258,18 @@ def contrastive_loss(features: Parts, labels: Tensor, temperature: float) -> Ten
     losses = torch.logaddexp(similarity, others) - similarity
     pairs = same & ~torch.eye(len(y), dtype=torch.bool, device=z.device)
     return torch.where(pairs, losses, 0.0).sum() / pairs.sum()
+
+
+def _of_one_length(features: Parts, loss: str) -> dict[str, Tensor]:
+    """Return the features (B, F), in float32 at least; raises ValueError if F differs."""
+    flat = {name: _working(x).flatten(1) for name, x in features.items()}
+    if len({x.shape[1] for x in flat.values()}) > 1:
+        lengths = ", ".join(f"{x.shape[1]} ({name})" for name, x in flat.items())
+        raise ValueError(
+            f"MCR's {loss} loss takes features of one length, and these have {lengths}: set {loss}_weight to 0 "
+            f"(--{loss}_weight 0), or take encoders with features of one length"
+        )
+    return flat
 
 
 def _live(parts: Parts, live: Collection[str]) -> dict[str, Tensor]:
