@@ -68,7 +68,6 @@ class CGGM(Modulation):
     }
     memory = ("scores",)
     descends_unimodal = True
-    separates = True
     needs_labels = True
     no_interaction = "trains the classifiers alone on the features"
 
