@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "cggm", "mcr")
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "lfm", "cggm", "mcr")
 
 
 class Outputs(NamedTuple):
@@ -133,6 +133,7 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, joint loss not truncated": ("dgl", {"truncate_joint": False}),
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
+    "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
     "cggm, no direction loss": ("cggm", {"direction_weight": 0.0}),
     "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }
@@ -181,6 +182,7 @@ def step(
         labels=labels,
         scale=scale,
         interaction=loop.network.interaction,
+        share=share,
     )
 
 

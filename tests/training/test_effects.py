@@ -42,7 +42,7 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "channels_last": ("--channels_last", dataclasses.replace(CLIPS, convolutions=False)),
     "tf32": ("--tf32", dataclasses.replace(CLIPS, gpu=False)),
     "worker_timeout": ("--worker_timeout 3", dataclasses.replace(CLIPS, gpu=False)),
-    "process_timeout": ("--process_timeout 3", None),
+    "process_timeout": ("--process_timeout 3", CLIPS),
     "tensorboard_path": ("--use_tensorboard false --tensorboard_path logs", None),
     "log_every": ("--use_tensorboard false --log_every 3", None),
 }
@@ -56,6 +56,8 @@ UNUSED_OPTIONS = {
     ("mcr", "predictor_learning_rate"): "--bottleneck_weight 0 --predictor_learning_rate 0.001",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
+    ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }
 
 

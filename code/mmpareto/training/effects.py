@@ -111,7 +111,7 @@ WITH_WORKERS = Effect(
 )
 IN_SEVERAL_PROCESSES = Effect(
     "torchrun has not started this process, so that it waits for no other",
-    lambda s, facts: "WORLD_SIZE" in os.environ,
+    lambda s, facts: facts is None or "WORLD_SIZE" in os.environ,
 )
 ON_GPU = Effect("the run is on the CPU", lambda s, facts: facts is None or facts.gpu)
 WITH_CONVOLUTIONS = Effect("the network has no convolutions", lambda s, facts: facts is None or facts.convolutions)
