@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "inforeg", "relearning", "lfm")
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "inforeg", "relearning", "lfm", "cggm", "mcr")
 
 
 class Outputs(NamedTuple):
@@ -138,6 +138,8 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
     "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
+    "cggm, no direction loss": ("cggm", {"direction_weight": 0.0}),
+    "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }
 
 

@@ -86,7 +86,11 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     return steps
 
 
-RUNS = [(name, name == "greedy") for name in NAMES] + [("mmpareto", True), ("pmr", True), (REFRESHED, False)]
+RUNS = [(name, name == "greedy") for name in NAMES] + [
+    ("mmpareto", True),
+    ("pmr", True),
+    (REFRESHED, False),
+]
 
 
 def every_method(count: int) -> dict[tuple[str, bool], Any]:

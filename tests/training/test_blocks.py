@@ -24,6 +24,7 @@ BLOCKS = ("--blocks", "mmtm", "--encoder", "tiny", "--protocol", "paper")
 REFUSED = {
     "ensemble": "trains every modality as if it were alone",
     "pretrain_finetune": "trains every encoder alone at first",
+    "cggm": "trains the classifiers alone on the features",
 }
 NAMES = ("audio", "visual")
 # The unimodal losses that methods descend; `dgl` multiplies them by α. The joint loss of `dgl` reaches no encoder.

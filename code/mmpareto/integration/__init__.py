@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cggm import CGGM as CGGM
     from mmpareto.integration.methods.cml import CML as CML
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.greedy import Greedy as Greedy
     from mmpareto.integration.methods.inforeg import InfoReg as InfoReg
     from mmpareto.integration.methods.lfm import LFM as LFM
+    from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
@@ -67,6 +69,8 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "cggm": "methods.cggm:CGGM",
+    "mcr": "methods.mcr:MCR",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

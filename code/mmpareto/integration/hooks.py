@@ -80,6 +80,8 @@ class Hooks:
     """Why the method needs encoders that exchange nothing inside, a clause without its subject; "" if it does not."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
+    needs_labels: bool = False
+    """Whether the method reads labels of any kind."""
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 

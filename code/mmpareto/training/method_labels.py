@@ -29,6 +29,8 @@ NAMES = {
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
+    "mcr": "MCR",
 }
 
 
