@@ -17,7 +17,19 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "inforeg", "relearning", "lfm", "cggm", "mcr")
+STATEFUL = (
+    "agm",
+    "greedy",
+    "gradnorm",
+    "metabalance",
+    "pmr",
+    "gblending",
+    "inforeg",
+    "relearning",
+    "lfm",
+    "cggm",
+    "mcr",
+)
 
 
 class Outputs(NamedTuple):
