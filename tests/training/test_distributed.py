@@ -41,6 +41,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 } | {
     "greedy": ("--method", "greedy", "--start_epoch", "1", *BATCH),
     "gblending": ("--method", "gblending", "--trial_epochs", "1", *BATCH),
+    "inforeg": ("--method", "inforeg", "--variant", "released", *BATCH),
+    "relearning": ("--method", "relearning", "--reinit_epoch", "1", *BATCH, "--epochs", "3"),
     "mla": ("--method", "mla", "--record-gradients", "2", "--accumulate", "2", *BATCH),
     "reconboost": ("--method", "reconboost", "--boost_epochs", "1", "--rectify_epochs", "1", *PLAIN),
     "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),

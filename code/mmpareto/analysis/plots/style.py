@@ -104,6 +104,8 @@ BY_METHOD = {
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "cggm": LineStyle(GREEN, DOTTED, "1"),
+    "mcr": LineStyle(BLACK, LONG, "2"),
     "mla": LineStyle(BLACK, LONG, "*"),
     "reconboost": LineStyle(GREEN, LONG, "1"),
 }
@@ -116,6 +118,8 @@ BY_VARIANT = {
     ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
     ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
     ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
+    ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
+    ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
     ("mla", "released"): LineStyle(BLACK, TWO_DOTS, "*"),
     ("mla", "balancebenchmark"): LineStyle(BLACK, SPARSE, "*"),
     ("reconboost", "released"): LineStyle(GREEN, TWO_DOTS, "1"),
