@@ -25,6 +25,7 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "no_probe": ("--no_probe", CLIPS),
     "probe_every": ("--probe_every 2", None),
     "fusion": ("--method ensemble --fusion concat", dataclasses.replace(CLIPS, fusion="average")),
+    "cosine_scale": ("--fusion sum --cosine_scale 15", None),
     "blocks": ("--method greedy --blocks mmtm", dataclasses.replace(CLIPS, free_blocks=False)),
     "cross_terms": ("--cross_terms included", dataclasses.replace(CLIPS, cross_terms=False)),
     "momentum": ("--optimizer adam --momentum 0.8", None),

@@ -34,6 +34,7 @@ from mmpareto.training.effects import (
     ON_GPU,
     UNTRAINED_HEADS,
     WITH_CONVOLUTIONS,
+    WITH_COSINE,
     WITH_CROSS_TERMS,
     WITH_LOGGER,
     WITH_SGD,
@@ -221,6 +222,10 @@ class Settings:
     )
     fusion: str = _setting(
         NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
+    )
+    cosine_scale: float = _setting(
+        NETWORK, WITH_COSINE, "factor of the cosines of --fusion cosine", metavar="S", default=10.0,
+        check=POSITIVE_FINITE, older=10.0,
     )
     blocks: str = _setting(
         NETWORK, FREE_BLOCKS, BLOCKS_HELP, names=BLOCKS, default=NO_BLOCKS, older=NO_BLOCKS,

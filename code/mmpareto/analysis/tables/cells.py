@@ -43,6 +43,7 @@ LATER: dict[str, Any] = {
     "objective": "supervised",
     "temperature": 0.07,
     "train_fraction": 1.0,
+    "cosine_scale": 10.0,
 }
 # The same for options of methods.
 _OF_OGM = {"modulated": "convolutions", "score": "contribution"}
