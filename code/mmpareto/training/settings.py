@@ -50,6 +50,7 @@ from mmpareto.training.method_options import (
     method_name,
     option_effects,
     read_options,
+    recorded_variant,
     typed_options,
     variant_name,
     whole_options,
@@ -590,8 +591,8 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     plugins.import_plugins(config["arguments"].get("plugin") or (), "this run")
     added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
     arguments = added | config["arguments"]
-    if "method" in arguments and arguments.get("variant") is not None:
-        arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    if "method" in arguments and "variant" in arguments:
+        arguments["variant"] = recorded_variant(arguments["method"], arguments["variant"])
     if "method" in arguments and arguments.get("options") is not None:
         arguments["options"] = whole_options(arguments["method"], arguments["options"])
     return arguments

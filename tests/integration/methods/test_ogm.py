@@ -151,7 +151,11 @@ def test_contributions_are_preferred_to_unimodal_logits() -> None:
 @pytest.mark.parametrize(
     ("outputs", "labels", "match"),
     [
-        (SimpleNamespace(contributions={}, unimodal={"audio": torch.zeros(2, 3)}), True, "--fusion concat or sum"),
+        (
+            SimpleNamespace(contributions={}, unimodal={"audio": torch.zeros(2, 3)}),
+            True,
+            "--fusion concat, sum or cosine",
+        ),
         (SimpleNamespace(unimodal={}), True, "needs the model's outputs.*contributions"),
         (None, True, "needs the model's outputs: pass outputs="),
         (SimpleNamespace(contributions={"visual": torch.zeros(2, 3)}), True, "needs logits of 'audio'"),
