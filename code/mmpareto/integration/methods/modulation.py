@@ -12,7 +12,6 @@ from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.report import EncoderReport
 
-
 # κ = 1 − tanh(43) ≈ 9e-38 is still a normal float32 number: a coefficient never vanishes.
 LARGEST_ARGUMENT = 43.0
 COMPARISONS = ("mean", "balancebenchmark")

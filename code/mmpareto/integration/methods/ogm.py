@@ -114,7 +114,7 @@ class OGM(Modulation, ScoringMethod):
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
         """Return modality → s_k, () float64."""
         benchmark = self._as_benchmark(len(objectives.encoders))
-        return self.scores(outputs, labels, objectives, score_of_cosines if benchmark else true_class_score)
+        return self.scores(outputs, labels, objectives.encoders, score_of_cosines if benchmark else true_class_score)
 
     def coefficients(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Return κ of every modality; 1 in epochs without modulation."""

@@ -1,6 +1,6 @@
 """Methods that compare how confident each modality is in the true class."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.fusing import FusingMethod
-from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_choice
 
 NOT_ADDITIVE = (
@@ -52,22 +51,23 @@ class ScoringMethod(FusingMethod):
         self,
         outputs: Any,
         labels: Tensor | None,
-        objectives: Objectives,
+        names: Iterable[str],
         score: Callable[[Tensor, Tensor], Tensor] = true_class_score,
     ) -> dict[str, Tensor]:
         """Return modality → s_k, () float64 without a graph: by default, Σᵢ softmax(z_k)[i, yᵢ].
 
         Arguments:
+            names: modalities that must have logits.
             score: function of z_k (B, C) and the labels (B,).
 
         Raises:
-            ValueError: the labels or an encoder's logits are missing, or there are none, because the joint logits are
+            ValueError: the labels or a modality's logits are missing, or there are none, because the joint logits are
                 not a sum over modalities.
         """
         if labels is None:
             raise ValueError(f"{self.title} needs the labels: pass labels=…, the class indices (B,)")
         logits = self._logits(outputs)
-        for name in objectives.encoders:
+        for name in names:
             if name not in logits:
                 raise ValueError(f"{self.title} needs logits of {name!r}, but outputs has only those of {[*logits]}")
         return {name: score(z.detach().double(), labels.to(z.device)) for name, z in logits.items()}
