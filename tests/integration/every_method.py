@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending")
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "opm")
+OWN_JOINT_LOSS = ("opm",)  # descend a joint loss that they compute from the features
 
 
 class Outputs(NamedTuple):
@@ -179,6 +180,7 @@ def step(
         labels=labels,
         scale=scale,
         interaction=loop.network.interaction,
+        share=share,
     )
 
 

@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
-from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.methods.scoring import ScoringMethod, check_score
@@ -130,9 +129,9 @@ class OPM(JointLoss, ScoringMethod):
                     "OPM with probability 'current' (variant released) needs the whole batch at once: train without "
                     "gradient accumulation and in one process, or set probability to 'previous'"
                 )
-            features = read_output(outputs, "features")
-            if not features:
-                raise ValueError("OPM needs the features: pass outputs=… with `features`, modality → (B, …)")
+            features = self.features_in(outputs)
+            if labels is None:
+                raise ValueError("OPM needs the labels: pass labels=…, the class indices (B,)")
             self._used = self._probabilities(features, outputs, labels)
             joint = self.loss(self.fuse(self._drop(features, self._used)), labels) * self.share
         return collect_joint(joint, encoders, self.title)

@@ -75,7 +75,9 @@ class ScoringMethod(FusingMethod):
     def _logits(self, outputs: Any) -> Mapping[str, Tensor]:
         """Return modality → z_k (B, C); of outputs without contributions, the unimodal logits."""
         if self.score == "zeroed":
-            return self._logits_with_others_zeroed(read_output(outputs, "features"))
+            features = self.features_in(outputs)
+            zeros = {name: torch.zeros_like(x) for name, x in features.items()}
+            return {name: self.fuse({**zeros, name: x.detach()}) for name, x in features.items()}
         contributions = read_output(outputs, "contributions")
         if contributions:
             return contributions
@@ -89,8 +91,9 @@ class ScoringMethod(FusingMethod):
             )
         return unimodal
 
-    def _logits_with_others_zeroed(self, features: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def features_in(self, outputs: Any) -> Mapping[str, Tensor]:
+        """Return modality → feature (B, …); raises ValueError if the outputs have none."""
+        features = read_output(outputs, "features")
         if not features:
             raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
-        zeros = {name: torch.zeros_like(x) for name, x in features.items()}
-        return {name: self.fuse({**zeros, name: x.detach()}) for name, x in features.items()}
+        return features
