@@ -76,8 +76,8 @@ def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
 
 
 JOINT: dict[str, Formula] = {
-    "concat": concat, "sum": added, "cosine": cosine, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
-    "average_labels": average_labels, "average_logits": average_logits,
+    "concat": concat, "sum": added, "cosine": cosine, "film": film, "bilinear": bilinear, "gated": gated,
+    "average": average, "average_labels": average_labels, "average_logits": average_logits,
 }  # fmt: skip
 
 

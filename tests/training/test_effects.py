@@ -54,6 +54,7 @@ UNUSED_OPTIONS = {
     ("gblending", "every"): "--every 3",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("pmr", "eta"): "--eta 0.1",
 }
 
 
