@@ -182,12 +182,10 @@ def test_other_fusions_are_scored_with_the_other_features_zeroed(name: str) -> N
     report = step_on(method, network, inputs, labels)
     features = network(inputs).features
     none = torch.zeros(8, FEATURE, dtype=torch.float64)
-    scores = {
-        m: float(
-            fusion({n: x if n == m else none for n, x in features.items()}).softmax(1)[range(8), labels].sum().detach()
-        )
-        for m in features
-    }
+    scores = {}
+    for m in features:
+        alone = {n: x if n == m else none for n, x in features.items()}
+        scores[m] = float(fusion(alone).softmax(1)[range(8), labels].sum().detach())
     assert probabilities(report) == pytest.approx(expected_probabilities(scores))
 
 

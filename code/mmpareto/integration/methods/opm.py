@@ -133,7 +133,9 @@ class OPM(JointLoss, ScoringMethod):
             if labels is None:
                 raise ValueError("OPM needs the labels: pass labels=…, the class indices (B,)")
             self._used = self._probabilities(features, outputs, labels)
-            joint = self.loss(self.fuse(self._drop(features, self._used)), labels) * self.share
+            dropped = self._drop(features, self._used)
+            if len(labels):  # a process may have none
+                joint = self.loss(self.fuse(dropped), labels) * self.share
         return collect_joint(joint, encoders, self.title)
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
