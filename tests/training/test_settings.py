@@ -306,6 +306,15 @@ def test_the_old_name_of_a_variant_is_accepted() -> None:
     assert whole_arguments({"arguments": older}) == to_config(now)
 
 
+def test_a_run_from_before_its_method_had_variants_has_the_first_one() -> None:
+    now = settings(f"{CREMAD} --method ogm_ge --alpha 0.3")
+    older = to_config(now) | {"variant": None, "options": {"alpha": 0.3, "modulation_starts": 0, "modulation_ends": 50}}
+    assert from_config({"arguments": older}) == now and now.variant == "paper"
+    assert whole_arguments({"arguments": older}) == to_config(now)
+    older = to_config(settings(f"{CREMAD} --method joint"))
+    assert whole_arguments({"arguments": older})["variant"] is None
+
+
 def test_a_run_with_the_old_variant_name_resumes_under_both_names(finished: Path, tmp_path: Path) -> None:
     config = (finished / "config.json").read_text().replace('"per_tensor"', '"brief"')
     (tmp_path / "config.json").write_text(config)

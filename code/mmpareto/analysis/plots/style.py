@@ -92,6 +92,7 @@ BY_METHOD = {
     "dgl": LineStyle(ORANGE, SPARSE, "X"),
     "ogm": LineStyle(BLUE, SOLID, "<"),
     "ogm_ge": LineStyle(SKY, DASHED, ">"),
+    "opm": LineStyle(SKY, DOTTED, "3"),
     "gblending": LineStyle(BLACK, DASHDOT, "*"),
     "greedy": LineStyle(VERMILION, DOTTED, "h"),
     "pmr": LineStyle(PURPLE, LONG, "p"),
@@ -107,6 +108,7 @@ BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
     ("mmpareto", "released"): LineStyle(SKY, TWO_DOTS, "P"),
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
+    ("opm", "released"): LineStyle(SKY, DASHDOT, "4"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
 }
