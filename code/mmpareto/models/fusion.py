@@ -85,7 +85,8 @@ class CosineFusion(ConcatFusion):
     Xu et al., "MMCosine: multi-modal cosine loss towards balanced audio-visual fine-grained learning", ICASSP 2023
     (arXiv 2303.05338). Neither a feature's length nor a weight's favours a modality: each contributes between −s and s.
     W_k are the columns of one linear layer without a bias, as in `ConcatFusion`. `alone` is s·cos(x_k, W_k,c). A
-    feature of zeros contributes 0.
+    feature of zeros contributes 0. That features and weights are normalised per modality is the abstract's statement;
+    the scale and the missing bias are those of the code.
 
     The released code (GeWu-Lab/MMCosine_ICASSP23, main_CD.py) trains these logits. It tests others, the linear layer of
     the concatenated features, whose bias it does not train; here, the test has the logits that were trained. Its NCE

@@ -236,6 +236,31 @@ def test_the_released_step_needs_the_whole_batch_and_features_are_required() -> 
     assert all(g is None for g in take_grads(model).values())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", OPM.variants.values())
+def test_on_a_gpu_it_drops_the_same_features_and_never_waits(options: dict[str, Any]) -> None:
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model, method = confident(3).to(device), OPM(**options)
+        method.use_fusion(model.fusion)
+        for number in range(4):
+            inputs, labels = batch_of(3, seed=number)
+            outputs, labels = model({name: x.to(device) for name, x in inputs.items()}), labels.to(device)
+            joint, _ = losses_of(outputs, labels)
+            torch.manual_seed(number)
+            take_grads(model)
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")  # libraries load on first use
+            try:
+                method.backward(joint, {}, encoders=dict(model.encoders.items()), outputs=outputs, labels=labels)
+            finally:
+                if device == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+        gradients.append({name: None if g is None else g.cpu() for name, g in take_grads(model).items()})
+    assert_close(*gradients, 1e-9)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"q_base": 0.0}, {"q_base": 1.1}, {"lam": -1.0}, {"p_exe": 0.0}, {"probability": "next"}, {"score": "unimodal"},

@@ -1,5 +1,6 @@
 """OPM, on-the-fly prediction modulation (Wei et al., TPAMI 2024, arXiv 2410.11582)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -177,8 +178,9 @@ class OPM(JointLoss, ScoringMethod):
         q = torch.stack([probabilities[name] for name in features])
         factors = self._draw(len(next(iter(features.values()))), q)
         if self.rescale and self._executes:
-            lengths = q.new_tensor([x.flatten(1).shape[1] for x in features.values()])
-            factors = factors / (1 - (lengths * q).sum() / lengths.sum())
+            lengths = [math.prod(x.shape[1:]) for x in features.values()]
+            theta = sum(length / sum(lengths) * p for length, p in zip(lengths, q.unbind(), strict=True))
+            factors = factors / (1 - theta)
         dropped = {}
         for (name, x), factor in zip(features.items(), factors.unbind(1), strict=True):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
