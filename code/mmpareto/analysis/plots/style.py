@@ -108,7 +108,10 @@ BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
     ("mmpareto", "released"): LineStyle(SKY, TWO_DOTS, "P"),
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
-    ("opm", "released"): LineStyle(SKY, DASHDOT, "4"),
+    ("ogm", "balancebenchmark"): LineStyle(BLUE, TWO_DOTS, "<"),
+    ("ogm_ge", "balancebenchmark"): LineStyle(SKY, TWO_DOTS, ">"),
+    ("opm", "released"): LineStyle(SKY, DOTTED, "4"),
+    ("pmr", "balancebenchmark"): LineStyle(PURPLE, DASHED, "p"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
 }
