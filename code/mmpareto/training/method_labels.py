@@ -18,14 +18,20 @@ NAMES = {
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",
+    "cml": "CML",
+    "lfm": "LFM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
+    "inforeg": "InfoReg",
+    "relearning": "Diagnosing & Re-learning",
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
+    "mcr": "MCR",
 }
 
 

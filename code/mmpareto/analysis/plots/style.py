@@ -97,12 +97,16 @@ BY_METHOD = {
     "greedy": LineStyle(VERMILION, DOTTED, "h"),
     "pmr": LineStyle(PURPLE, LONG, "p"),
     "agm": LineStyle(ORANGE, TWO_DOTS, "d"),
+    "cml": LineStyle(SKY, LONG, "s"),
+    "lfm": LineStyle(VERMILION, DASHDOT, "h"),
     "unimodal": LineStyle(GREY, SPARSE, "."),
     "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "cggm": LineStyle(GREEN, DOTTED, "1"),
+    "mcr": LineStyle(BLACK, LONG, "2"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -114,6 +118,11 @@ BY_VARIANT = {
     ("pmr", "balancebenchmark"): LineStyle(PURPLE, DASHED, "p"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
+    ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
+    ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
+    ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
+    ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
+    ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
