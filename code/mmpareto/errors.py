@@ -16,6 +16,12 @@ class InputError(ValueError):
         super().__init__(message)
 
 
+def one_line(error: object, limit: int = 200) -> str:
+    """The text of a library's exception as one line of at most `limit` characters, for a message."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def first_few(names: Iterable[str], limit: int = 4) -> str:
     """The first `limit` names and the number of the others, for a message."""
     names = list(names)

@@ -179,7 +179,8 @@ class MMSADatasetBuilder(DatasetBuilder):
             for folder in (raw, raw / "Processed", raw / cls.folder_name / "Processed"):
                 if (folder / name).is_file():
                     return folder / name
-        problem = f"does not contain {' or '.join(wanted)}" if raw.is_dir() else "does not exist"
+        problem = "is not a regular file" if raw.exists() else "does not exist"
+        problem = f"does not contain {' or '.join(wanted)}" if raw.is_dir() else problem
         raise InputError(f"{raw} {problem}; get the feature files of {cls.title} from {PAGE}.")
 
     @classmethod

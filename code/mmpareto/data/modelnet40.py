@@ -16,7 +16,7 @@ from mmpareto import cli
 from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import sample_preparation
-from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, write_remarks
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import PARTS, Split
 from mmpareto.errors import InputError
@@ -331,11 +331,13 @@ class ViewBuilder:
             InputError: a file of the shape is missing or damaged.
         """
         from mmpareto.data.raw.media import encode_jpeg
+        from mmpareto.data.raw.remarks import CONSTANT_PICTURES, is_constant
 
         if self.image_size is None:
             images = [_read_image(path) for path in sample.files]
         else:
             images = _rendered(sample.files[0], self.image_size)
+        write_remarks(out, sample.name, [CONSTANT_PICTURES] if any(map(is_constant, images)) else [])
         for view, content in zip(VIEWS, [encode_jpeg(image) for image in images], strict=True):
             with atomic_path(_view_path(out, view, sample)) as temporary:
                 temporary.write_bytes(content)

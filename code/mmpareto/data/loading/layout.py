@@ -10,8 +10,8 @@ prepared.json                record of the preparation; missing if other softwar
 import csv
 import dataclasses
 import hashlib
-import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
 from mmpareto.errors import InputError, first_few
+from mmpareto.files import open_text, read_json
 
 
 def fingerprint(folder: Path) -> str:
@@ -56,8 +57,8 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); prepare again with `{_command(folder)}`.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
@@ -81,8 +82,8 @@ def read_classes(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{path} names no class; prepare again with `{_command(folder)}`.")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path} names the class {twice!r} more than once; remove the repetition.")
+        twice = Counter(names).most_common(1)[0][0]
+        raise InputError(f"{path} names the class {twice[:60]!r} more than once; remove the repetition.")
     return sorted(names)
 
 
@@ -297,10 +298,12 @@ def _sample_rows(path: Path) -> list[list[str]]:
 
 def _rows(path: Path) -> list[list[str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; prepare the data set with `{_command(path.parent)}`.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8 ({error}); correct it.") from error
     return [row for row in rows if any(row)]
@@ -325,6 +328,6 @@ def _command(folder: Path) -> str:
 def _recorded_name(folder: Path) -> str:
     """The data set that a folder was prepared as; NAME if that is not recorded."""
     try:
-        return str(json.loads((Path(folder) / "prepared.json").read_text(encoding="utf-8"))["dataset"])
+        return str(read_json(Path(folder) / "prepared.json")["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         return "NAME"

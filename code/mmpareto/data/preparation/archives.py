@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from mmpareto.data.preparation.prepared_folder import locked, sha256
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import read_json, write_text
 from mmpareto.progress import progress
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -79,7 +79,7 @@ def _is_unpacked(raw: Path, identity: Mapping[str, Any], into: Path) -> bool:
         return False
     remedy = f"delete {into} to unpack {raw}"
     try:
-        before = json.loads((into / MARKER).read_text(encoding="utf-8"))
+        before = read_json(into / MARKER)
         name, size, modified, digest = (before[key] for key in ("archive", "bytes", "modified", "sha256"))
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError(f"{into} contains files that were not unpacked from an archive; {remedy}.") from None

@@ -3,7 +3,6 @@
 None of the readers runs code of the file: .npz without pickles, safetensors, and Arrow.
 """
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmpareto.errors import InputError, first_few
+from mmpareto.files import parse_json
 
 LENGTHS = "_lengths"
 FORMS = "a .npz file, a .safetensors file, or a folder written by save_to_disk of HuggingFace's datasets"
@@ -98,7 +98,7 @@ def _names_in_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, lis
     if "classes" not in metadata:
         return {}
     try:
-        names = json.loads(metadata["classes"])
+        names = parse_json(metadata["classes"])
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

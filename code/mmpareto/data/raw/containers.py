@@ -186,7 +186,9 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         if head.startswith(b"version https://git-lfs"):  # what a clone contains until large files are fetched
             raise MediaError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`.") from error
         if _lacks_index(path, head):
-            raise MediaError(f"{path} is cut short: the index of an MP4 file, which may be at its end, is missing.") from error
+            raise MediaError(
+                f"{path} is cut short: the index of an MP4 file, which may be at its end, is missing."
+            ) from error
         problem = (getattr(error, "strerror", None) or str(error) or "unknown error").rstrip(".")
         raise MediaError(f"{path} cannot be read: {problem[0].lower()}{problem[1:]}.") from error
 
