@@ -17,8 +17,8 @@ class InputError(ValueError):
 
 
 def one_line(error: object, limit: int = 200) -> str:
-    """The text of a library's exception as one line of at most `limit` characters, for a message."""
-    text = " ".join(str(error).split()).rstrip(".")
+    """The text of a library's exception, or its type if it has none, as one line of at most `limit` characters."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

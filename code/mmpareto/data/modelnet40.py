@@ -19,8 +19,8 @@ from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.prepared_folder import DatasetInfo, write_remarks
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import PARTS, Split
-from mmpareto.errors import InputError
-from mmpareto.files import atomic_path
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import atomic_path, open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -365,11 +365,15 @@ def _read_image(path: Path) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
+    from mmpareto.data.loading.layout import MOST_PIXELS
+
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} × {image.height} pixels")
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} is not a readable image ({error}).") from error
+    except Exception as error:  # damaged files cause many kinds
+        raise ImageError(f"{path} is not a readable image ({one_line(error)}).") from error

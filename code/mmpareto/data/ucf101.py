@@ -17,7 +17,8 @@ from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.data.raw.raw_files import check_listed, find_files, first_folder_with, read_lines
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import open_regular
 
 if TYPE_CHECKING:
     from mmpareto.data.loading.sources import ModalitySource
@@ -298,9 +299,10 @@ def published_image(folder: Path, number: int) -> bytes:
 
     path = folder / f"frame{number + 1:06d}.jpg"
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             image.load()
-    except OSError as error:
-        raise NoFlowError(f"{path} is missing or not a complete JPEG file ({error}).") from None
+    except Exception as error:  # damaged files cause many kinds
+        raise NoFlowError(f"{path} is missing or not a complete JPEG file ({one_line(error)}).") from None
     return content

@@ -18,13 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
+from mmpareto.data.loading.tensor_files import load_tensor
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import open_text, read_json
+
+MOST_PIXELS = 8192 * 4352  # of an image: 8K. A few bytes may announce more, which would take gigabytes to decode.
 
 
 def fingerprint(folder: Path) -> str:
@@ -246,11 +250,15 @@ def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB)
     Raises:
         InputError: the file is missing or not readable; the message ends with the remedy.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {remedy}.")
     try:
+        with Image.open(path, formats=["JPEG", "PNG"]) as image:  # reads the header only
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} × {image.height} pixels")
         return decode_image(read_file(str(path)), mode=mode)
-    except RuntimeError as error:
-        problem = "is not a readable image" if path.is_file() else "is missing"
-        raise InputError(f"{path} {problem}; {remedy}.") from error
+    except Exception as error:  # damaged files cause many kinds
+        raise InputError(f"{path} is not a readable image; {remedy}.") from error
 
 
 def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
@@ -262,13 +270,13 @@ def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
     files = FEATURE_FILES[audio]
     path = Path(folder) / files.folder / f"{clip}.pt"
     try:
-        feature = torch.load(path, map_location="cpu", weights_only=True)
+        feature = load_tensor(path)
     except Exception as error:  # a damaged or malicious file may raise any exception
         raise InputError(
             f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."
         ) from error
     check_feature(feature, audio, str(path))
-    return feature
+    return feature.detach()
 
 
 def check_feature(feature: object, audio: str, where: str) -> None:
@@ -277,14 +285,19 @@ def check_feature(feature: object, audio: str, where: str) -> None:
     This is a floating-point tensor of the feature's shape; for "stft" the waveform, int16 (samples,) at 16 kHz.
     """
     shape = FEATURE_FILES[audio].shape
-    expected, fits = f"a float32 tensor {shape}", False
-    if FEATURE_FILES[audio].stored == "waveform":
+    expected, content, fits = f"a float32 tensor {shape}", type(feature).__name__, False
+    is_waveform = FEATURE_FILES[audio].stored == "waveform"
+    if is_waveform:
         expected = "an int16 tensor (samples,)"
-        fits = isinstance(feature, Tensor) and feature.dtype == torch.int16 and feature.dim() == 1 and len(feature) > 0
-    elif isinstance(feature, Tensor):
-        fits = feature.is_floating_point() and feature.shape == shape
+    if isinstance(feature, Tensor):
+        content = f"{feature.dtype} {tuple(feature.shape)}"
+        if feature.layout != torch.strided or feature.device.type == "meta":
+            content = f"a sparse or empty {content}"
+        elif is_waveform:
+            fits = feature.dtype == torch.int16 and feature.dim() == 1 and len(feature) > 0
+        else:
+            fits = feature.is_floating_point() and feature.shape == shape
     if not fits:
-        content = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
         raise InputError(f"{where} contains {content} instead of {expected}; prepare it again.")
 
 

@@ -20,6 +20,8 @@ from mmpareto.progress import progress
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
 MARKER = ".unpacked.json"
+HEADERS = (b"x", b"g", b"X", b"L", b"K")  # types of the members that are headers of others: pax, and GNU's long names
+MOST_IN_HEADER = 1 << 20  # bytes of the headers of one member: names are at most 4096 long
 
 
 def unpacked(raw: Path, into: Path) -> Path:
@@ -146,24 +148,45 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         """Return the next member; raise ReadError if there is neither a member nor the end mark."""
         try:
-            return super().fromtarfile(tarfile_)
+            member = super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
             if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
                 raise
             raise tarfile.ReadError(f"its contents end without an end mark: {error}") from None
+        if member.size < 0:  # of which tarfile would find the next member before this one, without end
+            raise tarfile.ReadError("a member has a negative size")
+        return member
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        """Read a member's further headers, which tarfile reads into memory whatever size they state."""
+        if self.type in HEADERS and self.size > MOST_IN_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes is larger than any name")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def _unpack_tar(raw: Path, folder: Path) -> None:
     with raw.open("rb") as file:
         mode: Literal["r:gz", "r:"] = "r:gz" if file.read(2) == GZIP else "r:"
     with _reporting_damage(raw), tarfile.open(raw, mode, tarinfo=_Member) as archive:
+        if mode == "r:gz":
+            _check_space(raw, folder, _least_unpacked(raw))
         links: set[PurePosixPath] = set()
         for member in progress(archive, unit="file", desc=f"unpacking {raw.name}"):
             _check_member(raw, member, links)
+            _check_space(raw, folder, member.size if member.isfile() else 0)
             archive.extract(member, folder, filter="data")  # refuses devices, and drops set-user-id
         rest: Any = archive.fileobj
         while rest.read(1 << 20):  # gzip verifies its checksum at the end
             pass
+
+
+def _least_unpacked(raw: Path) -> int:
+    """A lower bound of the size of a gzip file's contents, which it states modulo 4 GiB, at its end."""
+    with raw.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 4, 0))
+        stated = int.from_bytes(file.read(), "little")
+    return max(stated, size - size // 1000)  # data that cannot be compressed grow by less than a thousandth
 
 
 def _check_member(raw: Path, member: tarfile.TarInfo, links: set[PurePosixPath]) -> None:

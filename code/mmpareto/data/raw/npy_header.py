@@ -25,7 +25,7 @@ def read_npy_header(file: "SupportsRead[bytes]") -> tuple[tuple[int, ...], np.dt
             raise ValueError(f"the version {version} of the format is unknown")
         shape, _, dtype = VERSIONS[version](file)
     except Exception as error:
-        raise ValueError(one_line(error) or type(error).__name__) from None
+        raise ValueError(one_line(error)) from None
     if len(shape) > MOST_AXES or not all(isinstance(size, int) and 0 <= size < 1 << 48 for size in shape):
         raise ValueError("its header states an impossible shape")
     return shape, dtype

@@ -13,7 +13,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from mmpareto.files import open_regular
 # Booleans, integers, floats, complex numbers, strings of one length; O is a list of any allowed objects.
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,6}|O[48]?")
 MOST_AXES = 32
+MOST_OBJECT_ARRAYS = 4096  # a chain of about 20,000 overflows the interpreter's stack when NumPy frees it
 MOST_OBJECTS = 1 << 32  # that a pickle numbers
 MOST_TUPLES, MOST_ITEMS = 10_000, 8  # tuples of numbers as keys, and the items of each
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
@@ -48,7 +49,7 @@ def load_object_array(path: Path) -> Any:
     with _opened(path) as file:
         rest = _Rest(file)
         try:
-            shape, dtype = read_npy_header(rest)
+            shape, dtype = read_npy_header(cast(BinaryIO, rest))
         except (ValueError, EOFError) as error:
             raise InputError(f"{path} is not a readable .npy file ({one_line(error)}); download it again.") from None
         if dtype != np.dtype(object) or math.prod(shape) != 1:
@@ -66,7 +67,7 @@ class _Rest:
         self._file = file
         self.size = self.left = os.fstat(file.fileno()).st_size
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """Read `size` bytes."""
         if not 0 <= size <= self.left:
             raise EOFError(f"{size} bytes are announced, and {self.left} are left")
@@ -207,7 +208,7 @@ def _check_key(key: Any) -> bool:
         return False
     if isinstance(key, tuple) and len(key) <= MOST_ITEMS and all(map(_is_plain_key, key)):
         return not any(isinstance(item, str | bytes) for item in key)
-    raise _RefusedError(f"has a {type(key).__name__} as a key")
+    raise _RefusedError(f"has a key of the type {type(key).__name__}")
 
 
 def _is_plain_key(key: Any) -> bool:
@@ -293,6 +294,7 @@ class _Finishing:
     """Replaces stand-ins by arrays and dtypes; each object is finished once, however often it occurs."""
 
     def __init__(self) -> None:
+        self._object_arrays = 0
         self._done: dict[int, tuple[Any, Any]] = {}  # id → (unfinished, finished); an object that is kept keeps its id
 
     def finished(self, thing: Any) -> Any:
@@ -332,6 +334,9 @@ class _Finishing:
             finished = np.ndarray(array.shape, array.dtype, buffer, order=array.order)
             self._done[id(array)] = array, finished if array.axes is None else finished.transpose(array.axes)
             return
+        self._object_arrays += 1
+        if self._object_arrays > MOST_OBJECT_ARRAYS:
+            raise _RefusedError(f"has more than {MOST_OBJECT_ARRAYS} arrays of objects")
         items = np.empty(len(content), dtype=object)
         self._done[id(array)] = array, items.reshape(array.shape, order=array.order)
         for index, item in enumerate(content):
