@@ -23,7 +23,7 @@ def one_line(error: object, limit: int = 200) -> str:
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:
-    """The first `limit` names and the number of the others, for a message."""
-    names = list(names)
+    """The first `limit` names, each cut to 80 characters, and the number of the others, for a message."""
+    names = [name if len(name) <= 80 else f"{name[:79]}…" for name in names]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest

@@ -104,10 +104,10 @@ def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str],
         raise InputError(f"{path} lists no clip; prepare again with `{_command(folder)}`.")
     for row in rows:
         if len(row) < 2:
-            raise InputError(f"{path} has the line {','.join(row)!r}, which is not clip,class; correct it.")
+            raise InputError(f"{path} has the line {','.join(row)[:80]!r}, which is not clip,class; correct it.")
         if row[1] not in label:
             raise InputError(
-                f"{path} gives the clip {row[0]} the class {row[1]!r}, which is not in stat.csv"
+                f"{path} gives the clip {row[0][:80]} the class {row[1][:80]!r}, which is not in stat.csv"
                 f" ({first_few(classes)}); correct one of the two files."
             )
     return [row[0] for row in rows], [label[row[1]] for row in rows]

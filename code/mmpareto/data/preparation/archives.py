@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from mmpareto.data.preparation.prepared_folder import locked, sha256
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
 from mmpareto.files import read_json, write_text
 from mmpareto.progress import progress
 
@@ -102,7 +102,9 @@ def _empty(folder: Path) -> None:
 
 def _check_name(raw: Path, name: str) -> None:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise InputError(f"{raw} contains {name!r}, which leads out of the folder; it was not unpacked, do not use it.")
+        raise InputError(
+            f"{raw} contains {name[:80]!r}, which leads out of the folder; it was not unpacked, do not use it."
+        )
 
 
 @contextlib.contextmanager
@@ -113,12 +115,14 @@ def _reporting_damage(raw: Path) -> Iterator[None]:
     except InputError:
         raise
     except tarfile.FilterError as error:
-        raise InputError(f"{raw} was not unpacked, do not use it: {error}.") from None
+        raise InputError(f"{raw} was not unpacked, do not use it: {one_line(error)}.") from None
     except Exception as error:
         # gzip raises OSError without a number; seeking to before the beginning of a file is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise InputError(f"{raw} cannot be unpacked ({type(error).__name__}: {error}); download it again.") from None
+        raise InputError(
+            f"{raw} cannot be unpacked ({type(error).__name__}: {one_line(error)}); download it again."
+        ) from None
 
 
 def _unpack_zip(raw: Path, folder: Path) -> None:
@@ -127,7 +131,9 @@ def _unpack_zip(raw: Path, folder: Path) -> None:
         for member in members:
             _check_name(raw, member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise InputError(f"{raw} contains the link {member.filename!r}; unpack it and pass the folder instead.")
+                raise InputError(
+                    f"{raw} contains the link {member.filename[:80]!r}; unpack it and pass the folder instead."
+                )
         _check_space(raw, folder, sum(member.file_size for member in members))
         for member in progress(members, unit="file", desc=f"unpacking {raw.name}"):
             archive.extract(member, folder)
@@ -199,13 +205,15 @@ def _check_member(raw: Path, member: tarfile.TarInfo, links: set[PurePosixPath])
     path = PurePosixPath(member.name)
     named = [path, PurePosixPath(member.linkname)] if member.islnk() else [path]
     if any(not links.isdisjoint((name, *name.parents)) for name in named):
-        raise InputError(f"{raw} contains {member.name!r}, which is behind a link; it was not unpacked, do not use it.")
+        raise InputError(
+            f"{raw} contains {member.name[:80]!r}, which is behind a link; it was not unpacked, do not use it."
+        )
     if member.issym():
         parts = PurePosixPath(member.linkname).parts
         levels_up = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
         if member.linkname.startswith("/") or levels_up >= len(path.parts) or ".." in parts[levels_up:]:
             raise InputError(
-                f"{raw} contains the link {member.name!r} to {member.linkname!r}, which may lead out of the folder; "
+                f"{raw} contains the link {member.name[:80]!r} to {member.linkname[:80]!r}, which may lead out of the folder; "
                 "it was not unpacked, do not use it."
             )
         links.add(path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.workers import available_cores
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
 from mmpareto.files import (
     NO_ROOM,
     file_lock,
@@ -64,7 +64,9 @@ def locked(folder: Path) -> Iterator[None]:
         raise InputError(f"another process is preparing {folder}; wait for it or stop it.") from None
     except OSError as error:
         remedy = f"; {NO_ROOM[error.errno]} and start again, what is prepared is kept" if error.errno in NO_ROOM else ""
-        raise InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}{remedy}.") from error
+        raise InputError(
+            f"cannot write to {one_line(error.filename or folder)}: {error.strerror or error}{remedy}."
+        ) from error
 
 
 def finished_record(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:

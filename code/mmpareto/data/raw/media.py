@@ -16,6 +16,7 @@ from mmpareto.data.raw.containers import NotFiniteError, StreamReader, read_stre
 from mmpareto.data.raw.features import FEATURES
 from mmpareto.data.raw.remarks import CONSTANT_PICTURES, is_constant, sound_remarks
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
+from mmpareto.errors import InputError
 
 JPEG_QUALITY = 95  # the default of OpenCV's imwrite, which the sources use
 
@@ -78,7 +79,10 @@ def read_clip(
 
 
 def _feature(kind: str, waveform: torch.Tensor, rate: int, path: Path) -> torch.Tensor:
-    feature = FEATURES[kind].of(waveform, rate)
+    try:
+        feature = FEATURES[kind].of(waveform, rate)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if not bool(feature.isfinite().all()):
         peak = float(waveform.abs().max())
         raise NotFiniteError(f"{path} is so loud (up to {peak:.3g}; full scale is 1) that its {kind} is not finite.")
