@@ -29,7 +29,8 @@ from damage import damaged  # noqa: E402
 from kinds import KINDS  # noqa: E402
 from mmpareto.errors import InputError  # noqa: E402
 
-SECONDS = 20
+SECONDS = 20  # of processor time
+PATIENCE = 120  # seconds until a process that does not answer is ended
 MEGABYTES = 1024  # above what the process has before it reads the file
 ADDRESSES = 4096  # megabytes of address space above that, so that a failure does not bring down the machine
 LONGEST = 1000  # characters of a message
@@ -78,16 +79,11 @@ def serve(pipe: Connection, examples: Path, scratch: Path) -> None:
             kind, number = pipe.recv()
             executed.clear()
             outcome = read(kind, number, examples, scratch)
-            outside = [
-                *(scratch / "cwd").iterdir(),
-                *(path for path in scratch.iterdir() if path.name not in HERE_ONLY),
-            ]
+            others = (path for path in scratch.iterdir() if path.name not in ("cwd", "input"))
+            outside = [*(scratch / "cwd").iterdir(), *others]
             if executed or outside or OUTSIDE.exists():
                 outcome = outcome._replace(verdict="failure", text=f"it ran {executed}, or wrote {outside}")
             pipe.send(outcome)
-
-
-HERE_ONLY = ("cwd", "input")
 
 
 def read(kind: str, number: int, examples: Path, scratch: Path) -> Outcome:
@@ -100,7 +96,7 @@ def read(kind: str, number: int, examples: Path, scratch: Path) -> Outcome:
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before, started = _status("VmRSS"), time.monotonic()
+        before, started = _status("VmRSS"), time.process_time()
         try:
             reader(path)
             verdict = "result"
@@ -117,10 +113,12 @@ def read(kind: str, number: int, examples: Path, scratch: Path) -> Outcome:
             place = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else ""
             text = f"{type(error).__name__} in {place}: {str(error)[:200]}"
             return Outcome(kind, number, "failure", 0, 0, text)
-        seconds = max(seconds, time.monotonic() - started)
+        seconds = max(seconds, time.process_time() - started)
         megabytes = max(megabytes, _status("VmHWM") - before)
     if megabytes > MEGABYTES:
         verdict, text = "failure", f"it takes {megabytes:.0f} MB"
+    if seconds > SECONDS:
+        verdict, text = "failure", f"it takes {seconds:.0f} s"
     return Outcome(kind, number, verdict, seconds, megabytes, text)
 
 
@@ -144,10 +142,10 @@ def watched(inputs: Sequence[tuple[str, int]], examples: Path, scratch: Path) ->
             other.close()
         try:
             pipe.send((kind, number))
-            if pipe.poll(SECONDS):
+            if pipe.poll(PATIENCE):
                 yield pipe.recv()
                 continue
-            text = f"it takes more than {SECONDS} s"
+            text = f"it hangs: no answer within {PATIENCE} s"
         except (EOFError, OSError):
             process.join()
             text = f"it ends the process with status {process.exitcode}"

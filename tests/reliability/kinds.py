@@ -132,6 +132,9 @@ def large_jpeg(side: int) -> bytes:
     return bytes(content)
 
 
+PICTURES = [large_jpeg(side) for side in (0, 1, 20_000, 65_500)]
+
+
 # --- lists ---
 
 
@@ -240,6 +243,7 @@ _OBJECTS = _NDARRAY + b"(K\x01K\x01\x85" + _DTYPE % b"O8" + b"\x89]"
 _TWICE = b"".join(b"](h%ch%ce\x94" % (i, i) for i in range(100))
 _PAIRS = b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(100))
 _MANY = (b"\x8a\x0a%sN" % (k * ((1 << 61) - 1)).to_bytes(10, "little") for k in range(1, 50_000))
+_CHAIN = (_OBJECTS + b"j%satb\x94" % struct.pack("<I", i) for i in range(20_000))
 _HUGE = struct.pack("<Q", 1 << 30)
 _PROGRAMS = [
     b"]" * 500_000 + b"a" * 499_999 + b".",
@@ -438,6 +442,7 @@ def _negative() -> bytes:
     return bytes(content)
 
 
+NAMES = ("../x", "/tmp/reliability_x", "a/../../x", "a\n", "n" * 3_000, "a/" * 2_000)
 TARS = [
     _negative(),
     tarred((member("x", tarfile.XHDTYPE), bytes(50 << 20)), mode="w:gz"),
@@ -453,7 +458,7 @@ TARS = [
     tarred((member("a"), b"x"), (member("a/b"), b"x")),
 ]
 ZIPS = [
-    *(zipped((name, b"x")) for name in ("../x", "/tmp/reliability_x", "a/../../x", "a\n", "n" * 3_000, "a/" * 2_000)),
+    *(zipped((name, b"x")) for name in NAMES),
     zipped(("a", b"x"), ("a/b", b"x")),
     zipped(("zeros", bytes(8 << 20))),
 ]
@@ -518,7 +523,7 @@ KINDS: dict[str, Kind] = {
     "ave list": Kind(
         "trainSet.txt", [read_ave], write_texts("".join(f"Bark&{clip}&good&0&10\n" for clip in IDS)), LISTS
     ),
-    "ucf101 list": Kind("trainlist01.txt", [read_ucf101], write_texts("Run/v_Run_g02_c01.avi 1\n" * 1), LISTS),
+    "ucf101 list": Kind("trainlist01.txt", [read_ucf101], write_texts("Run/v_Run_g02_c01.avi 1\n"), LISTS),
     "off": Kind("a.off", [read_off], write_texts(SQUARE, SQUARE.replace("\n", "", 1)), MESHES),
     "idx": Kind("a.idx", [read_idx], write_idxs, IDXS),
     "npy": Kind("a.npy", [read_prepared_array, load_object_array, cgmnist._read_published], write_npys, NPYS),

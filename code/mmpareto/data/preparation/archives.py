@@ -20,6 +20,7 @@ from mmpareto.progress import progress
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
 MARKER = ".unpacked.json"
+NOT_UNPACKED = "it was not unpacked, do not use it"
 HEADERS = (b"x", b"g", b"X", b"L", b"K")  # types of the members that are headers of others: pax, and GNU's long names
 MOST_IN_HEADER = 1 << 20  # bytes of the headers of one member: names are at most 4096 long
 
@@ -213,8 +214,8 @@ def _check_member(raw: Path, member: tarfile.TarInfo, links: set[PurePosixPath])
         levels_up = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
         if member.linkname.startswith("/") or levels_up >= len(path.parts) or ".." in parts[levels_up:]:
             raise InputError(
-                f"{raw} contains the link {member.name[:80]!r} to {member.linkname[:80]!r}, which may lead out of the folder; "
-                "it was not unpacked, do not use it."
+                f"{raw} contains the link {member.name[:80]!r} to {member.linkname[:80]!r}, which may lead out of the "
+                f"folder; {NOT_UNPACKED}."
             )
         links.add(path)
     elif member.islnk():
