@@ -63,7 +63,11 @@ class AudioReader:
 
     def _append(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            block = _to_float(frame)
+            try:
+                block = _to_float(frame)
+            except ValueError:
+                name = frame.format.name
+                raise MediaError(f"{self._path} has samples of the format {name}, which is not read.") from None
             if not RATES[0] <= frame.sample_rate <= RATES[1]:
                 raise MediaError(
                     f"{self._path} states a sampling rate of {frame.sample_rate} Hz; it is read from {RATES[0]} to "
