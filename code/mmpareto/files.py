@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -109,14 +108,14 @@ def write_array(
             file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
 
 
-def remove_temporaries(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that killed processes left of `atomic_path(path)`; no other process may write it."""
-    path = Path(path)
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            if name.fullmatch(entry.name):
-                Path(entry.path).unlink(missing_ok=True)
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files that `atomic_path` made for these files in `folder`, and that killed processes left.
+
+    The caller sees to it that no other process is writing them.
+    """
+    for name in names:
+        for temporary in folder.glob(f".{name}.????????{Path(name).suffix}"):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -27,7 +27,7 @@ from mmpareto.data.raw.array_files import open_arrays
 from mmpareto.data.raw.off_files import read_off
 from mmpareto.data.raw.unpickling import load_object_array, load_pickle
 from mmpareto.errors import InputError
-from mmpareto.files import parse_json, remove_temporaries
+from mmpareto.files import parse_json
 
 
 def no_file(path: Path, kind: str) -> Path:
@@ -256,4 +256,3 @@ def test_leftovers_of_killed_preparations_are_removed(tmp_path):
     with locked(tmp_path):
         assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / "arrays"])
         assert not killed_array.exists()
-    remove_temporaries(tmp_path / "absent" / "x")

@@ -112,7 +112,7 @@ def modality_of(name: str, array: np.ndarray, lengths: np.ndarray | None, sample
     if array.ndim == 4:
         return Modality(name, "image" if images else "map", _channels_first(array, position))
     steps = np.full(samples, array.shape[1]) if lengths is None else lengths
-    if steps.shape != (samples,) or not np.array_equal(steps, np.round(steps)):
+    if steps.shape != (samples,) or steps.dtype.kind not in "buif" or not np.array_equal(steps, np.round(steps)):
         raise InputError(f"{where}: {name}_lengths are not {samples} numbers of steps.")
     if steps.min() < 0 or steps.max() > array.shape[1]:
         raise InputError(f"{where}: {name}_lengths are not all between 0 and the {array.shape[1]} steps of {name}.")

@@ -21,7 +21,7 @@ from mmpareto.files import (
     file_lock,
     open_regular,
     read_json,
-    remove_temporaries,
+    remove_leftovers,
     write_array,
     write_text,
 )
@@ -55,8 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with file_lock(folder, wait=False):
-            for name in (*LISTS, RECORD, RECORD_UNFINISHED, CHECKSUMS):
-                remove_temporaries(folder / name)
+            remove_leftovers(folder, (*LISTS, RECORD, RECORD_UNFINISHED, CHECKSUMS))
             for path in (folder / ARRAYS).glob(".*"):
                 path.unlink()
             yield
