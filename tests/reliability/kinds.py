@@ -146,7 +146,7 @@ def write_texts(*texts: str) -> Callable[[Path], None]:
     return write
 
 
-CLIPS = "a_1,ANG\nb_2,SAD\n" * 3
+CLIPS = "a_1,ANG\nb_2,SAD\nc_3,ANG\nd_4,SAD\n"
 IDS = [f"abcdefghij{letter}" for letter in "klmnop"]
 LISTS = [
     b"",
@@ -166,7 +166,9 @@ LISTS = [
 
 def read_prepared_lists(path: Path) -> None:
     target = path.parent
-    (target / "stat.csv").write_bytes(path.read_bytes() if path.name == "stat.csv" else b"ANG\nSAD\n")
+    for name, content in (("stat.csv", "ANG\nSAD\n"), ("train.csv", CLIPS)):
+        if path.name != name:
+            (target / name).write_text(content)
     layout.read_split(target, "train", layout.read_classes(target))
 
 
