@@ -195,9 +195,19 @@ def read_ucf101(path: Path) -> None:
     ucf101.read_lists([path.parent], 1)
 
 
-def read_json(path: Path) -> None:
+def read_record(path: Path) -> None:
     (path.parent / "stat.csv").write_text("ANG\n")
     layout.with_prepared_audio(layout.InputOptions(), path.parent)
+
+
+def read_array_record(path: Path) -> None:
+    (path.parent / "stat.csv").write_text("0\n1\n")
+    (path.parent / "arrays").mkdir()
+    for part in ("train", "test"):
+        (path.parent / f"{part}.csv").write_text("a,0\nb,1\n")
+        np.save(path.parent / "arrays" / f"{part}_x.npy", np.zeros((2, 3), np.float32))
+    if b'"x"' in path.read_bytes():
+        features.FeatureArrays.open(path.parent, "train", training=True)[0]
 
 
 # --- arrays and pickles ---
@@ -481,7 +491,14 @@ def read_archive(path: Path) -> None:
 
 
 JSON = json.dumps({"dataset": "cremad", "audio": ["fbank"], "fps": 1, "clips": {"train": 3}, "modalities": ["audio"]})
+ARRAYS = json.dumps(
+    {"dataset": "features", "modalities": {"x": {"kind": "vector", "shape": [3]}}, "task": "classification"}
+)
 JSONS = [
+    *(b'{"modalities": {"x": %s}}' % value for value in (b"3", b"{}", b'{"kind": "image", "shape": []}', b"null")),
+    *(b'{"modalities": {"x": {"kind": "image", "shape": [%s]}}}' % value for value in (b"3", b"1,2,3", b"-1", b"[3]")),
+    b'{"modalities": {"x": {"kind": "vector", "shape": [3], "standardised": true}}}',
+    b'{"modalities": {"x": {"kind": "vector", "shape": [3]}}, "task": "regression", "label_scale": [1]}',
     *(b"[" * depth + b"]" * depth for depth in (900, 5_000, 100_000)),
     b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
     b"9" * 5_000,
@@ -505,7 +522,7 @@ KINDS: dict[str, Kind] = {
     "tensor": Kind("audio/a.pt", [read_tensor], write_tensors, TENSORS),
     "prepared list": Kind("train.csv", [read_prepared_lists], write_texts(CLIPS), LISTS),
     "classes": Kind("stat.csv", [read_prepared_lists], write_texts("ANG\nSAD\n"), LISTS),
-    "prepared.json": Kind("prepared.json", [read_json], write_texts(JSON), JSONS),
+    "prepared.json": Kind("prepared.json", [read_record, read_array_record], write_texts(JSON, ARRAYS), JSONS),
     "list of clips": Kind(
         "list.csv",
         [lambda path: folder.find_listed(path, path.parent)],

@@ -181,8 +181,11 @@ class FeatureArrays(DatasetBuilder):
     def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
         """Return the samples of a split, with labels of the task that the folder was prepared for."""
         from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
+        from mmpareto.data.loading.record import ArrayRecord, mistake
 
         prepared = layout.read_prepared(folder)
+        if (problem := mistake(ArrayRecord, prepared)) is not None:
+            raise InputError(f"{folder / 'prepared.json'} is damaged ({problem}); prepare the data set again.")
         task, scale = prepared.get("task", "classification"), prepared.get("label_scale", UNSCALED)
         if task == "classification":
             return super().list_samples(folder, split, options)
@@ -207,6 +210,8 @@ class FeatureArrays(DatasetBuilder):
                 lengths = open_array(folder / ARRAYS / f"{split}_{name}{LENGTHS}.npy", 1, len(names))
                 sources[name] = SequenceSource(path, lengths)
             elif entry["kind"] == "image":
+                if [len(values) for values in entry.get("normalisation", [])] != [shape[1]] * 2:
+                    raise InputError(f"{folder / 'prepared.json'} has no normalisation of {name}; prepare it again.")
                 normalisation = Normalisation(*entry["normalisation"])
                 sources[name] = ArraySource(path, shape[1], normalisation, expected=(np.uint8, shape))
             else:
@@ -466,5 +471,7 @@ def _description(folder: Path, name: str, entry: Mapping[str, Any]) -> dict[str,
     """All that is needed to treat another sample's array alike; only numbers, strings, lists and dicts."""
     if not entry.get("standardised"):
         return dict(entry)
-    statistics = {key: np.load(folder / ARRAYS / f"{name}_{key}.npy").tolist() for key in ("mean", "std")}
+    from mmpareto.data.loading.sources import map_array
+
+    statistics = {key: map_array(folder / ARRAYS / f"{name}_{key}.npy").tolist() for key in ("mean", "std")}
     return {**entry, **statistics}

@@ -24,8 +24,9 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
+from mmpareto.data.loading.record import Record, mistake
 from mmpareto.data.loading.tensor_files import load_tensor
-from mmpareto.errors import InputError, first_few
+from mmpareto.errors import InputError, first_few, one_line
 from mmpareto.files import open_text, read_json
 
 MOST_PIXELS = 8192 * 4352  # of an image: 8K. A few bytes may announce more, which would take gigabytes to decode.
@@ -63,9 +64,11 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); prepare again with `{_command(folder)}`.") from error
+        raise InputError(f"{path} is damaged ({one_line(error)}); prepare again with `{_command(folder)}`.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
+    if (problem := mistake(Record, content)) is not None:
+        raise InputError(f"{path} is damaged ({problem}); prepare again with `{_command(folder)}`.")
     return content
 
 

@@ -224,7 +224,7 @@ class ArraySource:
         expected: tuple[type[np.generic], tuple[int, ...]] | None = None,
     ) -> None:
         self.channels, self.normalisation = channels, normalisation
-        self.rows = _mapped(path)
+        self.rows = map_array(path)
         if expected is not None and (self.rows.dtype, self.rows.shape) != expected:
             raise InputError(
                 f"{path} holds {self.rows.dtype} {self.rows.shape} for {expected[1][0]} samples; delete"
@@ -277,15 +277,22 @@ def open_array(path: Path, dimensions: int, samples: int) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, or the array has another shape.
     """
-    array = _mapped(path)
+    array = map_array(path)
     if array.ndim != dimensions or len(array) != samples:
         raise InputError(
             f"{path} has the shape {array.shape}, but the list names {samples} samples; prepare the data set again."
         )
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{path} holds {array.dtype} instead of numbers; prepare the data set again.")
     return array
 
 
-def _mapped(path: Path) -> np.ndarray:
+def map_array(path: Path) -> np.ndarray:
+    """Map a .npy file into memory.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     try:
         with open_regular(path) as file:
             read_npy_header(file)
