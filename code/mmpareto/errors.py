@@ -67,7 +67,8 @@ def process_failure(error: RuntimeError) -> str | None:
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:
-    """The first `limit` names, each cut to 80 characters, and the number of the others, for a message."""
-    names = [name if len(name) <= 80 else f"{name[:79]}…" for name in names]
+    """The first `limit` names, on one line and cut to 80 characters, and the number of the others, for a message."""
+    names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    first = [" ".join(name.split()) for name in names[:limit]]
+    return ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in first) + rest

@@ -23,7 +23,7 @@ from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import add_test_fraction, own_split, part_named
 from mmpareto.data.raw.raw_files import MEDIA_SUFFIXES, visible_files
 from mmpareto.data.workers import available_cores, outcomes
-from mmpareto.errors import InputError, first_few
+from mmpareto.errors import InputError, first_few, one_line
 from mmpareto.files import open_text, write_text
 from mmpareto.progress import progress
 
@@ -253,13 +253,13 @@ def find_listed(list_file: Path, raw: Path) -> FoundClips:
         if "split" in columns and part is None:
             raise InputError(f"{position}: the split {row[columns['split']][:40]!r} is not train, valid or test.")
         if path in lines:
-            raise InputError(f"{position}: {path} is already in line {lines[path]}.")
+            raise InputError(f"{position}: {one_line(path)} is already in line {lines[path]}.")
         lines[path] = number
         words = [word for word in PurePath(row[columns["path"]]).parts if word not in ("..", path.anchor)]
         if _is_file(path):
             clips.append(FoundClip(path, label, part, words))
         else:
-            missing[str(path)] = f"{position}: {path} does not exist"
+            missing[str(path)] = f"{position}: {one_line(path)} does not exist"
     if not clips:
         first = f" ({next(iter(missing.values()))})" if missing else ""
         raise InputError(f"{list_file} lists no file that exists{first}; paths are relative to --raw, {raw}.")

@@ -110,7 +110,7 @@ def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str],
             raise InputError(f"{path} has the line {','.join(row)[:80]!r}, which is not clip,class; correct it.")
         if row[1] not in label:
             raise InputError(
-                f"{path} gives the clip {row[0][:80]} the class {row[1][:80]!r}, which is not in stat.csv"
+                f"{path} gives the clip {row[0][:80]!r} the class {row[1][:80]!r}, which is not in stat.csv"
                 f" ({first_few(classes)}); correct one of the two files."
             )
     return [row[0] for row in rows], [label[row[1]] for row in rows]
