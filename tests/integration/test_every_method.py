@@ -283,7 +283,7 @@ def test_methods_that_descend_the_joint_loss_require_it(name: str) -> None:
         backward_on(method, model, joint=None)
 
 
-@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr"])
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr", "cggm"])
 def test_methods_that_read_outputs_require_them(name: str) -> None:
     model = Model()
     for missing in ("labels", "outputs") if name != "agm" else ():

@@ -86,7 +86,11 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     return steps
 
 
-RUNS = [(name, name == "greedy") for name in NAMES] + [("mmpareto", True), ("pmr", True), (REFRESHED, False)]
+RUNS = [(name, name == "greedy") for name in NAMES] + [
+    ("mmpareto", True),
+    ("pmr", True),
+    (REFRESHED, False),
+]
 
 
 def every_method(count: int) -> dict[tuple[str, bool], Any]:
@@ -103,6 +107,9 @@ def assert_state_close(a: Any, b: Any) -> None:
         assert list(a) == list(b)
         for key in a:
             assert_state_close(a[key], b[key])
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=True):
+            assert_state_close(x, y)
     elif isinstance(a, Tensor):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12, equal_nan=True)
     else:

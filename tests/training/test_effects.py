@@ -53,6 +53,7 @@ UNUSED_OPTIONS = {
     ("dgl", "alpha"): "--unimodal_loss false --alpha 2",
     ("dgl", "truncate_unimodal"): "--unimodal_loss false --truncate_unimodal false",
     ("gblending", "every"): "--every 3",
+    ("mcr", "predictor_learning_rate"): "--bottleneck_weight 0 --predictor_learning_rate 0.001",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
     ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",

@@ -154,7 +154,7 @@ def test_every_method_trains_three_tasks_or_is_refused_in_a_sentence(
         assert ("conflict_rate_image" in line) == (name in ("mmpareto", "pareto", "gradnorm", "pcgrad", "metabalance"))
     assert refused == [
         *("joint", "dgl", "ogm", "ogm_ge", "gblending", "greedy", "pmr", "agm"),
-        *("cml", "lfm", "ensemble", "pretrain_finetune"),
+        *("inforeg", "relearning", "cml", "lfm", "ensemble", "pretrain_finetune"),
     ]
 
 

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cggm import CGGM as CGGM
     from mmpareto.integration.methods.cml import CML as CML
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.inforeg import InfoReg as InfoReg
     from mmpareto.integration.methods.lfm import LFM as LFM
+    from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
@@ -36,6 +39,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
     from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
     from mmpareto.integration.reduction import MeanReducer as MeanReducer
@@ -55,6 +59,8 @@ _METHODS = {
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
     "agm": "methods.agm:AGM",
+    "inforeg": "methods.inforeg:InfoReg",
+    "relearning": "methods.relearning:Relearning",
     "cml": "methods.cml:CML",
     "lfm": "methods.lfm:LFM",
     "unimodal": "methods.unimodal:Unimodal",
@@ -63,6 +69,8 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "cggm": "methods.cggm:CGGM",
+    "mcr": "methods.mcr:MCR",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

@@ -21,12 +21,16 @@ NAMES = {
     "lfm": "LFM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
+    "inforeg": "InfoReg",
+    "relearning": "Diagnosing & Re-learning",
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
+    "mcr": "MCR",
 }
 
 

@@ -104,6 +104,8 @@ BY_METHOD = {
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "cggm": LineStyle(GREEN, DOTTED, "1"),
+    "mcr": LineStyle(BLACK, LONG, "2"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -114,6 +116,8 @@ BY_VARIANT = {
     ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
     ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
     ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
+    ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
+    ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
