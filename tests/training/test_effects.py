@@ -41,6 +41,8 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "cache": ("--cache", CLIPS),
     "channels_last": ("--channels_last", dataclasses.replace(CLIPS, convolutions=False)),
     "tf32": ("--tf32", dataclasses.replace(CLIPS, gpu=False)),
+    "worker_timeout": ("--worker_timeout 3", dataclasses.replace(CLIPS, gpu=False)),
+    "process_timeout": ("--process_timeout 3", CLIPS),
     "tensorboard_path": ("--use_tensorboard false --tensorboard_path logs", None),
     "log_every": ("--use_tensorboard false --log_every 3", None),
 }
@@ -53,6 +55,8 @@ UNUSED_OPTIONS = {
     ("gblending", "every"): "--every 3",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
+    ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }
 
 
