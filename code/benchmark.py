@@ -28,7 +28,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--workers", type=at_least(0), default=0, help="loading: also with so many processes")
 
     step = parser.add_argument_group("step")
-    step.add_argument("--methods", nargs="+", help="METHOD, METHOD:VARIANT, released_code, torchjd:NAME (default: all that apply)")
+    step.add_argument("--methods", nargs="+", help="METHOD, METHOD:VARIANT, released_code, torchjd:NAME (default: all)")
     step.add_argument("--integration", action="store_true", help="also measure the share of the step for integration")
     step.add_argument("--batch_size", type=at_least(1), default=16, help="default: 16")
     step.add_argument("--image_size", type=at_least(1), default=96, help="height and width in pixels (default: 96)")
@@ -58,8 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = made.parse_args(arguments)
     measurement = "step on vectors" if given.what == "step" and given.modalities else given.what
     made.refuse(arguments, WITHOUT_EFFECT[measurement], f"on the measurement {measurement!r}")
-    if given.what == "step" and not given.blocks:
-        made.refuse(arguments, ["cross_terms"], "without --blocks")
     if given.what == "gpu":
         from mmpareto.analysis.speed import gpu_check
 

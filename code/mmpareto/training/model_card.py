@@ -150,7 +150,7 @@ def _required(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str
     required = {name: value for name, value in (kind.network if kind else {}).items() if name in SHOWN}
     general, named = split(arguments.get("encoder") or ())
     for name in (general, *named.values()):
-        if name in ENCODERS and hasattr(ENCODERS[name], "fusion"):
+        if name is not None and name in ENCODERS and hasattr(ENCODERS[name], "fusion"):
             required["fusion"] = ENCODERS[name].fusion
     if is_contrastive(arguments) or "tasks" in (data.get("prepared") or {}):
         required["fusion"] = None

@@ -28,7 +28,7 @@ def test_data_sets_can_be_replaced() -> None:
     with pytest.raises(InputError, match="Did you mean 'cremad'"):
         choices.with_data_sets(TABLES["main"], ["crema"])
     assert len(choices.with_data_sets(TABLES["tasks"], ["multimnist"]).columns) == 2
-    with pytest.raises(InputError, match="table 'tasks' compares methods for several tasks .* synthetic has a single"):
+    with pytest.raises(InputError, match=r"table 'tasks' compares methods for several tasks .* synthetic has a single"):
         choices.with_data_sets(TABLES["tasks"], ["multimnist", "synthetic"])
 
 

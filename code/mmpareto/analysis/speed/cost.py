@@ -279,11 +279,14 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
         `ArithmeticTimer` measures (None where it cannot).
 
     Raises:
-        InputError: the device does not exist, or does not have the precision.
+        InputError: the device does not exist, or does not have the precision; or cross terms are included without
+            blocks.
     """
     device, _ = _devices(conditions)
     if conditions.tf32 and device.type != "cuda":
         raise InputError("--tf32 needs a GPU; leave it out on the CPU.")
+    if conditions.cross_terms and not conditions.blocks:
+        raise InputError("--cross_terms has no effect without --blocks: the encoders exchange nothing; leave it out.")
     allow_tf32(conditions.tf32)
     inputs, labels = _random_batch(conditions, device)
     contenders = {name: Contender(name, inputs, labels, conditions) for name in names}
