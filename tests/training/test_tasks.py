@@ -176,7 +176,7 @@ def test_one_task_alone_is_a_network_that_has_no_other(run: Callable[..., Path],
     ("flags", "message"),
     [
         ("--method unimodal", r"left, right: choose it by `task`"),
-        ("--method unimodal --task top", r"--task top: the data set has the tasks left, right"),
+        ("--method unimodal --task top", r"no task 'top': the data set has the tasks left, right"),
         ("--method uniform --fusion concat", r"--fusion has no effect.*left, right are tasks of one encoder"),
         ("--no_probe", r"--no_probe has no effect"),
         ("--encoder transformer", r"transformer takes sequences"),
