@@ -29,9 +29,11 @@ STATEFUL = (
     "lfm",
     "cggm",
     "mcr",
+    "opm",
     "mla",
     "reconboost",
 )
+OWN_JOINT_LOSS = ("opm",)  # descend a joint loss that they compute from the features
 
 
 class Outputs(NamedTuple):

@@ -11,6 +11,7 @@ from every_method import (
     COMBINING,
     CONTROLS,
     NAMES,
+    OWN_JOINT_LOSS,
     STATEFUL,
     Encoder,
     Loop,
@@ -258,7 +259,7 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     stray = {m: unimodal[m] for m in turns_of(cls, batch_of())[0][0]}
     if name not in ("unimodal", "mla", "reconboost"):  # they look at one encoder
         cases.append(("two encoders", tied, {}))
-    if cls.descends_joint:
+    if cls.descends_joint and name not in OWN_JOINT_LOSS:
         cases.append(("'joint' needs no gradient", model, {"joint": joint.detach()}))
         if name != "dgl":  # it accepts a fusion of detached features
             cases.append(("'joint' does not reach encoder", model, {"joint": joint}))
@@ -285,7 +286,7 @@ def test_methods_that_descend_the_joint_loss_require_it(name: str) -> None:
         backward_on(method, model, joint=None)
 
 
-@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr", "cggm"])
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "opm", "agm", "pmr", "cggm"])
 def test_methods_that_read_outputs_require_them(name: str) -> None:
     model = Model()
     for missing in ("labels", "outputs") if name != "agm" else ():

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
+    from mmpareto.integration.methods.opm import OPM as OPM
     from mmpareto.integration.methods.pareto import Pareto as Pareto
     from mmpareto.integration.methods.pcgrad import PCGrad as PCGrad
     from mmpareto.integration.methods.plain_sum import JointLoss as JointLoss
@@ -57,6 +58,7 @@ _METHODS = {
     "dgl": "methods.dgl:DGL",
     "ogm": "methods.ogm:OGM",
     "ogm_ge": "methods.ogm:OGMGE",
+    "opm": "methods.opm:OPM",
     "gblending": "methods.gblending:GBlending",
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",

@@ -296,7 +296,8 @@ class Trainer:
         if self.settings.log_every is None or self.total_steps % self.settings.log_every:
             return
         names = {"": "joint"} | {f"_{name}": name for name in self.network.head_names}
-        values = {f"step/loss/{name}": metrics[f"train_loss{suffix}"].item() for suffix, name in names.items()}
+        losses = {name: metrics.get(f"train_loss{suffix}") for suffix, name in names.items()}
+        values = {f"step/loss/{name}": loss.item() for name, loss in losses.items() if loss is not None}
         logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", self.total_steps)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:

@@ -14,6 +14,7 @@ NAMES = {
     "gblending": "G-Blending",
     "ogm": "OGM",
     "ogm_ge": "OGM-GE",
+    "opm": "OPM",
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",

@@ -36,6 +36,8 @@ RELEASED = "released code"
 MGDA = TORCHJD + "MGDA"
 CHANNELS = {"audio": 1, "visual": 3}
 FREQUENCIES, CLASSES = 128, 6
+# Methods that with their default options need convolutions, or encoders with stages, and do not apply to MLPs.
+FOR_CONVOLUTIONS = ("greedy", "ogm", "ogm_ge")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,8 @@ def contender_names(spellings: Sequence[str] | None, conditions: Conditions | No
     Arguments:
         spellings: methods, each with a variant after a colon if wanted ("mmpareto:paper"); "released code" is
             `ReleasedStep`. None for all methods, the released code, and TorchJD's MGDA if the library is installed.
-        conditions: with blocks, "all methods" are those whose encoders may exchange information.
+        conditions: with blocks, "all methods" are those whose encoders may exchange information; with `modalities`,
+            those that apply to MLPs.
 
     Raises:
         InputError: an unknown method or variant.
@@ -89,7 +92,10 @@ def contender_names(spellings: Sequence[str] | None, conditions: Conditions | No
     if spellings is None:
         mgda = [MGDA] if MGDA.removeprefix(TORCHJD) in TorchJD.known() else []
         with_blocks = conditions is not None and conditions.blocks is not None
-        methods = [name for name in METHODS if not (with_blocks and METHODS[name].no_interaction)]
+        left_out = FOR_CONVOLUTIONS if conditions is not None and conditions.modalities is not None else ()
+        methods = [
+            name for name in METHODS if name not in left_out and not (with_blocks and METHODS[name].no_interaction)
+        ]
         names = [*methods, RELEASED, *mgda]
     else:
         names = [_contender_name(spelling) for spelling in spellings]
@@ -144,7 +150,10 @@ class Contender:
             self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused
         )
         self.arithmetic = ArithmeticTimer(self.method, self.device)
-        self.method.begin_training(self)
+        try:
+            self.method.begin_training(self)
+        except ValueError as error:
+            raise InputError(f"method {name!r}: {error}.") from error
         self.method.begin_epoch(self)
         self.method.end_epoch(self)
 
@@ -278,11 +287,14 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
         `ArithmeticTimer` measures (None where it cannot).
 
     Raises:
-        InputError: the device does not exist, or does not have the precision.
+        InputError: the device does not exist, or does not have the precision; or cross terms are included without
+            blocks.
     """
     device, _ = _devices(conditions)
     if conditions.tf32 and device.type != "cuda":
         raise InputError("--tf32 needs a GPU; leave it out on the CPU.")
+    if conditions.cross_terms and not conditions.blocks:
+        raise InputError("--cross_terms has no effect without --blocks: the encoders exchange nothing; leave it out.")
     allow_tf32(conditions.tf32)
     inputs, labels = _random_batch(conditions, device)
     contenders = {name: Contender(name, inputs, labels, conditions) for name in names}
