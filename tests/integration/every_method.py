@@ -9,6 +9,7 @@ from mmpareto import METHODS
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.method import Method
 from mmpareto.integration.report import Report
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +17,21 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "lfm")
+STATEFUL = (
+    "agm",
+    "greedy",
+    "gradnorm",
+    "metabalance",
+    "pmr",
+    "gblending",
+    "inforeg",
+    "relearning",
+    "lfm",
+    "cggm",
+    "mcr",
+    "opm",
+)
+OWN_JOINT_LOSS = ("opm",)  # descend a joint loss that they compute from the features
 
 
 class Outputs(NamedTuple):
@@ -122,6 +137,9 @@ class Loop:
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        return torch.from_numpy(KMeans(count, n_init=1, random_state=0).fit_predict(features.numpy())).long()
+
     def trial(self, loss: str, epochs: int) -> Trial:
         return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)
 
@@ -134,11 +152,17 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
     "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
+    "cggm, no direction loss": ("cggm", {"direction_weight": 0.0}),
+    "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }
 
 
+# Options so that a method acts in the epoch of `Loop`.
+ACTING: dict[str, dict[str, Any]] = {"relearning": {"reinit_epoch": 1}}
+
+
 def make(name: str, modality: str = "audio") -> Method:
-    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else {}))
+    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else ACTING.get(name, {})))
     return METHODS[kind](**options)
 
 

@@ -10,6 +10,7 @@ from every_method import (
     COMBINING,
     CONTROLS,
     NAMES,
+    OWN_JOINT_LOSS,
     STATEFUL,
     Encoder,
     Loop,
@@ -256,7 +257,7 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     cls, _ = ready(name, model, batch_of())
     if name != "unimodal":
         cases.append(("two encoders", tied, {}))
-    if cls.descends_joint:
+    if cls.descends_joint and name not in OWN_JOINT_LOSS:
         cases.append(("'joint' needs no gradient", model, {"joint": joint.detach()}))
         if name != "dgl":  # it accepts a fusion of detached features
             cases.append(("'joint' does not reach encoder", model, {"joint": joint}))
@@ -283,7 +284,7 @@ def test_methods_that_descend_the_joint_loss_require_it(name: str) -> None:
         backward_on(method, model, joint=None)
 
 
-@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr"])
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "opm", "agm", "pmr", "cggm"])
 def test_methods_that_read_outputs_require_them(name: str) -> None:
     model = Model()
     for missing in ("labels", "outputs") if name != "agm" else ():

@@ -86,7 +86,12 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     return steps
 
 
-RUNS = [(name, name == "greedy") for name in NAMES] + [("mmpareto", True), ("pmr", True), (REFRESHED, False)]
+DRAWS_PER_PROCESS = ("opm",)  # from the second step on
+RUNS = [(name, name == "greedy") for name in NAMES] + [
+    ("mmpareto", True),
+    ("pmr", True),
+    (REFRESHED, False),
+]
 
 
 def every_method(count: int) -> dict[tuple[str, bool], Any]:
@@ -103,6 +108,9 @@ def assert_state_close(a: Any, b: Any) -> None:
         assert list(a) == list(b)
         for key in a:
             assert_state_close(a[key], b[key])
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=True):
+            assert_state_close(x, y)
     elif isinstance(a, Tensor):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12, equal_nan=True)
     else:
@@ -112,9 +120,10 @@ def assert_state_close(a: Any, b: Any) -> None:
 @pytest.mark.parametrize(("name", "mixed"), RUNS)
 def test_shares_of_a_batch_give_the_update_of_the_whole_batch(name: str, mixed: bool, shared: list[Any]) -> None:
     whole = trained(name, None, mixed)
+    whole = whole[:1] if name in DRAWS_PER_PROCESS else whole
     for process in shared:
         for (grads, report, state), (wanted, report_wanted, state_wanted) in zip(
-            process[name, mixed], whole, strict=True
+            process[name, mixed][: len(whole)], whole, strict=True
         ):
             assert_close(grads, wanted)
             assert_state_close(report, report_wanted)

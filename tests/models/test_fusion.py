@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from mmpareto.models import FUSIONS
-from mmpareto.models.fusion import Fusion
+from mmpareto.models.fusion import CosineFusion, Fusion
 from torch import Tensor
 
 B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
-ADDITIVE = ["concat", "sum"]  # of features of any lengths
+ADDITIVE = ["concat", "sum", "cosine"]  # of features of any lengths
 ONE_LAYER = "average_logits"  # additive, too
 PAIRS = ["film", "bilinear", "gated"]
 
@@ -47,6 +48,15 @@ def concat(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return torch.einsum("ij,bj->bi", left, x) + torch.einsum("ij,bj->bi", right, y) + w["fc_out.bias"]
 
 
+def cosines(weights: Tensor, x: Tensor) -> Tensor:
+    """Ten times the cosine of every feature with every class."""
+    return 10 * F.cosine_similarity(x.unsqueeze(1), weights.unsqueeze(0), dim=2)
+
+
+def cosine(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return cosines(w["fc_out.weight"][:, :SIZE], x) + cosines(w["fc_out.weight"][:, SIZE:], y)
+
+
 def added(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc.visual", x) + linear(w, "fc.audio", y)
 
@@ -66,16 +76,17 @@ def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
 
 
 JOINT: dict[str, Formula] = {
-    "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
-    "average_labels": average_labels, "average_logits": average_logits,
+    "concat": concat, "sum": added, "cosine": cosine, "film": film, "bilinear": bilinear, "gated": gated,
+    "average": average, "average_labels": average_labels, "average_logits": average_logits,
 }  # fmt: skip
 
 
 def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
     """Unimodal logits as in method.md on DGL; FiLM, which it does not cover, modulates itself."""
     zeros = torch.zeros_like(x)
-    if fusion == "concat":
-        return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
+    if fusion in ("concat", "cosine"):  # a feature of zeros has no angle, and contributes 0
+        joint = JOINT[fusion]
+        return joint(w, x, zeros) if name == "visual" else joint(w, zeros, x)
     if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
     if fusion == ONE_LAYER:
@@ -147,7 +158,7 @@ def test_unimodal_logits_give_every_feature_a_gradient(name: str, modality: str)
     """With zeros for the other modality, multiplied features would have no gradient."""
     x, _ = two_features()
     x.requires_grad_()
-    torch.nn.functional.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
+    F.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
     assert x.grad is not None
     assert (x.grad != 0).all()
 
@@ -198,6 +209,39 @@ def test_contributions_to_a_sum_are_the_logits_of_its_layers(n: int) -> None:
         torch.testing.assert_close(part, linear(fusion.state_dict(), f"fc.{name}", given[name]))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_cosines_depend_on_directions_alone_and_leave_absent_modalities_out(n: int) -> None:
+    sizes = sizes_of(n)
+    fusion, given = CosineFusion(sizes, CLASSES, scale=4.0).double(), features(sizes)
+    parts = fusion.contributions(given)
+    columns = fusion.fc_out.weight.split([*sizes.values()], dim=1)
+    for (name, x), weights in zip(given.items(), columns, strict=True):
+        torch.testing.assert_close(parts[name], 0.4 * cosines(weights, x))
+        assert float(parts[name].detach().abs().max()) <= 4.0
+        some = {other: z for other, z in given.items() if other != name}
+        if some:
+            torch.testing.assert_close(fusion(some), sum(parts[other] for other in some))
+    longer = {name: x * 10.0**number for number, (name, x) in enumerate(given.items(), start=-2)}
+    torch.testing.assert_close(fusion(longer), fusion(given))
+    with torch.no_grad():
+        fusion.fc_out.weight.mul_(7.0)
+    torch.testing.assert_close(fusion.contributions(given), parts)
+    assert list(fusion.state_dict()) == ["fc_out.weight"]  # no bias
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_feature_of_zeros_contributes_nothing_and_has_a_finite_gradient(dtype: torch.dtype) -> None:
+    fusion = CosineFusion({"visual": SIZE, "audio": SIZE}, CLASSES)
+    x = torch.randn(B, SIZE).to(dtype)
+    x[0] = 0
+    x.requires_grad_()
+    logits = fusion({"visual": x, "audio": torch.zeros(B, SIZE, dtype=dtype)})
+    assert logits.dtype == torch.float32 and not bool(logits[0].any())
+    F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    for gradient in (x.grad, fusion.fc_out.weight.grad):
+        assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) < 100
+
+
 @pytest.mark.parametrize("name", [*PAIRS, "average"])
 def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
@@ -217,7 +261,7 @@ def test_an_average_of_probabilities_is_a_distribution(n: int) -> None:
     torch.testing.assert_close(logits.log_softmax(1), logits)
     labels = torch.tensor([0, 1, 2, 0])
     loss = -probabilities.mean(0)[range(B), labels].log().mean()
-    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, labels), loss)
+    torch.testing.assert_close(F.cross_entropy(logits, labels), loss)
     scores = FUSIONS["average"](sizes, 1).double()
     expected = torch.stack([scores.alone(name, x) for name, x in given.items()]).mean(0)
     torch.testing.assert_close(scores(given), expected)
@@ -228,7 +272,7 @@ def test_an_average_of_confident_predictions_is_finite() -> None:
     fusion = FUSIONS["average"]({"visual": 1, "audio": 1}, 2)
     x = torch.full((1, 1), 1e30, requires_grad=True)
     logits = fusion({"visual": x, "audio": x})
-    torch.nn.functional.cross_entropy(logits, torch.tensor([0])).backward()
+    F.cross_entropy(logits, torch.tensor([0])).backward()
     assert bool(logits.isfinite().all()) and x.grad is not None and bool(x.grad.isfinite().all())
 
 

@@ -276,6 +276,7 @@ def test_a_supervised_run_starts_from_the_encoders(
     [
         ("--method ogm", "compares classes"),
         ("--method agm", "compares classes"),
+        ("--method cggm", "reads labels"),
         ("--method gblending", "trains copies on labels"),
         ("--method ensemble", "needs the fusion 'average'"),
         ("--method greedy --encoder tiny", "exchange information"),

@@ -20,6 +20,7 @@ METHODS = [
     *("--method uniform", "--method joint"),
     *("--variant per_tensor", "--variant paper", "--variant released"),
 ]
+INFOREG = ["--method inforeg --variant released", "--method inforeg --modulation_starts 0"]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(line: str, data: Path, tmp_path: 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("line", [*METHODS, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
+@pytest.mark.parametrize("line", [*METHODS, *INFOREG, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
 def test_a_step_never_synchronises_with_the_gpu(line: str, data: Path, tmp_path: Path) -> None:
     trainer = on_gpu(data, tmp_path / "run", *line.split())
     first, *rest = batches(trainer)

@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cggm import CGGM as CGGM
     from mmpareto.integration.methods.cml import CML as CML
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.inforeg import InfoReg as InfoReg
     from mmpareto.integration.methods.lfm import LFM as LFM
+    from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
+    from mmpareto.integration.methods.opm import OPM as OPM
     from mmpareto.integration.methods.pareto import Pareto as Pareto
     from mmpareto.integration.methods.pcgrad import PCGrad as PCGrad
     from mmpareto.integration.methods.plain_sum import JointLoss as JointLoss
@@ -36,6 +40,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
     from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
     from mmpareto.integration.reduction import MeanReducer as MeanReducer
@@ -51,10 +56,13 @@ _METHODS = {
     "dgl": "methods.dgl:DGL",
     "ogm": "methods.ogm:OGM",
     "ogm_ge": "methods.ogm:OGMGE",
+    "opm": "methods.opm:OPM",
     "gblending": "methods.gblending:GBlending",
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
     "agm": "methods.agm:AGM",
+    "inforeg": "methods.inforeg:InfoReg",
+    "relearning": "methods.relearning:Relearning",
     "cml": "methods.cml:CML",
     "lfm": "methods.lfm:LFM",
     "unimodal": "methods.unimodal:Unimodal",
@@ -63,6 +71,8 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "cggm": "methods.cggm:CGGM",
+    "mcr": "methods.mcr:MCR",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

@@ -48,6 +48,12 @@ class TrainingContext(Protocol):
             ValueError: the run has no such samples; at the call, not at the first batch.
         """
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Return the index of the k-means cluster of every sample, (N,) int64 on the CPU, from features (N, F).
+
+        The run's seed determines them. Every process of a group calls it with the same features and gets the same.
+        """
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Train a copy of the model on one loss alone ("joint" or a modality); the model itself does not change."""
 
@@ -74,6 +80,8 @@ class Hooks:
     """Why the method needs encoders that exchange nothing inside, a clause without its subject; "" if it does not."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
+    needs_labels: bool = False
+    """Whether the method reads labels of any kind."""
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 

@@ -26,6 +26,7 @@ FUSIONS = Registry(
     {
         "concat": "mmpareto.models.fusion:ConcatFusion",
         "sum": "mmpareto.models.fusion:SumFusion",
+        "cosine": "mmpareto.models.fusion:CosineFusion",
         "film": "mmpareto.models.fusion:FiLMFusion",
         "bilinear": "mmpareto.models.fusion:BilinearFusion",
         "gated": "mmpareto.models.fusion:GatedFusion",

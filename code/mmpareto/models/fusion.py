@@ -46,14 +46,15 @@ class ConcatFusion(Fusion):
     Arguments:
         feature_sizes: modality → length of its feature; in the order of concatenation.
         n_classes: number of joint logits.
+        bias: whether there is a bias b.
     """
 
     additive = True
 
-    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int, bias: bool = True) -> None:
         super().__init__(n_classes)
         self.sizes = dict(feature_sizes)
-        self.fc_out = nn.Linear(sum(feature_sizes.values()), n_classes)
+        self.fc_out = nn.Linear(sum(feature_sizes.values()), n_classes, bias=bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
@@ -76,6 +77,53 @@ class ConcatFusion(Fusion):
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(zip(self.sizes, self.fc_out.weight.split([*self.sizes.values()], dim=1), strict=True))
+
+
+class CosineFusion(ConcatFusion):
+    """Sums scaled cosines between the features and the classes' weights: Σₖ s·cos(x_k, W_k,c), MMCosine.
+
+    Xu et al., "MMCosine: multi-modal cosine loss towards balanced audio-visual fine-grained learning", ICASSP 2023
+    (arXiv 2303.05338). Neither a feature's length nor a weight's favours a modality: each contributes between −s and s.
+    W_k are the columns of one linear layer without a bias, as in `ConcatFusion`. `alone` is s·cos(x_k, W_k,c). A
+    feature of zeros contributes 0. That features and weights are normalised per modality is the abstract's statement;
+    the scale and the missing bias are those of the code.
+
+    The released code (GeWu-Lab/MMCosine_ICASSP23, main_CD.py) trains these logits. It tests others, the linear layer of
+    the concatenated features, whose bias it does not train; here, the test has the logits that were trained. Its NCE
+    term, off by default there, is left out, and so are the cosines of features that FiLM or gates have mixed.
+
+    Arguments:
+        feature_sizes: modality → length of its feature; in the order of concatenation.
+        n_classes: number of joint logits.
+        scale: s > 0 [10 on CREMA-D].
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int, scale: float = 10.0) -> None:
+        super().__init__(feature_sizes, n_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """s·cos(x_k, W_k,c)."""
+        return self.contributions({name: feature})[name]
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """s·cos(x_k, W_k,c)."""
+        return {
+            name: self.scale * nn.functional.linear(_unit(features[name]), _unit(weights))
+            for name, weights in self._weights().items()
+            if name in features
+        }
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, float32 at least. Shorter ones than 1e-8 stay as they are, so that gradients are finite."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(lengths > 1e-8, lengths, 1.0)
 
 
 class SumFusion(Fusion):

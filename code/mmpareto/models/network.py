@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.activation_checkpointing import encode_recomputed, recomputed
+from mmpareto.models.fusion import CosineFusion
 from mmpareto.models.projections import JointProjections, ProjectionHead
 
 HEADS = ("own", "shared")
@@ -278,6 +279,7 @@ def build_network(
     *,
     encoder: str | Mapping[str, str] = "resnet18",
     fusion: str | None = None,
+    cosine_scale: float = 10.0,
     heads: str = "own",
     blocks: str | None = None,
     projections: int | None = None,
@@ -292,6 +294,7 @@ def build_network(
         n_classes: number of classes.
         encoder: modality → name in `ENCODERS`, or one name for all; every modality gets an encoder of its own.
         fusion: a name in `FUSIONS`; None for "concat", or the one that the encoders require.
+        cosine_scale: of the fusion "cosine".
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for the encoders'
             own, if they have any (MBT), else no blocks.
@@ -318,10 +321,11 @@ def build_network(
     sizes = {name: module.feature_size for name, module in encoders.items()}
     head_kind: type[nn.Linear | ProjectionHead] = nn.Linear if projections is None else ProjectionHead
     fusion_kind = FUSIONS[fusion] if projections is None else JointProjections
+    options = {"scale": cosine_scale} if fusion_kind is CosineFusion else {}
     outputs = projections or n_classes
     own_heads = {name: head_kind(size, outputs) for name, size in sizes.items()} if heads == "own" else None
     try:
-        fusion_module = fusion_kind(sizes, outputs)
+        fusion_module = fusion_kind(sizes, outputs, **options)
     except ValueError as error:
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, names, encoders) if blocks else _own_blocks(encoders)

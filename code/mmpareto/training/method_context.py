@@ -80,6 +80,14 @@ class MethodContext:
             yield gathered, self._processes.all_gather(batch.labels, samples)
             self._check()
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Clusters by scikit-learn, from one start, on rank 0: the others receive them, not a sum in another order."""
+        from sklearn.cluster import KMeans  # here, because the import takes more than a second
+
+        seed = self._settings.random_seed % 2**32
+        kmeans = KMeans(count, n_init=1, random_state=seed)
+        return self._processes.run_on_rank0(lambda: torch.from_numpy(kmeans.fit_predict(features.numpy())).long())
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Losses before and after training a copy on one loss; validates on the run's set, or on held-out clips."""
         train, train_fixed, validation = self._trial_data()

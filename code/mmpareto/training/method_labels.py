@@ -14,6 +14,7 @@ NAMES = {
     "gblending": "G-Blending",
     "ogm": "OGM",
     "ogm_ge": "OGM-GE",
+    "opm": "OPM",
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",
@@ -21,12 +22,16 @@ NAMES = {
     "lfm": "LFM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
+    "inforeg": "InfoReg",
+    "relearning": "Diagnosing & Re-learning",
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
+    "mcr": "MCR",
 }
 
 

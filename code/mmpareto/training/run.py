@@ -230,6 +230,7 @@ def make_trainer(
     else:
         shape |= {"blocks": settings.blocks} if settings.blocks != NO_BLOCKS and len(shapes) > 1 else {}
         shape |= {**method.network, "fusion": fusion or settings.fusion}
+        shape |= {"cosine_scale": settings.cosine_scale} if shape["fusion"] == "cosine" else {}
     if any(getattr(ENCODERS[name], "input_sized", False) for name in encoders.values()):
         shape["input_shapes"] = {name: list(shapes[name]) for name in shapes}
     if shape.get("fusion") == "average" and task_of_labels(data.train.labels) == "multilabel":
