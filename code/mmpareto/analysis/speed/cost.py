@@ -126,7 +126,7 @@ def _contender_method(name: str, modalities: Iterable[str]) -> Any:
 class Contender:
     """A method with a network and an optimizer of its own; also the `TrainingContext` that its hooks are passed."""
 
-    epoch, epochs = 2, 2
+    epoch, epochs, steps = 2, 2, 1
 
     def __init__(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor, conditions: Conditions) -> None:
         seed_everything(0)  # as in training, whose cuDNN is deterministic
@@ -178,10 +178,14 @@ class Contender:
         return Trial(2.0, 1.0, 2.0, 1.5)
 
     def step(self) -> None:
-        """Take one training step."""
-        extra = self.method.before_forward(self, self.inputs, self.labels)
+        """Take one training step, in all its turns."""
+        for modalities in self.method.turns(self.network.modalities):
+            self._turn({name: self.inputs[name] for name in modalities})
+
+    def _turn(self, inputs: Mapping[str, Tensor]) -> None:
+        extra = self.method.before_forward(self, inputs, self.labels)
         with self.precision.autocast():
-            outputs = self.model(self.inputs, **extra)
+            outputs = self.model(inputs, **extra)
             joint, unimodal = losses(outputs, self.labels)
         self.method.backward(
             joint,
