@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, make, ready, take_grads
+from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, make, ready, take_grads, turns_of
 from mmpareto import METHODS, MMPareto, Refresh
 from mmpareto.integration import reduction
 from mmpareto.integration.method import Method
@@ -33,6 +33,12 @@ def part(batch: Batch, start: int, size: int) -> Batch:
 
 def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
     """Like `every_method.step`, on a share of SIZE samples; losses sum to the batch mean over all processes."""
+    for turn in turns_of(method, batch):
+        report = take_turn(method, loop, turn, number)
+    return report
+
+
+def take_turn(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
     inputs, labels = batch
     forward_arguments = method.before_forward(loop, inputs, labels)
     outputs = loop.network(inputs, **forward_arguments)

@@ -13,6 +13,8 @@ B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
 ADDITIVE = ["concat", "sum", "cosine"]  # of features of any lengths
 ONE_LAYER = "average_logits"  # additive, too
+BY_ENTROPY = ["entropy", "entropy_over_batch"]  # of one layer, and not additive
+BOOSTED = "boosted"  # of one MLP, and additive
 PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
@@ -75,9 +77,33 @@ def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc", (x + y) / 2)
 
 
+def entropy(w: Weights, x: Tensor, y: Tensor, over_batch: bool = False) -> Tensor:
+    """Sample by sample, or with softmax over the samples and one weight for all of them (MLA's released code)."""
+    logits = [linear(w, "fc", x), linear(w, "fc", y)]
+    weights = []
+    for z in logits:
+        p = z.exp() / z.exp().sum(0 if over_batch else 1, keepdim=True)
+        terms = p * p.log()
+        weights.append(torch.exp(terms.sum() if over_batch else terms.sum(1, keepdim=True)))
+    return sum(z * v for z, v in zip(logits, weights, strict=True)) / sum(weights)
+
+
+def mlp(w: Weights, x: Tensor) -> Tensor:
+    return linear(w, "head.2", linear(w, "head.0", x).clamp(min=0))
+
+
+def boosted(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return w["rate"] * (mlp(w, x) + mlp(w, y))
+
+
+def entropy_over_batch(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return entropy(w, x, y, over_batch=True)
+
+
 JOINT: dict[str, Formula] = {
     "concat": concat, "sum": added, "cosine": cosine, "film": film, "bilinear": bilinear, "gated": gated,
-    "average": average, "average_labels": average_labels, "average_logits": average_logits,
+    "average": average, "average_labels": average_labels, "average_logits": average_logits, "entropy": entropy,
+    "entropy_over_batch": entropy_over_batch, "boosted": boosted,
 }  # fmt: skip
 
 
@@ -89,15 +115,20 @@ def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
         return joint(w, x, zeros) if name == "visual" else joint(w, zeros, x)
     if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
-    if fusion == ONE_LAYER:
+    if fusion in (ONE_LAYER, *BY_ENTROPY):
         return linear(w, "fc", x)
+    if fusion == BOOSTED:
+        return mlp(w, x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
     return JOINT[fusion](w, x, x)
 
 
 def pair(fusion: str) -> Fusion:
-    return FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    made = FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    if fusion == BOOSTED:
+        made.rate.data.fill_(1.5)  # type: ignore[operator, union-attr]
+    return made
 
 
 def features(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -130,9 +161,9 @@ def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
     assert torch.equal(fusion({"audio": y, "visual": x}), logits)
-    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name == ONE_LAYER)
+    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name in (ONE_LAYER, BOOSTED, *BY_ENTROPY))
     parts = fusion.contributions({"audio": y, "visual": x})
-    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER] else [])
+    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER, BOOSTED] else [])
 
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])
@@ -242,12 +273,27 @@ def test_a_feature_of_zeros_contributes_nothing_and_has_a_finite_gradient(dtype:
         assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) < 100
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "average"])
+@pytest.mark.parametrize("name", [*PAIRS, "average", *BY_ENTROPY])
 def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     assert fusion.contributions({"visual": x, "audio": y}) == {}
     assert not fusion.additive
+
+
+def test_weights_by_entropy_are_those_of_each_sample_and_add_up_to_1() -> None:
+    """A prediction depends on its batch only where softmax is over the batch; equal modalities count equally."""
+    sizes = dict.fromkeys(NAMES[:3], SIZE)
+    given = features(sizes)
+    for name in BY_ENTROPY:
+        fusion = FUSIONS[name](sizes, CLASSES).double()
+        whole, half = fusion(given), fusion({key: x[:2] for key, x in given.items()})
+        assert torch.allclose(whole[:2], half) == (name == "entropy")
+        same = fusion(dict.fromkeys(sizes, given["audio"]))
+        torch.testing.assert_close(same, fusion.alone("audio", given["audio"]))
+        torch.testing.assert_close(fusion({"audio": given["audio"]}), same)
+        confident = {key: 1e4 * x for key, x in given.items()}
+        assert fusion(confident).isfinite().all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])

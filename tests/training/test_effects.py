@@ -58,6 +58,7 @@ UNUSED_OPTIONS = {
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
     ("pmr", "eta"): "--eta 0.1",
+    ("mla", "projection"): "--correction none --projection released",
     ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
     ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }

@@ -20,6 +20,7 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "agm": ("--alpha", "1"),
     "inforeg": ("--variant", "released"),
     "relearning": ("--reinit_epoch", "1", "--epochs", "3", "--protocol", "validation"),  # it acts before the third
+    "reconboost": ("--boost_epochs", "1", "--rectify_epochs", "1"),
 }
 
 

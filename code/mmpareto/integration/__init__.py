@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.lfm import LFM as LFM
     from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
+    from mmpareto.integration.methods.mla import MLA as MLA
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.plain_sum import UniformSum as UniformSum
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from mmpareto.integration.methods.reconboost import ReconBoost as ReconBoost
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
@@ -73,6 +75,8 @@ _METHODS = {
     "metabalance": "methods.metabalance:MetaBalance",
     "cggm": "methods.cggm:CGGM",
     "mcr": "methods.mcr:MCR",
+    "mla": "methods.mla:MLA",
+    "reconboost": "methods.reconboost:ReconBoost",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

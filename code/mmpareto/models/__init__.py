@@ -33,6 +33,9 @@ FUSIONS = Registry(
         "average": "mmpareto.models.fusion:AverageFusion",
         "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
         "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
+        "entropy": "mmpareto.models.fusion:EntropyFusion",
+        "entropy_over_batch": "mmpareto.models.fusion:EntropyOverBatchFusion",
+        "boosted": "mmpareto.models.fusion:BoostedFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

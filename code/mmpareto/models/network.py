@@ -3,7 +3,7 @@
 For several tasks: one encoder that they share, and one head per task.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,8 @@ class MultimodalNetwork(nn.Module):
             the losses that reach them.
 
     Attributes:
-        frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
+        frozen: modality → the parameters that `train_parts` has frozen, for encoders that are not trained at present:
+            without gradients, and in evaluation mode.
         interaction: whether a unimodal loss reaches encoders other than its own.
         channels_last: whether images have their channels last in memory (`to_channels_last`).
         recompute: whether the encoders' activations are recomputed in the backward pass instead of kept.
@@ -83,7 +84,7 @@ class MultimodalNetwork(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
         self.blocks = nn.ModuleList(blocks)
-        self.frozen = False
+        self.frozen: dict[str, list[nn.Parameter]] = {}
         self.interaction = len(self.blocks) > 0
         self.channels_last = False
         self.recompute = False
@@ -199,8 +200,8 @@ class MultimodalNetwork(nn.Module):
     def train(self, mode: bool = True) -> "MultimodalNetwork":
         """Set the training mode; frozen encoders stay in evaluation mode."""
         super().train(mode)
-        if self.frozen:
-            self.encoders.eval()
+        for name in self.frozen:
+            self.encoders[name].eval()
         return self
 
     def to_channels_last(self) -> None:
@@ -208,17 +209,28 @@ class MultimodalNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch declares it for a tensor only
         self.channels_last = True
 
-    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool = True) -> None:
+    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool | Collection[str] = True) -> None:
         """Make trainable what the descended losses reach, and freeze the other heads.
 
         Otherwise, an unused head's gradient may be zero instead of None (in compiled and replicated models), and
-        weight decay would shrink its weights. The encoders are frozen, for good, if `encoders` is False, and are not
-        changed otherwise.
+        weight decay would shrink its weights.
+
+        Arguments:
+            encoders: whether the encoders are trained, or the modalities of those that are. The others are frozen until
+                a later call names them; what was frozen before, by others, stays so.
         """
-        if not encoders:
-            self.frozen = True
-            self.encoders.requires_grad_(False).eval()
+        trained = list(encoders) if isinstance(encoders, Collection) else self.modalities if encoders else []
+        for name, encoder in self.encoders.items():
+            if name in trained:
+                for parameter in self.frozen.pop(name, ()):
+                    parameter.requires_grad_(True)
+            elif name not in self.frozen:
+                self.frozen[name] = [p for p in encoder.parameters() if p.requires_grad]
+                encoder.requires_grad_(False)
+            encoder.train(self.training and name in trained)
         self.fusion.requires_grad_(joint or (unimodal and not self.heads))
+        for name in getattr(self.fusion, "joint_only", ()):
+            getattr(self.fusion, name).requires_grad_(joint)
         self.heads.requires_grad_(unimodal)
 
 

@@ -32,6 +32,8 @@ NAMES = {
     "metabalance": "MetaBalance",
     "cggm": "CGGM",
     "mcr": "MCR",
+    "mla": "MLA",
+    "reconboost": "ReconBoost",
 }
 
 

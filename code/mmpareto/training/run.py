@@ -57,6 +57,7 @@ MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
 
 
 LABELS_FUSION = "average_labels"  # the fusion "average" of labels that do not exclude each other
+ENTROPY_FUSIONS = ("entropy", "entropy_over_batch")  # of classes that exclude each other
 
 
 def train(request: Request) -> int:
@@ -330,6 +331,8 @@ def _check_data(settings: Settings, data: Data, method: Method, fusion: str | No
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     if (fusion or settings.fusion) == LABELS_FUSION and task != "multilabel":
         raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
+    if (fusion or settings.fusion) in ENTROPY_FUSIONS and task == "multilabel":
+        raise InputError(f"--fusion {settings.fusion} is for one label per sample, and here it may have several.")
     if fusion and settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         owner = (
             f"--method {settings.method}" if "fusion" in method.network else f"--encoder {value_text(settings.encoder)}"

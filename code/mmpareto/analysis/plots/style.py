@@ -107,6 +107,8 @@ BY_METHOD = {
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
     "cggm": LineStyle(GREEN, DOTTED, "1"),
     "mcr": LineStyle(BLACK, LONG, "2"),
+    "mla": LineStyle(BLACK, LONG, "*"),
+    "reconboost": LineStyle(GREEN, LONG, "1"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -123,6 +125,9 @@ BY_VARIANT = {
     ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
     ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
     ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
+    ("mla", "released"): LineStyle(BLACK, TWO_DOTS, "*"),
+    ("mla", "balancebenchmark"): LineStyle(BLACK, SPARSE, "*"),
+    ("reconboost", "released"): LineStyle(GREEN, TWO_DOTS, "1"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
