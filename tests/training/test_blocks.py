@@ -25,6 +25,8 @@ REFUSED = {
     "ensemble": "trains every modality as if it were alone",
     "pretrain_finetune": "trains every encoder alone at first",
     "cggm": "trains the classifiers alone on the features",
+    "mla": "trains one encoder per step",
+    "reconboost": "trains one encoder while the others are frozen",
 }
 NAMES = ("audio", "visual")
 # The unimodal losses that methods descend; `dgl` multiplies them by α. The joint loss of `dgl` reaches no encoder.

@@ -25,6 +25,7 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "no_probe": ("--no_probe", CLIPS),
     "probe_every": ("--probe_every 2", None),
     "fusion": ("--method ensemble --fusion concat", dataclasses.replace(CLIPS, fusion="average")),
+    "cosine_scale": ("--fusion sum --cosine_scale 15", None),
     "blocks": ("--method greedy --blocks mmtm", dataclasses.replace(CLIPS, free_blocks=False)),
     "cross_terms": ("--cross_terms included", dataclasses.replace(CLIPS, cross_terms=False)),
     "momentum": ("--optimizer adam --momentum 0.8", None),
@@ -56,6 +57,8 @@ UNUSED_OPTIONS = {
     ("mcr", "predictor_learning_rate"): "--bottleneck_weight 0 --predictor_learning_rate 0.001",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("pmr", "eta"): "--eta 0.1",
+    ("mla", "projection"): "--correction none --projection released",
     ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
     ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }

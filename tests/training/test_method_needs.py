@@ -8,9 +8,10 @@ import pytest
 import torch
 from mmpareto.data.loading.batches import EpochOrder, make_loader, to_device
 from mmpareto.errors import InputError
+from mmpareto.training.checkpoints import load_checkpoint, network_of
 from prepared_clips import write_prepared
 from sklearn.cluster import KMeans
-from tiny_runs import acting, assert_same_run, resume, run, send_signal, trainer_of
+from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
 
 AGM = ("--method", "agm", "--variant", "released", "--modulation_ends", "0", "--learning_rate", "0.01")
 
@@ -39,6 +40,20 @@ def test_a_method_that_needs_whole_batches_refuses_micro_batches_before_anything
         trainer_of(data, tmp_path / "run", *AGM, "--accumulate", "2")
     trainer_of(data, tmp_path / "other", *AGM[:2], "--accumulate", "2")  # the default variant does not
     assert not (tmp_path / "run").exists()
+
+
+def test_opm_as_released_with_cosines_is_resumed_bit_identically(data: Path, tmp_path: Path) -> None:
+    """Between the draws of two steps; the checkpoint has the scale of the cosines."""
+    more = ("--method", "opm", "--variant", "released", "--modulation_starts", "0", "--protocol", "paper")
+    more = (*more, "--learning_rate", "0.01", "--fusion", "cosine", "--cosine_scale", "15")
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(loop.Trainer, "step", 6, send_signal):
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    probabilities = [line[f"drop_probability_{m}"] for line in metrics(tmp_path / "run") for m in ("audio", "visual")]
+    assert max(probabilities) > 0.1
+    assert network_of(load_checkpoint(tmp_path / "run/best.pt"), "best.pt").fusion.scale == 15.0
 
 
 def test_features_are_of_the_samples_that_are_asked_for(data: Path, tmp_path: Path) -> None:

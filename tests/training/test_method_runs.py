@@ -20,6 +20,7 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "agm": ("--alpha", "1"),
     "inforeg": ("--variant", "released"),
     "relearning": ("--reinit_epoch", "1", "--epochs", "3", "--protocol", "validation"),  # it acts before the third
+    "reconboost": ("--boost_epochs", "1", "--rectify_epochs", "1"),
 }
 
 
@@ -161,7 +162,7 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat or sum"),
+        ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat, sum or cosine"),
         ("--method ogm_ge --fusion film", "no sum over modalities"),
         ("--method inforeg --fusion gated", "no sum over modalities.*--prediction zeroed"),
         ("--method inforeg --prediction head", "--unimodal_loss true"),

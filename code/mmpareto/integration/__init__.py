@@ -29,15 +29,18 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.lfm import LFM as LFM
     from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
+    from mmpareto.integration.methods.mla import MLA as MLA
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
+    from mmpareto.integration.methods.opm import OPM as OPM
     from mmpareto.integration.methods.pareto import Pareto as Pareto
     from mmpareto.integration.methods.pcgrad import PCGrad as PCGrad
     from mmpareto.integration.methods.plain_sum import JointLoss as JointLoss
     from mmpareto.integration.methods.plain_sum import UniformSum as UniformSum
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from mmpareto.integration.methods.reconboost import ReconBoost as ReconBoost
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
@@ -55,6 +58,7 @@ _METHODS = {
     "dgl": "methods.dgl:DGL",
     "ogm": "methods.ogm:OGM",
     "ogm_ge": "methods.ogm:OGMGE",
+    "opm": "methods.opm:OPM",
     "gblending": "methods.gblending:GBlending",
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
@@ -71,6 +75,8 @@ _METHODS = {
     "metabalance": "methods.metabalance:MetaBalance",
     "cggm": "methods.cggm:CGGM",
     "mcr": "methods.mcr:MCR",
+    "mla": "methods.mla:MLA",
+    "reconboost": "methods.reconboost:ReconBoost",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

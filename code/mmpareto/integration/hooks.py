@@ -28,6 +28,10 @@ class TrainingContext(Protocol):
         """The number of epochs of the run."""
 
     @property
+    def steps(self) -> int:
+        """The number of steps (batches) of the current epoch."""
+
+    @property
     def network(self) -> Any:
         """The model in training; `network.modalities` are the names of its modalities."""
 
@@ -90,11 +94,26 @@ class Hooks:
         """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
         return False
 
+    def turns(self, modalities: Sequence[str]) -> list[list[str]]:
+        """Return the modalities of each optimiser step that a batch takes: by default, one step with all of them.
+
+        Every turn is a whole step on the same batch: a forward pass with the inputs of its modalities alone, `backward`
+        with the losses of what they give, and a step of the optimiser. It moves nothing that these do not reach.
+
+        Arguments:
+            modalities: of the model, in order.
+        """
+        return [list(modalities)]
+
     def begin_training(self, context: TrainingContext) -> None:
         """Called once per process before the first step, after the state has been loaded."""
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Called before the first step of an epoch."""
+
+    def renews_optimizer(self, context: TrainingContext) -> bool:
+        """Return whether the epoch begins with a new optimiser, without momentum; called after `begin_epoch`."""
+        return False
 
     def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Called before each forward pass, with tensors on the device; return keyword arguments for that pass."""

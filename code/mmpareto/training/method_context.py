@@ -44,6 +44,7 @@ class MethodContext:
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.epoch, self.epochs = 1, settings.epochs
+        self.steps = 0  # of the epoch, which the trainer sets
         self.network = network
         self._settings, self._data, self._device, self._gpu_ids, self._check = settings, data, device, gpu_ids, check
         self._processes = processes

@@ -14,6 +14,7 @@ NAMES = {
     "gblending": "G-Blending",
     "ogm": "OGM",
     "ogm_ge": "OGM-GE",
+    "opm": "OPM",
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",
@@ -31,6 +32,8 @@ NAMES = {
     "metabalance": "MetaBalance",
     "cggm": "CGGM",
     "mcr": "MCR",
+    "mla": "MLA",
+    "reconboost": "ReconBoost",
 }
 
 

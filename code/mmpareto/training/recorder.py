@@ -44,7 +44,7 @@ from mmpareto.integration.differentiation import Gradients, Pass, differentiate,
 from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
-from mmpareto.integration.report import Report
+from mmpareto.integration.report import EncoderReport
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.training.cross_terms import CrossTermComparison
 from mmpareto.training.losses import UNIMODAL, objective_names
@@ -114,7 +114,7 @@ class GradientRecorder:
     ) -> None:
         """Compute the gradients of a step's losses, keeping their graph, if the step is to be recorded.
 
-        Gradients of several calls before `finish_step` are added up, for micro-batches.
+        Gradients of several calls before `finish_step` are added up, for micro-batches and turns.
 
         Arguments:
             epoch, step: from 1; the step within the epoch.
@@ -137,8 +137,8 @@ class GradientRecorder:
             comparison.add(joint, unimodal, dict(self._network.encoders.items()), outputs, labels, scale)
         self._step = StepGradients(number, epoch, objectives, passes, gradients, comparison)
 
-    def finish_step(self, report: Report) -> None:
-        """Record the step, if it was measured, together with the method's report."""
+    def finish_step(self, report: Mapping[str, EncoderReport]) -> None:
+        """Record the step, if it was measured, together with the method's report: modality → report."""
         step, self._step = self._step, None
         if step is None:
             return

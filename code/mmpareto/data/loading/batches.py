@@ -28,6 +28,11 @@ class Batch(NamedTuple):
     flips: dict[str, Tensor] = {}  # noqa: RUF012 (never modified)
     """Modality → (B, images) bool: images to be mirrored on the device."""
 
+    def only(self, modalities: Iterable[str]) -> "Batch":
+        """The batch with the inputs of these modalities alone, in its own order."""
+        chosen = set(modalities)
+        return self._replace(inputs={name: x for name, x in self.inputs.items() if name in chosen})
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
