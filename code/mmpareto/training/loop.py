@@ -6,6 +6,7 @@ Path of a batch, in `Trainer.step`: inputs → outputs → losses → the method
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -243,6 +244,11 @@ class Trainer:
                 self.finite_monitor.check()
                 self.save()
                 raise
+            except NonFiniteError as error:
+                if error.step is not None:
+                    self.order.set_epoch(self.epoch, start=(error.step - 1) * self.settings.batch_size)
+                    error.blame(self.data.train, itertools.islice(self.order, self.settings.batch_size))
+                raise
         return self.history
 
     def begin_epoch(self) -> None:
@@ -331,13 +337,19 @@ class Trainer:
             if every is not None and self.epoch % every == 0:
                 metrics |= self.fit_probes(f"probes of epoch {self.epoch}")["probe_result"]["metrics"]
         except NonFiniteError as error:
-            raise NonFiniteError(f"epoch {self.epoch}, after step {self.steps}: {error}") from None
+            error.args = (f"epoch {self.epoch}, after step {self.steps}: {error}",)
+            raise
         means = self.meter.means()
         return metrics | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _metrics_on(self, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
         """Metrics on a data set; None for the unimodal heads if the method does not train them."""
-        metrics = self.objective.metrics(self.predict(dataset), dataset, prefix)
+        predictions = self.predict(dataset)
+        try:
+            metrics = self.objective.metrics(predictions, dataset, prefix)
+        except NonFiniteError as error:
+            error.blame(dataset, predictions.nonfinite_rows())
+            raise
         if not self.heads_trained:
             suffixes = tuple(f"_{name}" for name in self.network.head_names)
             metrics |= {key: None for key in metrics if key.endswith(suffixes)}

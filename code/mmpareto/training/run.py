@@ -129,7 +129,7 @@ def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
         last = trainer.folder / LAST
         saved = f"{last} is from before" if last.exists() else "nothing was saved"
         if processes.is_rank0:
-            print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
+            print(f"error: {error}; the run stops here, {saved}. {error.advice}", file=sys.stderr)
         return 1
     finally:
         trainer.loaders.stop()
