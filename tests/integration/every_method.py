@@ -115,9 +115,12 @@ class Loop:
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
         self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
 
-    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        with torch.no_grad():
-            return self.network(inputs)
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Outputs:
+        with torch.set_grad_enabled(graph):
+            return (network or self.network)(inputs)
+
+    def load_network(self, path: str) -> "Model":
+        return Model(len(self.network.modalities), seed=int(path)).requires_grad_(False).eval()
 
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
@@ -136,9 +139,13 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Options without which a method does not begin; the teacher is the model of `Loop.load_network` with that seed.
+NEEDED: dict[str, dict[str, Any]] = {"unimodal": {"modality": "audio"}, "umt": {"teachers": ("7",)}}
+
+
 def make(name: str, modality: str = "audio") -> Method:
-    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else {}))
-    return METHODS[kind](**options)
+    kind, options = CONTROLS.get(name, (name, NEEDED.get(name, {})))
+    return METHODS[kind](**options | ({"modality": modality} if name == "unimodal" else {}))
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:

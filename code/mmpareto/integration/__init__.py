@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
+    from mmpareto.integration.methods.umt import UMT as UMT
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
     from mmpareto.integration.reduction import MeanReducer as MeanReducer
     from mmpareto.integration.reduction import SumReducer as SumReducer
@@ -56,6 +57,7 @@ _METHODS = {
     "unimodal": "methods.unimodal:Unimodal",
     "ensemble": "methods.ensemble:Ensemble",
     "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",
+    "umt": "methods.umt:UMT",
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",

@@ -31,8 +31,21 @@ class TrainingContext(Protocol):
     def network(self) -> Any:
         """The model in training; `network.modalities` are the names of its modalities."""
 
-    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Any:
-        """Run the model in evaluation mode, without a graph unless `graph` is true, and return its outputs."""
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Any:
+        """Run the model in evaluation mode, without a graph unless `graph` is true, and return its outputs.
+
+        Arguments:
+            network: one of `load_network`, to run in place of the model in training; never with a graph.
+        """
+
+    def load_network(self, path: str) -> Any:
+        """Return the trained network in a run's folder or a checkpoint, frozen, in evaluation mode, on the device.
+
+        Its `modalities` are the names of its inputs, and `encoders` maps them to its encoders.
+
+        Raises:
+            ValueError: there is none, or it was trained on another data set, other classes or other inputs.
+        """
 
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         """Return batches of ({modality: feature (B, F)}, labels (B,)) of a share of the samples, computed on demand.

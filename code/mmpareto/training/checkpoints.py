@@ -69,6 +69,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_complete(content: dict[str, Any], path: Path) -> None:
+    """Raise InputError if an entry of `ENTRIES` is missing."""
+    missing = [name for name in ENTRIES if name not in content]
+    if missing:
+        raise InputError(f"{path} is of another version of this code: it lacks {', '.join(missing)}; train it again.")
+
+
 def check_entries(content: dict[str, Any], path: Path) -> None:
     """Raise InputError if an entry of a checkpoint has another type than train.py gave it."""
     wrong = [

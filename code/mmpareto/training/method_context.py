@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from mmpareto.training.evaluation import gather_predictions, predict
 from mmpareto.training.losses import loss_of, losses
 from mmpareto.training.optimisation import make_optimizer, set_learning_rate
 from mmpareto.training.settings import Settings
+from mmpareto.training.trained_networks import load_frozen
 
 
 class MethodContext:
@@ -50,8 +52,13 @@ class MethodContext:
         self._precision = devices.Precision(settings.amp, device)
         self._model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
 
-    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+    def eval_forward(
+        self, inputs: Mapping[str, Tensor], graph: bool = False, network: MultimodalNetwork | None = None
+    ) -> Outputs:
         """The network's outputs in evaluation mode; activations of a pass with a graph are kept, not recomputed."""
+        if network is not None:
+            with torch.no_grad(), self._precision.autocast():
+                return network(inputs)
         was_training, recompute = self.network.training, self.network.recompute
         self.network.eval()
         # A recomputation would be in the mode that the network has in the backward pass, that of training.
@@ -62,6 +69,13 @@ class MethodContext:
         finally:
             self.network.train(was_training)
             self.network.recompute = recompute
+
+    def load_network(self, path: str) -> MultimodalNetwork:
+        """A trained network in a run's folder (its best.pt) or a checkpoint; see `trained_networks`."""
+        network = load_frozen(Path(path), self._settings, self._data.train).to(self._device)
+        if self._settings.channels_last:
+            network.to_channels_last()
+        return network
 
     def features(self, share: float, samples: str = "training") -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         """Features and labels of a share of the samples; which, differs per epoch."""

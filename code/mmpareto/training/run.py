@@ -261,7 +261,7 @@ def make_trainer(
     try:
         method.begin_training(trainer.method_context)
     except ValueError as error:
-        raise InputError(f"--method {settings.method}: {error}.") from error
+        raise InputError(f"--method {settings.method}: {str(error).removesuffix('.')}.") from error
 
     trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
     if processes.is_rank0 and not trainer.is_finished:
