@@ -14,8 +14,8 @@ from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_re
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError
 from mmpareto.models.per_modality import is_pretrained
-from mmpareto.training.effects import CONTRASTIVE
-from mmpareto.training.method_labels import label, method_class
+from mmpareto.training.method_labels import label, method_class, objective_details
+from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.recorder import OBJECTIVES
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
@@ -140,9 +140,9 @@ class FinishedRun:
     @property
     def details(self) -> list[str]:
         """Parts of the label besides method, variant and options."""
-        objective, encoder = self.arguments["objective"], self.arguments.get("encoder", ())
-        pretrained = ["pretrained"] if is_pretrained(encoder, self.arguments.get("pretrained")) else []
-        return pretrained + ([objective] if objective == CONTRASTIVE else [])
+        encoder, files = self.arguments.get("encoder", ()), self.arguments.get("pretrained")
+        pretrained = ["pretrained"] if is_pretrained(encoder, files) else []
+        return pretrained + objective_details(self.arguments["objective"])
 
     @property
     def title(self) -> str:
@@ -271,7 +271,7 @@ class FinishedRun:
             }
         except (TypeError, ValueError) as error:
             raise _damaged(self.folder / SUMMARY, str(error)) from error
-        if "acc" not in accuracies and self.arguments["objective"] == CONTRASTIVE:
+        if "acc" not in accuracies and is_contrastive(self.arguments):
             raise InputError(
                 f"{self.folder} has no linear probe of epoch {line['epoch']}: --resume it with --no_probe false."
             )

@@ -18,8 +18,8 @@ from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.models.pretrained import read_released
 from mmpareto.training.checkpoints import check_complete, check_entries, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
-from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.method_labels import method_class
+from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.recipes import recipe
 from mmpareto.training.run_folder import BEST, CONFIG, read_config
 from mmpareto.training.settings import whole_arguments
@@ -176,7 +176,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
     if dataset is not None and DATASETS.name(dataset) != content["dataset"]:
         raise InputError(f"{path} was trained on {content['dataset']}, not on {dataset}; leave --dataset out.")
     settings = _settings_beside(path) or content.get("settings", {})
-    if content.get("objective") == CONTRASTIVE:
+    if is_contrastive(content):
         content = _with_probes(content, path)
     model = network_of(content, path)
     for name, head in content.get("probe", {}).items():
@@ -203,7 +203,7 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
         notes=content.get("notes") or _notes(content, heads),
         amp=content.get("amp"),
         plugins=content.get("plugins", ()),
-        joint_probe=content.get("objective") == CONTRASTIVE,
+        joint_probe=is_contrastive(content),
     )
 
 
@@ -251,7 +251,7 @@ def _notes(content: Mapping[str, Any], heads: str) -> list[str]:
     if heads != "trained":
         probe = "a linear probe's, on the frozen encoders" if heads == "probe" else "untrained: ignore them"
         notes.append(f"the method trains no unimodal heads; those used here are {probe}")
-    if content.get("objective") == CONTRASTIVE:
+    if is_contrastive(content):
         notes[-1] = "pre-trained without labels; the joint head and those of the modalities are linear probes"
     return notes
 

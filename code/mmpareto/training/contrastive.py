@@ -13,7 +13,7 @@ Radford et al., "Learning transferable visual models from natural language super
 
 import itertools
 import math
-from collections.abc import Collection
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,11 +21,17 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.data.loading.batches import Batch
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.errors import InputError
+from mmpareto.integration.method import Method
 from mmpareto.models.network import Outputs
+from mmpareto.models.projections import PROJECTION_SIZE
+from mmpareto.training.data import Data
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
 from mmpareto.training.evaluation import Predictions
 from mmpareto.training.losses import Losses
 from mmpareto.training.meters import NonFiniteError
+from mmpareto.training.objective import Objective
 from mmpareto.training.settings import Settings
 from mmpareto.training.views import VIEWS, two_views
 
@@ -60,25 +66,47 @@ def _normalised(rows: Tensor) -> Tensor:
     return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
 
 
-class Contrastive:
-    """The objective of contrastive pre-training, in place of `losses.Supervised`.
+class Contrastive(Objective):
+    """The objective of contrastive pre-training.
 
     The negatives of a sample are the other samples of its batch. With several processes, every process computes the
     losses of the whole batch from the projections of all; only those of its own samples require a gradient, so that
     the sum over the processes is the batch's gradient. (A batch that is split into micro-batches, `--accumulate`, would
     lose negatives: refused.) DataParallel gathers the projections anyway.
 
-    Arguments:
-        settings: `temperature` and `random_seed`.
-        images: the modalities of images and clips.
-        processes: that train together.
+    The network has projections in place of fusion and heads.
     """
 
     uses_labels = False
+    network = MappingProxyType({"projections": PROJECTION_SIZE})
+    instead_of_fusion = "projections"
+    no_interaction = "compares encoders that see one modality each"
 
-    def __init__(self, settings: Settings, images: Collection[str], processes: Processes = SINGLE_PROCESS) -> None:
-        self.temperature, self.seed, self.batch_size = settings.temperature, settings.random_seed, settings.batch_size
-        self.images, self.processes = images, processes
+    def __init__(self, settings: Settings, data: Data, processes: Processes = SINGLE_PROCESS) -> None:
+        super().__init__(settings, data, processes)
+        self.temperature, self.seed = settings.temperature, settings.random_seed
+        self.images = data.train.normalisation  # keyed by the modalities of images and clips
+
+    @classmethod
+    def check(cls, settings: Settings, data: Data, method: Method) -> None:
+        """Raise InputError if the method needs labels or a fusion, or there is one modality only."""
+        given, objective = f"--method {settings.method}", f"--objective {settings.objective}"
+        if method.needs_classes:
+            raise InputError(f"{given} compares classes, and {objective} has no labels; use another method.")
+        if method.trains_copies:
+            raise InputError(f"{given} trains copies on labels, and {objective} has none; use another method.")
+        if "fusion" in method.network:
+            raise InputError(
+                f"{given} needs the fusion {method.network['fusion']!r}, and {objective} has projections instead; use "
+                "another method."
+            )
+        if settings.fusion != "concat":  # the flag's default is not the user's choice
+            raise InputError(f"{objective} has projections instead of a fusion; leave --fusion out.")
+        if len(data.train.sources) < 2:
+            raise InputError(
+                f"{objective} compares the modalities of a sample, and this run reads "
+                f"{', '.join(data.train.sources)} alone; it needs two or more."
+            )
 
     def inputs(self, batch: Batch, samples: int, epoch: int, step: int) -> dict[str, Tensor]:
         """Two views per sample, (2B, …); a function of (seed, epoch, step)."""
@@ -124,25 +152,22 @@ class Contrastive:
         losses = {"": batch_losses.joint} | ({f"_{k}": v for k, v in batch_losses.unimodal.items()} if unimodal else {})
         return {f"train_loss{head}": loss.detach() * share for head, loss in losses.items()}
 
-    def metrics(self, predictions: Predictions, prefix: str = "") -> dict[str, Any]:
+    def metrics(self, predictions: Predictions, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
         """A part's metrics in metrics.jsonl: the joint loss, of samples without augmentation.
 
         The samples are compared in batches of about the training's size, in a random order that is always the same:
         the loss grows with the number of negatives, and a data set may be sorted by class. The accuracies on the test
         set are those of linear probes: None, until some are fitted.
-
-        Raises:
-            NonFiniteError: the loss is NaN or infinite.
         """
         joint = predictions.outputs.joint
         assert joint is not None
         order = torch.randperm(len(joint), generator=torch.Generator().manual_seed(0))
         total = 0.0
-        for rows in order.tensor_split(math.ceil(len(joint) / self.batch_size)):
+        for rows in order.tensor_split(math.ceil(len(joint) / self.settings.batch_size)):
             pairs = itertools.combinations(joint[rows].unbind(1), 2)
             losses = [info_nce(one, other, self.temperature) for one, other in pairs]
             total += torch.stack(losses).mean().item() * len(rows) / len(joint)
         if not math.isfinite(total):
             raise NonFiniteError("the joint loss in evaluation is NaN or infinite")
         heads = () if prefix else ("", *(f"_{name}" for name in predictions.outputs.features))
-        return {f"{prefix}loss": total, **{f"acc{head}": None for head in heads}}
+        return {"objective": self.settings.objective, f"{prefix}loss": total, **{f"acc{head}": None for head in heads}}

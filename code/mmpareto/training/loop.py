@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mmpareto.data import DATASETS
 from mmpareto.data.loading.batches import Batch, sharded_batches, to_device
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
@@ -26,17 +25,16 @@ from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
-from mmpareto.training.contrastive import Contrastive
 from mmpareto.training.data import Data, Loaders, training_order
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
-from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.epoch_line import epoch_text, tagged
-from mmpareto.training.evaluation import Predictions, extra_metrics, gather_predictions, head_metrics, predict
+from mmpareto.training.evaluation import Predictions, gather_predictions, predict
 from mmpareto.training.loggers import Loggers
-from mmpareto.training.losses import Objective, Supervised, loss_of, micro_batch_count, split_batch
+from mmpareto.training.losses import loss_of, micro_batch_count, split_batch
 from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
+from mmpareto.training.objective import OBJECTIVES, Objective
 from mmpareto.training.optimisation import learning_rate, make_optimizer, schedule_factor, set_learning_rate
 from mmpareto.training.probe import probe_entries, probe_samples
 from mmpareto.training.recorder import GradientRecorder
@@ -93,9 +91,7 @@ class Trainer:
         self.device, self.identity, self.processes = device, identity, processes
         self.model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
         self.precision = devices.Precision(settings.amp, device)
-        self.objective: Objective = Supervised()
-        if settings.objective == CONTRASTIVE:
-            self.objective = Contrastive(settings, data.train.normalisation, processes)
+        self.objective: Objective = OBJECTIVES[settings.objective](settings, data, processes)
         self.optimizer = make_optimizer(settings, network)
         self.order = training_order(settings, len(data.train))
         self.steps_per_epoch = math.ceil(self.order.used / settings.batch_size)
@@ -321,15 +317,8 @@ class Trainer:
         return metrics | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _metrics_on(self, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
-        """Metrics of every head on a data set; None for the unimodal heads if the method does not train them.
-
-        Of contrastive pre-training, the joint loss, and None for the accuracies of probes that are not fitted.
-        """
-        predictions = self.predict(dataset)
-        if isinstance(self.objective, Contrastive):
-            return {"objective": self.settings.objective} | self.objective.metrics(predictions, prefix)
-        literature = DATASETS[self.settings.dataset].extra_metrics
-        metrics = head_metrics(predictions, prefix) | extra_metrics(predictions, literature, dataset.scores, prefix)
+        """Metrics on a data set; None for the unimodal heads if the method does not train them."""
+        metrics = self.objective.metrics(self.predict(dataset), dataset, prefix)
         if not self.heads_trained:
             suffixes = tuple(f"_{name}" for name in self.network.head_names)
             metrics |= {key: None for key in metrics if key.endswith(suffixes)}

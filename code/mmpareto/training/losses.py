@@ -6,7 +6,7 @@ or mean absolute error of scores. With several tasks, every head has the classes
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
@@ -125,47 +125,6 @@ def training_metrics(
         for key in ("train_loss", "train_acc"):
             metrics[key] = torch.stack([metrics[f"{key}{head}"] for head in heads]).mean()
     return metrics
-
-
-class Objective(Protocol):
-    """The objective of a run, `--objective`: the inputs of a step, and the losses of the outputs.
-
-    Attributes:
-        uses_labels: whether the losses are those of predictions and labels.
-    """
-
-    uses_labels: bool
-
-    def inputs(self, batch: Batch, samples: int, epoch: int, step: int) -> dict[str, Tensor]:
-        """The network's inputs for a micro-batch, a function of the arguments and of the run's seed.
-
-        Arguments:
-            samples: number of samples in the whole batch, over all micro-batches and processes.
-            epoch, step: from 1; the step within the epoch.
-        """
-
-    def losses(self, outputs: Outputs, labels: Tensor, samples: int) -> Losses:
-        """Losses such that their gradients add up, over micro-batches and processes, to those of the whole batch."""
-
-    def training_metrics(
-        self, outputs: Outputs, batch_losses: Losses, labels: Tensor, share: float, *, unimodal: bool
-    ) -> dict[str, Tensor]:
-        """Metrics () of a micro-batch, which add up to the step's; see `training_metrics`."""
-
-
-class Supervised:
-    """The objective of supervised training; `contrastive.Contrastive` is the other one."""
-
-    uses_labels = True
-    training_metrics = staticmethod(training_metrics)
-
-    def inputs(self, batch: Batch, samples: int, epoch: int, step: int) -> dict[str, Tensor]:
-        """The batch's inputs as they are."""
-        return batch.inputs
-
-    def losses(self, outputs: Outputs, labels: Tensor, samples: int) -> Losses:
-        """See `losses`."""
-        return losses(outputs, labels, len(labels) / samples)
 
 
 def micro_batch_count(samples: int, batch_size: int, accumulate: int) -> int:

@@ -36,6 +36,11 @@ def name_of(method: str) -> str:
     return NAMES.get(method, method)
 
 
+def objective_details(objective: str) -> list[str]:
+    """Parts of a label about `--objective`: its name, unless it is supervised."""
+    return [] if objective == "supervised" else [objective]
+
+
 def label(
     method: str,
     variant: str | None = None,

@@ -47,9 +47,12 @@ def main_metric(line: Mapping[str, Any]) -> MainMetric:
     return MAIN_METRICS[task]
 
 
-def is_contrastive(line: Mapping[str, Any]) -> bool:
-    """True for a line of contrastive pre-training, whose accuracies are those of linear probes where there are any."""
-    return line.get("objective") == CONTRASTIVE
+def is_contrastive(record: Mapping[str, Any]) -> bool:
+    """True for a record of contrastive pre-training: a line of metrics.jsonl, a checkpoint, or arguments of a run.
+
+    Its accuracies are those of linear probes, where there are any.
+    """
+    return record.get("objective") == CONTRASTIVE
 
 
 def selection_metric(line: Mapping[str, Any]) -> MainMetric:

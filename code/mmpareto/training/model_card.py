@@ -11,8 +11,8 @@ from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
-from mmpareto.training.effects import CONTRASTIVE
-from mmpareto.training.method_labels import label, method_class, value_text
+from mmpareto.training.method_labels import label, method_class, objective_details, value_text
+from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
 from mmpareto.training.settings import whole_arguments
 
@@ -97,8 +97,8 @@ def _title(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _purpose(arguments: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    contrastive = [CONTRASTIVE] if arguments["objective"] == CONTRASTIVE else []
-    method = label(arguments["method"], arguments["variant"], arguments["options"], contrastive)
+    further = objective_details(arguments["objective"])
+    method = label(arguments["method"], arguments["variant"], arguments["options"], further)
     kind = method_class(arguments["method"])
     source = f" ({kind.source})" if kind and kind.source else ""
     prepared = data.get("prepared") or {}
@@ -159,7 +159,7 @@ def _results(arguments: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         lines.append((words, *cells, *(_percent(line.get(f"acc_{name}")) for name in modalities)))
     best = "validation" if arguments["protocol"] == "validation" else "test"
     notes = ["On the test set.", f"best.pt has the weights of the epoch that was best on the {best} set."]
-    if arguments["objective"] == CONTRASTIVE:
+    if is_contrastive(arguments):
         notes.append(f"The network was {summary.get('unimodal_note', 'pre-trained without labels')}.")
     elif probe := summary.get("probe"):
         notes.append(

@@ -21,20 +21,20 @@ from mmpareto.models import ENCODERS
 from mmpareto.models.network import MultimodalNetwork, build_network, required_fusion
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
-from mmpareto.models.projections import PROJECTION_SIZE
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.data_warnings import data_warnings
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
-from mmpareto.training.effects import CONTRASTIVE, Facts
+from mmpareto.training.effects import Facts
 from mmpareto.training.loggers import Loggers, check_logger, open_loggers
 from mmpareto.training.loop import NO_LOGGER, Trainer
 from mmpareto.training.losses import micro_batch_count
 from mmpareto.training.meters import NonFiniteError
-from mmpareto.training.method_labels import label, value_text
+from mmpareto.training.method_labels import label, objective_details, value_text
 from mmpareto.training.method_options import make_method
 from mmpareto.training.model_card import write_model_card
+from mmpareto.training.objective import OBJECTIVES
 from mmpareto.training.run_folder import (
     BEST,
     LAST,
@@ -90,7 +90,7 @@ def _train(request: Request, processes: Processes) -> int:
     further += [f"blocks {settings.blocks}"] if settings.blocks != NO_BLOCKS else []
     further += [f"cross_terms {settings.cross_terms}"] if settings.cross_terms != "excluded" else []
     further += [f"pretrained {names_of_files(settings.pretrained)}"] if settings.pretrained else []
-    further += [settings.objective] if settings.objective == CONTRASTIVE else []
+    further += objective_details(settings.objective)
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
@@ -189,7 +189,7 @@ def make_trainer(
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     check_logger(settings)
-    method = make_method(settings.method, settings.options)
+    method, objective = make_method(settings.method, settings.options), OBJECTIVES[settings.objective]
     data = processes.rank0_first(lambda: open_data(settings, method.modalities, method.tasks))  # may write a cache
     shapes = _sample_shapes(data)
     encoders = choose_encoders(settings.encoder, shapes, all_modalities=method.modalities is None)
@@ -202,7 +202,7 @@ def make_trainer(
         "channels": dict(data.train.channels),
         "n_classes": len(data.train.classes),
         "encoder": encoders,
-        **({"projections": PROJECTION_SIZE} if settings.objective == CONTRASTIVE else {}),
+        **objective.network,
     }
     if data.train.tasks:
         shape["tasks"] = data.train.tasks
@@ -219,10 +219,10 @@ def make_trainer(
             f"method {settings.method!r} {method.no_interaction}, but these encoders exchange information; use another "
             "method, or other --blocks or --encoder."
         )
-    if settings.objective == CONTRASTIVE and network.interaction:
+    if network.interaction and objective.no_interaction:
         raise InputError(
-            f"--objective {CONTRASTIVE} compares encoders that see one modality each, and here they exchange "
-            "information; take other encoders, without blocks, or another --method."
+            f"--objective {settings.objective} {objective.no_interaction}, and here they exchange information; take "
+            "other encoders, without blocks, or another --method."
         )
     for name, encoder in network.encoders.items():  # a checkpoint can be opened where no file of an encoder is
         shape["encoder"][name] = getattr(encoder, "without_files", shape["encoder"][name])
@@ -239,8 +239,7 @@ def make_trainer(
     if settings.amp == "bf16" and device.type == "cpu":
         devices.check_bf16(network, shapes)
     network = processes.synchronise(network.to(device), device)
-    uses = "projections" if settings.objective == CONTRASTIVE else fusion
-    check_flags(_facts(settings, data, network, method, device, uses))
+    check_flags(_facts(settings, data, network, method, device, objective.instead_of_fusion or fusion))
 
     identity = {
         "network": shape,
@@ -281,7 +280,7 @@ def _facts(
         input_options=frozenset().union(*(getattr(source, "reads", every_option) for source in sources.values())),
         own_validation=(data.train.folder / "valid.csv").is_file(),
         convolutions=any(isinstance(part, nn.Conv2d) for part in network.modules()),
-        heads_trained=settings.objective != CONTRASTIVE
+        heads_trained=OBJECTIVES[settings.objective].uses_labels
         and (not network.heads or (method.descends_unimodal and "descends_unimodal" not in method.memory)),
         gpu=device.type == "cuda",
         fusion=fusion,
@@ -291,33 +290,9 @@ def _facts(
     )
 
 
-def _check_objective(settings: Settings, data: Data, method: Method) -> None:
-    """Raise InputError if the method or the data do not go with contrastive pre-training."""
-    given = f"--method {settings.method}"
-    if method.needs_classes:
-        raise InputError(f"{given} compares classes, and --objective {CONTRASTIVE} has no labels; use another method.")
-    if method.trains_copies:
-        raise InputError(
-            f"{given} trains copies on labels, and --objective {CONTRASTIVE} has none; use another method."
-        )
-    if "fusion" in method.network:
-        raise InputError(
-            f"{given} needs the fusion {method.network['fusion']!r}, and --objective {CONTRASTIVE} has projections "
-            "instead; use another method."
-        )
-    if settings.fusion != "concat":  # the flag's default is not the user's choice
-        raise InputError(f"--objective {CONTRASTIVE} has projections instead of a fusion; leave --fusion out.")
-    if len(data.train.sources) < 2:
-        raise InputError(
-            f"--objective {CONTRASTIVE} compares the modalities of a sample, and this run reads "
-            f"{', '.join(data.train.sources)} alone; it needs two or more."
-        )
-
-
 def _check_data(settings: Settings, data: Data, method: Method, fusion: str | None, is_distributed: bool) -> None:
     """Raise InputError if the settings do not fit the data, or the fusion that method or encoders require."""
-    if settings.objective == CONTRASTIVE:
-        _check_objective(settings, data, method)
+    OBJECTIVES[settings.objective].check(settings, data, method)
     task = task_of_labels(data.train.labels)
     if method.needs_fusion and task == "multitask":
         raise InputError(

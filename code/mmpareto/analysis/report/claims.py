@@ -28,7 +28,6 @@ from mmpareto.analysis.report.results import CellResults, Results
 from mmpareto.analysis.report.sheet import VERDICTS, Claim
 from mmpareto.analysis.report.statistics import Comparison, compare, signed
 from mmpareto.errors import InputError
-from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.run_folder import GRADIENTS, METRICS
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_MEASURED = VERDICTS
@@ -87,7 +86,7 @@ def check_claims(results: Results, comparisons: Mapping[tuple[str, str], Compari
     """
     claims = []
     for column in dict.fromkeys(cell.column for cell in results.values()):
-        cells = [c for c in results.values() if c.column == column and c.settings.objective != CONTRASTIVE]
+        cells = [c for c in results.values() if c.column == column and c.settings.objective == "supervised"]
         uniform = next(_of_method(cells, "uniform"), None)
         if uniform is None:
             continue

@@ -12,7 +12,6 @@ from typing import Any
 from mmpareto.data import DATASETS
 from mmpareto.integration import METHODS
 from mmpareto.models.per_modality import is_pretrained
-from mmpareto.training.effects import CONTRASTIVE
 from mmpareto.training.method_labels import name_of, value_text
 from mmpareto.training.method_options import read_options
 from mmpareto.training.settings import Settings
@@ -196,7 +195,7 @@ class Published:
     def agrees_with(self, settings: Settings) -> bool:
         """True if it can stand beside a run: everything that has to agree is known, and does."""
         same = (self.dataset, self.method) == (settings.dataset, settings.method)
-        same = same and settings.objective != CONTRASTIVE and settings.train_fraction == 1
+        same = same and settings.objective == "supervised" and settings.train_fraction == 1
         return same and not self.differences(settings)
 
 
