@@ -186,6 +186,7 @@ def step(
         labels=labels,
         scale=scale,
         interaction=loop.network.interaction,
+        share=share,
     )
 
 

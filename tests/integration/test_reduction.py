@@ -45,6 +45,7 @@ def step(method: Method, loop: Loop, batch: Batch, number: int) -> Report:
         outputs=outputs,
         labels=labels,
         interaction=loop.network.interaction,
+        share=len(labels) / SIZE,
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmpareto.data.loading.options import InputOptions, options_of
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
@@ -35,7 +37,8 @@ def load_frozen(path: Path, settings: Settings, data: PreparedDataset) -> Multim
         raise InputError(f"{path} was trained on {content['dataset']}, and this run is on {settings.dataset}.")
     if content["data"].get("classes") != data.description["classes"]:
         raise InputError(f"{path} was trained on other classes than those of this run; train it on {settings.data}.")
-    network = network_of(content, path)
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+        network = network_of(content, path)
     for name in network.modalities:
         _check_input(name, content["data"], data, path)
     network.input_shapes = content.get("input_shapes", {})
@@ -51,7 +54,11 @@ def _check_input(name: str, description: Mapping[str, Any], data: PreparedDatase
     for option in sorted(getattr(data.sources[name], "reads", every) - WITHOUT_EFFECT):
         before, now = getattr(theirs, option), getattr(ours, option)
         if before != now:
-            raise InputError(f"{path} was trained with --{option} {before}, and this run has {now}; train it with that.")
+            raise InputError(
+                f"{path} was trained with --{option} {before}, and this run has {now}; train it with that."
+            )
     for entry in PER_MODALITY:
         if description.get(entry, {}).get(name) != data.description.get(entry, {}).get(name):
-            raise InputError(f"{path} was trained on other inputs of {name}: their {entry} differ; train it on these.")
+            raise InputError(
+                f"{path} was trained with other {entry} of {name} than this run's; train it on {data.folder}."
+            )

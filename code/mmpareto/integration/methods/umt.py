@@ -13,6 +13,7 @@ from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, split_entry
 from mmpareto.integration.options import check_positive
 
+
 class UMT(PlainSum):
     """UMT, uni-modal teacher: keep every feature close to that of an encoder that was trained alone.
 
@@ -123,4 +124,3 @@ class UMT(PlainSum):
             )
         kind = torch.promote_types(feature.dtype, torch.float32)
         return F.mse_loss(feature.to(kind), target.to(kind), reduction="sum") / max(feature.numel(), 1)
-
