@@ -125,6 +125,9 @@ class Loop:
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
 
+    def indices(self, share: float) -> Tensor:
+        return torch.arange(len(self.batch[1]))
+
     def trial(self, loss: str, epochs: int) -> Trial:
         return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)
 
@@ -139,8 +142,12 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# Options without which a method does not begin; the teacher is the model of `Loop.load_network` with that seed.
-NEEDED: dict[str, dict[str, Any]] = {"unimodal": {"modality": "audio"}, "umt": {"teachers": ("7",)}}
+# Options without which a method does not begin, or does nothing yet. The path of a network is the seed of its weights.
+NEEDED: dict[str, dict[str, Any]] = {
+    "unimodal": {"modality": "audio"},
+    "umt": {"teachers": ("7",)},
+    "smv": {"warmup": 0},
+}
 
 
 def make(name: str, modality: str = "audio") -> Method:

@@ -53,6 +53,8 @@ UNUSED_OPTIONS = {
     ("gblending", "every"): "--every 3",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("smv", "part_ratio"): "--part_ratio 0.3",
+    ("smv", "alpha"): "--alpha 2",
 }
 
 

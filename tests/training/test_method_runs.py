@@ -18,6 +18,7 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "pretrain_finetune": ("--pretrain_epochs", "1"),
     "gblending": ("--trial_epochs", "1"),
     "agm": ("--alpha", "1"),
+    "smv": ("--warmup", "1"),
 }
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
     from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.smv import SMV as SMV
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.umt import UMT as UMT
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
@@ -58,6 +59,7 @@ _METHODS = {
     "ensemble": "methods.ensemble:Ensemble",
     "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",
     "umt": "methods.umt:UMT",
+    "smv": "methods.smv:SMV",
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",

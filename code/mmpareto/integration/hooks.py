@@ -61,6 +61,9 @@ class TrainingContext(Protocol):
             ValueError: the run has no such samples; at the call, not at the first batch.
         """
 
+    def indices(self, share: float) -> Tensor:
+        """Return the indices (N,) int64, on the CPU, of the training samples of `features(share)`, in their order."""
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Train a copy of the model on one loss alone ("joint" or a modality); the model itself does not change."""
 
@@ -90,6 +93,9 @@ class Hooks:
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 
+    resamples: bool = False
+    """Whether `copies` may return any."""
+
     @property
     def needs_whole_batch(self) -> bool:
         """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
@@ -100,6 +106,15 @@ class Hooks:
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Called before the first step of an epoch."""
+
+    def copies(self) -> Mapping[str, Tensor]:
+        """Return further samples of the current epoch: modality → indices (N,) int64 of training samples.
+
+        A copy is shuffled in among the samples, and has zeros in place of the features of all other modalities. An
+        index may occur several times. Called after `begin_epoch`, and when a run is resumed within an epoch: keep them
+        in `memory`.
+        """
+        return {}
 
     def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Called before each forward pass, with tensors on the device; return keyword arguments for that pass."""

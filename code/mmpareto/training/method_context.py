@@ -86,13 +86,21 @@ class MethodContext:
         return self._features(share, dataset)
 
     def _features(self, share: float, dataset: PreparedDataset) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        order = EpochOrder(len(dataset), self._settings.random_seed)
-        order.set_epoch(self.epoch, start=len(dataset) - max(1, round(share * len(dataset))))
-        for batch, samples in self._batches(dataset, order):
+        for batch, samples in self._batches(dataset, self._part(share, len(dataset))):
             features = self.eval_forward(batch.inputs).features
             gathered = {name: self._processes.all_gather(values, samples) for name, values in features.items()}
             yield gathered, self._processes.all_gather(batch.labels, samples)
             self._check()
+
+    def indices(self, share: float) -> Tensor:
+        """Indices of the training samples of `features(share)`, in their order."""
+        return torch.tensor([index for _, index, *_ in self._part(share, len(self._data.train))])
+
+    def _part(self, share: float, samples: int) -> EpochOrder:
+        """The order of a share of the samples, the last ones of the epoch's order."""
+        order = EpochOrder(samples, self._settings.random_seed)
+        order.set_epoch(self.epoch, start=samples - max(1, round(share * samples)))
+        return order
 
     def trial(self, loss: str, epochs: int) -> Trial:
         """Losses before and after training a copy on one loss; validates on the run's set, or on held-out clips."""

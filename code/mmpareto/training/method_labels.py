@@ -23,6 +23,7 @@ NAMES = {
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
     "umt": "UMT",
+    "smv": "SMV",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",

@@ -168,6 +168,10 @@ class Contender:
         """Features and labels of the only batch."""
         yield self.eval_forward(self.inputs).features, self.labels
 
+    def indices(self, share: float) -> Tensor:
+        """Indices of the samples of the only batch."""
+        return torch.arange(len(self.labels))
+
     def load_network(self, path: str) -> MultimodalNetwork:
         """A frozen network that is not trained, but takes the same time; without blocks."""
         return self._unimodal().to(self.device).requires_grad_(False).eval()
