@@ -42,6 +42,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "greedy": ("--method", "greedy", "--start_epoch", "1", *BATCH),
     "gblending": ("--method", "gblending", "--trial_epochs", "1", *BATCH),
     "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),
+    "smv": ("--method", "smv", "--warmup", "1", *PLAIN),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),
     "parts": ("--accumulate", "3", "--record-gradients", "2", *PLAIN),
     "contrastive": ("--objective", "contrastive", "--method", "pareto", *PLAIN),
