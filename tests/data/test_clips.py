@@ -51,7 +51,7 @@ def test_evaluation_matches_the_released_loader(folder: Path, size: int) -> None
         segment = int(available / 2)
         released.append(torch.stack([transform(pil(folder, clip, i * segment + int(segment / 2))) for i in range(2)]))
     samples = [dataset[index] for index in indices]
-    assert [index for _, _, index, _ in samples] == indices
+    assert [sample.dataset_index for sample in samples] == indices
     batch = next(iter(make_loader(torch.utils.data.Subset(dataset, indices), batch_size=3)))
     on_device = to_device(batch, "cpu", dataset.normalisation)
     assert on_device.inputs["visual"].dtype == torch.float32

@@ -45,7 +45,7 @@ def batches(trainer: Trainer) -> list[Batch]:
 def test_micro_batches_give_the_step_of_the_whole_batch(name: str, data: Path, tmp_path: Path) -> None:
     """Batches of 5, 5 and 2 in micro-batches of 2, 2 and 1, or 1 and 1; no BatchNorm; float32, to 1e-4 relative."""
     encoder = "staged" if "--blocks" in name else "plain"
-    more = ("--encoder", encoder, "--method", *name.split(), *OPTIONS.get(name, ()))
+    more = ("--encoder", encoder, "--method", *name.split(), *OPTIONS.get(name, ()), *needed(name, data, encoder))
     whole, parted = ready(data, tmp_path / "a", *more), ready(data, tmp_path / "b", *more, "--accumulate", "3")
     initial = copy.deepcopy(dict(whole.network.named_parameters()))
     for batch in batches(whole):
