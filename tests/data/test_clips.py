@@ -58,7 +58,7 @@ def test_evaluation_matches_the_released_loader(folder: Path, size: int) -> None
     torch.testing.assert_close(
         on_device.inputs["visual"], torch.stack(released), rtol=0, atol=TOLERANCE / 255 / 0.224 + 1e-6
     )
-    for index, (inputs, label, _, flips) in zip(indices, samples, strict=True):
+    for index, (inputs, label, _, flips, _) in zip(indices, samples, strict=True):
         assert flips == {}
         assert torch.equal(inputs["audio"], torch.load(folder / f"audio/clip_{index:03d}.pt")[None])
         assert label == sorted(["SAD", "ANG", "HAP"]).index(["SAD", "ANG", "HAP"][index % 3])

@@ -13,7 +13,7 @@ from mmpareto.errors import InputError
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import micro_batch_count, split_batch
 from prepared_clips import write_prepared
-from tiny_runs import run, trainer_of
+from tiny_runs import needed, run, trainer_of
 from torch import Tensor
 
 OPTIONS = {
