@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, process_failure, worker_failure
 
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -42,6 +42,11 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         status = BROKEN_PIPE
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = BAD_INPUT
+    except RuntimeError as error:
+        if (sentence := worker_failure(error) or process_failure(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         status = BAD_INPUT
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

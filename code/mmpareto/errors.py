@@ -16,6 +16,50 @@ class InputError(ValueError):
         super().__init__(message)
 
 
+def worker_failure(error: RuntimeError, samples: str = "a batch", seconds: float = 0) -> str | None:
+    """The failure of a data loader's worker in one sentence; None for any other error.
+
+    Arguments:
+        error: of PyTorch's DataLoader, which raises it in the process that reads from it.
+        samples: names of the samples that were being read.
+        seconds: that it waited for them.
+    """
+    text = str(error)
+    if ("shared memory" in text or "/torch_" in text) and ("DataLoader" in text or "shm" in text):
+        return (
+            "the loader workers have no shared memory left (/dev/shm; 64 MB in a container by default): start the "
+            "container with more, such as docker run --shm-size 8g, or give --workers 0."
+        )
+    if text.startswith("DataLoader timed out"):
+        return (
+            f"the loader workers gave nothing for {seconds:g} s, while reading {samples}: is the disk that holds the "
+            "data responding? Give a larger --worker_timeout, or --workers 0 to read in this process."
+        )
+    if text.startswith("DataLoader worker"):
+        return (
+            f"a loader worker died while reading {samples} ({text.partition('.')[0]}): if memory ran out, give fewer "
+            "--workers."
+        )
+    return None
+
+
+def process_failure(error: RuntimeError) -> str | None:
+    """The failure of another process of a group in one sentence; None for any other error.
+
+    Arguments:
+        error: of a collective call of torch.distributed, by gloo or NCCL.
+    """
+    text = str(error)
+    if "Timed out waiting" in text or "Watchdog caught collective operation timeout" in text:
+        return (
+            "another process of the group has not answered within --process_timeout: it hangs, or is slower than that; "
+            "look at its output."
+        )
+    if "by peer" in text and ("Connection" in text or "gloo" in text):
+        return "another process of the group has ended, and this one ends with it: see that one's error."
+    return None
+
+
 def first_few(names: Iterable[str], limit: int = 4) -> str:
     """The first `limit` names and the number of the others, for a message."""
     names = list(names)

@@ -41,6 +41,8 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "cache": ("--cache", CLIPS),
     "channels_last": ("--channels_last", dataclasses.replace(CLIPS, convolutions=False)),
     "tf32": ("--tf32", dataclasses.replace(CLIPS, gpu=False)),
+    "worker_timeout": ("--worker_timeout 3", dataclasses.replace(CLIPS, gpu=False)),
+    "process_timeout": ("--process_timeout 3", CLIPS),
     "tensorboard_path": ("--use_tensorboard false --tensorboard_path logs", None),
     "log_every": ("--use_tensorboard false --log_every 3", None),
 }

@@ -1,13 +1,19 @@
+import errno
 import json
 import multiprocessing
+import os
+import platform
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import mmpareto.training.loggers as loggers
 import mmpareto.training.loop as loop
 import pytest
 from mmpareto.errors import InputError
+from mmpareto.training.run_folder import run_lock
 from prepared_clips import write_prepared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import acting, assert_same_run, metrics, read, resume, run, send_signal
@@ -168,6 +174,55 @@ def test_the_same_data_may_have_another_path(data: Path, whole: Callable[..., Pa
     assert metrics(tmp_path / "run")[-1]["acc"] == metrics(whole(*EPOCHS))[-1]["acc"]
 
 
+def test_a_run_killed_before_it_saved_anything_begins_again(
+    data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """By `--resume`, and by the same command, as a scheduler repeats it."""
+    for again in (lambda: resume(tmp_path / "run"), lambda: run(data, tmp_path / "run", *EPOCHS)):
+        with acting(loop.Trainer, "step", 3, kill), pytest.raises(Killed):
+            run(data, tmp_path / "run", *EPOCHS)
+        assert not (tmp_path / "run/last.pt").exists()
+        assert again() == 0
+        assert_same_run(tmp_path / "run", whole(*EPOCHS))
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_two_processes_cannot_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    interrupted(data, folder, "after the first step", *EPOCHS)
+    holder = f"process {os.getpid()} on {platform.node()}"
+    with run_lock(folder), pytest.raises(InputError, match=holder):
+        resume(folder)
+    (folder / "last.pt").unlink()
+    with run_lock(folder), pytest.raises(InputError, match=holder):
+        run(data, folder, *EPOCHS)  # would replace it otherwise
+
+
+def test_what_a_killed_process_leaves_is_no_obstacle_and_is_removed(
+    data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    interrupted(data, folder, "after the first step", *EPOCHS)
+    (folder / ".lock").write_text("process 1 on elsewhere\n")  # and nobody holds the lock
+    for name in (".last.pt.a1b2c3d4.pt", ".gradients.npz.a1b2c3d4.npz"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".mine.pt").write_bytes(b"kept")
+    assert resume(folder) == 0
+    assert_same_run(folder, whole(*EPOCHS))
+    assert sorted(path.name for path in folder.glob(".*")) == [".lock", ".mine.pt"]
+
+
+def test_a_file_system_without_locks_gives_a_warning(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(descriptor: int, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock, "lock_descriptor", refuse)
+    assert run(data, tmp_path / "run", "--epochs", "1") == 0
+    assert "file system without file locks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["no folder", "no checkpoint", "torn checkpoint", "torn config"])
 def test_folders_that_cannot_be_resumed_are_input_errors(damage: str, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -175,6 +230,7 @@ def test_folders_that_cannot_be_resumed_are_input_errors(damage: str, data: Path
         interrupted(data, folder, "after the first step", *EPOCHS)
     if damage == "no checkpoint":
         (folder / "last.pt").unlink()
+        (folder / "metrics.jsonl").write_text("{}\n")
     if damage == "torn checkpoint":
         (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:1000])
     if damage == "torn config":

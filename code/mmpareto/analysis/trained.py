@@ -16,7 +16,7 @@ from mmpareto.data.loading.sources import FlowSource, FramesSource
 from mmpareto.errors import InputError
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.models.pretrained import read_released
-from mmpareto.training.checkpoints import check_complete, check_entries, load_checkpoint, load_weights, network_of
+from mmpareto.training.checkpoints import check_entries, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision
 from mmpareto.training.method_labels import method_class
 from mmpareto.training.metrics import is_contrastive
@@ -172,7 +172,6 @@ def load(path: str | Path, dataset: str | None = None) -> Trained:
     if path.suffix == RELEASED_SUFFIX:
         return _released(path, DATASETS.name(dataset or "cremad"))
     content = _read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else load_checkpoint(path)
-    check_complete(content, path)
     if dataset is not None and DATASETS.name(dataset) != content["dataset"]:
         raise InputError(f"{path} was trained on {content['dataset']}, not on {dataset}; leave --dataset out.")
     settings = _settings_beside(path) or content.get("settings", {})

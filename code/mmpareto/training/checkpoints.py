@@ -1,6 +1,8 @@
 """Checkpoint files. They hold only tensors and builtins, so that loading one never runs code from it."""
 
 import os
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +12,9 @@ from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path
 from mmpareto.models.network import MultimodalNetwork, build_network
 from mmpareto.plugins import import_plugins
+from mmpareto.training.schema import REQUIRED, Checkpoint, TrainingState, mistakes
 
 FORMAT = 1
-# Entries of both best.pt and last.pt, with their types.
-ENTRIES = {
-    "network": dict,
-    "model": dict,
-    "data": dict,
-    "dataset": str,
-    "data_folder": str,
-    "epoch": int,
-    "selected_on": str,
-    "heads_trained": bool,
-}
-# Entries that older checkpoints, or those of some methods, lack.
-OPTIONAL = {
-    "objective": str,
-    "probe": dict,
-    "probe_result": dict,
-    "settings": dict,
-    "input_shapes": dict,
-    "plugins": list,
-}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -59,6 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; give a file such as runs/<run>/best.pt.")
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file may raise anything
@@ -69,22 +53,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_complete(content: dict[str, Any], path: Path) -> None:
-    """Raise InputError if an entry of `ENTRIES` is missing."""
-    missing = [name for name in ENTRIES if name not in content]
-    if missing:
-        raise InputError(f"{path} is of another version of this code: it lacks {', '.join(missing)}; train it again.")
+def check_archive(path: Path) -> None:
+    """Compare all parts of a checkpoint with the checksums that PyTorch wrote, which it does not check itself.
+
+    Raises:
+        InputError: a part was changed, or cannot be what PyTorch wrote, such as a compressed one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            as_written = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            whole = as_written and sum(part.file_size for part in parts) <= path.stat().st_size
+            if whole and archive.testzip() is None:
+                return
+    except Exception:
+        pass
+    raise InputError(f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors.")
 
 
 def check_entries(content: dict[str, Any], path: Path) -> None:
-    """Raise InputError if an entry of a checkpoint has another type than train.py gave it."""
-    wrong = [
-        name for name, kind in (ENTRIES | OPTIONAL).items() if name in content and not isinstance(content[name], kind)
-    ]
-    if not wrong:
-        wrong = [f"model[{name!r}]" for name, t in content.get("model", {}).items() if not isinstance(t, torch.Tensor)]
-    if wrong:
-        raise InputError(f"{path} is damaged: {', '.join(wrong)} cannot be what train.py wrote; give a whole copy.")
+    """Raise InputError if an entry of a checkpoint is absent, or has another type than train.py gave it."""
+    absent = [name for name in REQUIRED if name not in content]
+    if absent:
+        raise InputError(f"{path} is of another version of this code: it lacks {', '.join(absent)}; train it again.")
+    _refuse(mistakes(Checkpoint, content), path)
+
+
+def check_training_state(content: dict[str, Any], path: Path) -> None:
+    """Raise InputError if a checkpoint is not one that a run can continue from."""
+    if "optimizer" not in content:
+        raise InputError(
+            f"{path} has weights but no state of training to continue from, like best.pt; give a whole run folder."
+        )
+    _refuse(mistakes(TrainingState, content), path)
+
+
+def _refuse(found: Sequence[str], path: Path) -> None:
+    if found:
+        raise InputError(f"{path} is damaged, or not what train.py wrote ({first_few(found, 3)}); give a whole copy.")
 
 
 def load_weights(network: MultimodalNetwork, weights: dict[str, torch.Tensor], source: object) -> None:
@@ -115,6 +121,11 @@ def network_of(checkpoint: dict[str, Any], source: object) -> MultimodalNetwork:
         InputError: the checkpoint is of another architecture, or a plug-in is missing.
     """
     import_plugins(map(str, checkpoint.get("plugins", ())), source)
-    network = build_network(**checkpoint["network"])
+    try:
+        network = build_network(**checkpoint["network"])
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{source} describes a network that cannot be built ({error}); give a whole copy.") from error
     load_weights(network, checkpoint["model"], source)
     return network

@@ -223,4 +223,5 @@ def open_loader(
         workers=loader_workers(settings.workers, device, processes.local_world_size),
         pin_memory=device.type == "cuda",
         share=processes.share,
+        timeout=settings.worker_timeout,
     )

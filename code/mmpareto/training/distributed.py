@@ -25,7 +25,6 @@ from mmpareto.training.devices import choose_devices
 
 Value = TypeVar("Value")
 
-TIMEOUT = datetime.timedelta(minutes=30)  # longer than one process prepares data or writes a file while others wait
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -201,8 +200,11 @@ def _all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[Processes]:
+def process_group(timeout: float = 1800.0) -> Iterator[Processes]:
     """The processes that torchrun started, as a process group while entered; without torchrun, a single process.
+
+    Arguments:
+        timeout: seconds that a process waits for the others, longer than one of them prepares data or writes a file.
 
     All ranks but 0 print nothing to standard output. A process that fails exits without waiting for the others; they
     then fail in their next collective call, or torchrun ends them.
@@ -212,7 +214,7 @@ def process_group() -> Iterator[Processes]:
         return
     rank, world_size, local_rank, local_world_size = (int(os.environ[name]) for name in TORCHRUN_VARIABLES[:4])
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT)
+    distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
     processes = Processes(Shard(rank, world_size), local_rank, local_world_size, is_distributed=True)
     with contextlib.ExitStack() as stack:
         if not processes.is_rank0:

@@ -6,6 +6,7 @@ never refused: they are written for many runs.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -103,6 +104,14 @@ WITH_TENSORBOARD = Effect("--use_tensorboard is false", lambda s, facts: s.use_t
 WITH_LOGGER = Effect(
     "there is neither TensorBoard (--use_tensorboard) nor a --logger to write to",
     lambda s, facts: s.use_tensorboard or s.logger is not None,
+)
+WITH_WORKERS = Effect(
+    "this process reads the data itself (--workers)",
+    lambda s, facts: (facts is None or facts.gpu) if s.workers is None else s.workers > 0,
+)
+IN_SEVERAL_PROCESSES = Effect(
+    "torchrun has not started this process, so that it waits for no other",
+    lambda s, facts: facts is None or "WORLD_SIZE" in os.environ,
 )
 ON_GPU = Effect("the run is on the CPU", lambda s, facts: facts is None or facts.gpu)
 WITH_CONVOLUTIONS = Effect("the network has no convolutions", lambda s, facts: facts is None or facts.convolutions)

@@ -1,5 +1,6 @@
 """A training run, from its settings to its results."""
 
+import contextlib
 import copy
 import dataclasses
 import sys
@@ -22,7 +23,7 @@ from mmpareto.models.network import MultimodalNetwork, build_network, required_f
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices
-from mmpareto.training.checkpoints import load_checkpoint, load_weights
+from mmpareto.training.checkpoints import check_training_state, load_checkpoint, load_weights
 from mmpareto.training.data import Data, open_data
 from mmpareto.training.data_warnings import data_warnings
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes, process_group
@@ -40,8 +41,10 @@ from mmpareto.training.run_folder import (
     LAST,
     SUMMARY,
     discard,
+    has_progress,
     new_folder,
     read_config,
+    run_lock,
     write_config,
     write_metrics,
 )
@@ -66,7 +69,7 @@ def train(request: Request) -> int:
         InputError: data, a GPU or a folder is missing, or the checkpoint does not match, and nothing was written; or a
             data file turned out to be damaged during training.
     """
-    with process_group() as processes:
+    with process_group(request.settings.process_timeout) as processes:
         return _train(request, processes)
 
 
@@ -83,8 +86,23 @@ def _train(request: Request, processes: Processes) -> int:
     def check_flags(facts: Facts) -> None:
         _warn(request.check_flags(facts), processes)
 
-    trainer = make_trainer(settings, request.resume, processes, check_flags)
-    _warn(data_warnings(trainer.data), processes)
+    with contextlib.ExitStack() as stack:
+
+        def lock(folder: Path) -> None:
+            processes.run_on_rank0(lambda: stack.enter_context(run_lock(folder)))
+
+        if request.resume:
+            lock(request.resume)
+        trainer = make_trainer(settings, request.resume, processes, check_flags)
+        if not request.resume:
+            lock(trainer.folder)
+        _warn(data_warnings(trainer.data), processes)
+        return _fit(trainer, request, banner)
+
+
+def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
+    """Train to the end, write and print the results, and return the exit status."""
+    settings, processes = request.settings, trainer.processes
     where = f"{trainer.device}, {processes.world_size} processes" if processes.is_distributed else trainer.device
     further = [f"encoder {value_text(settings.encoder)}"] if is_pretrained(settings.encoder, None) else []
     further += [f"blocks {settings.blocks}"] if settings.blocks != NO_BLOCKS else []
@@ -176,7 +194,8 @@ def make_trainer(
 ) -> Trainer:
     """Return the trainer of a new run, or of the run in `resume` in the state of its last.pt.
 
-    The run's folder is created last, when data, network and checkpoint have been checked.
+    The run's folder is created last, when data, network and checkpoint have been checked. A run in `resume` that has
+    saved nothing yet begins again.
 
     Arguments:
         check_flags: called before the folder is created, with what is then known of the run; see `Request.check_flags`.
@@ -185,7 +204,9 @@ def make_trainer(
         InputError: the settings, data, checkpoint or folders do not fit together; nothing was written.
     """
     devices.seed_everything(settings.random_seed)
-    checkpoint = load_checkpoint(resume / LAST) if resume else None
+    checkpoint = load_checkpoint(resume / LAST) if resume and has_progress(resume) else None
+    if resume and checkpoint:
+        check_training_state(checkpoint, resume / LAST)
     device, gpu_ids = processes.devices(settings.gpu_ids)
     devices.Precision(settings.amp, device)  # raises for what the device cannot do, before data is read
     check_logger(settings)
@@ -255,7 +276,10 @@ def make_trainer(
     }
     trainer = Trainer(settings, data, network, method, device, gpu_ids, identity, processes)
     if resume and checkpoint:
-        trainer.load_state_dict(checkpoint)
+        try:
+            trainer.load_state_dict(checkpoint)
+        except Exception as error:  # a damaged file may hold anything
+            raise InputError(f"{resume / LAST} is damaged ({error}); give a whole copy.") from error
         trainer.recorder.restore(resume, trainer.total_steps)
     try:
         method.begin_training(trainer.method_context)

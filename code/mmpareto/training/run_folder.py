@@ -3,20 +3,25 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import acquire_lock, remove_leftovers, write_text
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
 GRADIENTS = "gradients.npz"
+LOCK = ".lock"
 
 
 def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> Path:
     """Create the folder of a new run: `ckpt_path`, else runs/<name>, or runs/<name>-2, -3 … if that exists.
+
+    A run that was killed before it saved anything is replaced in `ckpt_path`, so that a scheduler may repeat a command.
 
     Raises:
         InputError: `--ckpt_path` already holds a run, or cannot be a folder.
@@ -24,7 +29,10 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
     if ckpt_path is not None:
         folder = Path(ckpt_path)
         if (folder / CONFIG).exists():
-            raise InputError(f"{folder} already holds a run: give another --ckpt_path, or --resume {folder}.")
+            if has_progress(folder):
+                raise InputError(f"{folder} already holds a run: give another --ckpt_path, or --resume {folder}.")
+            with run_lock(folder):
+                (folder / CONFIG).unlink()
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--ckpt_path {folder} is a file; give a folder.")
         try:
@@ -44,9 +52,42 @@ def new_folder(name: str, ckpt_path: str | None, runs: Path = Path("runs")) -> P
             number += 1
 
 
+def has_progress(folder: Path) -> bool:
+    """True if the run in `folder` has saved something that it could continue from, or that would be lost."""
+    return any((folder / name).exists() for name in (LAST, METRICS, SUMMARY))
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in `folder`, and remove what killed ones have left half-written in it.
+
+    The lock (`files.acquire_lock`) ends with the process, however that ends. The file beside the run says who holds it.
+
+    Raises:
+        InputError: another process trains there; the message names it.
+    """
+    path = folder / LOCK
+    try:
+        descriptor = acquire_lock(path, wait=False)
+    except OSError as error:
+        raise InputError(f"cannot lock {path} ({error.strerror}); is the folder writable?") from error
+    if descriptor is None:
+        holder = path.read_text(encoding="utf-8", errors="replace")[:200].strip() or "another process"
+        raise InputError(f"{folder} is being trained by {holder}: wait until that ends, or stop it.")
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        remove_leftovers(folder, (CONFIG, METRICS, SUMMARY, LAST, BEST, GRADIENTS))
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
 def discard(folder: Path) -> None:
     """Remove the config.json of a run that could not start, and its folder if that is empty then."""
-    (folder / CONFIG).unlink()
+    for name in (CONFIG, LOCK):
+        (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -80,7 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["arguments"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); start the run again from the beginning.") from error
     return config
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
 from mmpareto.integration import METHODS
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.per_modality import canonical, encoder_name
@@ -27,6 +27,7 @@ from mmpareto.training.effects import (
     FREE_BLOCKS,
     FREE_FUSION,
     HOLDS_OUT,
+    IN_SEVERAL_PROCESSES,
     OF_AUDIO,
     OF_FILES,
     OF_FRAMES,
@@ -40,6 +41,7 @@ from mmpareto.training.effects import (
     WITH_STEPS,
     WITH_TENSORBOARD,
     WITH_VALIDATION,
+    WITH_WORKERS,
     Effect,
     Facts,
     check_typed,
@@ -103,6 +105,7 @@ PRETRAINED_HELP = (
     "weights for the encoders, such as torchvision's, for all or as MODALITY=FILE for each; or none; never downloaded"
 )
 NO_BLOCKS = "none"
+LARGEST_INT = 2**53  # what JSON readers and float64 keep exactly
 BLOCKS_HELP = (
     "modules after each of the last stages, through which the encoders exchange information: {names} (see "
     "docs/methods.md), or none (default)"
@@ -309,6 +312,14 @@ class Settings:
     workers: int | None = _setting(
         MACHINE, ALWAYS, "data loader processes (default: one per core, at most 16; none on the CPU)",
         role=Role.MACHINE, default=None, check=AT_LEAST_0,
+    )
+    worker_timeout: float = _setting(
+        MACHINE, WITH_WORKERS, "seconds without a batch after which loader processes count as hung", role=Role.MACHINE,
+        metavar="SECONDS", default=60.0, check=POSITIVE_FINITE, older=60.0,
+    )
+    process_timeout: float = _setting(
+        MACHINE, IN_SEVERAL_PROCESSES, "seconds that a process of torchrun waits for the others before it gives up",
+        role=Role.MACHINE, metavar="SECONDS", default=1800.0, check=POSITIVE_FINITE, older=1800.0,
     )
     compile: bool = _setting(MACHINE, ALWAYS, f"torch.compile the model: {SAME_RESULT}", default=False)
     channels_last: bool = _setting(
@@ -580,8 +591,14 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     The run's plug-ins are imported.
 
     Raises:
-        InputError: the method or variant no longer exists, or a plug-in is missing.
+        InputError: an argument has another type than its setting, the method or variant no longer exists, or a plug-in
+            is missing.
     """
+    from mmpareto.training.schema import mistakes_in_json  # imports torch
+
+    types = {name: field.type for name, field in _FIELDS.items()}
+    if found := mistakes_in_json(types, config["arguments"]):
+        raise InputError(f"config.json is damaged ({first_few(found, 3)}); start the run again from the beginning.")
     plugins.import_plugins(config["arguments"].get("plugin") or (), "this run")
     added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
     arguments = added | config["arguments"]
@@ -611,6 +628,8 @@ def _checked(settings: Settings) -> Settings:
         value, check = getattr(settings, name), field.metadata["check"]
         if check is not None and value is not None and not check.holds(value):
             raise InputError(f"--{name} is {value}; it must be {check.wording}.")
+        if isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise InputError(f"--{name} is a number of {len(str(abs(value)))} digits; it must be at most 2⁵³.")
     if not 1 <= settings.accumulate <= settings.batch_size:
         limit = f"from 1 to --batch_size {settings.batch_size}"
         raise InputError(f"--accumulate is {settings.accumulate}; it must be {limit}.")

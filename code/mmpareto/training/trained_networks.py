@@ -11,7 +11,7 @@ from mmpareto.data.loading.options import InputOptions, options_of
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
 from mmpareto.models.network import MultimodalNetwork
-from mmpareto.training.checkpoints import check_complete, load_checkpoint, network_of
+from mmpareto.training.checkpoints import load_checkpoint, network_of
 from mmpareto.training.run_folder import BEST
 from mmpareto.training.settings import Settings
 
@@ -32,15 +32,17 @@ def load_frozen(path: Path, settings: Settings, data: PreparedDataset) -> Multim
     """
     path = path / BEST if path.is_dir() else path
     content = load_checkpoint(path)
-    check_complete(content, path)
     if content["dataset"] != settings.dataset:
         raise InputError(f"{path} was trained on {content['dataset']}, and this run is on {settings.dataset}.")
     if content["data"].get("classes") != data.description["classes"]:
         raise InputError(f"{path} was trained on other classes than those of this run; train it on {settings.data}.")
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
         network = network_of(content, path)
-    for name in network.modalities:
-        _check_input(name, content["data"], data, path)
+    try:
+        for name in network.modalities:
+            _check_input(name, content["data"], data, path)
+    except (KeyError, TypeError, AttributeError) as error:  # a damaged file may hold anything
+        raise InputError(f"{path} does not describe its inputs ({error!r}); give a whole copy.") from error
     network.input_shapes = content.get("input_shapes", {})
     return network.requires_grad_(False).eval()
 

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from mmpareto.data.loading.worker_failures import ReportingLoader
+
+WORKER_TIMEOUT = 60.0  # seconds
+
 
 class Batch(NamedTuple):
     """B samples."""
@@ -145,6 +149,7 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
     share: Shard = UNSHARDED,
+    timeout: float = WORKER_TIMEOUT,
 ) -> DataLoader[Any]:
     """Return a loader of `Batch`es of at most `batch_size` samples; the last one of an epoch may be smaller.
 
@@ -156,6 +161,9 @@ def make_loader(
         pin_memory: whether batches are in page-locked memory, from which copies to a GPU are asynchronous.
         share: the part of every batch to load; without an order, the part of the data set. If that is empty, the first
             sample is loaded.
+        timeout: seconds without a batch, after which the workers count as hung.
+
+    Reading from it raises InputError if a worker hangs or dies (`worker_failures.ReportingLoader`).
     """
     how: dict[str, Any] = {"batch_size": batch_size, "sampler": order}
     if share.count > 1 and order is not None:
@@ -163,9 +171,10 @@ def make_loader(
     elif share.count > 1:
         indices = share.indices(len(dataset)) or range(1)  # type: ignore[arg-type]
         how = {"batch_size": -(-batch_size // share.count), "sampler": indices}
-    return DataLoader(
+    return ReportingLoader(
         dataset,
         **how,
+        timeout=timeout if workers else 0,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
