@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending")
+STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "lfm")
 
 
 class Outputs(NamedTuple):
@@ -139,6 +139,7 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, joint loss not truncated": ("dgl", {"truncate_joint": False}),
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
+    "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
 }
 
 

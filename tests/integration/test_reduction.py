@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, ready, take_grads
+from every_method import CONTROLS, Batch, Loop, Model, assert_close, batch_of, make, ready, take_grads
 from mmpareto import METHODS, MMPareto, Refresh
 from mmpareto.integration import reduction
 from mmpareto.integration.method import Method
 from mmpareto.integration.reduction import SumReducer
 from mmpareto.integration.report import Report
+from mmpareto.training.losses import loss_of
 from processes import in_processes
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -22,7 +23,8 @@ SIZE = 12
 # Samples per process at each step; at the last step, one process has none.
 SHARES = {2: [(7, 5), (6, 6), (12, 0)], 4: [(3, 3, 3, 3), (5, 4, 2, 1), (6, 5, 0, 1)]}
 REFRESHED = "mmpareto, refreshed every second step"
-NAMES = [*METHODS, *CONTROLS, *(["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else [])]
+NAMES = [name for name in (*METHODS, *CONTROLS) if not make(name).needs_whole_batch]
+NAMES += ["torchjd:UPGrad"] if importlib.util.find_spec("torchjd") else []
 
 
 def part(batch: Batch, start: int, size: int) -> Batch:
@@ -73,6 +75,7 @@ def trained(name: str, shares: list[tuple[int, ...]] | None, mixed: bool) -> lis
     else:
         method, loop = ready(name, model, batch_of(size=SIZE))
     method.reduce = None if shares is None else SumReducer(same_graph=True)
+    method.loss = loss_of  # 0 without samples
     for number in range(len(SHARES[2])):
         batch = batch_of(size=SIZE, seed=number)
         if shares is not None:

@@ -57,6 +57,8 @@ UNUSED_OPTIONS = {
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
     ("smv", "part_ratio"): "--part_ratio 0.3",
     ("smv", "alpha"): "--alpha 2",
+    ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",
+    ("lfm", "gap_temperature"): "--gap divergence --gap_temperature 0.1",
 }
 
 

@@ -21,6 +21,7 @@ OPTIONS = {
     "pretrain_finetune": ("--pretrain_epochs", "0"),
     "gblending": ("--trial_epochs", "1"),
     "greedy": ("--encoder", "staged"),
+    "lfm": ("--variant", "corrected"),  # by default, it needs the whole batch
     **dict.fromkeys(("ogm", "ogm_ge"), ("--modulated", "weights")),  # of encoders without convolutions
 }
 

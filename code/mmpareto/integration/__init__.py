@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cml import CML as CML
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.lfm import LFM as LFM
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
@@ -55,6 +57,8 @@ _METHODS = {
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
     "agm": "methods.agm:AGM",
+    "cml": "methods.cml:CML",
+    "lfm": "methods.lfm:LFM",
     "unimodal": "methods.unimodal:Unimodal",
     "ensemble": "methods.ensemble:Ensemble",
     "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",

@@ -3,7 +3,8 @@
 Nothing here waits for the device. Products are computed in the gradients' dtype, at least float32, and their sums are
 float64. On a GPU, where launching one kernel per tensor would cost more than the arithmetic, the tensors of an
 objective are concatenated to one vector (`_Concatenated`); on the CPU they are processed in chunks that fit into its
-cache.
+cache. Gradients of any size that float32 has are integrated alike: products are taken in float64 where float32 would
+lose them.
 """
 
 import functools
@@ -142,9 +143,11 @@ def _products(gradients: list[list[Tensor | None]], device: torch.device) -> Ten
         chunks_of = {i: _chunks(g) for i, g in enumerate(tensors) if g is not None}
         reached = [(index * len(pairs) + k, i, j) for k, (i, j) in enumerate(pairs) if {i, j} <= chunks_of.keys()]
         for chunks in zip(*chunks_of.values(), strict=True):
-            chunk = dict(zip(chunks_of, chunks, strict=True))
+            squares = dict(zip(chunks_of, map(_square_sum, chunks), strict=True))
+            dtype = functools.reduce(torch.promote_types, (square.dtype for square in squares.values()))
+            chunk = {i: values.to(dtype) for i, values in zip(chunks_of, chunks, strict=True)}
             for slot, i, j in reached:
-                sums.add(slot, (chunk[i] * chunk[j]).sum())
+                sums.add(slot, squares[i] if i == j else (chunk[i] * chunk[j]).sum())
     return sums.result(len(gradients[0]) * len(pairs), device).view(-1, len(pairs))
 
 
@@ -166,6 +169,14 @@ class _Sums:
             return sums
         values = torch.stack([value.to(device) for value in self._values]).double()
         return sums.index_add_(0, torch.tensor(self._slots, device=device), values)
+
+
+def _square_sum(chunk: Tensor) -> Tensor:
+    """‖x‖² () of a chunk on the CPU; a float64 where float32 would lose digits by underflow, or overflow."""
+    square = (chunk * chunk).sum()
+    # Above the lower bound, what underflows (1e-38 per element at most) is below the rounding error of the sum.
+    in_range = square.dtype == torch.float64 or 1e-24 < float(square) < 1e36
+    return square if in_range else chunk.double().square().sum()
 
 
 def _release(gradients: list[list[Tensor | None]]) -> None:
@@ -208,8 +219,8 @@ def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]], squares: "tuple[_Sums,
             if squares is not None:
                 sums, slot = squares
                 total = functools.reduce(torch.add, chunks)
-                sums.add(slot, (out * out).sum())
-                sums.add(slot + 1, (total * total).sum())
+                sums.add(slot, _square_sum(out))
+                sums.add(slot + 1, _square_sum(total))
     return h
 
 

@@ -47,6 +47,14 @@ class Objectives:
         own = [name for name in self.encoders[modality].objectives if name != JOINT]
         return bool(own) and not any(name in self.losses for name in own)
 
+    def add(self, name: str, loss: Tensor, modalities: Iterable[str]) -> None:
+        """Add a () loss that the encoders of these modalities learn from, those among them that are not frozen."""
+        self.losses[name] = loss
+        self.names.append(name)
+        for modality in modalities:
+            if modality in self.encoders:
+                self.encoders[modality].objectives.append(name)
+
 
 def collect(joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders) -> Objectives:
     """Match losses with encoders and check both.

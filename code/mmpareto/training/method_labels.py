@@ -17,6 +17,8 @@ NAMES = {
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",
+    "cml": "CML",
+    "lfm": "LFM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
     "unimodal": "Unimodal",

@@ -96,6 +96,8 @@ BY_METHOD = {
     "greedy": LineStyle(VERMILION, DOTTED, "h"),
     "pmr": LineStyle(PURPLE, LONG, "p"),
     "agm": LineStyle(ORANGE, TWO_DOTS, "d"),
+    "cml": LineStyle(SKY, LONG, "s"),
+    "lfm": LineStyle(VERMILION, DASHDOT, "h"),
     "unimodal": LineStyle(GREY, SPARSE, "."),
     "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
@@ -111,6 +113,9 @@ BY_VARIANT = {
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
+    ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
+    ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
+    ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}
