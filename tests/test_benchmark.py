@@ -214,6 +214,17 @@ def test_a_step_takes_as_many_passes_whatever_the_number_of_modalities(modalitie
     assert passes == {"uniform": (1, 1), "mmpareto": (1, 2), "pareto": (1, 2), "dgl": (1, 1), "gradnorm": (1, 2)}
 
 
+def test_all_methods_that_apply_to_vectors_take_a_step() -> None:
+    conditions = cost.Conditions(batch_size=4, modalities=2, gpu_ids="cpu")
+    names = cost.contender_names(None, conditions)
+    assert {*METHODS} - {*names} == {"greedy", "ogm", "ogm_ge"}
+    batch = cost._random_batch(conditions, torch.device("cpu"))
+    for name in names:
+        cost.Contender(name, *batch, conditions).step()
+    with pytest.raises(InputError, match="method 'ogm': OGM multiplies the gradients of 4-D weights"):
+        cost.Contender("ogm", *batch, conditions)
+
+
 def test_agm_takes_a_forward_pass_per_coalition() -> None:
     conditions = cost.Conditions(batch_size=4, modalities=4, gpu_ids="cpu")
     assert cost.passes_per_encoder("agm", conditions) == {"forward": 1 + 2**4 - 1, "backward": 1}
@@ -228,3 +239,5 @@ def test_vectors_are_measured_without_flags_of_images(tmp_path: Path, capsys: py
     with pytest.raises(SystemExit):
         benchmark.main([*words, "--image_size", "32"])
     assert "--image_size has no effect on the measurement 'step on vectors'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--cross_terms has no effect without --blocks"):
+        benchmark.main([*words, "--cross_terms", "included"])

@@ -159,6 +159,9 @@ def test_exit_codes_of_entry_points(capsys):
     assert exit_of(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
     status, errors = exit_of(OSError(errno.ENOSPC, "No space left on device", "runs/x/last.pt"), capsys)
     assert status == 2 and errors.startswith("error: No space left on device (runs/x/last.pt): make room")
+    for number, remedy in ((errno.EDQUOT, "quota"), (errno.EFBIG, "ulimit -f")):
+        status, errors = exit_of(OSError(number, os.strerror(number)), capsys)
+        assert status == 2 and remedy in errors and "--resume" in errors
     with pytest.raises(FileNotFoundError):
         exit_of(FileNotFoundError(errno.ENOENT, "no such file"), capsys)
     with pytest.raises(RuntimeError):  # a programming error keeps its traceback

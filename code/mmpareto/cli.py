@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-import errno
+import io
 import os
 import re
 import signal
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mmpareto.errors import InputError, process_failure, worker_failure
+from mmpareto.files import NO_ROOM
 
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -24,14 +25,17 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
     """Call `main(None)` and exit with the status that it returns.
 
     `main` parses `sys.argv[1:]` when its argument is None, and returns 0, or 1 if it finished but skipped something.
-    Bad input (`InputError`) and a full disk are printed as one line on standard error and exit with status 2, as
-    argparse does. SIGINT exits with 130 and SIGTERM with 143, both by unwinding the stack: `finally` blocks run. A
-    reader that leaves before the output ends, as in `… | head`, exits with 141 and no message.
+    Bad input (`InputError`), a full disk or quota, and a limit on the size of files are printed as one line on standard
+    error and exit with status 2, as argparse does. SIGINT exits with 130 and SIGTERM with 143, both by unwinding the
+    stack: `finally` blocks run. A reader that leaves before the output ends, as in `… | head`, exits with 141 and no
+    message.
     """
     # Read when torch is first imported. OpenMP threads that spin while they wait keep the cores from other processes:
     # on a busy machine, a training step takes twice as long with them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         try:
             status = main(None)
@@ -49,10 +53,12 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
         print(f"error: {sentence}", file=sys.stderr)
         status = BAD_INPUT
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        remedy = "make room and start again; a run that has a last.pt continues with train.py --resume FOLDER"
+        remedy = (
+            f"{NO_ROOM[error.errno]} and start again; a run that has a last.pt continues with train.py --resume FOLDER"
+        )
         print(f"error: {error.strerror}{where}: {remedy}.", file=sys.stderr)
         status = BAD_INPUT
     except _Terminated:

@@ -16,6 +16,12 @@ class InputError(ValueError):
         super().__init__(message)
 
 
+def one_line(error: object, limit: int = 200) -> str:
+    """The text of a library's exception, or its type if it has none, as one line of at most `limit` characters."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def worker_failure(error: RuntimeError, samples: str = "a batch", seconds: float = 0) -> str | None:
     """The failure of a data loader's worker in one sentence; None for any other error.
 
@@ -61,7 +67,8 @@ def process_failure(error: RuntimeError) -> str | None:
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:
-    """The first `limit` names and the number of the others, for a message."""
+    """The first `limit` names, on one line and cut to 80 characters, and the number of the others, for a message."""
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    first = [" ".join(name.split()) for name in names[:limit]]
+    return ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in first) + rest

@@ -1,15 +1,74 @@
-"""Atomic writes and file locks."""
+"""Reading regular files, atomic writes, and file locks."""
 
 import contextlib
 import errno
 import functools
+import io
+import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Failures to write for want of room, and what gives room.
+NO_ROOM = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+}
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without a lock daemon; Lustre mounted without flock
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is something else. Opening a pipe would wait for a writer, and a device may
+            have no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def open_text(path: str | os.PathLike[str], newline: str | None = None) -> TextIO:
+    """Open a regular file of UTF-8 text, with a byte order mark or without, for reading.
+
+    Arguments:
+        newline: as of `open`; "" for the module csv.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=newline)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: as `open_regular`.
+        ValueError: it is not JSON, or is nested more deeply than Python reads.
+    """
+    with open_text(path) as file:
+        return parse_json(file.read())
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; raise ValueError if it is damaged, or nested more deeply than Python reads."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextlib.contextmanager
@@ -30,6 +89,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_array(
+    path: str | os.PathLike[str], dtype: "npt.DTypeLike", shape: tuple[int, ...], blocks: "Iterable[np.ndarray]"
+) -> None:
+    """Write a .npy file from blocks of its rows, atomically.
+
+    A full disk raises an OSError with its number, which `numpy.save` does not, and does not end the process, as a write
+    to a memory-mapped file does.
+    """
+    import numpy as np  # not at the top: --help needs no NumPy
+
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -81,7 +81,8 @@ def test_errors_in_lists_name_the_line(tmp_path, line):
 def test_missing_lists_or_videos_are_refused(raw, tmp_path):
     write_lists(raw, {name: ["Bark&CCCCCCCCCCC&good&0&1"] for name in LISTS})
     with pytest.raises(
-        InputError, match=r"no clip that AVE's lists name, but 5 others; see https://github\.com/YapengTian"
+        InputError,
+        match=r"no clip that AVE's lists name: they list .*, and the clips found are .*; see https://github\.com/YapengTian",
     ):
         AVE.prepare(raw=raw, out=tmp_path / "out", workers=1)
     (raw / "valSet.txt").unlink()

@@ -62,7 +62,11 @@ def images() -> bytes:
         (images()[:11], "ends in its header"),
         (images()[:-1], "24 bytes.*only 23"),
         (images() + b"\0", "24 bytes.*holds more"),
-        (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"12345", "only 5"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x09" + b"12345", "only 5"),
+        (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"12345", "larger"),
+        (b"\x00\x00\x08\x03" + bytes(4) + b"\xff" * 8, "larger"),  # no item, of an impossible shape
+        (packed(b"\x00\x00\x08\x01\x20\x00\x00\x00" + bytes(1 << 20)), "larger"),
+        (b"\x00\x00\x08\x41" + bytes(4 * 65), "larger"),
         (packed(images())[:-9], "damaged"),
         (packed(images())[:-8] + b"\0" * 8, "damaged"),
         (packed(images())[:12] + b"\xff\xff" + packed(images())[14:], "damaged"),

@@ -37,7 +37,7 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
     ("change", "message"),
     [
         (_append("train.csv", "a,SAD\nb,SAD\nc,SAD\nd,SAD\n"), r"4 of the 7 clips in .*train.csv .*\(a, b, c, d\)"),
-        (_append("train.csv", "clip_000,BORED\n"), r"train.csv gives the clip clip_000 the class 'BORED'.*stat.csv"),
+        (_append("train.csv", "clip_000,BORED\n"), r"train.csv gives the clip 'clip_000' the class 'BORED'.*stat.csv"),
         (_append("train.csv", "clip_000\n"), r"train.csv has the line 'clip_000', which is not clip,class"),
         (_append("stat.csv", "SAD\n"), r"stat.csv names the class 'SAD' more than once"),
         (_write("train.csv", b"\n"), r"train.csv lists no clip"),

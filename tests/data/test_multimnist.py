@@ -113,7 +113,7 @@ def test_arguments_out_of_range(options: dict[str, object], message: str, raw: P
 
 
 def test_a_line_without_a_class_per_task_and_an_unknown_task_are_refused(two: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--task middle: the data set has the tasks left, right"):
+    with pytest.raises(InputError, match=r"no task 'middle': the data set has the tasks left, right"):
         MultiMNIST.open(two, "test", training=False, tasks=["middle"])
     right = MultiMNIST.open(two, "test", training=False, tasks=["right"])
     both = MultiMNIST.open(two, "test", training=False)

@@ -9,6 +9,7 @@ from mmpareto import METHODS
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.method import Method
 from mmpareto.integration.report import Report
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +17,23 @@ from torch.utils.checkpoint import checkpoint
 CLASSES, FEATURE = 3, 4
 NAMES = ("audio", "visual", "text", "depth", "touch", "flow")
 COMBINING = ("uniform", "pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance")  # accept any list of objectives
-STATEFUL = ("agm", "greedy", "gradnorm", "metabalance", "pmr", "gblending", "lfm")
+STATEFUL = (
+    "agm",
+    "greedy",
+    "gradnorm",
+    "metabalance",
+    "pmr",
+    "gblending",
+    "inforeg",
+    "relearning",
+    "lfm",
+    "cggm",
+    "mcr",
+    "opm",
+    "mla",
+    "reconboost",
+)
+OWN_JOINT_LOSS = ("opm",)  # descend a joint loss that they compute from the features
 
 
 class Outputs(NamedTuple):
@@ -73,15 +90,17 @@ class Model(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
         features = {}
         for name, encoder in self.encoders.items():
+            if name not in inputs:
+                continue
             x = inputs[name]
             features[name] = checkpoint(encoder, x, use_reentrant=False) if self.recompute else encoder(x)
         if self.interaction:
             mean = torch.stack([*features.values()]).mean(0)
             features = {name: x + mean for name, x in features.items()}
-        weights = self.fusion.weight.split(FEATURE, dim=1)
+        weights = dict(zip(self.heads, self.fusion.weight.split(FEATURE, dim=1), strict=True))
         bias = self.fusion.bias / len(features)
-        parts = {name: x @ w.T + bias for (name, x), w in zip(features.items(), weights, strict=True)}
-        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        parts = {name: x @ weights[name].T + bias for name, x in features.items()}
+        unimodal = {name: self.heads[name](x) for name, x in features.items()}
         return Outputs(torch.stack([*parts.values()]).sum(0), unimodal, features, parts)
 
     def bypass(self) -> dict[str, list[nn.Parameter]]:
@@ -113,7 +132,7 @@ class Loop:
     """A user-written loop that implements `mmpareto.integration.hooks.TrainingContext`."""
 
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
-        self.network, self.batch, self.epoch, self.epochs = model, batch, epoch, 4
+        self.network, self.batch, self.epoch, self.epochs, self.steps = model, batch, epoch, 4, 3
 
     def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Outputs:
         with torch.set_grad_enabled(graph):
@@ -128,6 +147,9 @@ class Loop:
     def indices(self, share: float) -> Tensor:
         return torch.arange(len(self.batch[1]))
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        return torch.from_numpy(KMeans(count, n_init=1, random_state=0).fit_predict(features.numpy())).long()
+
     def trial(self, loss: str, epochs: int) -> Trial:
         return Trial(2.0, 1.0, 2.2, 1.4 if loss == "joint" else 1.7)
 
@@ -140,14 +162,18 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
     "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
+    "cggm, no direction loss": ("cggm", {"direction_weight": 0.0}),
+    "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }
 
 
-# Options without which a method does not begin, or does nothing yet. The path of a network is the seed of its weights.
+# Options without which a method does not begin, or does not act in the epoch of `Loop`. The path of a network is the
+# seed of its weights.
 NEEDED: dict[str, dict[str, Any]] = {
     "unimodal": {"modality": "audio"},
     "umt": {"teachers": ("7",)},
     "smv": {"warmup": 0},
+    "relearning": {"reinit_epoch": 1},
 }
 
 
@@ -180,7 +206,32 @@ def step(
     model: nn.Module | None = None,
     seed: int = 0,
 ) -> Report:
-    """Take one step: hooks, forward pass, losses, backward pass; `model` may be a compiled version of the network."""
+    """Take one step: hooks, forward pass, losses, backward pass; `model` may be a compiled version of the network.
+
+    The turns of a method add up in `.grad`, and the report is that of the last one.
+    """
+    for turn in turns_of(method, batch):
+        report = take_turn(method, loop, turn, share=share, scale=scale, model=model, seed=seed)
+    return report
+
+
+def turns_of(method: Method, batch: Batch) -> list[Batch]:
+    """Return the batch with the inputs of each turn."""
+    inputs, labels = batch
+    return [({name: inputs[name] for name in names}, labels) for names in method.turns(list(inputs))]
+
+
+def take_turn(
+    method: Method,
+    loop: Loop,
+    batch: Batch,
+    *,
+    share: float = 1.0,
+    scale: float | None = None,
+    model: nn.Module | None = None,
+    seed: int = 0,
+) -> Report:
+    """Take one turn; see `step`."""
     inputs, labels = batch
     forward_arguments = method.before_forward(loop, inputs, labels)
     outputs = (loop.network if model is None else model)(inputs, **forward_arguments)

@@ -22,11 +22,12 @@ BUILT_IN = [
 SAMPLE = {"vectors": (5,), "sequences": (4, 6), "images": (3, 16, 16)}  # of sequences, the last channel is the mask
 CHANNELS = {"vectors": 5, "sequences": 5, "images": 3}
 NEUTRAL = {"pmr": 0.0}  # of its prototypes' loss; a factor of the gradient is 1
-REPORTING = ("ogm", "ogm_ge", "pmr", "agm")
+REPORTING = ("ogm", "ogm_ge", "pmr", "agm", "cggm")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "ogm": [{}, {"modulated": "weights"}],
     "ogm_ge": [{}, {"modulated": "weights"}],
     "agm": [dict(options) for options in METHODS["agm"].variants.values()],
+    "cggm": [dict(options) for options in METHODS["cggm"].variants.values()],
     "pmr": [{**options, "alpha": 100.0} for options in METHODS["pmr"].variants.values()],
 }
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import Model, Outputs, assert_close, assert_same_state, batch_of, losses_of, make, ready, take_grads
+from every_method import (
+    Model,
+    Outputs,
+    assert_close,
+    assert_same_state,
+    batch_of,
+    losses_of,
+    make,
+    ready,
+    take_grads,
+    turns_of,
+)
 from mmpareto import METHODS, MMPareto
 from mmpareto.integration.features import encoders_behind
 from torch import Tensor, nn
@@ -20,8 +31,8 @@ def model() -> Model:
     return Model()
 
 
-def forward(model: nn.Module) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
-    outputs = model(batch_of()[0])
+def forward(model: nn.Module, inputs: dict[str, Tensor] | None = None) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
+    outputs = model(batch_of()[0] if inputs is None else inputs)
     return outputs, *losses_of(outputs, batch_of()[1])
 
 
@@ -37,9 +48,9 @@ def test_encoders_behind_features_are_the_models(name: str, model: Model) -> Non
     for named in ({"encoders": dict(model.encoders.items())}, {}):
         method, loop = ready(name, model, batch_of())
         torch.manual_seed(0)
-        for _ in range(2):
-            method.before_forward(loop, *batch_of())
-            outputs, joint, unimodal = forward(model)
+        for inputs, labels in 2 * turns_of(method, batch_of()):
+            method.before_forward(loop, inputs, labels)
+            outputs, joint, unimodal = forward(model, inputs)
             method.backward(joint, unimodal, outputs=outputs, labels=batch_of()[1], **named)
         results.append((take_grads(model), method.state_dict()))
     assert_close(results[1][0], results[0][0])

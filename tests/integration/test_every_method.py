@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ from every_method import (
     COMBINING,
     CONTROLS,
     NAMES,
+    OWN_JOINT_LOSS,
     STATEFUL,
     Encoder,
     Loop,
@@ -22,7 +24,9 @@ from every_method import (
     ready,
     step,
     take_grads,
+    take_turn,
     tensors_in,
+    turns_of,
 )
 from mmpareto import METHODS
 from mmpareto.integration.method import Method
@@ -43,7 +47,7 @@ def test_any_number_of_modalities(name: str, count: int) -> None:
         report = step(method, loop, batch)
         assert bool(report.finite.all()) and len(report.losses) == len(report.finite)
         actual = take_grads(model)
-        trained = ["audio"] if name == "unimodal" else NAMES[:count]
+        trained = ["audio"] if name in ("unimodal", "reconboost") else NAMES[:count]  # in its first stage
         for modality in NAMES[:count]:
             grads = [g for key, g in actual.items() if key.startswith(f"encoders.{modality}.")]
             assert all((g is not None and bool(g.isfinite().all())) == (modality in trained) for g in grads), modality
@@ -69,20 +73,19 @@ def test_micro_batches_give_the_full_batch(name: str, count: int) -> None:
     (method, loop), (other, _) = ready(name, model, batch), ready(name, model, batch)
     if method.needs_whole_batch:
         pytest.skip("compares the samples of a batch")
-    inputs, labels = batch
     for number in range(2):
         whole = step(method, loop, batch, seed=number)
         expected = take_grads(model)
-        cuts = [(0, 3), (3, 7), (7, 12)]
-        for start, end in cuts:
+        for (inputs, labels), end in itertools.product(turns_of(other, batch), (3, 7, 12)):
+            start = {3: 0, 7: 3, 12: 7}[end]
             part = {m: x[start:end] for m, x in inputs.items()}, labels[start:end]
-            share = (end - start) / len(labels)
+            share, before = (end - start) / len(labels), [p.grad for p in model.parameters()]
             if end < len(labels):
                 with other.accumulate():
-                    step(other, loop, part, share=share, seed=number)
-                assert all(g is None for g in take_grads(model).values())
+                    take_turn(other, loop, part, share=share, seed=number)
+                assert all(p.grad is g for p, g in zip(model.parameters(), before, strict=True))
             else:
-                report = step(other, loop, part, share=share, seed=number)
+                report = take_turn(other, loop, part, share=share, seed=number)
         assert_close(take_grads(model), expected)
         assert list(report) == list(whole) and list(report.metrics) == list(whole.metrics)
         for key, value in whole.metrics.items():
@@ -229,8 +232,8 @@ def test_encoders_that_exchange_information(name: str) -> None:
 
 
 def backward_on(method: Method, model: Model, **changes: object) -> None:
-    """Call `backward` with valid arguments, except for `changes`."""
-    batch = batch_of(len(model.modalities))
+    """Call `backward` with valid arguments, except for `changes`; of several turns, the first one's."""
+    batch = turns_of(method, batch_of(len(model.modalities)))[0]
     forward_arguments = method.before_forward(Loop(model, batch), *batch)
     outputs = model(batch[0], **forward_arguments)
     joint, unimodal = losses_of(outputs, batch[1])
@@ -251,17 +254,17 @@ def test_bad_input_is_rejected_and_leaves_no_gradient(name: str) -> None:
     tied.encoders["visual"].conv = tied.encoders["audio"].conv
     outputs = Model(seed=1)(batch_of()[0])
     joint, unimodal = losses_of(outputs, batch_of()[1])
-    stray = dict(unimodal)
     cases: list[tuple[str, Model, dict[str, object]]] = []
     cls, _ = ready(name, model, batch_of())
-    if name != "unimodal":
+    stray = {m: unimodal[m] for m in turns_of(cls, batch_of())[0][0]}
+    if name not in ("unimodal", "mla", "reconboost"):  # they look at one encoder
         cases.append(("two encoders", tied, {}))
-    if cls.descends_joint:
+    if cls.descends_joint and name not in OWN_JOINT_LOSS:
         cases.append(("'joint' needs no gradient", model, {"joint": joint.detach()}))
         if name != "dgl":  # it accepts a fusion of detached features
             cases.append(("'joint' does not reach encoder", model, {"joint": joint}))
         cases.append(("'joint' is no scalar", model, {"joint": torch.ones(2, requires_grad=True)}))
-    if cls.descends_unimodal:
+    if cls.descends_unimodal and name != "reconboost":  # computes its own losses
         cases.append(("'audio' needs no gradient", model, {"unimodal": {m: x.detach() for m, x in stray.items()}}))
         cases.append(("'audio' does not reach encoder 'audio'", model, {"unimodal": stray}))
         cases.append(("no (unimodal )?loss was given", model, {"unimodal": {}}))
@@ -283,7 +286,7 @@ def test_methods_that_descend_the_joint_loss_require_it(name: str) -> None:
         backward_on(method, model, joint=None)
 
 
-@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm", "pmr"])
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "opm", "agm", "pmr", "cggm"])
 def test_methods_that_read_outputs_require_them(name: str) -> None:
     model = Model()
     for missing in ("labels", "outputs") if name != "agm" else ():

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from mmpareto.models import FUSIONS
-from mmpareto.models.fusion import Fusion
+from mmpareto.models.fusion import CosineFusion, Fusion
 from torch import Tensor
 
 B, SIZE, CLASSES = 4, 5, 3
 NAMES = ["visual", "audio", "flow", "text", "depth", "touch"]  # not in alphabetical order
-ADDITIVE = ["concat", "sum"]  # of features of any lengths
+ADDITIVE = ["concat", "sum", "cosine"]  # of features of any lengths
 ONE_LAYER = "average_logits"  # additive, too
+BY_ENTROPY = ["entropy", "entropy_over_batch"]  # of one layer, and not additive
+BOOSTED = "boosted"  # of one MLP, and additive
 PAIRS = ["film", "bilinear", "gated"]
 
 Weights = Mapping[str, Tensor]
@@ -47,6 +50,15 @@ def concat(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return torch.einsum("ij,bj->bi", left, x) + torch.einsum("ij,bj->bi", right, y) + w["fc_out.bias"]
 
 
+def cosines(weights: Tensor, x: Tensor) -> Tensor:
+    """Ten times the cosine of every feature with every class."""
+    return 10 * F.cosine_similarity(x.unsqueeze(1), weights.unsqueeze(0), dim=2)
+
+
+def cosine(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return cosines(w["fc_out.weight"][:, :SIZE], x) + cosines(w["fc_out.weight"][:, SIZE:], y)
+
+
 def added(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc.visual", x) + linear(w, "fc.audio", y)
 
@@ -65,28 +77,58 @@ def average_logits(w: Weights, x: Tensor, y: Tensor) -> Tensor:
     return linear(w, "fc", (x + y) / 2)
 
 
+def entropy(w: Weights, x: Tensor, y: Tensor, over_batch: bool = False) -> Tensor:
+    """Sample by sample, or with softmax over the samples and one weight for all of them (MLA's released code)."""
+    logits = [linear(w, "fc", x), linear(w, "fc", y)]
+    weights = []
+    for z in logits:
+        p = z.exp() / z.exp().sum(0 if over_batch else 1, keepdim=True)
+        terms = p * p.log()
+        weights.append(torch.exp(terms.sum() if over_batch else terms.sum(1, keepdim=True)))
+    return sum(z * v for z, v in zip(logits, weights, strict=True)) / sum(weights)
+
+
+def mlp(w: Weights, x: Tensor) -> Tensor:
+    return linear(w, "head.2", linear(w, "head.0", x).clamp(min=0))
+
+
+def boosted(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return w["rate"] * (mlp(w, x) + mlp(w, y))
+
+
+def entropy_over_batch(w: Weights, x: Tensor, y: Tensor) -> Tensor:
+    return entropy(w, x, y, over_batch=True)
+
+
 JOINT: dict[str, Formula] = {
-    "concat": concat, "sum": added, "film": film, "bilinear": bilinear, "gated": gated, "average": average,
-    "average_labels": average_labels, "average_logits": average_logits,
+    "concat": concat, "sum": added, "cosine": cosine, "film": film, "bilinear": bilinear, "gated": gated,
+    "average": average, "average_labels": average_labels, "average_logits": average_logits, "entropy": entropy,
+    "entropy_over_batch": entropy_over_batch, "boosted": boosted,
 }  # fmt: skip
 
 
 def alone(fusion: str, w: Weights, name: str, x: Tensor) -> Tensor:
     """Unimodal logits as in method.md on DGL; FiLM, which it does not cover, modulates itself."""
     zeros = torch.zeros_like(x)
-    if fusion == "concat":
-        return concat(w, x, zeros) if name == "visual" else concat(w, zeros, x)
+    if fusion in ("concat", "cosine"):  # a feature of zeros has no angle, and contributes 0
+        joint = JOINT[fusion]
+        return joint(w, x, zeros) if name == "visual" else joint(w, zeros, x)
     if fusion in ("sum", "average", "average_labels"):
         return linear(w, f"fc.{name}", x)
-    if fusion == ONE_LAYER:
+    if fusion in (ONE_LAYER, *BY_ENTROPY):
         return linear(w, "fc", x)
+    if fusion == BOOSTED:
+        return mlp(w, x)
     if fusion == "gated":
         return gated(w, x, x, first=name, second=name)
     return JOINT[fusion](w, x, x)
 
 
 def pair(fusion: str) -> Fusion:
-    return FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    made = FUSIONS[fusion]({"visual": SIZE, "audio": SIZE}, CLASSES).double()
+    if fusion == BOOSTED:
+        made.rate.data.fill_(1.5)  # type: ignore[operator, union-attr]
+    return made
 
 
 def features(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -119,9 +161,9 @@ def test_the_sizes_set_the_order_of_modalities(name: str) -> None:
     x, y = two_features()
     logits = fusion({"visual": x, "audio": y})
     assert torch.equal(fusion({"audio": y, "visual": x}), logits)
-    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name == ONE_LAYER)
+    assert torch.allclose(fusion({"visual": y, "audio": x}), logits) == (name in (ONE_LAYER, BOOSTED, *BY_ENTROPY))
     parts = fusion.contributions({"audio": y, "visual": x})
-    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER] else [])
+    assert sorted(parts) == (["audio", "visual"] if name in [*ADDITIVE, ONE_LAYER, BOOSTED] else [])
 
 
 @pytest.mark.parametrize("modality", ["visual", "audio"])
@@ -147,7 +189,7 @@ def test_unimodal_logits_give_every_feature_a_gradient(name: str, modality: str)
     """With zeros for the other modality, multiplied features would have no gradient."""
     x, _ = two_features()
     x.requires_grad_()
-    torch.nn.functional.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
+    F.cross_entropy(pair(name).alone(modality, x), torch.tensor([0, 1, 2, 0])).backward()
     assert x.grad is not None
     assert (x.grad != 0).all()
 
@@ -198,12 +240,60 @@ def test_contributions_to_a_sum_are_the_logits_of_its_layers(n: int) -> None:
         torch.testing.assert_close(part, linear(fusion.state_dict(), f"fc.{name}", given[name]))
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "average"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_cosines_depend_on_directions_alone_and_leave_absent_modalities_out(n: int) -> None:
+    sizes = sizes_of(n)
+    fusion, given = CosineFusion(sizes, CLASSES, scale=4.0).double(), features(sizes)
+    parts = fusion.contributions(given)
+    columns = fusion.fc_out.weight.split([*sizes.values()], dim=1)
+    for (name, x), weights in zip(given.items(), columns, strict=True):
+        torch.testing.assert_close(parts[name], 0.4 * cosines(weights, x))
+        assert float(parts[name].detach().abs().max()) <= 4.0
+        some = {other: z for other, z in given.items() if other != name}
+        if some:
+            torch.testing.assert_close(fusion(some), sum(parts[other] for other in some))
+    longer = {name: x * 10.0**number for number, (name, x) in enumerate(given.items(), start=-2)}
+    torch.testing.assert_close(fusion(longer), fusion(given))
+    with torch.no_grad():
+        fusion.fc_out.weight.mul_(7.0)
+    torch.testing.assert_close(fusion.contributions(given), parts)
+    assert list(fusion.state_dict()) == ["fc_out.weight"]  # no bias
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_feature_of_zeros_contributes_nothing_and_has_a_finite_gradient(dtype: torch.dtype) -> None:
+    fusion = CosineFusion({"visual": SIZE, "audio": SIZE}, CLASSES)
+    x = torch.randn(B, SIZE).to(dtype)
+    x[0] = 0
+    x.requires_grad_()
+    logits = fusion({"visual": x, "audio": torch.zeros(B, SIZE, dtype=dtype)})
+    assert logits.dtype == torch.float32 and not bool(logits[0].any())
+    F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    for gradient in (x.grad, fusion.fc_out.weight.grad):
+        assert gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) < 100
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "average", *BY_ENTROPY])
 def test_fusions_that_are_not_additive_have_no_contributions(name: str) -> None:
     fusion = pair(name)
     x, y = two_features()
     assert fusion.contributions({"visual": x, "audio": y}) == {}
     assert not fusion.additive
+
+
+def test_weights_by_entropy_are_those_of_each_sample_and_add_up_to_1() -> None:
+    """A prediction depends on its batch only where softmax is over the batch; equal modalities count equally."""
+    sizes = dict.fromkeys(NAMES[:3], SIZE)
+    given = features(sizes)
+    for name in BY_ENTROPY:
+        fusion = FUSIONS[name](sizes, CLASSES).double()
+        whole, half = fusion(given), fusion({key: x[:2] for key, x in given.items()})
+        assert torch.allclose(whole[:2], half) == (name == "entropy")
+        same = fusion(dict.fromkeys(sizes, given["audio"]))
+        torch.testing.assert_close(same, fusion.alone("audio", given["audio"]))
+        torch.testing.assert_close(fusion({"audio": given["audio"]}), same)
+        confident = {key: 1e4 * x for key, x in given.items()}
+        assert fusion(confident).isfinite().all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
@@ -217,7 +307,7 @@ def test_an_average_of_probabilities_is_a_distribution(n: int) -> None:
     torch.testing.assert_close(logits.log_softmax(1), logits)
     labels = torch.tensor([0, 1, 2, 0])
     loss = -probabilities.mean(0)[range(B), labels].log().mean()
-    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, labels), loss)
+    torch.testing.assert_close(F.cross_entropy(logits, labels), loss)
     scores = FUSIONS["average"](sizes, 1).double()
     expected = torch.stack([scores.alone(name, x) for name, x in given.items()]).mean(0)
     torch.testing.assert_close(scores(given), expected)
@@ -228,7 +318,7 @@ def test_an_average_of_confident_predictions_is_finite() -> None:
     fusion = FUSIONS["average"]({"visual": 1, "audio": 1}, 2)
     x = torch.full((1, 1), 1e30, requires_grad=True)
     logits = fusion({"visual": x, "audio": x})
-    torch.nn.functional.cross_entropy(logits, torch.tensor([0])).backward()
+    F.cross_entropy(logits, torch.tensor([0])).backward()
     assert bool(logits.isfinite().all()) and x.grad is not None and bool(x.grad.isfinite().all())
 
 

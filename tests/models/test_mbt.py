@@ -188,8 +188,10 @@ def test_a_file_for_square_images_fits_clips_and_filterbanks(tmp_path: Path) -> 
     state = of_torchvision().state_dict()
     torch.save(state, tmp_path / "vit.pth")
     file = state["encoder.pos_embedding"][0]
-    for name, frames, grid in (("audio", 1, (5, 2)), ("visual", 2, (2, 3))):
-        encoder = MBTTiny(CHANNELS[name], SHAPES[name]).double()
+    # The last one has as many patches as the file, 16, but of four frames.
+    for name, frames, grid in (("audio", 1, (5, 2)), ("visual", 2, (2, 3)), ("visual", 4, (2, 2))):
+        shape = (CHANNELS[name], grid[0] * PATCH, grid[1] * PATCH)
+        encoder = MBTTiny(CHANNELS[name], shape if name == "audio" else (frames, *shape)).double()
         note = load_pretrained(encoder, tmp_path / "vit.pth", name)
         assert f"position embeddings interpolated from 17 to {1 + frames * math.prod(grid)}" in note
         resized = zoom(file[1:].view(4, 4, WIDTH).numpy(), (grid[0] / 4, grid[1] / 4, 1), order=1)
@@ -205,6 +207,15 @@ def test_a_file_for_square_images_fits_clips_and_filterbanks(tmp_path: Path) -> 
             name for name, tensor in encoder.state_dict().items() if any(torch.equal(tensor, t) for t in state.values())
         }
         assert used == set(encoder.state_dict()) - (others if name == "audio" else {"pos_embed"})
+
+
+def test_an_encoder_of_a_run_keeps_its_positions(tmp_path: Path) -> None:
+    """They are for four frames of four patches, not for one image of 16."""
+    made, encoder = MBTTiny(3, (4, 3, 16, 16)), MBTTiny(3, (4, 3, 16, 16))
+    state = {f"encoders.visual.{name}": tensor for name, tensor in made.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "best.pt")
+    assert "interpolated" not in load_pretrained(encoder, tmp_path / "best.pt", "visual")
+    torch.testing.assert_close(encoder.state_dict(), made.state_dict(), rtol=0, atol=0)
 
 
 def test_positions_that_are_not_of_a_square_are_not_resized() -> None:

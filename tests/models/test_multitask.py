@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmpareto.errors import InputError
-from mmpareto.models.lenet import LeNet
+from mmpareto.models.lenet import LeNet, adaptive_max
 from mmpareto.models.network import build_network
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
@@ -17,6 +17,12 @@ def test_lenet_on_28_by_28_is_that_of_the_literature() -> None:
     assert hidden.shape == (3, 20, 4, 4)
     torch.testing.assert_close(net(x), F.relu(hidden.flatten(1) @ net.fc.weight.T + net.fc.bias))
     assert net.float()(torch.randn(2, 1, 28, 42)).shape == (2, 50)
+
+
+def test_the_pooling_of_exported_networks_is_the_same() -> None:
+    for size in ((8, 15), (15, 15), (4, 9)):
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(adaptive_max(x, 4), F.adaptive_max_pool2d(x, 4), rtol=0, atol=0)
 
 
 def test_each_task_has_a_head_of_its_own_on_the_one_feature() -> None:

@@ -218,9 +218,11 @@ def test_blocks_join_encoders_of_different_depths_and_widths(monkeypatch: pytest
 
 # Encoders of different kinds
 
+ONE_LENGTH = ("average_logits", "entropy", "entropy_over_batch", "boosted")  # one layer for features of all modalities
+
 
 @pytest.mark.parametrize("heads", ["own", "shared"])
-@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name != "average_logits"])
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name not in ONE_LENGTH])
 def test_encoders_of_different_kinds_are_fused(fusion: str, heads: str) -> None:
     """An MLP has features of length 256, a transformer of length 64."""
     kinds = {"vitals": "mlp", "notes": "transformer"}
@@ -264,12 +266,11 @@ def test_frozen_encoders_stay_frozen(unimodal: bool, joint: bool) -> None:
     assert all(parameter.requires_grad for parameter in network.encoders["visual"].parameters())
 
 
-def test_encoders_that_are_not_trained_are_frozen_for_good() -> None:
+def test_encoders_that_are_not_trained_are_frozen() -> None:
     """Without gradients, and in evaluation mode: BatchNorm's statistics do not change, whatever `train` is called."""
     network = tiny()
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in network.encoders.modules())
     network.train_parts(joint=True, unimodal=False, encoders=False)
-    network.train_parts(joint=True, unimodal=False)
     before = {name: tensor.clone() for name, tensor in network.encoders.state_dict().items()}
     for mode in (False, True):
         network.train(mode)
@@ -278,6 +279,21 @@ def test_encoders_that_are_not_trained_are_frozen_for_good() -> None:
     outputs.joint.sum().backward()
     assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == {"fusion"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.encoders.state_dict().items())
+
+
+def test_one_encoder_after_another_is_trained() -> None:
+    """What the model's owner froze stays so."""
+    network = tiny()
+    owned = next(network.encoders["audio"].parameters()).requires_grad_(False)
+    for trained in ({"audio"}, {"visual"}, set(), {"audio", "visual"}):
+        network.train_parts(joint=True, unimodal=True, encoders=trained)
+        for mode in (True, False):
+            network.train(mode)
+            for name, encoder in network.encoders.items():
+                assert all(part.training is (mode and name in trained) for part in encoder.modules())
+        for name, encoder in network.encoders.items():
+            for p in encoder.parameters():
+                assert p.requires_grad == (name in trained and p is not owned)
 
 
 def test_parts_left_untrained_can_be_trained_later() -> None:

@@ -24,11 +24,18 @@ BLOCKS = ("--blocks", "mmtm", "--encoder", "tiny", "--protocol", "paper")
 REFUSED = {
     "ensemble": "trains every modality as if it were alone",
     "pretrain_finetune": "trains every encoder alone at first",
+    "cggm": "trains the classifiers alone on the features",
+    "mla": "trains one encoder per step",
+    "reconboost": "trains one encoder while the others are frozen",
 }
 NAMES = ("audio", "visual")
 # The unimodal losses that methods descend; `dgl` multiplies them by α. The joint loss of `dgl` reaches no encoder.
 ALPHA = 4.0
-OPTIONS = {"gblending": ("--trial_epochs", "1"), "dgl": ("--alpha", str(ALPHA))}
+OPTIONS = {
+    "gblending": ("--trial_epochs", "1"),
+    "dgl": ("--alpha", str(ALPHA)),
+    "relearning": ("--protocol", "validation"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ready(data: Path, folder: Path, method: str, *more: str) -> tuple[Trainer, Batch]:
     """A trainer in float64 before the first step of an epoch, and a batch."""
-    trainer = trainer_of(data, folder, "--method", method, *OPTIONS.get(method, ()), *BLOCKS, *more)
+    trainer = trainer_of(data, folder, "--method", method, *BLOCKS, *OPTIONS.get(method, ()), *more)
     trainer.network.double()
     trainer.begin_epoch()
     batch = to_device(next(iter(trainer.loader)), trainer.device, trainer.data.train.normalisation)

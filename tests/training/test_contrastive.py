@@ -10,12 +10,15 @@ import evaluate
 import mmpareto
 import pytest
 import torch
+from mmpareto.analysis.finished_run import FinishedRun
+from mmpareto.analysis.plots.measured import open_run
 from mmpareto.data.loading.batches import Batch, Shard
 from mmpareto.errors import InputError
 from mmpareto.training import loop
 from mmpareto.training.contrastive import info_nce, nt_xent
 from mmpareto.training.run import make_trainer
 from mmpareto.training.settings import parse
+from mmpareto.training.summary import final_metrics, summary_text
 from mmpareto.training.views import CROP_AREA, MASKED_ENTRIES, two_views
 from prepared_clips import write_prepared
 from tiny_runs import acting, arguments, assert_same, assert_same_run, metrics, read, resume, run, send_signal
@@ -216,6 +219,17 @@ def test_metrics_and_summary_say_that_accuracies_are_probes(pretrained: Path) ->
     assert summary["last"]["acc"] == second["acc"] and "linear probes" in summary["unimodal_note"]
 
 
+def test_a_summary_shows_an_epoch_without_probes() -> None:
+    """That of the smallest test loss has none, and of labels other than classes it lacks the main metric."""
+    losses = {"objective": "contrastive", "loss": 1.0, "acc": None, "acc_audio": None}
+    probed = losses | {"epoch": 2, "exact_match": 0.25, "map": 0.5, "map_audio": 0.375}
+    summary = {"name": "run", "data": {"clips": {"test": 4}}, "last": probed, "best_val": probed}
+    summary |= {"best_test": losses | {"epoch": 1}}
+    assert final_metrics(summary) == {"final/map/last": 0.5, "final/map/best_val": 0.5}
+    lines = summary_text(summary, ["audio"]).splitlines()[2:]
+    assert [line.split()[-3:] for line in lines] == [["2", "50.00", "37.50"]] * 2 + [["1", "–", "–"]]
+
+
 def test_a_pretrained_checkpoint_classifies_by_its_probes(pretrained: Path) -> None:
     trained = mmpareto.load(pretrained / "last.pt")
     probe = read(pretrained / "last.pt")["probe"]
@@ -233,6 +247,12 @@ def test_evaluation_has_the_accuracies_of_the_summary(pretrained: Path) -> None:
     last = json.loads((pretrained / "summary.json").read_text())["last"]
     keys = ("acc", "acc_audio", "auroc", "auroc_visual", "map")
     assert {key: measured[key] for key in keys} == {key: last[key] for key in keys}
+
+
+def test_plots_that_measure_the_joint_loss_refuse_it(pretrained: Path) -> None:
+    """What they could measure is the loss of the probes, which nothing was trained on."""
+    with pytest.raises(InputError, match="pre-trained without labels"):
+        open_run(FinishedRun(pretrained), "last.pt", torch.device("cpu"))
 
 
 def test_a_supervised_run_starts_from_the_encoders(
@@ -256,6 +276,7 @@ def test_a_supervised_run_starts_from_the_encoders(
     [
         ("--method ogm", "compares classes"),
         ("--method agm", "compares classes"),
+        ("--method cggm", "reads labels"),
         ("--method gblending", "trains copies on labels"),
         ("--method ensemble", "needs the fusion 'average'"),
         ("--method greedy --encoder tiny", "exchange information"),

@@ -20,6 +20,8 @@ METHODS = [
     *("--method uniform", "--method joint"),
     *("--variant per_tensor", "--variant paper", "--variant released"),
 ]
+INFOREG = ["--method inforeg --variant released", "--method inforeg --modulation_starts 0"]
+IN_TURNS = "--method mla"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def scaled(trainer: Trainer, scale: float) -> Trainer:
 
 
 @pytest.mark.parametrize("clip", [[], ["--clip_grad", "0.3"]])
-@pytest.mark.parametrize("line", METHODS)
+@pytest.mark.parametrize("line", [*METHODS, IN_TURNS])
 def test_loss_scaling_does_not_change_the_results(line: str, clip: list[str], data: Path, tmp_path: Path) -> None:
     more = ("--encoder", "plain", "--protocol", "paper", *line.split(), *clip)
     plain = trainer_of(data, tmp_path / "plain", *more)
@@ -191,7 +193,7 @@ def batches(trainer: Trainer) -> list[Batch]:
     return [to_device(batch, trainer.device, trainer.data.train.normalisation) for batch in trainer.loader]
 
 
-@pytest.mark.parametrize("line", METHODS)
+@pytest.mark.parametrize("line", [*METHODS, IN_TURNS])
 def test_replicas_on_halves_of_a_batch_train_like_one_device(line: str, data: Path, tmp_path: Path) -> None:
     more = ("--encoder", "plain", "--weight_decay", "0.3", "--protocol", "paper", *line.split())
     single = trainer_of(data, tmp_path / "single", *more)
@@ -233,7 +235,7 @@ def test_a_step_on_a_gpu_equals_one_on_the_cpu(line: str, data: Path, tmp_path: 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("line", [*METHODS, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
+@pytest.mark.parametrize("line", [*METHODS, *INFOREG, "--clip_grad 1", "--optimizer adam", "--amp bf16"])
 def test_a_step_never_synchronises_with_the_gpu(line: str, data: Path, tmp_path: Path) -> None:
     trainer = on_gpu(data, tmp_path / "run", *line.split())
     first, *rest = batches(trainer)

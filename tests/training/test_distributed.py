@@ -41,6 +41,10 @@ RUNS: dict[str, tuple[str, ...]] = {
 } | {
     "greedy": ("--method", "greedy", "--start_epoch", "1", *BATCH),
     "gblending": ("--method", "gblending", "--trial_epochs", "1", *BATCH),
+    "inforeg": ("--method", "inforeg", "--variant", "released", *BATCH),
+    "relearning": ("--method", "relearning", "--reinit_epoch", "1", *BATCH, "--epochs", "3"),
+    "mla": ("--method", "mla", "--record-gradients", "2", "--accumulate", "2", *BATCH),
+    "reconboost": ("--method", "reconboost", "--boost_epochs", "1", "--rectify_epochs", "1", *PLAIN),
     "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),
     "smv": ("--method", "smv", "--warmup", "1", *PLAIN),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),

@@ -291,3 +291,13 @@ def test_an_own_regression_is_validated_by_its_error_in_its_unit(tmp_path: Path)
     assert [float(row["score"]) for row in rows] == pytest.approx([100 + 20 * vitals[int(r["clip"]), 0] for r in rows])
     errors = [abs(float(row["joint"]) - float(row["score"])) for row in rows]
     assert best["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_weights_by_entropy_are_refused_for_several_labels(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source, out = own_features("multilabel")(tmp_path / "raw"), tmp_path / "features"
+    assert prepare.main(["features", *source, "--out", str(out)]) == 0
+    words = ["--dataset", "features", "--data", str(out), "--ckpt_path", str(tmp_path / "run"), *ENCODED]
+    with pytest.raises(InputError, match="--fusion entropy is for one label per sample"):
+        train.main([*words, "--fusion", "entropy"])
+    assert not (tmp_path / "run").exists()

@@ -83,6 +83,16 @@ def test_wandb_gets_every_epoch_and_step_and_continues_when_resumed(
     assert second["summary"]["final/accuracy/best_val"] == summary["best_val"]["acc"] and not first["summary"]
 
 
+def test_a_method_without_unimodal_losses_logs_the_joint_loss_of_a_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", wandb := FakeWandb())
+    words = ("--method", "joint", "--no_probe", "--epochs", 1, "--logger", "wandb", "--log_every", 4)
+    assert run(data, tmp_path / "run", *words) == 0
+    (step,) = [line for line in wandb.runs[0]["logged"] if "step" in line]
+    assert set(step) == {"step", "step/learning_rate", "step/loss/joint"}
+
+
 def test_mlflow_gets_parameters_once_and_continues_when_resumed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

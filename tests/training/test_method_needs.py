@@ -1,5 +1,6 @@
 """What methods need of the loop besides losses: whole batches, features of chosen samples, trained networks."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from mmpareto.data.loading.batches import EpochOrder, make_loader, to_device
 from mmpareto.errors import InputError
+from mmpareto.training.checkpoints import load_checkpoint, network_of
 from mmpareto.training.method_labels import label
 from prepared_clips import write_prepared
-from tiny_runs import acting, assert_same_run, needed, resume, run, send_signal, trainer_of
+from sklearn.cluster import KMeans
+from tiny_runs import acting, assert_same_run, metrics, needed, resume, run, send_signal, trainer_of
 
 AGM = ("--method", "agm", "--variant", "released", "--modulation_ends", "0", "--learning_rate", "0.01")
 
@@ -42,6 +45,20 @@ def test_a_method_that_needs_whole_batches_refuses_micro_batches_before_anything
     assert not (tmp_path / "run").exists()
 
 
+def test_opm_as_released_with_cosines_is_resumed_bit_identically(data: Path, tmp_path: Path) -> None:
+    """Between the draws of two steps; the checkpoint has the scale of the cosines."""
+    more = ("--method", "opm", "--variant", "released", "--modulation_starts", "0", "--protocol", "paper")
+    more = (*more, "--learning_rate", "0.01", "--fusion", "cosine", "--cosine_scale", "15")
+    assert run(data, tmp_path / "whole", *more) == 0
+    with acting(loop.Trainer, "step", 6, send_signal):
+        assert run(data, tmp_path / "run", *more) == 143
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    probabilities = [line[f"drop_probability_{m}"] for line in metrics(tmp_path / "run") for m in ("audio", "visual")]
+    assert max(probabilities) > 0.1
+    assert network_of(load_checkpoint(tmp_path / "run/best.pt"), "best.pt").fusion.scale == 15.0
+
+
 def test_features_are_of_the_samples_that_are_asked_for(data: Path, tmp_path: Path) -> None:
     """Against the network applied to the data sets' own batches."""
     trainer = trainer_of(
@@ -69,8 +86,9 @@ def test_features_are_of_the_samples_that_are_asked_for(data: Path, tmp_path: Pa
     assert not torch.allclose(found["training"].sort(0).values, found["augmented"].sort(0).values)
 
 
-def test_prototypes_of_a_validation_set_that_the_run_lacks_are_refused(data: Path, tmp_path: Path) -> None:
-    more = ("--method", "pmr", "--samples", "validation", "--protocol", "paper")
+@pytest.mark.parametrize("line", ["--method pmr --samples validation", "--method relearning"])
+def test_a_validation_set_that_the_run_lacks_is_refused(line: str, data: Path, tmp_path: Path) -> None:
+    more = (*line.split(), "--protocol", "paper")
     with pytest.raises(InputError, match="needs a validation set, and --protocol paper has none"):
         trainer_of(data, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
@@ -152,3 +170,39 @@ def test_teachers_of_other_data_are_refused(
 def test_labels_leave_the_files_of_teachers_out() -> None:
     options = {"distillation_weight": 3.0, "teachers": ["runs/a-seed0", "runs/b-seed0"]}
     assert label("umt", None, options) == "UMT (distillation_weight 3)"
+
+
+# --- clusters ---
+
+
+def test_clusters_are_those_of_scikit_learn_by_the_run_s_seed(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(data, tmp_path / "run", "--method", "relearning", "--random_seed", "3")
+    features = torch.rand(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = trainer.method_context.cluster(features, 4)
+    assert found.tolist() == KMeans(4, n_init=1, random_state=3).fit(features.numpy()).labels_.tolist()
+
+
+def test_encoders_are_re_initialised_in_the_run_and_evaluated_after_it(data: Path, tmp_path: Path) -> None:
+    """The third epoch starts from the weights of the second, moved back by a; until then, it is joint training."""
+    states: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for method in ("joint", "relearning --reinit_epoch 1"):
+        more = ("--method", *method.split(), "--epochs", "3", "--learning_rate", "0.1")
+        trainer = trainer_of(data, tmp_path / method[:5], *more)
+        initial = copy.deepcopy(trainer.network.state_dict())
+        ends = states[method[:5]] = [initial]
+        for epoch in (1, 2, 3):
+            trainer._reset_epoch(epoch)
+            trainer.begin_epoch()
+            ends.append(copy.deepcopy(trainer.network.state_dict()))
+            if epoch < 3:
+                trainer._train_epoch()
+                trainer._evaluate_epoch()
+    parameters = [key for key, _ in trainer.network.named_parameters()]
+    for joint, relearned in zip(states["joint"][:3], states["relea"][:3], strict=True):
+        assert all(torch.equal(joint[key], relearned[key]) for key in parameters)
+    first, _, _, before = states["joint"]
+    after, moved = states["relea"][3], trainer.method.moved
+    assert max(moved.values()) > 0
+    for key in parameters:
+        a = moved[key.split(".")[1]] if key.startswith("encoders.") else 0.0
+        torch.testing.assert_close(after[key], a * first[key] + (1 - a) * before[key])

@@ -19,6 +19,9 @@ OPTIONS = {  # so that two short epochs cover what a method changes over time
     "gblending": ("--trial_epochs", "1"),
     "agm": ("--alpha", "1"),
     "smv": ("--warmup", "1"),
+    "inforeg": ("--variant", "released"),
+    "relearning": ("--reinit_epoch", "1", "--epochs", "3", "--protocol", "validation"),  # it acts before the third
+    "reconboost": ("--boost_epochs", "1", "--rectify_epochs", "1"),
 }
 
 
@@ -72,7 +75,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 )
 def test_untrained_parameters_do_not_decay(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
     """A compiled model gives unreached parameters zero gradients, not None: weight decay would act on them."""
-    trainer = trainer_of(data, tmp_path / "run", *flags(name, data), "--weight_decay", "0.5", "--protocol", "paper")
+    trainer = trainer_of(data, tmp_path / "run", "--weight_decay", "0.5", "--protocol", "paper", *flags(name, data))
     if compiled:
         torch._dynamo.reset()
         trainer.model = torch.compile(trainer.network, backend="aot_eager")
@@ -168,8 +171,10 @@ def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat or sum"),
+        ("--method ogm --fusion gated", "no sum over modalities.*--fusion concat, sum or cosine"),
         ("--method ogm_ge --fusion film", "no sum over modalities"),
+        ("--method inforeg --fusion gated", "no sum over modalities.*--prediction zeroed"),
+        ("--method inforeg --prediction head", "--unimodal_loss true"),
         ("--method unimodal", "one of the modalities, audio, visual"),
         ("--method unimodal --modality text", "text"),
         ("--method unimodal --modality audio --fusion film", "two modalities"),

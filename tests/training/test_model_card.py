@@ -48,6 +48,23 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in lines}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fusion", "blocks"),
+    [
+        ({}, ["concat"], ["none"]),
+        ({"encoder": "mbt-tiny"}, ["average_logits"], ["none"]),
+        ({"method": "ensemble"}, ["average"], ["none"]),
+        ({"method": "greedy"}, ["concat"], ["mmtm"]),
+        ({"objective": "contrastive"}, None, ["none"]),
+    ],
+)
+def test_a_card_shows_the_network_that_was_built(
+    arguments: dict[str, Any], fusion: list[str] | None, blocks: list[str], tmp_path: Path
+) -> None:
+    cells = rows(write_model_card(finished(tmp_path / "run", arguments=arguments)).read_text())
+    assert (cells.get("fusion"), cells["blocks"]) == (fusion, blocks)
+
+
 def test_a_card_has_data_recipe_results_and_limits(tmp_path: Path) -> None:
     text = write_model_card(finished(tmp_path / "run", arguments={"pretrained": "/x/y/resnet18.pth"})).read_text()
     assert text.startswith("# my-run\n")

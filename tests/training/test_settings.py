@@ -285,7 +285,8 @@ def test_every_flag_is_accepted_with_dashes(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)  # where there is no data, for --stand_in
     (action,) = (action for action in parser()._actions if action.dest == name)
     value = "" if action.nargs == 0 else VALUES.get(name, "1")
-    start = f"{CREMAD} --objective contrastive" if name == "probe_every" else CREMAD
+    needed = {"probe_every": " --objective contrastive", "cosine_scale": " --fusion cosine"}
+    start = CREMAD + needed.get(name, "")
     underscores, dashes = f"{start} --{name} {value}", f"{start} --{name.replace('_', '-')} {value}"
     assert parse(dashes.split()) == parse(underscores.split()) != parse(start.split())
 
@@ -303,6 +304,15 @@ def test_the_old_name_of_a_variant_is_accepted() -> None:
     older = to_config(now) | {"variant": "brief"}
     assert from_config({"arguments": older}) == now
     assert whole_arguments({"arguments": older}) == to_config(now)
+
+
+def test_a_run_from_before_its_method_had_variants_has_the_first_one() -> None:
+    now = settings(f"{CREMAD} --method ogm_ge --alpha 0.3")
+    older = to_config(now) | {"variant": None, "options": {"alpha": 0.3, "modulation_starts": 0, "modulation_ends": 50}}
+    assert from_config({"arguments": older}) == now and now.variant == "paper"
+    assert whole_arguments({"arguments": older}) == to_config(now)
+    older = to_config(settings(f"{CREMAD} --method joint"))
+    assert whole_arguments({"arguments": older})["variant"] is None
 
 
 def test_a_run_with_the_old_variant_name_resumes_under_both_names(finished: Path, tmp_path: Path) -> None:

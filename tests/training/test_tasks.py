@@ -153,8 +153,9 @@ def test_every_method_trains_three_tasks_or_is_refused_in_a_sentence(
             assert line[key] == pytest.approx(np.mean([line[f"{key}_{head}"] for head in heads])), key
         assert ("conflict_rate_image" in line) == (name in ("mmpareto", "pareto", "gradnorm", "pcgrad", "metabalance"))
     assert refused == [
-        *("joint", "dgl", "ogm", "ogm_ge", "gblending", "greedy", "pmr", "agm"),
-        *("cml", "lfm", "ensemble", "pretrain_finetune", "umt", "smv"),
+        *("joint", "dgl", "ogm", "ogm_ge", "opm", "gblending", "greedy", "pmr", "agm"),
+        *("inforeg", "relearning", "cml", "lfm", "ensemble", "pretrain_finetune"),
+        *("umt", "smv", "cggm", "mcr", "mla", "reconboost"),
     ]
 
 
@@ -176,7 +177,7 @@ def test_one_task_alone_is_a_network_that_has_no_other(run: Callable[..., Path],
     ("flags", "message"),
     [
         ("--method unimodal", r"left, right: choose it by `task`"),
-        ("--method unimodal --task top", r"--task top: the data set has the tasks left, right"),
+        ("--method unimodal --task top", r"no task 'top': the data set has the tasks left, right"),
         ("--method uniform --fusion concat", r"--fusion has no effect.*left, right are tasks of one encoder"),
         ("--no_probe", r"--no_probe has no effect"),
         ("--encoder transformer", r"transformer takes sequences"),

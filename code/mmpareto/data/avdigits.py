@@ -68,7 +68,7 @@ FSDD_ARCHIVE = f"{FSDD_PAGE}/archive/refs/tags/{FSDD_VERSION}.tar.gz"
 # Of the output of `LC_ALL=C sha256sum *.wav` in the release's folder recordings. GitHub does not promise that the bytes
 # of an archive stay the same.
 FSDD_SHA256 = "1801eae019c063377d98f831d3f93574f259475df7332bb0e3d1b080fb5e6959"
-RECORDING = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[A-Za-z][\w-]*)_(?P<number>0|[1-9][0-9]*)", re.ASCII)
+RECORDING = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[A-Za-z][\w-]*)_(?P<number>0|[1-9][0-9]{0,8})", re.ASCII)
 TEST_NUMBERS = range(5)
 SPLITS = ("official", "speaker")
 TEST_SPEAKER = "yweweler"  # the last by name
@@ -194,6 +194,7 @@ class AVDigits(DatasetBuilder):
             before = finished_record(out, record, [ARRAYS])
             if before is not None and not before["skipped"]:
                 report.counts, report.already = before["samples"], len(files)
+                report.remarks = before.get("remarks", {})
                 return report
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
             pairs = _write_samples(out, files, pairs, digits, report)
@@ -366,17 +367,23 @@ def _write_samples(
 ) -> dict[Part, list[Pair]]:
     """Write the arrays; return the pairs in them, without recordings that cannot be used, which `report` then lists."""
     from mmpareto.data.raw.media import read_audio
+    from mmpareto.data.raw.remarks import sound_remarks
 
     kept: dict[Part, list[Pair]] = {part: [] for part in pairs}
     features: dict[Part, list[np.ndarray]] = {part: [] for part in pairs}
     samples = [(part, sample) for part in pairs for sample in pairs[part]]
     for part, sample in progress(samples, unit="sample", desc=report.title):
         try:
-            feature = log_mel(*read_audio(files[sample.recording]))
+            waveform, rate = read_audio(files[sample.recording])
+            feature = log_mel(waveform, rate)
+            if not bool(feature.isfinite().all()):
+                raise InputError(f"{files[sample.recording]} is so loud that its filterbank is not finite.")
         except InputError as error:
             reason = getattr(error, "reason", "cannot be used")
             report.skipped.setdefault(reason, {})[sample.recording.name] = f"{sample.recording.name}: {error}"
             continue
+        for kind in sound_remarks(waveform):
+            report.remarks.setdefault(kind, []).append(sample.name)
         kept[part].append(sample)
         features[part].append(feature.numpy())
     if not all(kept.values()):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmpareto.data.loading.labels import SCORE, Task
 from mmpareto.errors import InputError, first_few
-from mmpareto.files import atomic_path
+from mmpareto.files import write_array
 
 VALUES_AT_ONCE = 1 << 23  # 64 MB in float64
 CHANNELS = (1, 2, 3, 4)  # of an image
@@ -112,7 +112,7 @@ def modality_of(name: str, array: np.ndarray, lengths: np.ndarray | None, sample
     if array.ndim == 4:
         return Modality(name, "image" if images else "map", _channels_first(array, position))
     steps = np.full(samples, array.shape[1]) if lengths is None else lengths
-    if steps.shape != (samples,) or not np.array_equal(steps, np.round(steps)):
+    if steps.shape != (samples,) or steps.dtype.kind not in "buif" or not np.array_equal(steps, np.round(steps)):
         raise InputError(f"{where}: {name}_lengths are not {samples} numbers of steps.")
     if steps.min() < 0 or steps.max() > array.shape[1]:
         raise InputError(f"{where}: {name}_lengths are not all between 0 and the {array.shape[1]} steps of {name}.")
@@ -265,6 +265,16 @@ def missing_rows(modality: Modality) -> np.ndarray:
     return np.flatnonzero(np.concatenate(flags))
 
 
+def count_constant(modality: Modality) -> int:
+    """Number of images of which all pixels are equal in every channel; 0 for other modalities."""
+    if modality.kind != "image":
+        return 0
+    return sum(
+        int((part.array == part.array[:, :, :1, :1]).reshape(len(part.array), -1).all(1).sum())
+        for _, part in modality.chunks()
+    )
+
+
 def check_finite(modality: Modality, where: str) -> None:
     """Raise InputError if a value is infinite, in float32, too."""
     rows: list[int] = []
@@ -303,16 +313,17 @@ def write_rows(path: Path, modality: Modality, statistics: Statistics | None, fi
         fill: (F,) in place of missing values, before standardisation.
     """
     dtype = np.uint8 if modality.kind == "image" else np.float32
-    with atomic_path(path) as temporary:
-        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=modality.array.shape)
-        for chunk, part in modality.chunks():
+
+    def blocks() -> Iterator[np.ndarray]:
+        for _, part in modality.chunks():
             if modality.kind == "image":
-                rows[chunk] = part.array
+                yield part.array
                 continue
             shape = (-1, 1, 1) if modality.kind == "map" else (-1,)
             values = part.array.astype(np.float64)
             values = np.where(np.isnan(values), fill.reshape(shape), values)
             if statistics is not None:
                 values = (values - statistics.mean.reshape(shape)) / statistics.std.reshape(shape)
-            rows[chunk] = part.valid(values, 0.0)
-        rows.flush()
+            yield part.valid(values, 0.0)
+
+    write_array(path, dtype, modality.array.shape, blocks())

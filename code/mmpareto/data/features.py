@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from mmpareto.data.feature_arrays import (
     Labels,
     Modality,
     check_finite,
+    count_constant,
     missing_rows,
     modality_of,
     read_labels,
@@ -50,7 +52,7 @@ from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import OWN_PARTS, Split, add_test_fraction, own_split, part_named
 from mmpareto.data.raw.array_files import FORMS, LENGTHS, ArrayFile, open_arrays
 from mmpareto.errors import InputError, first_few
-from mmpareto.files import atomic_path, write_text
+from mmpareto.files import write_array, write_text
 
 if TYPE_CHECKING:
     from mmpareto.data.loading.samples import PreparedDataset
@@ -179,8 +181,11 @@ class FeatureArrays(DatasetBuilder):
     def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
         """Return the samples of a split, with labels of the task that the folder was prepared for."""
         from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
+        from mmpareto.data.loading.record import ArrayRecord, mistake
 
         prepared = layout.read_prepared(folder)
+        if (problem := mistake(ArrayRecord, prepared)) is not None:
+            raise InputError(f"{folder / 'prepared.json'} is damaged ({problem}); prepare the data set again.")
         task, scale = prepared.get("task", "classification"), prepared.get("label_scale", UNSCALED)
         if task == "classification":
             return super().list_samples(folder, split, options)
@@ -205,6 +210,8 @@ class FeatureArrays(DatasetBuilder):
                 lengths = open_array(folder / ARRAYS / f"{split}_{name}{LENGTHS}.npy", 1, len(names))
                 sources[name] = SequenceSource(path, lengths)
             elif entry["kind"] == "image":
+                if [len(values) for values in entry.get("normalisation", [])] != [shape[1]] * 2:
+                    raise InputError(f"{folder / 'prepared.json'} has no normalisation of {name}; prepare it again.")
                 normalisation = Normalisation(*entry["normalisation"])
                 sources[name] = ArraySource(path, shape[1], normalisation, expected=(np.uint8, shape))
             else:
@@ -249,10 +256,11 @@ def read_own_arrays(
         class_names = _texts(file.read("classes"))
     labels = read_labels(file.read(key), task, class_names, f"{file.path}: {key}")
     names = _sample_names(file, len(labels.values))
-    chosen, unused = _check_modalities(file, names, {key, *ASIDE}, modalities, missing)
+    chosen, unused, remarks = _check_modalities(file, names, {key, *ASIDE}, modalities, missing)
     counts = "a score per sample" if labels.task == "regression" else f"{len(labels.classes)} classes"
     notes = [f"task             {labels.task}, {counts}", f"modalities       {', '.join(chosen)}"]
     notes += [f"  {name}: missing values in {count} samples, filled" for name, count in chosen.items() if count]
+    notes += remarks
     if unused:
         notes.append(f"not used         {', '.join(unused)} (choose by --modalities NAME …)")
     return OwnArrays(file, labels, names, _parts(file, len(names)), chosen, notes)
@@ -260,25 +268,30 @@ def read_own_arrays(
 
 def _check_modalities(
     file: ArrayFile, names: Sequence[str], aside: set[str], given: Sequence[str] | None, missing: str
-) -> tuple[dict[str, int], list[str]]:
+) -> tuple[dict[str, int], list[str], list[str]]:
     """Check the values of all modalities.
 
     Returns:
-        Modality → number of samples with missing values; and the names of arrays that are not used.
+        Modality → number of samples with missing values; names of arrays that are not used; and lines of the report.
     """
     candidates = [name for name in file.readers if name not in aside and not _are_lengths(name, file)]
     absent = [name for name in given or () if name not in candidates]
     if absent:
         raise InputError(f"{file.path} has no array {absent[0]!r} for --modalities; it has {', '.join(candidates)}.")
     chosen: dict[str, int] = {}
+    remarks = []
     for name in dict.fromkeys(given or candidates):
         array = file.read(name)
         if given or (array.ndim > 1 and array.dtype.kind in "buif"):
             _check_name(name, file)
-            chosen[name] = _check_values(_modality(file, name, array, len(names)), names, missing, str(file.path))
+            modality = _modality(file, name, array, len(names))
+            chosen[name] = _check_values(modality, names, missing, str(file.path))
+            constant = count_constant(modality)
+            if constant:
+                remarks.append(f"  {name}: {constant} images of one colour")
     if not chosen:
         raise InputError(f"{file.path} has no array of features, (N, F), (N, T, F) or images, beside the labels.")
-    return chosen, [name for name in candidates if name not in chosen]
+    return chosen, [name for name in candidates if name not in chosen], remarks
 
 
 def _are_lengths(name: str, file: ArrayFile) -> bool:
@@ -317,7 +330,7 @@ def _sample_names(file: ArrayFile, samples: int) -> list[str]:
     if "names" not in file.readers:
         return [f"{index:0{len(str(samples - 1))}d}" for index in range(samples)]
     names = [name.strip() for name in _texts(file.read("names"))]
-    twice = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
+    twice = Counter(names).most_common(1)[0][0] if len({*names}) < len(names) else None
     if len(names) != samples or twice is not None or not all(map(str.isprintable, names)) or not all(names):
         problem = (
             f"{twice!r} is there more than once" if twice is not None else f"there are {len(names)}, or some are empty"
@@ -333,6 +346,7 @@ def _parts(file: ArrayFile, samples: int) -> list[str] | None:
     split = file.read("split")
     numbers = dict(enumerate(OWN_PARTS))
     words = _texts(split) if split.dtype.kind in "US" else split.tolist()
+    words = words if split.ndim == 1 else []
     parts = [part_named(word) if isinstance(word, str) else numbers.get(word) for word in words]
     if len(parts) != samples or None in parts:
         wrong = repr(words[parts.index(None)]) if None in parts else f"{len(parts)} values"
@@ -435,8 +449,7 @@ def _write_modality(
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        np.save(temporary, array)
+    write_array(path, array.dtype, array.shape, [array])
 
 
 def _cells(labels: Labels, label: Any) -> list[str]:
@@ -458,5 +471,7 @@ def _description(folder: Path, name: str, entry: Mapping[str, Any]) -> dict[str,
     """All that is needed to treat another sample's array alike; only numbers, strings, lists and dicts."""
     if not entry.get("standardised"):
         return dict(entry)
-    statistics = {key: np.load(folder / ARRAYS / f"{name}_{key}.npy").tolist() for key in ("mean", "std")}
+    from mmpareto.data.loading.sources import map_array
+
+    statistics = {key: map_array(folder / ARRAYS / f"{name}_{key}.npy").tolist() for key in ("mean", "std")}
     return {**entry, **statistics}

@@ -23,8 +23,8 @@ from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import add_test_fraction, own_split, part_named
 from mmpareto.data.raw.raw_files import MEDIA_SUFFIXES, visible_files
 from mmpareto.data.workers import available_cores, outcomes
-from mmpareto.errors import InputError, first_few
-from mmpareto.files import write_text
+from mmpareto.errors import InputError, first_few, one_line
+from mmpareto.files import open_text, write_text
 from mmpareto.progress import progress
 
 if TYPE_CHECKING:
@@ -251,15 +251,15 @@ def find_listed(list_file: Path, raw: Path) -> FoundClips:
         path, label = raw / row[columns["path"]], row[columns["label"]]
         part = part_named(row[columns["split"]]) if "split" in columns else None
         if "split" in columns and part is None:
-            raise InputError(f"{position}: the split {row[columns['split']]!r} is not train, valid or test.")
+            raise InputError(f"{position}: the split {row[columns['split']][:40]!r} is not train, valid or test.")
         if path in lines:
-            raise InputError(f"{position}: {path} is already in line {lines[path]}.")
+            raise InputError(f"{position}: {one_line(path)} is already in line {lines[path]}.")
         lines[path] = number
         words = [word for word in PurePath(row[columns["path"]]).parts if word not in ("..", path.anchor)]
-        if path.is_file():
+        if _is_file(path):
             clips.append(FoundClip(path, label, part, words))
         else:
-            missing[str(path)] = f"{position}: {path} does not exist"
+            missing[str(path)] = f"{position}: {one_line(path)} does not exist"
     if not clips:
         first = f" ({next(iter(missing.values()))})" if missing else ""
         raise InputError(f"{list_file} lists no file that exists{first}; paths are relative to --raw, {raw}.")
@@ -267,10 +267,17 @@ def find_listed(list_file: Path, raw: Path) -> FoundClips:
     return FoundClips(clips, source, {"file does not exist": missing} if missing else {}, [])
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is longer than the file system allows
+        return False
+
+
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and cells of every row that is not blank."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.reader(file)
             return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

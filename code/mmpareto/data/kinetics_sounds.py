@@ -50,7 +50,7 @@ PART_FOLDERS = {"train": ("train",), "test": ("val", "validation")}
 CLIP = rf"({YOUTUBE_ID})_(\d{{1,6}})(?:_\d{{6}})?"
 RAW_NAME = re.compile(CLIP, re.ASCII)
 FORM = "<YouTube id>_<start>_<end>.mp4 or <id>_<start>.mp4"
-LINE = re.compile(rf"(?P<name>{CLIP}),\d+,(?P<label>\d+)", re.ASCII)
+LINE = re.compile(rf"(?P<name>{CLIP}),\d+,(?P<label>\d{{1,9}})", re.ASCII)
 
 
 class ListedClip(NamedTuple):

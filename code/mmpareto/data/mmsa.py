@@ -162,7 +162,10 @@ class MMSADatasetBuilder(DatasetBuilder):
         """Return the sources of text, audio and vision sequences."""
         from mmpareto.data.loading.sources import SequenceSource, open_array
 
-        lengths = open_array(folder / ARRAYS / f"{split}_lengths.npy", 2, len(names))
+        path = folder / ARRAYS / f"{split}_lengths.npy"
+        lengths = open_array(path, 2, len(names))
+        if lengths.shape[1] != len(MODALITIES):
+            raise InputError(f"{path} does not hold {len(MODALITIES)} lengths per sample; prepare the data set again.")
         return {
             name: SequenceSource(folder / ARRAYS / f"{split}_{name}.npy", lengths[:, column])
             for column, name in enumerate(MODALITIES)
@@ -179,7 +182,8 @@ class MMSADatasetBuilder(DatasetBuilder):
             for folder in (raw, raw / "Processed", raw / cls.folder_name / "Processed"):
                 if (folder / name).is_file():
                     return folder / name
-        problem = f"does not contain {' or '.join(wanted)}" if raw.is_dir() else "does not exist"
+        problem = "is not a regular file" if raw.exists() else "does not exist"
+        problem = f"does not contain {' or '.join(wanted)}" if raw.is_dir() else problem
         raise InputError(f"{raw} {problem}; get the feature files of {cls.title} from {PAGE}.")
 
     @classmethod

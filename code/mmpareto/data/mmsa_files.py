@@ -4,13 +4,14 @@ A file is a pickle {"train" | "valid" | "test": {"text" (N, T, 768), "audio" (N,
 "audio_lengths", "vision_lengths", "regression_labels", "id", …}}.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmpareto.files import atomic_path
+from mmpareto.files import write_array
 
 MODALITIES = ("text", "audio", "vision")
 SAMPLES_AT_ONCE = 256
@@ -47,7 +48,10 @@ def read_part(part: Mapping[str, Any], sizes: Mapping[str, int], limit: float) -
             hint = ", only text_bert (token numbers, not the features)" if key == "text" and "text_bert" in part else ""
             raise UnfitError(f"{key!r} is missing{hint}")
     arrays = {name: part[name] for name in MODALITIES}
-    samples = len(part["id"])
+    names = part["id"]
+    if not isinstance(names, list | tuple) and not (isinstance(names, np.ndarray) and names.ndim):
+        raise UnfitError("'id' is not a list of names")
+    samples = len(names)
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 3 or array.shape[1] < 1:
             raise UnfitError(f"{name!r} is not an array of numbers (samples, steps, {sizes[name]})")
@@ -58,7 +62,7 @@ def read_part(part: Mapping[str, Any], sizes: Mapping[str, int], limit: float) -
     scores = _numbers(part, "regression_labels", samples)
     if not (np.abs(scores) <= limit).all():  # false for NaN, too
         raise UnfitError(f"a score in 'regression_labels' is not between {-limit:g} and {limit:g}")
-    return FilePart([_name(entry) for entry in part["id"]], scores, arrays, *_spans(part, arrays))
+    return FilePart([_name(entry) for entry in names], scores, arrays, *_spans(part, arrays))
 
 
 def _spans(
@@ -100,20 +104,39 @@ def _nonzero_span(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _numbers(part: Mapping[str, Any], key: str, samples: int) -> np.ndarray:
     """float64 (N,)."""
+    entries = part[key].ravel() if isinstance(part[key], np.ndarray) else _flat(part[key], samples)
     try:
-        values = np.asarray(part[key], np.float64).reshape(-1)
-    except (TypeError, ValueError):
+        if not all(isinstance(entry, int | float | np.number | np.bool_) for entry in entries):
+            raise TypeError
+        values = np.asarray(entries, np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise UnfitError(f"{key!r} does not contain numbers") from None
     if len(values) != samples:
         raise UnfitError(f"there are {samples} names but {len(values)} {key!r}")
     return values
 
 
+def _flat(values: Any, samples: int) -> list[Any]:
+    """The entries of a list, or of the lists in it, such as [[0.5], [1.0]]; not many more than `samples`.
+
+    Lists in a pickle may refer to one another, so that all of their entries could be any number.
+    """
+    if not isinstance(values, list | tuple):
+        return [None]
+    entries = (entry for value in values for entry in (value if isinstance(value, list | tuple) else [value]))
+    return [*itertools.islice(entries, samples + 1)]
+
+
 def _name(entry: Any) -> str:
     """A sample's id; some files have a list of its parts (video, clip)."""
-    if isinstance(entry, bytes):
-        entry = entry.decode("utf-8", "replace")
-    name = "$_$".join(map(_name, entry)) if isinstance(entry, list | tuple | np.ndarray) else str(entry)
+    parts = entry if isinstance(entry, list | tuple) else entry.ravel() if isinstance(entry, np.ndarray) else [entry]
+    if not all(isinstance(part, str | bytes | int | float | np.generic) for part in parts):
+        raise UnfitError("an entry of 'id' is not a name")
+    try:
+        words = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in parts]
+    except ValueError:  # Python does not write integers of thousands of digits
+        raise UnfitError("an entry of 'id' is not a name") from None
+    name = "$_$".join(words)
     if not name or any(sign in name for sign in ',"\r\n'):
         raise UnfitError(f"{name[:60]!r} cannot be the name of a sample in a list")
     return name
@@ -132,8 +155,8 @@ def write_arrays(folder: Path, parts: Mapping[str, FilePart]) -> list[str]:
             replaced = _write_sequences(path, array, part.starts[modality], part.lengths[modality])
             if replaced:
                 remarks.append(f"{name}: {replaced} values of {modality} were NaN or infinite, and are 0")
-        with atomic_path(folder / f"{name}_lengths.npy") as temporary:
-            np.save(temporary, np.stack([part.lengths[modality] for modality in MODALITIES], axis=1))
+        lengths = np.stack([part.lengths[modality] for modality in MODALITIES], axis=1)
+        write_array(folder / f"{name}_lengths.npy", lengths.dtype, lengths.shape, [lengths])
     return remarks
 
 
@@ -143,8 +166,9 @@ def _write_sequences(path: Path, array: np.ndarray, starts: np.ndarray, lengths:
     Values that are not finite in float32 are set to 0.
     """
     replaced = 0
-    with atomic_path(path) as temporary:
-        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=array.shape)
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal replaced
         for begin in range(0, len(array), SAMPLES_AT_ONCE):
             chunk = slice(begin, begin + SAMPLES_AT_ONCE)
             with np.errstate(over="ignore"):  # overflow becomes infinity, which is replaced below
@@ -155,6 +179,7 @@ def _write_sequences(path: Path, array: np.ndarray, starts: np.ndarray, lengths:
             not_finite = ~np.isfinite(block)
             block[not_finite] = 0
             replaced += int(np.count_nonzero(not_finite))
-            rows[chunk] = block
-        rows.flush()
+            yield block
+
+    write_array(path, np.float32, array.shape, blocks())
     return replaced

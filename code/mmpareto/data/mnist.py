@@ -91,9 +91,11 @@ def checked(images: Any, labels: Any, shape: tuple[int, ...], where: str) -> Dig
         raise InputError(
             f"{where}: the images are not uint8 (N, {', '.join(map(str, shape))}); download the file again."
         )
-    labels = labels if isinstance(labels, np.ndarray) else np.array(labels, dtype=object)  # a list
-    if labels.dtype == object and all(isinstance(label, int | np.integer) for label in labels.ravel()):
-        labels = labels.astype(np.int64)
+    if isinstance(labels, list) or (isinstance(labels, np.ndarray) and labels.dtype == object and labels.ndim == 1):
+        is_digit = (isinstance(label, int | np.integer) and 0 <= label <= 9 for label in labels)
+        labels = np.array([label if fits else -1 for label, fits in zip(labels, is_digit, strict=True)], np.int64)
+    if not isinstance(labels, np.ndarray):
+        labels = np.array([])
     if labels.shape != (len(images),) or labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() > 9:
         raise InputError(f"{where}: the labels are not {len(images)} digits, one per image; download the file again.")
     return Digits(images, labels.astype(np.int64))

@@ -16,11 +16,11 @@ from mmpareto import cli
 from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import sample_preparation
-from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, write_remarks
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import PARTS, Split
-from mmpareto.errors import InputError
-from mmpareto.files import atomic_path
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import atomic_path, open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -331,11 +331,13 @@ class ViewBuilder:
             InputError: a file of the shape is missing or damaged.
         """
         from mmpareto.data.raw.media import encode_jpeg
+        from mmpareto.data.raw.remarks import CONSTANT_PICTURES, is_constant
 
         if self.image_size is None:
             images = [_read_image(path) for path in sample.files]
         else:
             images = _rendered(sample.files[0], self.image_size)
+        write_remarks(out, sample.name, [CONSTANT_PICTURES] if any(map(is_constant, images)) else [])
         for view, content in zip(VIEWS, [encode_jpeg(image) for image in images], strict=True):
             with atomic_path(_view_path(out, view, sample)) as temporary:
                 temporary.write_bytes(content)
@@ -363,11 +365,15 @@ def _read_image(path: Path) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
+    from mmpareto.data.loading.layout import MOST_PIXELS
+
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} × {image.height} pixels")
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} is not a readable image ({error}).") from error
+    except Exception as error:  # damaged files cause many kinds
+        raise ImageError(f"{path} is not a readable image ({one_line(error)}).") from error

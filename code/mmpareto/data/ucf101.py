@@ -12,12 +12,13 @@ from mmpareto.data.dataset_builder import DatasetBuilder, DownloadInfo
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.preparation import sample_preparation
 from mmpareto.data.preparation.clip_preparation import FRAMES, write_frames
-from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, write_remarks
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
 from mmpareto.data.raw.raw_files import check_listed, find_files, first_folder_with, read_lines
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import open_regular
 
 if TYPE_CHECKING:
     from mmpareto.data.loading.sources import ModalitySource
@@ -28,8 +29,8 @@ LISTS_FOLDER = "ucfTrainTestlist"
 FOLDERS = (FRAMES, *FLOW_FOLDERS)
 
 RAW_NAME = re.compile(r"v_\w+_g\d\d_c\d\d", re.ASCII)
-LINE = re.compile(r"(?P<label>\w+)/(?P<name>v_\w+_g\d\d_c\d\d)\.avi(?: (?P<number>\d+))?", re.ASCII)
-CLASS_LINE = re.compile(r"(\d+) (\w+)", re.ASCII)
+LINE = re.compile(r"(?P<label>\w+)/(?P<name>v_\w+_g\d\d_c\d\d)\.avi(?: (?P<number>\d{1,9}))?", re.ASCII)
+CLASS_LINE = re.compile(r"(\d{1,9}) (\w+)", re.ASCII)
 
 
 class RawVideo(NamedTuple):
@@ -266,16 +267,20 @@ class FlowSampleBuilder:
         from mmpareto.data.raw.containers import NoFrameError
         from mmpareto.data.raw.media import encode_jpeg, read_frame_pairs
         from mmpareto.data.raw.optical_flow import encode, flow
+        from mmpareto.data.raw.remarks import CONSTANT_PICTURES, is_constant
 
         rows: list[tuple[bytes, ...]] = []
+        constant = True
         for number, first, second in read_frame_pairs(sample.path, self.fps):
             if sample.flow is not None:
                 components = [published_image(folder, number) for folder in sample.flow]
             else:
                 components = [encode_jpeg(component) for component in encode(flow(first, second))]
             rows.append((encode_jpeg(first), *components))
+            constant = constant and is_constant(first)
         if not rows:
             raise NoFrameError(f"{sample.path} has a single frame, and so no motion.")
+        write_remarks(out, sample.name, [CONSTANT_PICTURES] if constant else [])
         for folder, images in zip(FOLDERS, zip(*rows, strict=True), strict=True):
             write_frames(out / folder, sample.name, images)
 
@@ -294,9 +299,10 @@ def published_image(folder: Path, number: int) -> bytes:
 
     path = folder / f"frame{number + 1:06d}.jpg"
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             image.load()
-    except OSError as error:
-        raise NoFlowError(f"{path} is missing or not a complete JPEG file ({error}).") from None
+    except Exception as error:  # damaged files cause many kinds
+        raise NoFlowError(f"{path} is missing or not a complete JPEG file ({one_line(error)}).") from None
     return content

@@ -11,12 +11,14 @@ from mmpareto.data.preparation.clip_preparation import RawClip
 from mmpareto.data.preparation.splits import Split, checksum
 from mmpareto.data.raw.raw_files import YOUTUBE_ID, YouTubeClip, check_listed, find_files, first_folder_with
 from mmpareto.errors import InputError
+from mmpareto.files import open_text
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
 LIST = "vggsound.csv"
 CLASSES = 309  # of the whole list
 SECONDS = 10  # duration of a clip
 
+IDENTITY = re.compile(rf"{YOUTUBE_ID},\d{{1,9}}", re.ASCII)  # of a clip in the list
 RAW_NAME = re.compile(rf"({YOUTUBE_ID})_(\d{{1,9}})(?:_(\d{{1,9}}))?", re.ASCII)
 
 
@@ -53,7 +55,7 @@ class VGGSound(RawClipDatasetBuilder):
         files, skipped = find_files(raw, ".mp4", clip_in, form=form, title=cls.title, page=PAGE)
         labels, split = read_list(split_files or raw)
         check_listed(files, labels, raw, cls.title, PAGE)
-        clips = [RawClip(clip_name(clip), labels.get(clip, ""), path, path) for clip, path in files.items()]
+        clips = [RawClip(str(clip), labels.get(clip, ""), path, path) for clip, path in files.items()]
         return RawContents(clips, split, sorted(set(labels.values())), skipped)
 
 
@@ -72,11 +74,6 @@ def clip_in(name: str) -> YouTubeClip | None:
     return YouTubeClip(match[1], start // 1000) if in_milliseconds else None
 
 
-def clip_name(clip: YouTubeClip) -> str:
-    """Name of a clip's prepared files."""
-    return f"{clip.video}_{clip.start:06d}"
-
-
 def read_list(folder: Path) -> tuple[dict[YouTubeClip, str], Split]:
     """Read vggsound.csv: clip → class, and the split. A class with a comma in its name is in quotation marks.
 
@@ -91,15 +88,15 @@ def read_list(folder: Path) -> tuple[dict[YouTubeClip, str], Split]:
     parts: dict[YouTubeClip, str] = {}
     for number, row in _rows(path):
         position = f"{path}, line {number}"
-        if len(row) != 4 or not re.fullmatch(YOUTUBE_ID, row[0], re.ASCII) or not row[1].isdecimal() or not row[2]:
+        if len(row) != 4 or not IDENTITY.fullmatch(",".join(row[:2])) or not row[2]:
             line = ",".join(row)[:80]
             raise InputError(f"{position}: {line!r} is not `YouTube id,start seconds,label,train or test`.")
         if row[3] not in ("train", "test"):
-            raise InputError(f"{position}: the last entry is {row[3]!r}, not train or test.")
+            raise InputError(f"{position}: the last entry is {row[3][:20]!r}, not train or test.")
         clip = YouTubeClip(row[0], int(row[1]))
         if labels.setdefault(clip, row[2]) != row[2] or parts.setdefault(clip, row[3]) != row[3]:
-            raise InputError(f"{position}: {clip_name(clip)} was {labels[clip]} in {parts[clip]} further up.")
-    train, test = ([clip_name(clip) for clip in labels if parts[clip] == part] for part in ("train", "test"))
+            raise InputError(f"{position}: {clip} was {labels[clip]} in {parts[clip]} further up.")
+    train, test = ([str(clip) for clip in labels if parts[clip] == part] for part in ("train", "test"))
     count = len(set(labels.values()))
     check = f"{path}: {len(labels)} clips, SHA-256 {checksum(path)}, {count} classes"
     if count != CLASSES:
@@ -109,7 +106,7 @@ def read_list(folder: Path) -> tuple[dict[YouTubeClip, str], Split]:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 if any(row):

@@ -18,24 +18,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` imports a class on first use
     from mmpareto.integration.method import Method as Method
     from mmpareto.integration.methods.agm import AGM as AGM
+    from mmpareto.integration.methods.cggm import CGGM as CGGM
     from mmpareto.integration.methods.cml import CML as CML
     from mmpareto.integration.methods.dgl import DGL as DGL
     from mmpareto.integration.methods.ensemble import Ensemble as Ensemble
     from mmpareto.integration.methods.gblending import GBlending as GBlending
     from mmpareto.integration.methods.gradnorm import GradNorm as GradNorm
     from mmpareto.integration.methods.greedy import Greedy as Greedy
+    from mmpareto.integration.methods.inforeg import InfoReg as InfoReg
     from mmpareto.integration.methods.lfm import LFM as LFM
+    from mmpareto.integration.methods.mcr import MCR as MCR
     from mmpareto.integration.methods.metabalance import MetaBalance as MetaBalance
+    from mmpareto.integration.methods.mla import MLA as MLA
     from mmpareto.integration.methods.mmpareto import MMPareto as MMPareto
     from mmpareto.integration.methods.ogm import OGM as OGM
     from mmpareto.integration.methods.ogm import OGMGE as OGMGE
+    from mmpareto.integration.methods.opm import OPM as OPM
     from mmpareto.integration.methods.pareto import Pareto as Pareto
     from mmpareto.integration.methods.pcgrad import PCGrad as PCGrad
     from mmpareto.integration.methods.plain_sum import JointLoss as JointLoss
     from mmpareto.integration.methods.plain_sum import UniformSum as UniformSum
     from mmpareto.integration.methods.pmr import PMR as PMR
     from mmpareto.integration.methods.pretrain_finetune import PretrainFinetune as PretrainFinetune
+    from mmpareto.integration.methods.reconboost import ReconBoost as ReconBoost
     from mmpareto.integration.methods.refresh import Refresh as Refresh
+    from mmpareto.integration.methods.relearning import Relearning as Relearning
     from mmpareto.integration.methods.smv import SMV as SMV
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
     from mmpareto.integration.methods.umt import UMT as UMT
@@ -53,10 +60,13 @@ _METHODS = {
     "dgl": "methods.dgl:DGL",
     "ogm": "methods.ogm:OGM",
     "ogm_ge": "methods.ogm:OGMGE",
+    "opm": "methods.opm:OPM",
     "gblending": "methods.gblending:GBlending",
     "greedy": "methods.greedy:Greedy",
     "pmr": "methods.pmr:PMR",
     "agm": "methods.agm:AGM",
+    "inforeg": "methods.inforeg:InfoReg",
+    "relearning": "methods.relearning:Relearning",
     "cml": "methods.cml:CML",
     "lfm": "methods.lfm:LFM",
     "unimodal": "methods.unimodal:Unimodal",
@@ -67,6 +77,10 @@ _METHODS = {
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",
+    "cggm": "methods.cggm:CGGM",
+    "mcr": "methods.mcr:MCR",
+    "mla": "methods.mla:MLA",
+    "reconboost": "methods.reconboost:ReconBoost",
 }
 _OTHERS = [
     "methods.torchjd:TorchJD",

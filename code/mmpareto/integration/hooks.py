@@ -28,6 +28,10 @@ class TrainingContext(Protocol):
         """The number of epochs of the run."""
 
     @property
+    def steps(self) -> int:
+        """The number of steps (batches) of the current epoch."""
+
+    @property
     def network(self) -> Any:
         """The model in training; `network.modalities` are the names of its modalities."""
 
@@ -64,6 +68,12 @@ class TrainingContext(Protocol):
     def indices(self, share: float) -> Tensor:
         """Return the indices (N,) int64, on the CPU, of the training samples of `features(share)`, in their order."""
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Return the index of the k-means cluster of every sample, (N,) int64 on the CPU, from features (N, F).
+
+        The run's seed determines them. Every process of a group calls it with the same features and gets the same.
+        """
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Train a copy of the model on one loss alone ("joint" or a modality); the model itself does not change."""
 
@@ -90,6 +100,8 @@ class Hooks:
     """Why the method needs encoders that exchange nothing inside, a clause without its subject; "" if it does not."""
     needs_classes: bool = False
     """Whether labels must be class indices, because the method reads logits or groups samples by class."""
+    needs_labels: bool = False
+    """Whether the method reads labels of any kind."""
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 
@@ -100,6 +112,17 @@ class Hooks:
     def needs_whole_batch(self) -> bool:
         """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
         return False
+
+    def turns(self, modalities: Sequence[str]) -> list[list[str]]:
+        """Return the modalities of each optimiser step that a batch takes: by default, one step with all of them.
+
+        Every turn is a whole step on the same batch: a forward pass with the inputs of its modalities alone, `backward`
+        with the losses of what they give, and a step of the optimiser. It moves nothing that these do not reach.
+
+        Arguments:
+            modalities: of the model, in order.
+        """
+        return [list(modalities)]
 
     def begin_training(self, context: TrainingContext) -> None:
         """Called once per process before the first step, after the state has been loaded."""
@@ -115,6 +138,10 @@ class Hooks:
         in `memory`.
         """
         return {}
+
+    def renews_optimizer(self, context: TrainingContext) -> bool:
+        """Return whether the epoch begins with a new optimiser, without momentum; called after `begin_epoch`."""
+        return False
 
     def before_forward(self, context: TrainingContext, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[str, Any]:
         """Called before each forward pass, with tensors on the device; return keyword arguments for that pass."""

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -111,8 +111,11 @@ class Method(Hooks, StatefulModule, abc.ABC):
         return self.reduce if self.reduce is not None and self.reduce.processes > 1 else None
 
     @property
-    def trains_encoders(self) -> bool:
-        """True if the encoders are trained; if not, they are frozen and in evaluation mode."""
+    def trains_encoders(self) -> bool | Collection[str]:
+        """True if the encoders are trained, False if none is, or the modalities of those that are.
+
+        The others are frozen, and in evaluation mode. It may change when an epoch begins.
+        """
         return True
 
     def objectives(

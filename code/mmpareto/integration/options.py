@@ -22,6 +22,12 @@ def check_decay(name: str, value: float) -> None:
         raise ValueError(f"{name} must be at least 0 and below 1, not {value}")
 
 
+def check_share(name: str, value: float) -> None:
+    """Require a probability or share that is not 0: a number in (0, 1]."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Require one of `choices`."""
     if value not in choices:

@@ -26,7 +26,7 @@ class StatefulModule(nn.Module):
     """
 
     memory: tuple[str, ...] = ()
-    """Attributes kept between steps: tensors, builtins and dicts of them, replaced and never changed in place."""
+    """Attributes kept between steps: tensors, builtins, dicts and lists of them; replaced, never changed in place."""
     __jit_unused_properties__: ClassVar[list[str]] = []
 
     if TYPE_CHECKING:

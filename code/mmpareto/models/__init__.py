@@ -26,12 +26,16 @@ FUSIONS = Registry(
     {
         "concat": "mmpareto.models.fusion:ConcatFusion",
         "sum": "mmpareto.models.fusion:SumFusion",
+        "cosine": "mmpareto.models.fusion:CosineFusion",
         "film": "mmpareto.models.fusion:FiLMFusion",
         "bilinear": "mmpareto.models.fusion:BilinearFusion",
         "gated": "mmpareto.models.fusion:GatedFusion",
         "average": "mmpareto.models.fusion:AverageFusion",
         "average_labels": "mmpareto.models.fusion:AverageLabelsFusion",
         "average_logits": "mmpareto.models.fusion:AverageLogitsFusion",
+        "entropy": "mmpareto.models.fusion:EntropyFusion",
+        "entropy_over_batch": "mmpareto.models.fusion:EntropyOverBatchFusion",
+        "boosted": "mmpareto.models.fusion:BoostedFusion",
     },
 )
 BLOCKS = Registry("kind of block", {"mmtm": "mmpareto.models.mmtm:MMTM"})

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Fusion(nn.Module, abc.ABC):
 
     additive = False
     """Whether the joint logits are a sum of one contribution per modality."""
+    joint_only: Sequence[str] = ()
+    """Names of the parameters that `alone` does not use."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -46,14 +48,15 @@ class ConcatFusion(Fusion):
     Arguments:
         feature_sizes: modality → length of its feature; in the order of concatenation.
         n_classes: number of joint logits.
+        bias: whether there is a bias b.
     """
 
     additive = True
 
-    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int, bias: bool = True) -> None:
         super().__init__(n_classes)
         self.sizes = dict(feature_sizes)
-        self.fc_out = nn.Linear(sum(feature_sizes.values()), n_classes)
+        self.fc_out = nn.Linear(sum(feature_sizes.values()), n_classes, bias=bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
@@ -76,6 +79,53 @@ class ConcatFusion(Fusion):
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(zip(self.sizes, self.fc_out.weight.split([*self.sizes.values()], dim=1), strict=True))
+
+
+class CosineFusion(ConcatFusion):
+    """Sums scaled cosines between the features and the classes' weights: Σₖ s·cos(x_k, W_k,c), MMCosine.
+
+    Xu et al., "MMCosine: multi-modal cosine loss towards balanced audio-visual fine-grained learning", ICASSP 2023
+    (arXiv 2303.05338). Neither a feature's length nor a weight's favours a modality: each contributes between −s and s.
+    W_k are the columns of one linear layer without a bias, as in `ConcatFusion`. `alone` is s·cos(x_k, W_k,c). A
+    feature of zeros contributes 0. That features and weights are normalised per modality is the abstract's statement;
+    the scale and the missing bias are those of the code.
+
+    The released code (GeWu-Lab/MMCosine_ICASSP23, main_CD.py) trains these logits. It tests others, the linear layer of
+    the concatenated features, whose bias it does not train; here, the test has the logits that were trained. Its NCE
+    term, off by default there, is left out, and so are the cosines of features that FiLM or gates have mixed.
+
+    Arguments:
+        feature_sizes: modality → length of its feature; in the order of concatenation.
+        n_classes: number of joint logits.
+        scale: s > 0 [10 on CREMA-D].
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int, scale: float = 10.0) -> None:
+        super().__init__(feature_sizes, n_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """s·cos(x_k, W_k,c)."""
+        return self.contributions({name: feature})[name]
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """s·cos(x_k, W_k,c)."""
+        return {
+            name: self.scale * nn.functional.linear(_unit(features[name]), _unit(weights))
+            for name, weights in self._weights().items()
+            if name in features
+        }
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, float32 at least. Shorter ones than 1e-8 stay as they are, so that gradients are finite."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(lengths > 1e-8, lengths, 1.0)
 
 
 class SumFusion(Fusion):
@@ -146,6 +196,14 @@ class AverageLabelsFusion(AverageFusion):
         return yes - no  # the number of modalities cancels
 
 
+def _one_length(feature_sizes: Mapping[str, int]) -> int:
+    """The length of all features, for layers that they share."""
+    sizes = sorted(set(feature_sizes.values()))
+    if len(sizes) != 1:
+        raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; sum takes any")
+    return sizes[0]
+
+
 class AverageLogitsFusion(Fusion):
     """Averages the logits of one linear layer that all modalities share: 1/n Σₖ (W x_k + b), the joint head of MBT.
 
@@ -163,11 +221,8 @@ class AverageLogitsFusion(Fusion):
 
     def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
         super().__init__(n_classes)
-        sizes = sorted(set(feature_sizes.values()))
-        if len(sizes) != 1:
-            raise ValueError(f"one layer for all modalities takes features of one length, not {sizes}; take sum")
         self.n_modalities = len(feature_sizes)
-        self.fc = nn.Linear(sizes[0], n_classes)
+        self.fc = nn.Linear(_one_length(feature_sizes), n_classes)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint logits (B, C)."""
@@ -180,6 +235,86 @@ class AverageLogitsFusion(Fusion):
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(W x_k + b)/n."""
         return {name: self.fc(feature) / self.n_modalities for name, feature in features.items()}
+
+
+class EntropyFusion(AverageLogitsFusion):
+    """Weighs the logits of one linear layer that all modalities share by how certain each is, sample by sample.
+
+    Σₖ λ_k z_k with z_k = W x_k + b and λ_k ∝ exp(max_j H_j − H_k), where H_k is the entropy of softmax(z_k): MLA's
+    prediction (Zhang et al., CVPR 2024). The λ of the modalities that are given add up to 1. `alone` is z_k. Arguments
+    and errors are those of `AverageLogitsFusion`.
+    """
+
+    additive = False  # λ_k depends on the other modalities
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        logits = torch.stack([self.fc(feature) for feature in features.values()])
+        weights = (-self.entropies(logits)).softmax(0)  # the maximum cancels
+        return (weights.to(logits.dtype) * logits).sum(0)
+
+    def entropies(self, logits: Tensor) -> Tensor:
+        """H_k of logits (n, B, C), as (n, B, 1); float32 at least."""
+        return _entropy(logits, -1).sum(-1, keepdim=True)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{}."""
+        return {}
+
+
+class EntropyOverBatchFusion(EntropyFusion):
+    """`EntropyFusion` as MLA's released code computes it: one λ_k for the whole batch.
+
+    There, softmax is over the samples of the batch instead of the classes, and H_k is summed over all of them. A
+    prediction therefore depends on the other samples of its batch, and on the number of processes.
+    """
+
+    def entropies(self, logits: Tensor) -> Tensor:
+        """H_k of logits (n, B, C), as (n, 1, 1); float32 at least."""
+        return _entropy(logits, 1).sum((1, 2), keepdim=True)
+
+
+def _entropy(logits: Tensor, dim: int) -> Tensor:
+    """−p log p of p = softmax(logits) over `dim`, elementwise; float32 at least."""
+    logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim)
+    return -(logs.exp() * logs)
+
+
+class BoostedFusion(Fusion):
+    """Adds up the logits of one MLP that all modalities share, β Σₖ φ(x_k): ReconBoost's prediction (ICML 2024).
+
+    φ has one hidden layer of 256 units with ReLU. β is learned, from 1. The sum is over the modalities that are given.
+    `alone` is φ(x_k).
+
+    Arguments:
+        feature_sizes: modality → length of its feature, the same for all.
+        n_classes: number of joint logits.
+
+    Raises:
+        ValueError: the features differ in length.
+    """
+
+    additive = True
+    joint_only = ("rate",)
+    HIDDEN = 256
+
+    def __init__(self, feature_sizes: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(n_classes)
+        size = _one_length(feature_sizes)
+        self.head = nn.Sequential(nn.Linear(size, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, n_classes))
+        self.rate = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Joint logits (B, C)."""
+        return torch.stack([*self.contributions(features).values()]).sum(0)
+
+    def alone(self, name: str, feature: Tensor) -> Tensor:
+        """φ(x_k)."""
+        return self.head(feature)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """β φ(x_k)."""
+        return {name: self.rate * self.head(feature) for name, feature in features.items()}
 
 
 class PairFusion(Fusion):

@@ -1,5 +1,6 @@
 """The small convolutional encoder of the MultiMNIST experiments."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -30,5 +31,16 @@ class LeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W), H and W at least 20, to (B, 50)."""
         x = self.halve(self.conv1(x)).relu()
-        x = self.pool(self.conv2(x)).relu()
+        x = self.conv2(x)
+        x = adaptive_max(x, 4) if torch.compiler.is_exporting() else self.pool(x)  # ONNX lacks adaptive pooling
+        x = x.relu()
         return self.fc(x.flatten(1)).relu()
+
+
+def adaptive_max(x: Tensor, size: int) -> Tensor:
+    """The values of `AdaptiveMaxPool2d(size)`: each is the maximum over rows ⌊i·H/size⌋ … ⌈(i + 1)·H/size⌉ − 1."""
+    for dim in (2, 3):
+        length = x.shape[dim]
+        bounds = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+        x = torch.stack([x.narrow(dim, start, end - start).amax(dim) for start, end in bounds], dim)
+    return x

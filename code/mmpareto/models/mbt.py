@@ -142,19 +142,23 @@ class MBT(nn.Module):
             renamed[name] = tensor
         return renamed
 
-    def fitted(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def fitted(self, weights: Mapping[str, Tensor], *, of_a_run: bool = False) -> tuple[dict[str, Tensor], list[str]]:
         """Return weights of a ViT for square colour images, changed to fit the input here, and notes on the changes.
 
-        Position embeddings for another number of patches are interpolated (`resized_positions`). A stem for three
+        Position embeddings for another grid of patches are interpolated (`resized_positions`). A stem for three
         channels becomes its mean over them, for every channel here, as in AST (Gong et al., "AST: audio spectrogram
         transformer", Interspeech 2021). MBT's code repeats a spectrogram as three channels instead, which amounts to
         the sum.
+
+        Arguments:
+            of_a_run: whether they are from a run of this program, whose inputs need not be square: as many position
+                embeddings as here are then for the same patches. (196 may be 14 × 14 patches, or four frames of 7 × 7.)
         """
         fitted, notes = dict(weights), []
         positions, own = weights.get("pos_embed"), self.pos_embed
-        if positions is not None and positions.dim() == 3 and positions.shape[1] != own.shape[1]:
+        if positions is not None and positions.dim() == 3:
             resized = resized_positions(positions, self.frames, self.grid)
-            if resized is not None:
+            if resized is not None and not (of_a_run and positions.shape == own.shape):
                 fitted["pos_embed"] = resized
                 notes.append(f"position embeddings interpolated from {positions.shape[1]} to {own.shape[1]}")
         stem, channels = weights.get("patch_embed.proj.weight"), self.patch_embed.proj.in_channels
@@ -284,10 +288,10 @@ def resized_positions(positions: Tensor, frames: int, grid: tuple[int, int]) -> 
     """Position embeddings (1, 1 + s², width) for s × s patches, resized to (1, 1 + frames · h · w, width).
 
     Bilinear interpolation to the grid, corners to corners as in MBT's code, then the same for every frame. The class
-    token keeps its own. None if they are not for a square.
+    token keeps its own. None if they are not for a square, or for the same patches already.
     """
     side = math.isqrt(max(positions.shape[1] - 1, 0))
-    if side == 0 or side**2 != positions.shape[1] - 1:
+    if side == 0 or side**2 != positions.shape[1] - 1 or (frames, grid) == (1, (side, side)):
         return None
     square = positions[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
     resized = F.interpolate(square, grid, mode="bilinear", align_corners=True).flatten(2).transpose(1, 2)

@@ -3,7 +3,7 @@
 For several tasks: one encoder that they share, and one head per task.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmpareto.errors import InputError
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.activation_checkpointing import encode_recomputed, recomputed
+from mmpareto.models.fusion import CosineFusion
 from mmpareto.models.projections import JointProjections, ProjectionHead
 
 HEADS = ("own", "shared")
@@ -52,7 +53,8 @@ class MultimodalNetwork(nn.Module):
             the losses that reach them.
 
     Attributes:
-        frozen: whether the encoders are frozen: without gradients, and in evaluation mode (`train_parts`).
+        frozen: modality → the parameters that `train_parts` has frozen, for encoders that are not trained at present:
+            without gradients, and in evaluation mode.
         interaction: whether a unimodal loss reaches encoders other than its own.
         channels_last: whether images have their channels last in memory (`to_channels_last`).
         recompute: whether the encoders' activations are recomputed in the backward pass instead of kept.
@@ -82,7 +84,7 @@ class MultimodalNetwork(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({name: heads[name] for name in encoders} if heads else {})
         self.blocks = nn.ModuleList(blocks)
-        self.frozen = False
+        self.frozen: dict[str, list[nn.Parameter]] = {}
         self.interaction = len(self.blocks) > 0
         self.channels_last = False
         self.recompute = False
@@ -201,8 +203,8 @@ class MultimodalNetwork(nn.Module):
     def train(self, mode: bool = True) -> "MultimodalNetwork":
         """Set the training mode; frozen encoders stay in evaluation mode."""
         super().train(mode)
-        if self.frozen:
-            self.encoders.eval()
+        for name in self.frozen:
+            self.encoders[name].eval()
         return self
 
     def to_channels_last(self) -> None:
@@ -210,17 +212,28 @@ class MultimodalNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch declares it for a tensor only
         self.channels_last = True
 
-    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool = True) -> None:
+    def train_parts(self, *, joint: bool, unimodal: bool, encoders: bool | Collection[str] = True) -> None:
         """Make trainable what the descended losses reach, and freeze the other heads.
 
         Otherwise, an unused head's gradient may be zero instead of None (in compiled and replicated models), and
-        weight decay would shrink its weights. The encoders are frozen, for good, if `encoders` is False, and are not
-        changed otherwise.
+        weight decay would shrink its weights.
+
+        Arguments:
+            encoders: whether the encoders are trained, or the modalities of those that are. The others are frozen until
+                a later call names them; what was frozen before, by others, stays so.
         """
-        if not encoders:
-            self.frozen = True
-            self.encoders.requires_grad_(False).eval()
+        trained = list(encoders) if isinstance(encoders, Collection) else self.modalities if encoders else []
+        for name, encoder in self.encoders.items():
+            if name in trained:
+                for parameter in self.frozen.pop(name, ()):
+                    parameter.requires_grad_(True)
+            elif name not in self.frozen:
+                self.frozen[name] = [p for p in encoder.parameters() if p.requires_grad]
+                encoder.requires_grad_(False)
+            encoder.train(self.training and name in trained)
         self.fusion.requires_grad_(joint or (unimodal and not self.heads))
+        for name in getattr(self.fusion, "joint_only", ()):
+            getattr(self.fusion, name).requires_grad_(joint)
         self.heads.requires_grad_(unimodal)
 
 
@@ -288,6 +301,7 @@ def build_network(
     *,
     encoder: str | Mapping[str, str] = "resnet18",
     fusion: str | None = None,
+    cosine_scale: float = 10.0,
     heads: str = "own",
     blocks: str | None = None,
     projections: int | None = None,
@@ -302,6 +316,7 @@ def build_network(
         n_classes: number of classes.
         encoder: modality → name in `ENCODERS`, or one name for all; every modality gets an encoder of its own.
         fusion: a name in `FUSIONS`; None for "concat", or the one that the encoders require.
+        cosine_scale: of the fusion "cosine".
         heads: "own" for one linear head per modality; "shared" for unimodal predictions by the fusion (DGL).
         blocks: a name in `BLOCKS`, for a block after each of the encoders' last three stages; None for the encoders'
             own, if they have any (MBT), else no blocks.
@@ -328,10 +343,11 @@ def build_network(
     sizes = {name: module.feature_size for name, module in encoders.items()}
     head_kind: type[nn.Linear | ProjectionHead] = nn.Linear if projections is None else ProjectionHead
     fusion_kind = FUSIONS[fusion] if projections is None else JointProjections
+    options = {"scale": cosine_scale} if fusion_kind is CosineFusion else {}
     outputs = projections or n_classes
     own_heads = {name: head_kind(size, outputs) for name, size in sizes.items()} if heads == "own" else None
     try:
-        fusion_module = fusion_kind(sizes, outputs)
+        fusion_module = fusion_kind(sizes, outputs, **options)
     except ValueError as error:
         raise InputError(f"--fusion {FUSIONS.name(fusion)}: {error}.") from error
     block_modules = _build_blocks(blocks, names, encoders) if blocks else _own_blocks(encoders)

@@ -53,14 +53,14 @@ def load_pretrained(encoder: nn.Module, path: Path, modality: str = "") -> str:
     """
     target = getattr(encoder, "pretrained_part", encoder)
     renamed: Any = getattr(encoder, "library_names", dict)
-    fitted: Any = getattr(encoder, "fitted", lambda weights: (weights, []))
+    fitted: Any = getattr(encoder, "fitted", lambda weights, of_a_run: (weights, []))
     state = renamed(_state_dict(_load(path), path))
     expected = target.state_dict()
     prefix = _prefix(list(state), set(expected), modality, path)
     given = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     classifier = [name for name in given if name not in expected and name.split(".")[0] in CLASSIFIERS]
     given = {name: tensor for name, tensor in given.items() if name not in classifier}
-    given, changes = fitted(given)
+    given, changes = fitted(given, of_a_run="encoders." in prefix)
     stem = next((name for name in expected if name in given and _is_other_stem(expected[name], given[name])), None)
     kept = {name: tensor for name, tensor in given.items() if name != stem}
     owner = f"{type(encoder).__name__} of {modality}" if modality else type(encoder).__name__

@@ -93,6 +93,8 @@ class Contrastive(Objective):
         given, objective = f"--method {settings.method}", f"--objective {settings.objective}"
         if method.needs_classes:
             raise InputError(f"{given} compares classes, and {objective} has no labels; use another method.")
+        if method.needs_labels:
+            raise InputError(f"{given} reads labels, and {objective} has none; use another method.")
         if method.trains_copies:
             raise InputError(f"{given} trains copies on labels, and {objective} has none; use another method.")
         if "fusion" in method.network:

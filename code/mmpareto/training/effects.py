@@ -83,6 +83,9 @@ FREE_FUSION = Effect(
     "{facts.fixed_fusion}",
     lambda s, facts: facts is None or (not facts.tasks and facts.fusion in (None, s.fusion)),
 )
+WITH_COSINE = Effect(
+    "--fusion {settings.fusion} has no such scale; --fusion cosine has", lambda s, facts: s.fusion == "cosine"
+)
 FREE_BLOCKS = Effect(
     "there is one modality only ({facts.modalities}), or method {settings.method!r} has blocks of its own",
     lambda s, facts: facts is None or facts.free_blocks,

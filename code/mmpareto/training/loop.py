@@ -31,7 +31,7 @@ from mmpareto.training.epoch_line import epoch_text, tagged
 from mmpareto.training.evaluation import Predictions, gather_predictions, predict
 from mmpareto.training.loggers import Loggers
 from mmpareto.training.losses import loss_of, micro_batch_count, split_batch
-from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, report_metrics
+from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitTimer, mean_of_each, report_metrics
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
 from mmpareto.training.objective import OBJECTIVES, Objective
@@ -107,28 +107,44 @@ class Trainer:
         self._reset_epoch(1)
 
     def step(self, batch: Batch, samples: int | None = None) -> dict[str, torch.Tensor]:
-        """Train on one batch. Returns the step's metrics, () each, on the device.
+        """Train on one batch, in one turn or several (`Hooks.turns`), and return the step's metrics, () each.
+
+        A metric of several turns, such as the loss of the joint prediction from the inputs of a turn, is their mean.
 
         Arguments:
             batch: this process's share of the batch.
             samples: number of samples in the whole batch, over all processes; None for those of `batch`.
         """
         samples = len(batch.labels) if samples is None else samples
+        turns = [batch.only(modalities) for modalities in self.method.turns(self.network.modalities)]
+        taken = [self._turn(part, number, samples) for number, part in enumerate(turns)]
+        self.recorder.finish_step({name: report for reports, _ in taken for name, report in reports.items()})
+        self.steps += 1
+        return mean_of_each([metrics for _, metrics in taken])
+
+    def _turn(self, batch: Batch, turn: int, samples: int) -> tuple[Report, dict[str, torch.Tensor]]:
+        """One step of the optimiser. Returns the method's report and the metrics, on the device.
+
+        Arguments:
+            batch: as of `step`, with the inputs of the turn.
+            turn: its number in the step, from 0.
+            samples: number of samples in the whole batch, over all processes.
+        """
         count = micro_batch_count(samples, self.settings.batch_size, self.settings.accumulate)
         count = min(count, math.ceil(samples / self.processes.world_size))  # the same in every process
         scale = self.precision.scale()
         metrics: dict[str, torch.Tensor] = {}
         for number, micro_batch in enumerate(split_batch(batch, count), start=1):
             with self.method.accumulate() if number < count else contextlib.nullcontext():
-                report, more = self._forward_backward(micro_batch, number, samples, scale)
+                report, more = self._forward_backward(micro_batch, turn * count + number, samples, scale)
             metrics = {name: metrics[name] + value if name in metrics else value for name, value in more.items()}
-        self.recorder.finish_step(report)
+        for name, encoder in self.network.encoders.items():
+            if name not in batch.inputs:  # DataParallel gives it zeros, on which weight decay and momentum would act
+                encoder.zero_grad(set_to_none=True)
         self.precision.step(self.optimizer, self.settings.clip_grad)
         self.optimizer.zero_grad(set_to_none=True)
-
-        self.steps += 1
-        self.finite_monitor.add(self.epoch, self.steps, report, scale)
-        return self.processes.all_reduce_sum(metrics) | report_metrics(report, self.network.own_losses)
+        self.finite_monitor.add(self.epoch, self.steps + 1, report, scale)
+        return report, self.processes.all_reduce_sum(metrics) | report_metrics(report, self.network.own_losses)
 
     def _forward_backward(
         self, batch: Batch, number: int, samples: int, scale: torch.Tensor | None
@@ -137,7 +153,7 @@ class Trainer:
 
         Arguments:
             batch: the micro-batch.
-            number: its number in the step, from 1.
+            number: its number in the step, over all turns, from 1.
             samples: number of samples in the step, over all micro-batches and processes.
             scale: factor of the gradient scaler, if any.
         """
@@ -237,9 +253,11 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Prepare for the first step of the epoch, or for the step after which the run was stopped."""
-        self.method_context.epoch = self.epoch
+        self.method_context.epoch, self.method_context.steps = self.epoch, self.steps_per_epoch
         if self.steps == 0:
             self.method.begin_epoch(self.method_context)
+            if self.method.renews_optimizer(self.method_context):
+                self.optimizer = make_optimizer(self.settings, self.network)
         self._set_copies()
         self._set_learning_rate()
         # Freezes what the method does not train: weight decay would shrink weights whose gradient is zero.
@@ -261,6 +279,7 @@ class Trainer:
             (i, modalities.index(name)) for name, indices in self.method.copies().items() for i in indices.tolist()
         ]
         self.order.set_copies(copies, used_samples(self.settings, "train", self.order.size + len(copies)))
+        self.method_context.steps = self.steps_per_epoch
 
     def _set_learning_rate(self) -> None:
         set_learning_rate(self.optimizer, self.settings, self.epoch, self.steps, self.steps_per_epoch)
@@ -293,7 +312,8 @@ class Trainer:
         if self.settings.log_every is None or self.total_steps % self.settings.log_every:
             return
         names = {"": "joint"} | {f"_{name}": name for name in self.network.head_names}
-        values = {f"step/loss/{name}": metrics[f"train_loss{suffix}"].item() for suffix, name in names.items()}
+        losses = {name: metrics.get(f"train_loss{suffix}") for suffix, name in names.items()}
+        values = {f"step/loss/{name}": loss.item() for name, loss in losses.items() if loss is not None}
         logger.log(values | {"step/learning_rate": self.optimizer.param_groups[-1]["lr"]}, "step", self.total_steps)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:

@@ -75,6 +75,13 @@ def report_metrics(report: Report, own_losses: Mapping[str, Sequence[str]]) -> d
     return metrics | report.metrics
 
 
+def mean_of_each(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of every metric, () each, over those of `steps` that have it."""
+    names = dict.fromkeys(name for metrics in steps for name in metrics)
+    values = {name: [metrics[name] for metrics in steps if name in metrics] for name in names}
+    return {name: same[0] if len(same) == 1 else torch.stack(same).mean(0) for name, same in values.items()}
+
+
 class WaitTimer:
     """Measures the time spent waiting for batches.
 

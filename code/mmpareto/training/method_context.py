@@ -46,6 +46,7 @@ class MethodContext:
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.epoch, self.epochs = 1, settings.epochs
+        self.steps = 0  # of the epoch, which the trainer sets
         self.network = network
         self._settings, self._data, self._device, self._gpu_ids, self._check = settings, data, device, gpu_ids, check
         self._processes = processes
@@ -101,6 +102,14 @@ class MethodContext:
         order = EpochOrder(samples, self._settings.random_seed)
         order.set_epoch(self.epoch, start=samples - max(1, round(share * samples)))
         return order
+
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Clusters by scikit-learn, from one start, on rank 0: the others receive them, not a sum in another order."""
+        from sklearn.cluster import KMeans  # here, because the import takes more than a second
+
+        seed = self._settings.random_seed % 2**32
+        kmeans = KMeans(count, n_init=1, random_state=seed)
+        return self._processes.run_on_rank0(lambda: torch.from_numpy(kmeans.fit_predict(features.numpy())).long())
 
     def trial(self, loss: str, epochs: int) -> Trial:
         """Losses before and after training a copy on one loss; validates on the run's set, or on held-out clips."""

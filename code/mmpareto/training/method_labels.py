@@ -14,6 +14,7 @@ NAMES = {
     "gblending": "G-Blending",
     "ogm": "OGM",
     "ogm_ge": "OGM-GE",
+    "opm": "OPM",
     "greedy": "Greedy",
     "pmr": "PMR",
     "agm": "AGM",
@@ -21,6 +22,8 @@ NAMES = {
     "lfm": "LFM",
     "mmpareto": "MMPareto",
     "dgl": "DGL",
+    "inforeg": "InfoReg",
+    "relearning": "Diagnosing & Re-learning",
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
@@ -29,6 +32,10 @@ NAMES = {
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
+    "cggm": "CGGM",
+    "mcr": "MCR",
+    "mla": "MLA",
+    "reconboost": "ReconBoost",
 }
 
 

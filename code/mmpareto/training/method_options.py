@@ -13,6 +13,7 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.registry import Registry
 from mmpareto.training.effects import Effect
+from mmpareto.training.method_labels import method_class
 from mmpareto.training.recipes import recipes_with_options
 
 Options = dict[str, Any]
@@ -41,6 +42,17 @@ def variant_name(method: str, spelling: str) -> str:
         known = f"it has {', '.join(kind.variants)}" if kind.variants else "it has none"
         raise InputError(f"method {method!r} has no variant {spelling!r}; {known}.")
     return name
+
+
+def recorded_variant(method: str, variant: str | None) -> str | None:
+    """Return the present name of a recorded variant; of a run from before its method had any, the first one.
+
+    Raises:
+        InputError: as `variant_name`.
+    """
+    if variant is not None:
+        return variant_name(method, variant)
+    return next(iter(getattr(method_class(method), "variants", {})), None)
 
 
 def read_options(

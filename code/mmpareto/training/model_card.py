@@ -11,6 +11,8 @@ from mmpareto.data import DATASETS
 from mmpareto.data.clip_dataset_builder import ClipDatasetBuilder
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
+from mmpareto.models import ENCODERS
+from mmpareto.models.per_modality import split
 from mmpareto.training.method_labels import label, method_class, objective_details, value_text
 from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
@@ -77,7 +79,7 @@ def model_card(folder: Path, config: Mapping[str, Any], summary: Mapping[str, An
         "## Data",
         _data(arguments, config["data"]),
         "## Training",
-        _training(arguments, config),
+        _training(arguments, config, config["data"]),
         "## Results",
         _results(arguments, summary),
         "## Limits",
@@ -122,14 +124,15 @@ def _data(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
-def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _training(arguments: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     versions = config.get("versions", {})
+    used = dict(arguments) | _required(arguments, data)
     rows = {
         "method": label(arguments["method"], arguments["variant"], arguments["options"], default_variant=True),
         "objective": arguments["objective"],
         "recipe": arguments.get("recipe", ""),
         "protocol": arguments["protocol"],
-        **{name: arguments[name] for name in SHOWN if arguments.get(name) is not None},
+        **{name: used[name] for name in SHOWN if used.get(name) is not None},
     }
     if arguments.get("optimizer", "sgd") != "sgd":
         rows.pop("momentum", None)  # without effect
@@ -139,6 +142,19 @@ def _training(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return _table(("", ""), ((name, value_text(value)) for name, value in rows.items())) + (
         "\n\nconfig.json has all settings."
     )
+
+
+def _required(arguments: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of the network that method, encoders or tasks decide, whatever the settings say; None for no part."""
+    kind = method_class(arguments["method"])
+    required = {name: value for name, value in (kind.network if kind else {}).items() if name in SHOWN}
+    general, named = split(arguments.get("encoder") or ())
+    for name in (general, *named.values()):
+        if name is not None and name in ENCODERS and hasattr(ENCODERS[name], "fusion"):
+            required["fusion"] = ENCODERS[name].fusion
+    if is_contrastive(arguments) or "tasks" in (data.get("prepared") or {}):
+        required["fusion"] = None
+    return required
 
 
 def _results(arguments: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ from mmpareto.integration.differentiation import Gradients, Pass, differentiate,
 from mmpareto.integration.linear_algebra import gramians
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import JOINT, Objectives, collect
-from mmpareto.integration.report import Report
+from mmpareto.integration.report import EncoderReport
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.training.cross_terms import CrossTermComparison
 from mmpareto.training.losses import UNIMODAL, objective_names
@@ -111,7 +111,7 @@ class GradientRecorder:
     ) -> None:
         """Compute the gradients of a step's losses, keeping their graph, if the step is to be recorded.
 
-        Gradients of several calls before `finish_step` are added up, for micro-batches.
+        Gradients of several calls before `finish_step` are added up, for micro-batches and turns.
 
         Arguments:
             epoch, step: from 1; the step within the run.
@@ -133,8 +133,8 @@ class GradientRecorder:
             comparison.add(joint, unimodal, dict(self._network.encoders.items()), outputs, labels, scale)
         self._step = StepGradients(step, epoch, objectives, passes, gradients, comparison)
 
-    def finish_step(self, report: Report) -> None:
-        """Record the step, if it was measured, together with the method's report."""
+    def finish_step(self, report: Mapping[str, EncoderReport]) -> None:
+        """Record the step, if it was measured, together with the method's report: modality → report."""
         step, self._step = self._step, None
         if step is None:
             return

@@ -57,6 +57,7 @@ MISFIT = (ValueError, RuntimeError, IndexError, AssertionError)
 
 
 LABELS_FUSION = "average_labels"  # the fusion "average" of labels that do not exclude each other
+ENTROPY_FUSIONS = ("entropy", "entropy_over_batch")  # of classes that exclude each other
 
 
 def train(request: Request) -> int:
@@ -230,6 +231,7 @@ def make_trainer(
     else:
         shape |= {"blocks": settings.blocks} if settings.blocks != NO_BLOCKS and len(shapes) > 1 else {}
         shape |= {**method.network, "fusion": fusion or settings.fusion}
+        shape |= {"cosine_scale": settings.cosine_scale} if shape["fusion"] == "cosine" else {}
     if any(getattr(ENCODERS[name], "input_sized", False) for name in encoders.values()):
         shape["input_shapes"] = {name: list(shapes[name]) for name in shapes}
     if shape.get("fusion") == "average" and task_of_labels(data.train.labels) == "multilabel":
@@ -329,6 +331,8 @@ def _check_data(settings: Settings, data: Data, method: Method, fusion: str | No
         raise InputError(f"--method {settings.method} compares classes, and {problem}; use a method that does not.")
     if (fusion or settings.fusion) == LABELS_FUSION and task != "multilabel":
         raise InputError(f"--fusion {LABELS_FUSION} is for several labels per sample; use average.")
+    if (fusion or settings.fusion) in ENTROPY_FUSIONS and task == "multilabel":
+        raise InputError(f"--fusion {settings.fusion} is for one label per sample, and here it may have several.")
     if fusion and settings.fusion not in (fusion, "concat"):  # the flag's default is not the user's choice
         owner = (
             f"--method {settings.method}" if "fusion" in method.network else f"--encoder {value_text(settings.encoder)}"

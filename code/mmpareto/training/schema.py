@@ -36,6 +36,7 @@ class Network(TypedDict, total=False):
     n_classes: Required[Size]
     encoder: str | dict[str, str]
     fusion: str | None
+    cosine_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     heads: str
     blocks: str | None
     projections: Size | None

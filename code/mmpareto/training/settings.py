@@ -35,6 +35,7 @@ from mmpareto.training.effects import (
     ON_GPU,
     UNTRAINED_HEADS,
     WITH_CONVOLUTIONS,
+    WITH_COSINE,
     WITH_CROSS_TERMS,
     WITH_LOGGER,
     WITH_SGD,
@@ -51,6 +52,7 @@ from mmpareto.training.method_options import (
     method_name,
     option_effects,
     read_options,
+    recorded_variant,
     typed_options,
     variant_name,
     whole_options,
@@ -224,6 +226,10 @@ class Settings:
     )
     fusion: str = _setting(
         NETWORK, FREE_FUSION, "one of: {names}", names=FUSIONS, canonical=FUSIONS.name, default="concat",
+    )
+    cosine_scale: float = _setting(
+        NETWORK, WITH_COSINE, "factor of the cosines of --fusion cosine", metavar="S", default=10.0,
+        check=POSITIVE_FINITE, older=10.0,
     )
     blocks: str = _setting(
         NETWORK, FREE_BLOCKS, BLOCKS_HELP, names=BLOCKS, default=NO_BLOCKS, older=NO_BLOCKS,
@@ -602,8 +608,8 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     plugins.import_plugins(config["arguments"].get("plugin") or (), "this run")
     added = {name: field.default for name, field in _FIELDS.items() if field.default is not dataclasses.MISSING}
     arguments = added | config["arguments"]
-    if "method" in arguments and arguments.get("variant") is not None:
-        arguments["variant"] = variant_name(arguments["method"], arguments["variant"])
+    if "method" in arguments and "variant" in arguments:
+        arguments["variant"] = recorded_variant(arguments["method"], arguments["variant"])
     if "method" in arguments and arguments.get("options") is not None:
         arguments["options"] = whole_options(arguments["method"], arguments["options"])
     return arguments

@@ -69,8 +69,8 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, float]:
     """The main metric on the test set, such as the accuracy, of the epochs that a summary has, by tag."""
     key = main_metric(summary["last"]).key
     lines = {kept: summary[kept] for kept in EPOCHS if summary[kept] is not None}
-    values = {f"final/{QUANTITIES.get(key, key)}/{kept}": line[key] for kept, line in lines.items()}
-    return {tag: value for tag, value in values.items() if value is not None}  # of a run without probes
+    values = {f"final/{QUANTITIES.get(key, key)}/{kept}": line.get(key) for kept, line in lines.items()}
+    return {tag: value for tag, value in values.items() if value is not None}  # an epoch may lack probes
 
 
 def probe_unimodal(trainer: Trainer, summary: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def summary_text(summary: dict[str, Any], heads: list[str], tasks: Sequence[str]
         if line is None:
             lines.append(f"  {title:32}    –  ({summary[key + '_reason']})")
         else:
-            values = [line[metric.key], *(line[f"{metric.key}_{name}"] for name in heads)]
+            values = [line.get(metric.key), *(line.get(f"{metric.key}_{name}") for name in heads)]
             cells = _cells(["–" if value is None else metric.text(value) for value in values], ["", *heads])
             lines.append(f"  {title:32}{line['epoch']:5}" + cells)
     if "best_from_epoch" in summary:

@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "n_classes": 6,
     "encoder": "cnn",
     "fusion": "sum",
+    "cosine_scale": 15.0,
     "blocks": "mmtm",
     "cross_terms": "included",
     "init": "ogm_ge",

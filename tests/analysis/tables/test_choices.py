@@ -27,6 +27,9 @@ def test_data_sets_can_be_replaced() -> None:
     assert paths == {"data/ave", "data/ave-fps3", "data/ave-spectrogram"}
     with pytest.raises(InputError, match="Did you mean 'cremad'"):
         choices.with_data_sets(TABLES["main"], ["crema"])
+    assert len(choices.with_data_sets(TABLES["tasks"], ["multimnist"]).columns) == 2
+    with pytest.raises(InputError, match=r"table 'tasks' compares methods for several tasks .* synthetic has a single"):
+        choices.with_data_sets(TABLES["tasks"], ["multimnist", "synthetic"])
 
 
 def test_a_data_set_of_the_table_keeps_its_columns() -> None:

@@ -151,7 +151,11 @@ def test_contributions_are_preferred_to_unimodal_logits() -> None:
 @pytest.mark.parametrize(
     ("outputs", "labels", "match"),
     [
-        (SimpleNamespace(contributions={}, unimodal={"audio": torch.zeros(2, 3)}), True, "--fusion concat or sum"),
+        (
+            SimpleNamespace(contributions={}, unimodal={"audio": torch.zeros(2, 3)}),
+            True,
+            "--fusion concat, sum or cosine",
+        ),
         (SimpleNamespace(unimodal={}), True, "needs the model's outputs.*contributions"),
         (None, True, "needs the model's outputs: pass outputs="),
         (SimpleNamespace(contributions={"visual": torch.zeros(2, 3)}), True, "needs logits of 'audio'"),
@@ -247,6 +251,55 @@ def test_a_loss_scale_scales_everything(kind: type[OGM]) -> None:
     step(kind(), Loop(model, batch), batch, scale=2.0**16, seed=2)
     actual = {key: None if g is None else g / 2**16 for key, g in take_grads(model).items()}
     assert_close(actual, expected, 1e-12)
+
+
+# --- as in BalanceBenchmark ----------------------------------------------------------------------------------------
+
+
+def benchmark_coefficients(logits: Mapping[str, Tensor], labels: Tensor, alpha: float) -> dict[str, float]:
+    """Per sample: softmax of the logits' cosines, where the largest logit is that of the true class."""
+    scores = {}
+    for name, z in logits.items():
+        scores[name] = 0.0
+        for row, label in zip(z.tolist(), labels.tolist(), strict=True):
+            if row[label] == max(row):
+                powers = [math.exp(math.cos(value)) for value in row]
+                scores[name] += powers[label] / math.fsum(powers)
+    ratios = {name: s / (min(scores.values()) + 1e-5) for name, s in scores.items()}
+    return {name: max(1 - math.tanh(alpha * ratio), 0.0) if ratio > 1 else 1.0 for name, ratio in ratios.items()}
+
+
+def test_three_modalities_as_in_balancebenchmark() -> None:
+    """Every gradient that is not 1-D; the default differs, and two modalities are compared as by default."""
+    model, batch = Model(3), batch_of(3, size=40, seed=1)
+    with torch.no_grad():
+        model.fusion.weight.mul_(3)
+    wanted = benchmark_coefficients(model(batch[0]).contributions, batch[1], 0.3)
+    assert sorted(kappa < 1 for kappa in wanted.values()) == [False, True, True]
+    expected, method = joint_gradients(model, batch), OGM(**OGM.variants["balancebenchmark"])
+    assert (method.modulation_starts, method.modulation_ends) == (10, 80)
+    report = step(method, Loop(model, batch), batch)
+    actual = take_grads(model)
+    for key, gradient in expected.items():
+        if gradient is not None:
+            acts = key.startswith("encoders.") and gradient.ndim != 1
+            factor = wanted[key.split(".")[1]] if acts else 1.0
+            torch.testing.assert_close(actual[key], factor * gradient, rtol=1e-9, atol=0)
+    for name, kappa in wanted.items():
+        assert float(report.metrics[f"coefficient_{name}"]) == pytest.approx(kappa, rel=1e-9)
+    contributions = model(batch[0]).contributions
+    assert coefficients(OGM(0.3), contributions, batch[1]) != pytest.approx(wanted, rel=0.05)
+    two = {name: contributions[name] for name in ("audio", "visual")}
+    assert coefficients(OGM(0.3, comparison="balancebenchmark"), two, batch[1]) == coefficients(OGM(0.3), two, batch[1])
+
+
+def test_a_modality_that_is_never_right_stops_all_others_as_in_balancebenchmark() -> None:
+    right, wrong = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    method, labels = OGM(comparison="balancebenchmark"), torch.tensor([0])
+    actual = coefficients(method, {"audio": right, "visual": wrong, "text": right}, labels)
+    assert float(actual["audio"]) == float(actual["text"]) < 1e-37 and float(actual["visual"]) == 1
+    actual = coefficients(method, {"audio": wrong, "visual": wrong, "text": wrong}, labels)
+    assert all(float(kappa) == 1 for kappa in actual.values())
 
 
 # --- what is modulated, and other scores ---------------------------------------------------------------------------

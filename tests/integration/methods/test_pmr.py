@@ -629,3 +629,49 @@ def test_variants_are_the_paper_and_the_released_code() -> None:
     for option in ("factor", "mu", "momentum_starts"):
         assert getattr(default, option) == getattr(paper, option)
     assert (released.factor, released.mu, released.momentum_starts) == ("one", 0.0, 2)
+
+
+# --- as in BalanceBenchmark --------------------------------------------------------------------------------------
+
+
+def test_three_modalities_as_in_balancebenchmark_have_no_prototype_loss_but_factors_and_noise() -> None:
+    """κ = 1 − tanh(η·s/min s) of s from prototypes, on gradients that are not 1-D, with noise of their spread."""
+    model, batch, others = two_groups(3, seed=2)
+    method = with_prototypes(PMR(**PMR.variants["balancebenchmark"] | {"eta": 0.4}), model, others)
+    prototypes = class_means(model(others[0]).features, others[1])
+    scores = {name: terms(x, batch[1], prototypes[name])[0] for name, x in model(batch[0]).features.items()}
+    ratios = {name: s / min(scores.values()) for name, s in scores.items()}
+    wanted = {name: 1 - math.tanh(0.4 * ratio) if ratio > 1 else 1.0 for name, ratio in ratios.items()}
+    assert sorted(kappa < 0.9 for kappa in wanted.values()) == [False, True, True]
+    losses_of(model(batch[0]), batch[1])[0].backward()
+    expected = take_grads(model)
+    torch.manual_seed(0)
+    report = descend(method, model, batch)
+    assert report.losses == ["joint"]
+    assert {name: float(report.metrics[f"coefficient_{name}"]) for name in wanted} == pytest.approx(wanted)
+    noises = []
+    for key, gradient in take_grads(model).items():
+        plain = expected[key]
+        assert (gradient is None) == (plain is None)
+        if gradient is None or plain is None:
+            continue
+        if key.startswith("encoders.") and plain.ndim != 1:
+            noises.append(((gradient - wanted[key.split(".")[1]] * plain) / plain.std()).flatten())
+        else:
+            assert torch.equal(gradient, plain), key
+    noise = torch.cat(noises)
+    assert abs(float(noise.mean())) < 5 / math.sqrt(len(noise))
+    assert abs(float(noise.square().mean()) - 1) < 5 * math.sqrt(2 / len(noise))
+    method.set_epoch(81)
+    report = descend(method, model, batch)
+    assert_close(take_grads(model), expected, 1e-12)
+    assert all(float(kappa) == 1 for kappa in report.metrics.values())
+
+
+def test_two_modalities_of_balancebenchmark_are_those_of_the_released_code() -> None:
+    model, batch, others = two_groups(2)
+    gradients = []
+    for options in (PMR.variants["released"] | {"alpha": 0.6}, PMR.variants["balancebenchmark"]):
+        descend(with_prototypes(PMR(**options), model, others), model, batch)
+        gradients.append(take_grads(model))
+    assert_close(*gradients, 1e-12)

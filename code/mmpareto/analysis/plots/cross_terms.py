@@ -43,7 +43,7 @@ def comparison_of(run: FinishedRun) -> Comparison:
     for modality, encoder in run.recorded_gradients().encoders.items():
         if encoder.cross_cosine is None or encoder.cross_difference is None:
             raise InputError(
-                f"{run.folder} compared no updates: that takes encoders that interact (--blocks mmtm), "
+                f"{run.folder} compared no updates: that takes encoders that interact (--blocks mmtm, MBT), "
                 "--record_gradients N, and a method that differentiates the unimodal losses apart, such as mmpareto."
             )
         comparison[modality] = encoder.cross_cosine, encoder.cross_difference

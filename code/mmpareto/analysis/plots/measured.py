@@ -129,6 +129,10 @@ def open_run(run: FinishedRun, checkpoint: str, device: torch.device, data: Path
     trained = load(path)
     if trained.tasks:
         raise InputError(f"{run.folder} has the tasks {', '.join(trained.tasks)} and no joint loss, which is measured.")
+    if trained.joint_probe:
+        raise InputError(
+            f"{run.folder} was pre-trained without labels, so that it has no joint loss of labels, which is measured."
+        )
     opened = open_data(settings, trained.modalities)
     if opened.record["fingerprint"] != run.fingerprint:
         raise InputError(f"{settings.data} is not what {run.folder} was trained on; give its folder by --data DIR.")

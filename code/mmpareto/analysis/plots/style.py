@@ -92,6 +92,7 @@ BY_METHOD = {
     "dgl": LineStyle(ORANGE, SPARSE, "X"),
     "ogm": LineStyle(BLUE, SOLID, "<"),
     "ogm_ge": LineStyle(SKY, DASHED, ">"),
+    "opm": LineStyle(SKY, DOTTED, "3"),
     "gblending": LineStyle(BLACK, DASHDOT, "*"),
     "greedy": LineStyle(VERMILION, DOTTED, "h"),
     "pmr": LineStyle(PURPLE, LONG, "p"),
@@ -106,16 +107,29 @@ BY_METHOD = {
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
+    "cggm": LineStyle(GREEN, DOTTED, "1"),
+    "mcr": LineStyle(BLACK, LONG, "2"),
+    "mla": LineStyle(BLACK, LONG, "*"),
+    "reconboost": LineStyle(GREEN, LONG, "1"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
     ("mmpareto", "released"): LineStyle(SKY, TWO_DOTS, "P"),
     ("pmr", "released"): LineStyle(PURPLE, SOLID, "8"),
+    ("ogm", "balancebenchmark"): LineStyle(BLUE, TWO_DOTS, "<"),
+    ("ogm_ge", "balancebenchmark"): LineStyle(SKY, TWO_DOTS, ">"),
+    ("opm", "released"): LineStyle(SKY, DOTTED, "4"),
+    ("pmr", "balancebenchmark"): LineStyle(PURPLE, DASHED, "p"),
     ("agm", "paper"): LineStyle(ORANGE, DASHED, "x"),
     ("agm", "released"): LineStyle(ORANGE, SOLID, "H"),
     ("cml", "released"): LineStyle(SKY, DOTTED, "^"),
     ("lfm", "corrected"): LineStyle(VERMILION, LONG, "8"),
     ("lfm", "released"): LineStyle(VERMILION, TWO_DOTS, "p"),
+    ("cggm", "released"): LineStyle(GREEN, SOLID, "1"),
+    ("mcr", "released"): LineStyle(BLACK, DOTTED, "2"),
+    ("mla", "released"): LineStyle(BLACK, TWO_DOTS, "*"),
+    ("mla", "balancebenchmark"): LineStyle(BLACK, SPARSE, "*"),
+    ("reconboost", "released"): LineStyle(GREEN, TWO_DOTS, "1"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}

@@ -38,6 +38,8 @@ MGDA = TORCHJD + "MGDA"
 CHANNELS = {"audio": 1, "visual": 3}
 FREQUENCIES, CLASSES = 128, 6
 MADE_UP = "made up"  # the path of a trained network, in place of which a contender's own is used
+# Methods that with their default options need convolutions, or encoders with stages, and do not apply to MLPs.
+FOR_CONVOLUTIONS = ("greedy", "ogm", "ogm_ge")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,8 @@ def contender_names(spellings: Sequence[str] | None, conditions: Conditions | No
     Arguments:
         spellings: methods, each with a variant after a colon if wanted ("mmpareto:paper"); "released code" is
             `ReleasedStep`. None for all methods, the released code, and TorchJD's MGDA if the library is installed.
-        conditions: with blocks, "all methods" are those whose encoders may exchange information.
+        conditions: with blocks, "all methods" are those whose encoders may exchange information; with `modalities`,
+            those that apply to MLPs.
 
     Raises:
         InputError: an unknown method or variant.
@@ -91,7 +94,10 @@ def contender_names(spellings: Sequence[str] | None, conditions: Conditions | No
     if spellings is None:
         mgda = [MGDA] if MGDA.removeprefix(TORCHJD) in TorchJD.known() else []
         with_blocks = conditions is not None and conditions.blocks is not None
-        methods = [name for name in METHODS if not (with_blocks and METHODS[name].no_interaction)]
+        left_out = FOR_CONVOLUTIONS if conditions is not None and conditions.modalities is not None else ()
+        methods = [
+            name for name in METHODS if name not in left_out and not (with_blocks and METHODS[name].no_interaction)
+        ]
         names = [*methods, RELEASED, *mgda]
     else:
         names = [_contender_name(spelling) for spelling in spellings]
@@ -124,7 +130,7 @@ def _contender_method(name: str, modalities: Iterable[str]) -> Any:
 class Contender:
     """A method with a network and an optimizer of its own; also the `TrainingContext` that its hooks are passed."""
 
-    epoch, epochs = 2, 2
+    epoch, epochs, steps = 2, 2, 1
 
     def __init__(self, name: str, inputs: Mapping[str, Tensor], labels: Tensor, conditions: Conditions) -> None:
         seed_everything(0)  # as in training, whose cuDNN is deterministic
@@ -149,7 +155,10 @@ class Contender:
             self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused
         )
         self.arithmetic = ArithmeticTimer(self.method, self.device)
-        self.method.begin_training(self)
+        try:
+            self.method.begin_training(self)
+        except ValueError as error:
+            raise InputError(f"method {name!r}: {error}.") from error
         self.method.begin_epoch(self)
         self.method.end_epoch(self)
 
@@ -176,15 +185,23 @@ class Contender:
         """A frozen network that is not trained, but takes the same time; without blocks."""
         return self._unimodal().to(self.device).requires_grad_(False).eval()
 
+    def cluster(self, features: Tensor, count: int) -> Tensor:
+        """Made-up clusters, which are not part of a step."""
+        return torch.arange(len(features)) % count
+
     def trial(self, loss: str, epochs: int) -> Trial:
         """Made-up losses instead of a training, which is not part of a step."""
         return Trial(2.0, 1.0, 2.0, 1.5)
 
     def step(self) -> None:
-        """Take one training step."""
-        extra = self.method.before_forward(self, self.inputs, self.labels)
+        """Take one training step, in all its turns."""
+        for modalities in self.method.turns(self.network.modalities):
+            self._turn({name: self.inputs[name] for name in modalities})
+
+    def _turn(self, inputs: Mapping[str, Tensor]) -> None:
+        extra = self.method.before_forward(self, inputs, self.labels)
         with self.precision.autocast():
-            outputs = self.model(self.inputs, **extra)
+            outputs = self.model(inputs, **extra)
             joint, unimodal = losses(outputs, self.labels)
         self.method.backward(
             joint,
@@ -286,11 +303,14 @@ def measure(names: Sequence[str], conditions: Conditions, rounds: int, integrati
         `ArithmeticTimer` measures (None where it cannot).
 
     Raises:
-        InputError: the device does not exist, or does not have the precision.
+        InputError: the device does not exist, or does not have the precision; or cross terms are included without
+            blocks.
     """
     device, _ = _devices(conditions)
     if conditions.tf32 and device.type != "cuda":
         raise InputError("--tf32 needs a GPU; leave it out on the CPU.")
+    if conditions.cross_terms and not conditions.blocks:
+        raise InputError("--cross_terms has no effect without --blocks: the encoders exchange nothing; leave it out.")
     allow_tf32(conditions.tf32)
     inputs, labels = _random_batch(conditions, device)
     contenders = {name: Contender(name, inputs, labels, conditions) for name in names}

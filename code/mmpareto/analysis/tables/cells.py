@@ -43,16 +43,19 @@ LATER: dict[str, Any] = {
     "objective": "supervised",
     "temperature": 0.07,
     "train_fraction": 1.0,
+    "cosine_scale": 10.0,
 }
 # The same for options of methods.
-_OF_OGM = {"modulated": "convolutions", "score": "contribution"}
+_OF_OGM = {"modulated": "convolutions", "score": "contribution", "comparison": "mean"}
 LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ogm": _OF_OGM,
     "ogm_ge": _OF_OGM,
     "agm": {"floor": 0.0, "modulation_ends": None, "response": "observed", "clip_above": None},
-    "pmr": {"samples": "training"},
+    "pmr": {"samples": "training", "comparison": "mean", "eta": 0.01},
     "unimodal": {"task": None},
 }
+# Methods that once had no variants → the one that is what they did.
+LATER_VARIANTS = {"ogm": "paper", "ogm_ge": "paper"}
 # Feature that a recipe reads → suffix of the folder with it (`definitions.DERIVED`).
 FOLDER_OF = {"spectrogram": "-spectrogram", "stft": "-waveform"}
 
@@ -198,6 +201,8 @@ def run_name(identity: Identity) -> str:
     named = {
         key: value for key, value in identity.items() if key != "random_seed" and (key, value) not in LATER.items()
     }
+    if identity["variant"] == LATER_VARIANTS.get(identity["method"]):
+        named["variant"] = None
     later = LATER_OPTIONS.get(identity["method"], {})
     named["options"] = {
         key: value for key, value in identity["options"].items() if key not in later or value != later[key]

@@ -13,6 +13,7 @@ from mmpareto.analysis.tables.definitions import (
     Row,
     Table,
     method_row,
+    tasks_of,
     unimodal_rows,
 )
 from mmpareto.data import DATASETS
@@ -44,9 +45,15 @@ def with_data_sets(table: Table, spellings: Sequence[str], data: str | None = No
         data: the prepared folder; data/<data set> if None.
 
     Raises:
-        InputError: an unknown data set.
+        InputError: an unknown data set, or one with a single task in a table about several.
     """
     names = list(dict.fromkeys(DATASETS.name(spelling) for spelling in spellings))
+    single = [name for name in names if not tasks_of(name, data)]
+    if single and any(tasks_of(name) for name in data_sets_of(table.columns)):
+        raise InputError(
+            f"table {table.name!r} compares methods for several tasks on one encoder, and {single[0]} has a single "
+            "task; leave it out of --dataset."
+        )
     if table.data_sets:
         columns = [
             column

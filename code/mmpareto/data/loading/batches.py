@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     alone: Tensor | None = None
     """int64 (B,): the number of the only modality whose feature is used, or −1 for all; None if so for all samples."""
 
+    def only(self, modalities: Iterable[str]) -> "Batch":
+        """The batch with the inputs of these modalities alone, in its own order."""
+        chosen = set(modalities)
+        return self._replace(inputs={name: x for name, x in self.inputs.items() if name in chosen})
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from mmpareto.data.loading import layout
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, write_text
+from mmpareto.files import atomic_path, read_json, write_text
 from mmpareto.progress import progress
 
 FOLDER = "cache"
@@ -74,7 +74,7 @@ class ImageCache:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

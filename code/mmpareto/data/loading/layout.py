@@ -10,20 +10,26 @@ prepared.json                record of the preparation; missing if other softwar
 import csv
 import dataclasses
 import hashlib
-import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
-from mmpareto.errors import InputError, first_few
+from mmpareto.data.loading.record import Record, mistake
+from mmpareto.data.loading.tensor_files import load_tensor
+from mmpareto.errors import InputError, first_few, one_line
+from mmpareto.files import open_text, read_json
+
+MOST_PIXELS = 8192 * 4352  # of an image: 8K. A few bytes may announce more, which would take gigabytes to decode.
 
 
 def fingerprint(folder: Path) -> str:
@@ -56,11 +62,13 @@ def read_prepared(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); prepare again with `{_command(folder)}`.") from error
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({one_line(error)}); prepare again with `{_command(folder)}`.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
+    if (problem := mistake(Record, content)) is not None:
+        raise InputError(f"{path} is damaged ({problem}); prepare again with `{_command(folder)}`.")
     return content
 
 
@@ -81,8 +89,8 @@ def read_classes(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"{path} names no class; prepare again with `{_command(folder)}`.")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path} names the class {twice!r} more than once; remove the repetition.")
+        twice = Counter(names).most_common(1)[0][0]
+        raise InputError(f"{path} names the class {twice[:60]!r} more than once; remove the repetition.")
     return sorted(names)
 
 
@@ -99,10 +107,10 @@ def read_split(folder: Path, split: str, classes: list[str]) -> tuple[list[str],
         raise InputError(f"{path} lists no clip; prepare again with `{_command(folder)}`.")
     for row in rows:
         if len(row) < 2:
-            raise InputError(f"{path} has the line {','.join(row)!r}, which is not clip,class; correct it.")
+            raise InputError(f"{path} has the line {','.join(row)[:80]!r}, which is not clip,class; correct it.")
         if row[1] not in label:
             raise InputError(
-                f"{path} gives the clip {row[0]} the class {row[1]!r}, which is not in stat.csv"
+                f"{path} gives the clip {row[0][:80]!r} the class {row[1][:80]!r}, which is not in stat.csv"
                 f" ({first_few(classes)}); correct one of the two files."
             )
     return [row[0] for row in rows], [label[row[1]] for row in rows]
@@ -245,11 +253,15 @@ def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB)
     Raises:
         InputError: the file is missing or not readable; the message ends with the remedy.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {remedy}.")
     try:
+        with Image.open(path, formats=["JPEG", "PNG"]) as image:  # reads the header only
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} × {image.height} pixels")
         return decode_image(read_file(str(path)), mode=mode)
-    except RuntimeError as error:
-        problem = "is not a readable image" if path.is_file() else "is missing"
-        raise InputError(f"{path} {problem}; {remedy}.") from error
+    except Exception as error:  # damaged files cause many kinds
+        raise InputError(f"{path} is not a readable image; {remedy}.") from error
 
 
 def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
@@ -261,13 +273,13 @@ def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
     files = FEATURE_FILES[audio]
     path = Path(folder) / files.folder / f"{clip}.pt"
     try:
-        feature = torch.load(path, map_location="cpu", weights_only=True)
+        feature = load_tensor(path)
     except Exception as error:  # a damaged or malicious file may raise any exception
         raise InputError(
             f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."
         ) from error
     check_feature(feature, audio, str(path))
-    return feature
+    return feature.detach()
 
 
 def check_feature(feature: object, audio: str, where: str) -> None:
@@ -276,14 +288,19 @@ def check_feature(feature: object, audio: str, where: str) -> None:
     This is a floating-point tensor of the feature's shape; for "stft" the waveform, int16 (samples,) at 16 kHz.
     """
     shape = FEATURE_FILES[audio].shape
-    expected, fits = f"a float32 tensor {shape}", False
-    if FEATURE_FILES[audio].stored == "waveform":
+    expected, content, fits = f"a float32 tensor {shape}", type(feature).__name__, False
+    is_waveform = FEATURE_FILES[audio].stored == "waveform"
+    if is_waveform:
         expected = "an int16 tensor (samples,)"
-        fits = isinstance(feature, Tensor) and feature.dtype == torch.int16 and feature.dim() == 1 and len(feature) > 0
-    elif isinstance(feature, Tensor):
-        fits = feature.is_floating_point() and feature.shape == shape
+    if isinstance(feature, Tensor):
+        content = f"{feature.dtype} {tuple(feature.shape)}"
+        if feature.layout != torch.strided or feature.device.type == "meta":
+            content = f"a sparse or empty {content}"
+        elif is_waveform:
+            fits = feature.dtype == torch.int16 and feature.dim() == 1 and len(feature) > 0
+        else:
+            fits = feature.is_floating_point() and feature.shape == shape
     if not fits:
-        content = f"{feature.dtype} {tuple(feature.shape)}" if isinstance(feature, Tensor) else type(feature).__name__
         raise InputError(f"{where} contains {content} instead of {expected}; prepare it again.")
 
 
@@ -297,10 +314,12 @@ def _sample_rows(path: Path) -> list[list[str]]:
 
 def _rows(path: Path) -> list[list[str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; prepare the data set with `{_command(path.parent)}`.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8 ({error}); correct it.") from error
     return [row for row in rows if any(row)]
@@ -325,6 +344,6 @@ def _command(folder: Path) -> str:
 def _recorded_name(folder: Path) -> str:
     """The data set that a folder was prepared as; NAME if that is not recorded."""
     try:
-        return str(json.loads((Path(folder) / "prepared.json").read_text(encoding="utf-8"))["dataset"])
+        return str(read_json(Path(folder) / "prepared.json")["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         return "NAME"

@@ -91,7 +91,7 @@ class SampleList(NamedTuple):
         known = [*self.labels[0]] if self.labels and isinstance(self.labels[0], dict) else []
         if unknown := [name for name in chosen if name not in known]:
             has = f"the tasks {', '.join(known)}" if known else "no tasks to choose from"
-            raise InputError(f"--task {unknown[0]}: the data set has {has}.")
+            raise InputError(f"there is no task {unknown[0]!r}: the data set has {has}.")
         return self._replace(labels=[{name: label[name] for name in chosen} for label in self.labels])
 
 

@@ -17,8 +17,10 @@ from mmpareto.data.loading.image_cache import ImageCache
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions
 from mmpareto.data.loading.sampling import fixed_frames, random_crop, random_frames
 from mmpareto.data.raw.features import STFT_RATE, STFT_SECONDS, stft
+from mmpareto.data.raw.npy_header import read_npy_header
 from mmpareto.data.raw.optical_flow import FLOW_FOLDERS
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import open_regular
 
 
 class Normalisation(NamedTuple):
@@ -222,10 +224,7 @@ class ArraySource:
         expected: tuple[type[np.generic], tuple[int, ...]] | None = None,
     ) -> None:
         self.channels, self.normalisation = channels, normalisation
-        try:
-            self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+        self.rows = map_array(path)
         if expected is not None and (self.rows.dtype, self.rows.shape) != expected:
             raise InputError(
                 f"{path} holds {self.rows.dtype} {self.rows.shape} for {expected[1][0]} samples; delete"
@@ -278,15 +277,28 @@ def open_array(path: Path, dimensions: int, samples: int) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, or the array has another shape.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a readable array ({error}); prepare the data set again.") from error
+    array = map_array(path)
     if array.ndim != dimensions or len(array) != samples:
         raise InputError(
             f"{path} has the shape {array.shape}, but the list names {samples} samples; prepare the data set again."
         )
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{path} holds {array.dtype} instead of numbers; prepare the data set again.")
     return array
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Map a .npy file into memory.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            read_npy_header(file)
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # damaged files cause many kinds
+        raise InputError(f"{path} is not a readable array ({one_line(error)}); prepare the data set again.") from error
 
 
 def cropped(image: Tensor, options: InputOptions, generator: np.random.Generator | None) -> Tensor:

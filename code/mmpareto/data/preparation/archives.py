@@ -13,13 +13,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from mmpareto.data.preparation.prepared_folder import locked, sha256
-from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import read_json, write_text
 from mmpareto.progress import progress
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 GZIP = b"\x1f\x8b"
 MARKER = ".unpacked.json"
+NOT_UNPACKED = "it was not unpacked, do not use it"
+HEADERS = (b"x", b"g", b"X", b"L", b"K")  # types of the members that are headers of others: pax, and GNU's long names
+MOST_IN_HEADER = 1 << 20  # bytes of the headers of one member: names are at most 4096 long
 
 
 def unpacked(raw: Path, into: Path) -> Path:
@@ -79,7 +82,7 @@ def _is_unpacked(raw: Path, identity: Mapping[str, Any], into: Path) -> bool:
         return False
     remedy = f"delete {into} to unpack {raw}"
     try:
-        before = json.loads((into / MARKER).read_text(encoding="utf-8"))
+        before = read_json(into / MARKER)
         name, size, modified, digest = (before[key] for key in ("archive", "bytes", "modified", "sha256"))
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError(f"{into} contains files that were not unpacked from an archive; {remedy}.") from None
@@ -100,7 +103,9 @@ def _empty(folder: Path) -> None:
 
 def _check_name(raw: Path, name: str) -> None:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise InputError(f"{raw} contains {name!r}, which leads out of the folder; it was not unpacked, do not use it.")
+        raise InputError(
+            f"{raw} contains {name[:80]!r}, which leads out of the folder; it was not unpacked, do not use it."
+        )
 
 
 @contextlib.contextmanager
@@ -111,12 +116,14 @@ def _reporting_damage(raw: Path) -> Iterator[None]:
     except InputError:
         raise
     except tarfile.FilterError as error:
-        raise InputError(f"{raw} was not unpacked, do not use it: {error}.") from None
+        raise InputError(f"{raw} was not unpacked, do not use it: {one_line(error)}.") from None
     except Exception as error:
         # gzip raises OSError without a number; seeking to before the beginning of a file is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise InputError(f"{raw} cannot be unpacked ({type(error).__name__}: {error}); download it again.") from None
+        raise InputError(
+            f"{raw} cannot be unpacked ({type(error).__name__}: {one_line(error)}); download it again."
+        ) from None
 
 
 def _unpack_zip(raw: Path, folder: Path) -> None:
@@ -125,7 +132,9 @@ def _unpack_zip(raw: Path, folder: Path) -> None:
         for member in members:
             _check_name(raw, member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise InputError(f"{raw} contains the link {member.filename!r}; unpack it and pass the folder instead.")
+                raise InputError(
+                    f"{raw} contains the link {member.filename[:80]!r}; unpack it and pass the folder instead."
+                )
         _check_space(raw, folder, sum(member.file_size for member in members))
         for member in progress(members, unit="file", desc=f"unpacking {raw.name}"):
             archive.extract(member, folder)
@@ -146,24 +155,45 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         """Return the next member; raise ReadError if there is neither a member nor the end mark."""
         try:
-            return super().fromtarfile(tarfile_)
+            member = super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
             if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
                 raise
             raise tarfile.ReadError(f"its contents end without an end mark: {error}") from None
+        if member.size < 0:  # of which tarfile would find the next member before this one, without end
+            raise tarfile.ReadError("a member has a negative size")
+        return member
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        """Read a member's further headers, which tarfile reads into memory whatever size they state."""
+        if self.type in HEADERS and self.size > MOST_IN_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes is larger than any name")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def _unpack_tar(raw: Path, folder: Path) -> None:
     with raw.open("rb") as file:
         mode: Literal["r:gz", "r:"] = "r:gz" if file.read(2) == GZIP else "r:"
     with _reporting_damage(raw), tarfile.open(raw, mode, tarinfo=_Member) as archive:
+        if mode == "r:gz":
+            _check_space(raw, folder, _least_unpacked(raw))
         links: set[PurePosixPath] = set()
         for member in progress(archive, unit="file", desc=f"unpacking {raw.name}"):
             _check_member(raw, member, links)
+            _check_space(raw, folder, member.size if member.isfile() else 0)
             archive.extract(member, folder, filter="data")  # refuses devices, and drops set-user-id
         rest: Any = archive.fileobj
         while rest.read(1 << 20):  # gzip verifies its checksum at the end
             pass
+
+
+def _least_unpacked(raw: Path) -> int:
+    """A lower bound of the size of a gzip file's contents, which it states modulo 4 GiB, at its end."""
+    with raw.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 4, 0))
+        stated = int.from_bytes(file.read(), "little")
+    return max(stated, size - size // 1000)  # data that cannot be compressed grow by less than a thousandth
 
 
 def _check_member(raw: Path, member: tarfile.TarInfo, links: set[PurePosixPath]) -> None:
@@ -176,14 +206,16 @@ def _check_member(raw: Path, member: tarfile.TarInfo, links: set[PurePosixPath])
     path = PurePosixPath(member.name)
     named = [path, PurePosixPath(member.linkname)] if member.islnk() else [path]
     if any(not links.isdisjoint((name, *name.parents)) for name in named):
-        raise InputError(f"{raw} contains {member.name!r}, which is behind a link; it was not unpacked, do not use it.")
+        raise InputError(
+            f"{raw} contains {member.name[:80]!r}, which is behind a link; it was not unpacked, do not use it."
+        )
     if member.issym():
         parts = PurePosixPath(member.linkname).parts
         levels_up = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
         if member.linkname.startswith("/") or levels_up >= len(path.parts) or ".." in parts[levels_up:]:
             raise InputError(
-                f"{raw} contains the link {member.name!r} to {member.linkname!r}, which may lead out of the folder; "
-                "it was not unpacked, do not use it."
+                f"{raw} contains the link {member.name[:80]!r} to {member.linkname[:80]!r}, which may lead out of the "
+                f"folder; {NOT_UNPACKED}."
             )
         links.add(path)
     elif member.islnk():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mmpareto.data.loading.options import AUDIO_FOLDERS
 from mmpareto.data.preparation import sample_preparation
-from mmpareto.data.preparation.prepared_folder import DatasetInfo
+from mmpareto.data.preparation.prepared_folder import DatasetInfo, write_remarks
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
@@ -135,6 +135,7 @@ class ClipSampleBuilder:
             count = len(content.frames) if fps is not None else _count_frames(sample, out)
             if count < self.min_frames:
                 raise TooFewFramesError(sample.video_path, count, self.min_frames)
+        write_remarks(out, sample.name, content.remarks)
         for kind, feature in content.features.items():
             buffer = io.BytesIO()  # given a path, torch would store the temporary name in the file
             torch.save(feature.contiguous(), buffer)

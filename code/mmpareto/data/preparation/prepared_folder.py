@@ -15,13 +15,23 @@ import numpy as np
 
 from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.workers import available_cores
-from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, file_lock, write_text
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import (
+    NO_ROOM,
+    file_lock,
+    open_regular,
+    read_json,
+    remove_leftovers,
+    write_array,
+    write_text,
+)
 from mmpareto.progress import progress
 
 RECORD_UNFINISHED = "preparing.json"
+LISTS = ("stat.csv", "train.csv", "valid.csv", "test.csv", "sources.csv", "uninformative.csv")
 CHECKSUMS = "checksums.sha256"
 ARRAYS = "arrays"  # folder of the samples of data sets that are prepared as whole arrays
+REMARKS = "remarks"  # folder of a file per sample about which there is a remark (`raw.remarks`), one kind per line
 
 
 class DatasetInfo(NamedTuple):
@@ -37,17 +47,25 @@ class DatasetInfo(NamedTuple):
 def locked(folder: Path) -> Iterator[None]:
     """Create the folder and lock it: a second preparation would remove the unfinished files of this one.
 
+    Temporary files that a killed preparation left in the folder itself, and in that of arrays, are removed.
+
     Raises:
         InputError: another process holds the lock, or a file in the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with file_lock(folder, wait=False):
+            remove_leftovers(folder, (*LISTS, RECORD, RECORD_UNFINISHED, CHECKSUMS))
+            for path in (folder / ARRAYS).glob(".*"):
+                path.unlink()
             yield
     except BlockingIOError:
         raise InputError(f"another process is preparing {folder}; wait for it or stop it.") from None
     except OSError as error:
-        raise InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}.") from error
+        remedy = f"; {NO_ROOM[error.errno]} and start again, what is prepared is kept" if error.errno in NO_ROOM else ""
+        raise InputError(
+            f"cannot write to {one_line(error.filename or folder)}: {error.strerror or error}{remedy}."
+        ) from error
 
 
 def finished_record(out: Path, record: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any] | None:
@@ -68,9 +86,9 @@ def finished_record(out: Path, record: Mapping[str, Any], folders: Sequence[str]
             raise InputError(f"{out} contains files that other software prepared, without a record. {remedy}.")
         return None
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         difference = _difference(before, record)
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         raise InputError(f"{path} is damaged. {remedy}.") from None
     if difference is not None:
         raise InputError(f"{out} was prepared with {difference}. {remedy}.")
@@ -85,6 +103,26 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
             deeper = _difference(old, value) if isinstance(old, dict) and isinstance(value, dict) and old else None
             return f"{key}: {deeper}" if deeper else f"{key} {old}, not {value}"
     return None
+
+
+def write_remarks(out: Path, name: str, kinds: Iterable[str]) -> None:
+    """Add kinds of remark about a sample; call it before the sample's own files are written.
+
+    They are in a file, so that the report of a preparation that was interrupted has those from before, too.
+    """
+    path, kinds = out / REMARKS / f"{name}.txt", {*kinds}
+    if kinds:
+        before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        write_text(path, "".join(f"{kind}\n" for kind in sorted({*before, *kinds})))
+
+
+def read_remarks(out: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return kind of remark → samples, of those in `names`."""
+    wanted, remarks = {*names}, dict[str, list[str]]()
+    for path in sorted((out / REMARKS).glob("[!.]*.txt")):
+        for kind in path.read_text(encoding="utf-8").splitlines() if path.stem in wanted else ():
+            remarks.setdefault(kind, []).append(path.stem)
+    return dict(sorted(remarks.items()))
 
 
 def write_lists(
@@ -116,12 +154,9 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write <name>.npy of each array, atomically, and remove what an interrupted call left."""
-    for path in folder.glob(".*"):
-        path.unlink()
+    """Write <name>.npy of each array."""
     for name, values in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary:
-            np.save(temporary, np.ascontiguousarray(values))
+        write_array(folder / f"{name}.npy", values.dtype, values.shape, [values])
 
 
 def write_record(
@@ -143,6 +178,7 @@ def write_record(
         **entries,
         "skipped": {kind: sorted(names) for kind, names in report.skipped.items()},
         "missing": report.missing,
+        **({"remarks": report.remarks} if report.remarks else {}),
     }
     write_text(report.out / RECORD, json.dumps(content, indent=1) + "\n")
     (report.out / RECORD_UNFINISHED).unlink(missing_ok=True)
@@ -150,5 +186,5 @@ def write_record(
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

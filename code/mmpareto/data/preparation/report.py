@@ -1,5 +1,6 @@
 """Report of a preparation."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class PreparationReport:
         seconds: duration of the preparation.
         unit: word for what is prepared.
         notes: further lines, each a title of up to 16 letters and a text.
+        remarks: kind → clips that were prepared, but are probably not what they should be (`raw.remarks`).
     """
 
     title: str
@@ -44,6 +46,7 @@ class PreparationReport:
     seconds: float = 0.0
     unit: str = "clips"
     notes: Sequence[str] = ()
+    remarks: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -68,6 +71,11 @@ class PreparationReport:
         for reason, sentences in self.skipped.items():
             lines.append(f"  {reason}: {len(sentences)}")
             lines += shortened([f"    {sentences[name]}" for name in sorted(sentences)], ALL_IN_RECORD)
+        if self.remarks:
+            lines.append(f"remarks          {len({*itertools.chain(*self.remarks.values())})} (prepared all the same)")
+        for kind, names in self.remarks.items():
+            lines.append(f"  {kind}: {len(names)}")
+            lines += shortened([f"    {name}" for name in names], ALL_IN_RECORD)
         lines += self.notes
         if self.missing:
             listed = sum(len(names) for names in self.split.parts.values())

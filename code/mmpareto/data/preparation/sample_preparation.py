@@ -15,14 +15,17 @@ from typing import Any, NamedTuple, Protocol
 
 from mmpareto.data.preparation.prepared_folder import (
     RECORD_UNFINISHED,
+    REMARKS,
     DatasetInfo,
     finished_record,
     locked,
+    read_remarks,
     write_lists,
     write_record,
 )
 from mmpareto.data.preparation.report import RECORD, PreparationReport
 from mmpareto.data.preparation.splits import Split
+from mmpareto.data.raw.raw_files import names_of_both
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
 from mmpareto.files import write_text
@@ -128,14 +131,18 @@ def prepare_samples(
     left_out = {name for sentences in report.skipped.values() for name in sentences}
     report.missing = [name for name in listed if name not in by_name and name not in left_out]
     record = {"dataset": info.name, **builder.record, "origin": dict(origin or {})}
-    with locked(out), _removing_partial_files(out, builder.folders):
+    wanted = [by_name[name] for name in listed if name in by_name]
+    if samples and not wanted:
+        names = names_of_both(listed, list(by_name))
+        raise InputError(f"no clip found is in the lists of the split ({split.sentence}): {names}.")
+    with locked(out), _removing_partial_files(out, [*builder.folders, REMARKS]):
         finished_record(out, record, builder.folders)  # raises if `out` contains something else
         if not (out / RECORD).exists():
             write_text(out / RECORD_UNFINISHED, json.dumps(record))
-        wanted = [by_name[name] for name in listed if name in by_name]
         labels = _prepare_missing(wanted, report, builder, workers or available_cores())
         lists = {part: [(n, labels[n]) for n in names if n in labels] for part, names in split.parts.items()}
         report.counts = write_lists(out, info.classes, lists)
+        report.remarks = read_remarks(out, labels)
         recorded = record | builder.entries(out, list(labels)) | dict(entries or {}) | {"seed": seed}
         write_record(report, info, recorded, builder.folders)
     return report

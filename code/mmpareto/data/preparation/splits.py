@@ -1,6 +1,7 @@
 """Splits of clips into training and test set: published ones, and seeded ones where there is none."""
 
 import argparse
+import codecs
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from mmpareto.data.loading.labels import strata
 from mmpareto.errors import InputError
+from mmpareto.files import open_text
 
 TEST_FRACTION = 0.1
 PARTS = ("train", "test")
@@ -25,7 +27,7 @@ OWN_PARTS = {
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a published split: its SHA-256 with carriage returns removed, and its number of clips per class."""
+    """A file of a published split: its `checksum`, and its number of clips per class."""
 
     sha256: str
     counts: Mapping[str, int]
@@ -209,15 +211,16 @@ def compare_with_published(path: Path, clips: int, sha256: str) -> tuple[str, bo
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a text file without carriage returns: the same for a file saved on Windows."""
-    return hashlib.sha256(path.read_bytes().replace(b"\r", b"")).hexdigest()
+    """SHA-256 of a text file without carriage returns and byte order mark: the same for a file saved on Windows."""
+    return hashlib.sha256(path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r", b"")).hexdigest()
 
 
 def _read_split_file(path: Path, classes: Iterable[str]) -> dict[str, str]:
     """Clip → class, in the order of the file."""
     known, clips = sorted(classes), {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with open_text(path) as file:
+            lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"the split file {path} cannot be read: {reason}.") from None

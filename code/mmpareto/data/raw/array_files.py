@@ -3,7 +3,8 @@
 None of the readers runs code of the file: .npz without pickles, safetensors, and Arrow.
 """
 
-import json
+import math
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmpareto.errors import InputError, first_few
+from mmpareto.data.raw.npy_header import read_npy_header
+from mmpareto.errors import InputError, first_few, one_line
+from mmpareto.files import open_regular, parse_json
 
 LENGTHS = "_lengths"
 FORMS = "a .npz file, a .safetensors file, or a folder written by save_to_disk of HuggingFace's datasets"
@@ -42,8 +45,9 @@ class ArrayFile(NamedTuple):
             return self.readers[name]()
         except InputError:
             raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            problem = "it holds Python objects, which could run code" if "allow_pickle" in str(error) else f"{error}"
+        except Exception as error:  # damaged files cause many kinds
+            is_pickled = "allow_pickle" in str(error)
+            problem = "it holds Python objects, which could run code" if is_pickled else one_line(error)
             raise InputError(
                 f"{self.path}: the array {name!r} cannot be read ({problem}); save "
                 "numbers, or strings as .astype(str), or leave it out by --modalities."
@@ -58,6 +62,8 @@ def open_arrays(path: Path) -> ArrayFile:
     """
     if path.is_dir():
         return _open_huggingface(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file.")
     openers = {".npz": _open_npz, ".safetensors": _open_safetensors}
     opener = openers.get(path.suffix.lower())
     if opener is None:
@@ -67,12 +73,32 @@ def open_arrays(path: Path) -> ArrayFile:
 
 def _open_npz(path: Path) -> ArrayFile:
     try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable .npz file ({error}); write it with numpy.savez.") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise InputError(f"{path} holds a single array; write all of them to one file with numpy.savez.")
-    return ArrayFile(path, {name: partial(archive.__getitem__, name) for name in archive.files})
+        file = open_regular(path)
+        if file.peek(6)[:6] == b"\x93NUMPY":
+            raise InputError(f"{path} holds a single array; write all of them to one file with numpy.savez.")
+        archive = zipfile.ZipFile(file)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files cause many kinds
+        raise InputError(
+            f"{path} is not a readable .npz file ({one_line(error)}); write it with numpy.savez."
+        ) from None
+    members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+    return ArrayFile(path, {m.filename.removesuffix(".npy"): partial(_read_member, archive, m) for m in members})
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read an array of an .npz file, after checks that it is no larger than its file, and fits into memory."""
+    with archive.open(member) as file:
+        shape, dtype = read_npy_header(file)
+    size = math.prod(shape) * dtype.itemsize
+    if size > member.file_size:
+        raise ValueError(f"its header states {size} bytes, but its file has {member.file_size}")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ValueError(f"it takes {size / 1e9:.0f} GB, but this machine has {memory / 1e9:.0f} GB of memory")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _open_safetensors(path: Path) -> ArrayFile:
@@ -83,7 +109,7 @@ def _open_safetensors(path: Path) -> ArrayFile:
     try:
         file = safe_open(path, framework="pt")  # NumPy has no bfloat16
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a readable .safetensors file ({error}).") from None
+        raise InputError(f"{path} is not a readable .safetensors file ({one_line(error)}).") from None
 
     def read(name: str) -> np.ndarray:
         tensor = file.get_tensor(name)
@@ -98,7 +124,7 @@ def _names_in_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, lis
     if "classes" not in metadata:
         return {}
     try:
-        names = json.loads(metadata["classes"])
+        names = parse_json(metadata["classes"])
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -118,7 +144,9 @@ def _open_huggingface(path: Path) -> ArrayFile:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # of Arrow, of JSON, of the file system
-        raise InputError(f"{path} is not a readable HuggingFace data set ({type(error).__name__}: {error}).") from None
+        raise InputError(
+            f"{path} is not a readable HuggingFace data set ({type(error).__name__}: {one_line(error)})."
+        ) from None
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     features = next(iter(parts.values())).features
     if any(part.features != features for part in parts.values()):

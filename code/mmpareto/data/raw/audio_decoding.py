@@ -15,7 +15,9 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.packet import Packet
 
-from mmpareto.data.raw.containers import MediaError, NoAudioError
+from mmpareto.data.raw.containers import MediaError, NoAudioError, NotFiniteError
+
+RATES = (1_000, 1_000_000)  # hertz; resampling from others would take memory out of proportion to the file
 
 
 class AudioReader:
@@ -43,11 +45,13 @@ class AudioReader:
 
         Raises:
             NoAudioError: the stream has no sample.
+            NotFiniteError: a sample is NaN or infinite.
         """
         self._append(self._stream.decode(None))
         if not any(block.shape[1] for block in self._blocks):
             raise NoAudioError(f"{self._path} has an audio stream without a sample.")
         self._cut_padding()
+        self._check_finite()
 
     def waveform(self) -> tuple[torch.Tensor, int]:
         """The waveform, float32 in [−1, 1], (channels, samples), and its sampling rate in hertz.
@@ -59,13 +63,33 @@ class AudioReader:
 
     def _append(self, frames: list[AudioFrame]) -> None:
         for frame in frames:
-            block = _to_float(frame)
+            try:
+                block = _to_float(frame)
+            except ValueError:
+                name = frame.format.name
+                raise MediaError(f"{self._path} has samples of the format {name}, which is not read.") from None
+            if not RATES[0] <= frame.sample_rate <= RATES[1]:
+                raise MediaError(
+                    f"{self._path} states a sampling rate of {frame.sample_rate} Hz; it is read from {RATES[0]} to "
+                    f"{RATES[1]} Hz."
+                )
             if self._format not in (None, (frame.sample_rate, block.shape[0])):
                 raise MediaError(f"{self._path} changes its sampling rate or its number of channels in the middle.")
             self._format = frame.sample_rate, block.shape[0]
             unit = frame.time_base / self._stream.time_base
             self._block_start = None if frame.pts is None else frame.pts * unit
             self._blocks.append(block)
+
+    def _check_finite(self) -> None:
+        wrong = [np.flatnonzero(~np.isfinite(block).all(axis=0)) for block in self._blocks]
+        count = sum(map(len, wrong))
+        if count and self._format is not None:
+            before = np.cumsum([0, *(block.shape[1] for block in self._blocks)])
+            first = next(start + indices[0] for start, indices in zip(before, wrong, strict=False) if len(indices))
+            raise NotFiniteError(
+                f"{self._path} has {count} of {before[-1]} samples that are NaN or infinite, the first after "
+                f"{first / self._format[0]:.2f} s; write it again from its source."
+            )
 
     def _cut_padding(self) -> None:
         """Cut the last block where the last packet or the stream ends: an encoder fills its last packet.
@@ -85,7 +109,8 @@ def _to_float(frame: AudioFrame) -> np.ndarray:
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     if samples.dtype.kind == "f":
-        return samples.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # becomes infinity, which is refused
+            return samples.astype(np.float32, copy=False)
     half_range = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
     zero = half_range if samples.dtype.kind == "u" else np.float32(0)  # 8-bit samples are unsigned
     return (samples.astype(np.float32) - zero) / half_range  # each step exact but the first, for 32 bits

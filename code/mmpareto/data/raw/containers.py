@@ -17,6 +17,10 @@ from av.stream import Discard, Disposition
 
 from mmpareto.errors import InputError
 
+MOST_PIXELS = 8192 * 4352  # of a frame: 8K. A few bytes may announce more, which would take gigabytes to decode.
+MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # by one of which an MP4 or QuickTime file begins
+MOST_BOXES = 10_000  # at the top level of an MP4 file that are looked at
+
 
 class MediaError(InputError):
     """A media file cannot be used; `reason` is the kind of failure, for counting."""
@@ -34,6 +38,12 @@ class NoFrameError(MediaError):
     """A file has no video frame."""
 
     reason = "no frame"
+
+
+class NotFiniteError(MediaError):
+    """The samples of a file, or the features of its audio, are NaN or infinite."""
+
+    reason = "sound not finite"
 
 
 class StreamReader(Protocol):
@@ -69,12 +79,15 @@ def read_streams(path: Path, readers: Sequence[StreamReader]) -> None:
             streams = container.streams.audio if reader.kind == "audio" else container.streams.video
             if not streams:
                 raise reader.missing_stream(f"{path} has no {reader.kind} stream.")
+            if streams[0].codec_context is None:
+                raise MediaError(f"{path} has {reader.kind} of a codec that FFmpeg does not know, and cannot decode.")
             tracks[streams[0].index] = _Track(streams[0], reader)
         for stream in container.streams:
             if stream.index not in tracks:
                 stream.discard = Discard.all
         for track in tracks.values():
             track.stream.thread_type = "NONE"  # parallelism is across clips, not within one
+            track.stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             track.reader.open(path, container, track.stream)
         for packet in container.demux(*(track.stream for track in tracks.values())):
             if packet.is_corrupt and not is_riff:
@@ -160,17 +173,45 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     """Open `path` for reading; every FFmpeg error inside becomes a `MediaError` that names the file."""
     # "file:" keeps a colon in a name from being read as a protocol; a playlist must not reach the network.
     options = {"protocol_whitelist": "file"}
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{path} is not a regular file.")  # opening a pipe would wait for a writer
     head = _head(path)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         options["probesize"] = "4096"  # the header is enough; FFmpeg would search 3 s of samples for hidden DTS
     try:
-        with av.open(f"file:{path}", options=options) as container:
+        # Tags may be in any encoding; nothing here reads them.
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             yield container
-    except av.FFmpegError as error:
+    except (av.FFmpegError, UnicodeError) as error:
         if head.startswith(b"version https://git-lfs"):  # what a clone contains until large files are fetched
             raise MediaError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`.") from error
-        problem = (error.strerror or "unknown error").rstrip(".")
+        if _lacks_index(path, head):
+            raise MediaError(
+                f"{path} is cut short: the index of an MP4 file, which may be at its end, is missing."
+            ) from error
+        problem = (getattr(error, "strerror", None) or str(error) or "unknown error").rstrip(".")
         raise MediaError(f"{path} cannot be read: {problem[0].lower()}{problem[1:]}.") from error
+
+
+def _lacks_index(path: Path, head: bytes) -> bool:
+    """Return whether an MP4 or QuickTime file has no complete index: the box "moov", without which nothing is found."""
+    if head[4:8] not in MP4_BOXES:
+        return False
+    offset, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        for _ in range(MOST_BOXES):
+            file.seek(offset)
+            header = file.read(16)
+            if len(header) < 8:
+                return True
+            length = int.from_bytes(header[:4], "big")
+            length = int.from_bytes(header[8:], "big") if length == 1 else length or size - offset
+            if header[4:8] == b"moov":
+                return offset + length > size
+            if length < 8:
+                return False
+            offset += length
+    return False
 
 
 def _head(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Inputs of the audio encoder: the features of a waveform that the literature uses."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,11 +24,20 @@ STFT_RATE = 16_000
 STFT_SECONDS = 5
 STFT_FFT, STFT_HOP = 256, 128
 
+LARGEST_FILTER = 1 << 23  # coefficients of the filter for resampling: 64 MB in float64
+
 
 def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """Resample `waveform` (channels, samples) from `rate` to `new_rate` hertz by windowed-sinc interpolation."""
+    """Resample `waveform` (channels, samples) from `rate` to `new_rate` hertz by windowed-sinc interpolation.
+
+    The filter has a row per phase: of rates without a large common divisor, such as 44,101 and 16,000 Hz, it would take
+    gigabytes. These are resampled by FFmpeg's libswresample, which interpolates between fewer phases.
+    """
     if rate == new_rate:
         return waveform
+    divisor = math.gcd(rate, new_rate)
+    if (rate // divisor) * (new_rate // divisor) > LARGEST_FILTER:
+        return torch.from_numpy(np.stack([_by_ffmpeg(c, rate, new_rate, "fltp") for c in waveform.numpy()]))
     return _resampling(rate, new_rate, waveform.dtype)(waveform)
 
 
@@ -155,16 +165,18 @@ def mono_samples(waveform: torch.Tensor, rate: int) -> torch.Tensor:
     Returns:
         (samples at 16 kHz,), int16.
     """
+    channels = [_by_ffmpeg(channel, rate, STFT_RATE, "s16") for channel in waveform.numpy()]
+    return torch.from_numpy(np.mean(channels, axis=0, dtype=np.float64).round().astype(np.int16))
+
+
+def _by_ffmpeg(channel: np.ndarray, rate: int, new_rate: int, sample_format: str) -> np.ndarray:
+    """Resample float32 (samples,) by libswresample, to samples of one of FFmpeg's formats."""
     import av  # not at the top: the loader, which imports this module, does not need it
 
-    channels = []
-    for channel in waveform.numpy():
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=STFT_RATE)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), format="fltp", layout="mono")
-        frame.sample_rate = rate
-        blocks = [block.to_ndarray()[0] for block in (*resampler.resample(frame), *resampler.resample(None))]
-        channels.append(np.concatenate(blocks))
-    return torch.from_numpy(np.mean(channels, axis=0, dtype=np.float64).round().astype(np.int16))
+    resampler = av.AudioResampler(format=sample_format, layout="mono", rate=new_rate)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channel[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    return np.concatenate([block.to_ndarray()[0] for block in (*resampler.resample(frame), *resampler.resample(None))])
 
 
 class Feature(NamedTuple):

@@ -9,8 +9,11 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from mmpareto.errors import InputError
+from mmpareto.files import open_regular
 
 GZIP_MAGIC = b"\x1f\x8b"
+MOST_BYTES = 1 << 28  # of the array: five times MNIST's largest; a small gzip file may hold a thousand times its size
+MOST_AXES = 8
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}  # by the third byte of a file
 
 
@@ -21,10 +24,11 @@ def read_idx(path: Path) -> np.ndarray:
         The array, of the shape and type that the header states, in the machine's byte order.
 
     Raises:
-        InputError: the file is missing, is no IDX file, or holds fewer or more bytes than its header states.
+        InputError: the file is missing, is no IDX file, holds fewer or more bytes than its header states, or is larger
+            than any of MNIST's.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_zipped = file.read(2) == GZIP_MAGIC
             file.seek(0)
             return _read(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_zipped else file, path)
@@ -44,6 +48,10 @@ def _read(file: BinaryIO, path: Path) -> np.ndarray:
         raise InputError(f"{path} ends in its header; download it again.")
     shape, dtype = np.frombuffer(header, ">u4").tolist(), np.dtype(DTYPES[magic[2]])
     size = math.prod(shape) * dtype.itemsize
+    if len(shape) > MOST_AXES or max(size, *shape, 0) > MOST_BYTES:
+        raise InputError(
+            f"{path} states the shape {tuple(shape[:MOST_AXES])}, larger than any file of MNIST's; download it again."
+        )
     content = _read_up_to(file, size + 1)  # one byte more, to detect a longer file
     if len(content) != size:
         actual = f"only {len(content)}" if len(content) < size else "more"

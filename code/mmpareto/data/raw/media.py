@@ -12,18 +12,21 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from mmpareto.data.raw.audio_decoding import AudioReader
-from mmpareto.data.raw.containers import StreamReader, read_streams
+from mmpareto.data.raw.containers import NotFiniteError, StreamReader, read_streams
 from mmpareto.data.raw.features import FEATURES
+from mmpareto.data.raw.remarks import CONSTANT_PICTURES, is_constant, sound_remarks
 from mmpareto.data.raw.video_decoding import ToRGB, VideoReader
+from mmpareto.errors import InputError
 
 JPEG_QUALITY = 95  # the default of OpenCV's imwrite, which the sources use
 
 
 class ClipContent(NamedTuple):
-    """Audio features by name, and frames as JPEG files in order of time."""
+    """Audio features by name, frames as JPEG files in order of time, and kinds of remark (`remarks`) about both."""
 
     features: dict[str, torch.Tensor]
     frames: list[bytes]
+    remarks: list[str]
 
 
 def read_clip(
@@ -41,24 +44,49 @@ def read_clip(
 
     Raises:
         NoAudioError, NoFrameError: a file has no such stream, or nothing in it.
+        NotFiniteError: a sample or a feature is NaN or infinite.
         MediaError: a file is missing, damaged or cut short.
         InputError: the audio is shorter than one window, or `fps` is below 1 or above the frame rate of the video.
     """
     audio, to_rgb = AudioReader(), ToRGB()
+    all_constant = True
+
+    def encoded(frame: VideoFrame) -> bytes:
+        nonlocal all_constant
+        picture = to_rgb(frame)
+        all_constant = all_constant and is_constant(picture)
+        return encode_jpeg(picture)
+
     readers: list[tuple[Path, StreamReader]] = []
     if kinds:
         readers.append((Path(audio_path), audio))
     video: VideoReader[bytes] | None = None
     if fps is not None:
-        video = VideoReader(fps, lambda frame: encode_jpeg(to_rgb(frame)))
+        video = VideoReader(fps, encoded)
         readers.append((Path(video_path), video))
     if len(readers) == 2 and _is_same_file(*(path for path, _ in readers)):
         read_streams(readers[0][0], [reader for _, reader in readers])
     else:
         for path, reader in readers:
             read_streams(path, [reader])
-    features = {kind: FEATURES[kind].of(*audio.waveform()) for kind in kinds}
-    return ClipContent(features, video.frames if video else [])
+    remarks = [CONSTANT_PICTURES] if video and all_constant else []
+    features: dict[str, torch.Tensor] = {}
+    if kinds:
+        waveform, rate = audio.waveform()
+        remarks += sound_remarks(waveform)
+        features = {kind: _feature(kind, waveform, rate, Path(audio_path)) for kind in kinds}
+    return ClipContent(features, video.frames if video else [], remarks)
+
+
+def _feature(kind: str, waveform: torch.Tensor, rate: int, path: Path) -> torch.Tensor:
+    try:
+        feature = FEATURES[kind].of(waveform, rate)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not bool(feature.isfinite().all()):
+        peak = float(waveform.abs().max())
+        raise NotFiniteError(f"{path} is so loud (up to {peak:.3g}; full scale is 1) that its {kind} is not finite.")
+    return feature
 
 
 def _is_same_file(first: Path, second: Path) -> bool:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import trimesh
 
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import open_regular
 
 # The number of edges is not used; some writers leave it out.
 _HEADER = re.compile(r"\s*OFF\s*(\d{1,99})\s+(\d{1,99})(?:[ \t]+\d+)?[ \t]*(?:\r|\n|\Z)", re.IGNORECASE)
@@ -51,7 +52,8 @@ def read_off(path: str | os.PathLike[str]) -> Mesh:
     """
     path = Path(path)
     try:
-        content = _COMMENT.sub("", path.read_bytes().decode("ascii", "replace"))
+        with open_regular(path) as file:
+            content = _COMMENT.sub("", file.read().decode("ascii", "replace"))
     except OSError as error:
         raise MeshError(f"{path} cannot be read: {error.strerror}.") from error
     header = _HEADER.match(content)
@@ -71,7 +73,7 @@ def read_off(path: str | os.PathLike[str]) -> Mesh:
         mesh = trimesh.load_mesh(io.StringIO(text), file_type="off", process=False)
         announced = sum(max(int(line.split()[0]) - 2, 0) for line in faces)
     except Exception as error:  # trimesh raises many kinds for damaged numbers
-        raise MeshError(f"{path} is damaged: {' '.join(str(error).split())}.") from None
+        raise MeshError(f"{path} is damaged: {one_line(error)}.") from None
     vertices, triangles = np.array(mesh.vertices), np.array(mesh.faces).reshape(-1, 3)
     if len(triangles) < announced:
         raise MeshError(f"{path} has a face with fewer corners than it announces.", "cut short")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, first_few
+from mmpareto.files import open_text
 
 Key = TypeVar("Key")
 YOUTUBE_ID = r"[\w-]{11}"  # a regular expression, ASCII; "-" and "_" may be anywhere in an id
@@ -17,6 +18,9 @@ class YouTubeClip(NamedTuple):
     video: str
     start: int
     """Seconds."""
+
+    def __str__(self) -> str:
+        return f"{self.video}_{self.start:06d}"
 
 
 MEDIA_SUFFIXES = frozenset(
@@ -107,7 +111,14 @@ def _raise_unreadable(error: OSError) -> None:
 def check_listed(files: Collection[object], listed: Collection[object], raw: Path, title: str, page: str) -> None:
     """Raise InputError if none of the clips `files`, found in `raw`, is among those of the data set's lists."""
     if not any(clip in listed for clip in files):
-        raise InputError(f"{raw} has no clip that {title}'s lists name, but {len(files)} others; see {page}.")
+        raise InputError(f"{raw} has no clip that {title}'s lists name: {names_of_both(listed, files)}; see {page}.")
+
+
+def names_of_both(listed: Collection[object], files: Collection[object]) -> str:
+    """Describe the names in a list and those of the clips found, for an error about their having none in common."""
+    if not listed:
+        return f"they list nothing, and the {len(files)} clips found are {first_few(map(str, files), 2)}"
+    return f"they list {first_few(map(str, listed), 2)}, and the clips found are {first_few(map(str, files), 2)}"
 
 
 def first_folder_with(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
@@ -122,7 +133,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         InputError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     for number, line in enumerate(text.split("\n"), start=1):

@@ -5,19 +5,28 @@ its entries are stand-ins rather than NumPy's functions, since NumPy's `__setsta
 lengths that it is passed. The arrays are created once the whole file has been read and checked.
 """
 
+import io
 import math
+import os
 import pickle
 import re
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
-from mmpareto.errors import InputError
+from mmpareto.data.raw.npy_header import read_npy_header
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import open_regular
 
 # Booleans, integers, floats, complex numbers, strings of one length; O is a list of any allowed objects.
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,6}|O[48]?")
+MOST_AXES = 32
+MOST_OBJECT_ARRAYS = 4096  # a chain of about 20,000 overflows the interpreter's stack when NumPy frees it
+MOST_OBJECTS = 1 << 32  # that a pickle numbers
+MOST_TUPLES, MOST_ITEMS = 10_000, 8  # tuples of numbers as keys, and the items of each
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
 
 
@@ -28,7 +37,7 @@ def load_pickle(path: Path) -> Any:
         InputError: the file is missing, truncated or not a pickle, or it names anything else (none of it is run).
     """
     with _opened(path) as file:
-        return _load(file, path)
+        return _load(_Rest(file), path)
 
 
 def load_object_array(path: Path) -> Any:
@@ -38,36 +47,58 @@ def load_object_array(path: Path) -> Any:
         InputError: as `load_pickle`, or the file is not an .npy file of one object.
     """
     with _opened(path) as file:
+        rest = _Rest(file)
         try:
-            version = np.lib.format.read_magic(file)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, dtype = readers[version](file)
-        except (ValueError, KeyError, EOFError) as error:
-            raise InputError(f"{path} is not a readable .npy file ({error}); download it again.") from None
+            shape, dtype = read_npy_header(cast(BinaryIO, rest))
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} is not a readable .npy file ({one_line(error)}); download it again.") from None
         if dtype != np.dtype(object) or math.prod(shape) != 1:
             raise InputError(f"{path} contains {dtype} {shape} instead of one pickled object; download the right file.")
-        content = _load(file, path)
+        content = _load(rest, path)
     if not isinstance(content, np.ndarray) or content.dtype != np.dtype(object) or content.size != 1:
         raise InputError(f"{path} does not contain the object that its header announces; download it again.")
     return content.item()
 
 
-def _opened(path: Path) -> BinaryIO:
+class _Rest:
+    """The rest of a file. A read beyond its end raises EOFError before the memory for it is allocated."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self.size = self.left = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int, /) -> bytes:
+        """Read `size` bytes."""
+        if not 0 <= size <= self.left:
+            raise EOFError(f"{size} bytes are announced, and {self.left} are left")
+        self.left -= size
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        """Read up to the end of a line."""
+        line = self._file.readline()
+        self.left -= len(line)
+        return line
+
+
+def _opened(path: Path) -> io.BufferedReader:
     try:
-        return Path(path).open("rb")
+        return open_regular(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _load(file: BinaryIO, path: Path) -> Any:
+def _load(file: _Rest, path: Path) -> Any:
     try:
         return _Finishing().finished(_Unpickler(file).load())
     except _RefusedError as error:
         raise InputError(
-            f"{path} {error}, so it is not a file of arrays and plain containers. None of it was run; do not use it."
+            f"{path} {error}, so it is not a file of arrays and plain containers. None of it was run: download the "
+            "published file, or, if you trust where this one is from, load it where its classes are installed and save "
+            "its content as NumPy arrays in lists and dictionaries."
         ) from None
     except Exception as error:  # a damaged file may cause any exception (MemoryError among them)
-        problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        problem = one_line(f"{type(error).__name__}: {error}".rstrip(": "))
         raise InputError(f"{path} is damaged or not a pickle of NumPy arrays ({problem}); download it again.") from None
 
 
@@ -75,26 +106,124 @@ class _RefusedError(Exception):
     """The file requests something that is not allowed; the text continues a sentence that begins with its name."""
 
 
+_OPERATIONS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
 class _Unpickler(pickle._Unpickler):
     """Unpickler that resolves the names in `_ALLOWED` only.
 
     It derives from the unpickler written in Python, since the one in C allocates memory for as many entries as a few
     bytes may claim. A large array is a single step in either.
+
+    Keys are limited (`_check_keys`): hashing deeply nested tuples overflows the interpreter's stack, and a file may
+    hold any number of keys with one hash.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    memo: dict[int, Any]
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    readinto: Callable[[bytearray], int]
+    readline: Callable[[], bytes]
+
+    def __init__(self, file: _Rest) -> None:
         super().__init__(file, encoding="latin1")
+        self._source, self._tuples = file, 0
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise _RefusedError(f"requests {module}.{name}")
+            raise _RefusedError(f"requests {module[:80]}.{name[:80]}")
         return _ALLOWED[module, name]
 
     def get_extension(self, code: int) -> None:
         raise _RefusedError(f"requests the registered extension {code}")
 
     def persistent_load(self, pid: Any) -> None:
-        raise _RefusedError(f"requests the object {pid!r} outside the file")
+        raise _RefusedError(f"requests the object {_shown(pid)} outside the file")
+
+    def load_put(self) -> None:
+        """Store an object under a number, which protocol 0 writes as text."""
+        index = int(self.readline())
+        if not 0 <= index < MOST_OBJECTS:
+            raise ValueError("a number of an object that is out of range")
+        self.memo[index] = self.stack[-1]
+
+    def load_bytearray8(self) -> None:
+        """Read a bytearray, if the file is as long as it."""
+        size = int.from_bytes(self.read(8), "little")
+        if size > self._source.size:
+            raise EOFError(f"{size} bytes are announced in a file of {self._source.size}")
+        content = bytearray(size)
+        self.readinto(content)
+        self.append(content)
+
+    def load_setitem(self) -> None:
+        """Add an item to a dictionary."""
+        self._check_keys(self.stack[-2:-1])
+        _OPERATIONS[pickle.SETITEM[0]](self)
+
+    def load_setitems(self) -> None:
+        """Add the items since the mark to a dictionary."""
+        self._check_keys(self.stack[::2])
+        _OPERATIONS[pickle.SETITEMS[0]](self)
+
+    def load_dict(self) -> None:
+        """Make a dictionary of the items since the mark."""
+        self._check_keys(self.stack[::2])
+        _OPERATIONS[pickle.DICT[0]](self)
+
+    def load_additems(self) -> None:
+        """Add the items since the mark to a set."""
+        self._check_keys(self.stack)
+        _OPERATIONS[pickle.ADDITEMS[0]](self)
+
+    def load_frozenset(self) -> None:
+        """Make a set of the items since the mark."""
+        self._check_keys(self.stack)
+        _OPERATIONS[pickle.FROZENSET[0]](self)
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        for key in keys:
+            self._tuples += _check_key(key)
+        if self._tuples > MOST_TUPLES:
+            raise _RefusedError(f"has more than {MOST_TUPLES} tuples of numbers as keys")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = _OPERATIONS | {
+        pickle.PUT[0]: load_put,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
+
+
+def _check_key(key: Any) -> bool:
+    """Refuse a key or a member of a set whose hash may be that of many others; return whether it is a tuple of numbers.
+
+    The hash of a string is different in every process, and that of a number below 2 ** 60 is its own.
+    """
+    if _is_plain_key(key):
+        return False
+    if isinstance(key, tuple) and len(key) <= MOST_ITEMS and all(map(_is_plain_key, key)):
+        return not any(isinstance(item, str | bytes) for item in key)
+    raise _RefusedError(f"has a key of the type {type(key).__name__}")
+
+
+def _is_plain_key(key: Any) -> bool:
+    if isinstance(key, int):
+        return abs(key) < 1 << 60
+    return key is None or isinstance(key, str | bytes | float | np.bool_ | np.integer | np.floating)
+
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 2
+
+
+def _shown(thing: Any) -> str:
+    """An object of the file in a message: references that it shares could make its text as long as any number."""
+    return _repr.repr(thing)
 
 
 class _Allowed:
@@ -119,14 +248,16 @@ class _Dtype:
     __hash__ = None  # type: ignore[assignment]  # so that it cannot be in a set or a dictionary's key
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
-        if not _CODE.fullmatch(code):
-            raise _RefusedError(f"contains data of the type {code!r}")
+        if not isinstance(code, str) or not _CODE.fullmatch(code):
+            raise _RefusedError(f"contains data of the type {_shown(code)}")
         self.dtype = np.dtype(code.rstrip("48") if code.startswith("O") else code)
 
     def __setstate__(self, state: Any) -> None:
         _, order, subarray, names, fields, *_ = state  # then sizes, which `code` implies, and flags
         if any(part is not None for part in (subarray, names, fields)):
             raise _RefusedError("contains data of a structured type")
+        if order not in ("<", ">", "=", "|"):
+            raise ValueError("a type of unknown byte order")
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -146,14 +277,15 @@ class _Array:
         Arguments:
             axes: order into which the axes are transposed afterwards.
         """
-        if not all(isinstance(size, int) and size >= 0 for size in shape) or order not in ("C", "F"):
-            raise ValueError(f"an array of shape {shape} and order {order}")
+        fits = isinstance(shape, tuple) and all(isinstance(size, int) and 0 <= size < 1 << 48 for size in shape)
+        if not fits or len(shape) > MOST_AXES or order not in ("C", "F"):
+            raise ValueError(f"an array of shape {_shown(shape)} and order {_shown(order)}")
         is_object = dtype.dtype == np.dtype(object)
         self.content = content if is_object else _raw(content)
         if is_object and not isinstance(content, list):
             raise ValueError("an array of objects without a list of objects")
         if len(self.content) != math.prod(shape) * (1 if is_object else dtype.dtype.itemsize):
-            raise ValueError(f"{len(self.content)} bytes or items for an array of shape {shape}")
+            raise ValueError(f"{len(self.content)} bytes or items for an array of shape {_shown(shape)}")
         self.dtype, self.shape, self.order, self.axes = dtype.dtype, tuple(shape), order, axes
         return self
 
@@ -162,6 +294,7 @@ class _Finishing:
     """Replaces stand-ins by arrays and dtypes; each object is finished once, however often it occurs."""
 
     def __init__(self) -> None:
+        self._object_arrays = 0
         self._done: dict[int, tuple[Any, Any]] = {}  # id → (unfinished, finished); an object that is kept keeps its id
 
     def finished(self, thing: Any) -> Any:
@@ -201,6 +334,9 @@ class _Finishing:
             finished = np.ndarray(array.shape, array.dtype, buffer, order=array.order)
             self._done[id(array)] = array, finished if array.axes is None else finished.transpose(array.axes)
             return
+        self._object_arrays += 1
+        if self._object_arrays > MOST_OBJECT_ARRAYS:
+            raise _RefusedError(f"has more than {MOST_OBJECT_ARRAYS} arrays of objects")
         items = np.empty(len(content), dtype=object)
         self._done[id(array)] = array, items.reshape(array.shape, order=array.order)
         for index, item in enumerate(content):
@@ -232,7 +368,7 @@ def _ndarray(*_: Any) -> None:
 def _encode(text: str, encoding: str) -> bytes:
     """Python 3's way to write bytes for Python 2; other encodings may decompress, or import a module of their name."""
     if encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"requests the encoding {encoding!r}")
+        raise _RefusedError(f"requests the encoding {_shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -242,6 +378,22 @@ def _bytes() -> bytes:
 
 def _bytearray(content: str | bytes | bytearray = b"", encoding: str = "latin1") -> bytearray:
     return bytearray(_raw(content))  # never from a number, which would be a length
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(_members(items))
+
+
+def _frozenset(items: Any = ()) -> frozenset[Any]:
+    return frozenset(_members(items))
+
+
+def _members(items: Any) -> list[Any]:
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"{type(items).__name__} where the members of a set are expected")
+    if sum(map(_check_key, items)) > MOST_TUPLES:
+        raise _RefusedError(f"has more than {MOST_TUPLES} tuples of numbers in a set")
+    return [*items]
 
 
 def _raw(content: Any) -> bytes | bytearray:
@@ -257,8 +409,8 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "bytes": _bytes,
     "bytearray": _bytearray,
     "complex": complex,
-    "set": set,
-    "frozenset": frozenset,
+    "set": _set,
+    "frozenset": _frozenset,
 }
 _ALLOWED = {
     ("numpy", "ndarray"): _NDARRAY,

@@ -4,12 +4,17 @@ import abc
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.report import EncoderReport
+
+# κ = 1 − tanh(43) ≈ 9e-38 is still a normal float32 number: a coefficient never vanishes.
+LARGEST_ARGUMENT = 43.0
+COMPARISONS = ("mean", "balancebenchmark")
 
 
 class Modulation(JointLoss):
@@ -69,3 +74,16 @@ class Modulation(JointLoss):
             None if g is None else self.modulate(g, kappa.to(g.device)) if self.acts_on(g) else g.clone()
             for g in gradients[0]
         ], None
+
+
+def slowed(rho: Tensor, alpha: float) -> Tensor:
+    """Return 1 − tanh(α·ρ) where ρ > 1, else 1, without cancellation."""
+    kappa = 2 / (1 + torch.exp(2 * (alpha * rho).clamp(max=LARGEST_ARGUMENT)))
+    return torch.where(rho > 1, kappa, torch.ones_like(rho))
+
+
+def with_noise(modulated: Tensor, gradient: Tensor) -> Tensor:
+    """Return `modulated` + N(0, std(gradient)²), drawn from PyTorch's generator of the device."""
+    working = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    std = working.std(correction=min(1, gradient.numel() - 1))  # 0 for a single element
+    return modulated + torch.randn_like(working) * std

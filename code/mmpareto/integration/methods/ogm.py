@@ -1,28 +1,20 @@
 """OGM and OGM-GE, on-the-fly gradient modulation (Peng et al., CVPR 2022, arXiv 2203.15332)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
-from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.methods.fusing import FusingMethod
-from mmpareto.integration.methods.modulation import Modulation
+from mmpareto.integration.methods.modulation import COMPARISONS, Modulation, slowed, with_noise
+from mmpareto.integration.methods.scoring import ScoringMethod, check_score, true_class_score
 from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.options import check_choice, check_epoch_range, check_positive
 
-# κ = 1 − tanh(43) ≈ 9e-38 is still a normal float32 number: a coefficient never vanishes.
-LARGEST_ARGUMENT = 43.0
-NOT_ADDITIVE = (
-    "compares what each modality contributes to the joint logits, but this fusion computes no sum over modalities: use "
-    "one that does (--fusion concat or sum), or set score to 'zeroed' (--score zeroed)"
-)
 
-
-class OGM(Modulation, FusingMethod):
+class OGM(Modulation, ScoringMethod):
     """OGM, on-the-fly gradient modulation: slow down the encoder that is more confident in the true class.
 
     With z_k (B, C) the part of the joint logits that modality k contributes (W_k x_k + b/n), and y the labels:
@@ -40,6 +32,13 @@ class OGM(Modulation, FusingMethod):
     features of the other modalities to 0 (issue 21 of their code), which is `score` "zeroed". The released code has
     such fusions, too, but computes z_k by the formula for concatenation, whose shapes do not fit them.
 
+    `variants["balancebenchmark"]` is the computation of GeWu-Lab/BalanceBenchmark (trainer/OGM_trainer.py, method
+    OGM_GE, which here is `ogm_ge`; its plain OGM does not run), with the values of its configuration. All weights that
+    are not 1-D are modulated. With three modalities, s_k sums softmax(cos z_k)[i, yᵢ], of the cosine of each logit,
+    over the samples that z_k classifies correctly, and ρ_k = s_k/(min s + 1e-5): all but the weakest modality are
+    slowed, however small the difference. Where z_k is right on no sample, its code fails; here, s_k = 0. It has no more
+    than three modalities; with two, its s and ρ are those above.
+
     In your own loop, call `set_epoch(…)` when an epoch begins; otherwise modulation is always active. `backward` needs
     the labels, and `outputs` with the attribute `contributions`, modality → z_k. If `outputs` has no such attribute,
     its `unimodal` logits are used instead; you then have to train the unimodal heads yourself. `score` "zeroed" needs
@@ -53,6 +52,7 @@ class OGM(Modulation, FusingMethod):
             embedding alone; "weights": every gradient that is not 1-D, as AGM.
         score: "contribution": z_k is the part of the joint logits that modality k contributes; "zeroed": it is the
             joint logits with zeros as the features of all other modalities, for any fusion.
+        comparison: of three and more modalities: "mean", with the mean of the others, as above; "balancebenchmark".
 
     Raises:
         ValueError: an option is out of range; `backward`: the joint loss, the labels or a modality's logits are
@@ -61,9 +61,17 @@ class OGM(Modulation, FusingMethod):
     """
 
     source = "Peng et al., OGM-GE, CVPR 2022 (arXiv 2203.15332)"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"comparison": "mean"},
+        "balancebenchmark": {
+            "alpha": 0.3,
+            "modulation_starts": 10,
+            "modulation_ends": 80,
+            "modulated": "weights",
+            "comparison": "balancebenchmark",
+        },
+    }
     title = "OGM"
-    absent = "contribution"  # z_k, as in s_k
-    needs_classes = True
     memory = ("active",)
     nothing_to_modulate = (
         "multiplies the gradients of 4-D weights (convolutions), and encoder {name!r} has none that is trainable: set "
@@ -77,14 +85,16 @@ class OGM(Modulation, FusingMethod):
         modulation_ends: int = 50,
         modulated: str = "convolutions",
         score: str = "contribution",
+        comparison: str = "mean",
     ) -> None:
         super().__init__()
         check_positive("alpha", alpha)
         check_epoch_range(modulation_starts, modulation_ends)
         check_choice("modulated", modulated, ("convolutions", "weights"))
-        check_choice("score", score, ("contribution", "zeroed"))
+        check_score(score)
+        check_choice("comparison", comparison, COMPARISONS)
         self.alpha, self.modulation_starts, self.modulation_ends = alpha, modulation_starts, modulation_ends
-        self.modulated, self.score = modulated, score
+        self.modulated, self.score, self.comparison = modulated, score, comparison
         self.active = True
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,10 +103,7 @@ class OGM(Modulation, FusingMethod):
 
     def begin_training(self, context: TrainingContext) -> None:
         """Reject a network whose fusion has no score, or whose encoders have nothing to modulate."""
-        if self.score == "zeroed":
-            super().begin_training(context)
-        elif not getattr(context.network, "additive", True):
-            raise ValueError(f"{self.title} {NOT_ADDITIVE}")
+        super().begin_training(context)
         for name, encoder in getattr(context.network, "encoders", {}).items():
             self.check_encoder(name, encoder.parameters())
 
@@ -106,24 +113,22 @@ class OGM(Modulation, FusingMethod):
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
         """Return modality → s_k, () float64."""
-        if labels is None:
-            raise ValueError(f"{self.title} needs the labels: pass labels=…, the class indices (B,)")
-        logits = self._logits(outputs)
-        for name in objectives.encoders:
-            if name not in logits:
-                raise ValueError(f"{self.title} needs logits of {name!r}, but outputs has only those of {[*logits]}")
-        return {name: _true_class_score(z, labels) for name, z in logits.items()}
+        benchmark = self._as_benchmark(len(objectives.encoders))
+        return self.scores(outputs, labels, objectives.encoders, score_of_cosines if benchmark else true_class_score)
 
     def coefficients(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
         """Return κ of every modality; 1 in epochs without modulation."""
         s = torch.stack([*gradients.statistics.values()])
-        others = (s.sum() - s) / max(len(s) - 1, 1)
-        rho = s / others
-        # 1 − tanh(x), without its cancellation.
-        slowed = 2 / (1 + torch.exp(2 * (self.alpha * rho).clamp(max=LARGEST_ARGUMENT)))
-        modulated = (rho > 1) & (len(s) > 1 and self.active)
-        kappa = torch.where(modulated, slowed, torch.ones_like(s))
+        if len(s) == 1 or not self.active:
+            kappa = torch.ones_like(s)
+        elif self._as_benchmark(len(objectives.encoders)):
+            kappa = slowed(s / (s.min() + 1e-5), self.alpha)
+        else:
+            kappa = slowed(s / ((s.sum() - s) / (len(s) - 1)), self.alpha)
         return dict(zip(gradients.statistics, kappa, strict=True))
+
+    def _as_benchmark(self, count: int) -> bool:
+        return self.comparison == "balancebenchmark" and count > 2
 
     def acts_on(self, parameter: Tensor) -> bool:
         """Return whether it is a 4-D weight or, with `modulated` "weights", not 1-D."""
@@ -132,29 +137,6 @@ class OGM(Modulation, FusingMethod):
     def modulate(self, gradient: Tensor, coefficient: Tensor) -> Tensor:
         """Return κ·g."""
         return gradient * coefficient
-
-    def _logits(self, outputs: Any) -> Mapping[str, Tensor]:
-        """Return modality → z_k (B, C); of outputs without contributions, the unimodal logits."""
-        if self.score == "zeroed":
-            return self._logits_with_others_zeroed(read_output(outputs, "features"))
-        contributions = read_output(outputs, "contributions")
-        if contributions:
-            return contributions
-        if contributions is not None:
-            raise ValueError(f"{self.title} {NOT_ADDITIVE}")
-        unimodal = read_output(outputs, "unimodal")
-        if not unimodal:
-            raise ValueError(
-                f"{self.title} needs the model's outputs: pass outputs=… with `contributions` or `unimodal`, modality →"
-                " logits (B, C)"
-            )
-        return unimodal
-
-    def _logits_with_others_zeroed(self, features: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        if not features:
-            raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
-        zeros = {name: torch.zeros_like(x) for name, x in features.items()}
-        return {name: self.fuse({**zeros, name: x.detach()}) for name, x in features.items()}
 
 
 class OGMGE(OGM):
@@ -171,14 +153,11 @@ class OGMGE(OGM):
     def modulate(self, gradient: Tensor, coefficient: Tensor) -> Tensor:
         """Return κ·g + N(0, std(g)²)."""
         modulated = super().modulate(gradient, coefficient)
-        if not self.active:
-            return modulated
-        working = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-        std = working.std(correction=min(1, gradient.numel() - 1))  # 0 for a single element
-        return modulated + torch.randn_like(working) * std
+        return with_noise(modulated, gradient) if self.active else modulated
 
 
-def _true_class_score(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return Σᵢ softmax(logits)[i, yᵢ], () float64 without a graph, for logits (B, C) and labels (B,)."""
-    probabilities = logits.detach().double().softmax(1)
-    return probabilities.gather(1, labels.to(logits.device).unsqueeze(1)).sum()
+def score_of_cosines(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return Σ softmax(cos(logits))[i, yᵢ] over the samples i whose largest logit is that of yᵢ, ()."""
+    correct = logits.argmax(1) == labels
+    probabilities = logits.cos().softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    return (probabilities * correct).sum()

@@ -14,6 +14,7 @@ from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.linear_algebra import combine_and_release
 from mmpareto.integration.method import Method
+from mmpareto.integration.methods.modulation import COMPARISONS, slowed, with_noise
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice, check_decay, check_epoch_range, check_positive
 from mmpareto.integration.report import EncoderReport
@@ -48,6 +49,13 @@ class PMR(Method):
     training batches with the training transforms ("augmented"); on AVE, the whole validation set ("validation"); on
     CG-MNIST, a tenth of the test set with its labels, which is not offered here.
 
+    `variants["balancebenchmark"]` is the computation of GeWu-Lab/BalanceBenchmark (trainer/PMR_trainer.py), with the
+    values of its configuration. With two modalities, it is that of the released code, but for the prototypes of the
+    untrained model, which it keeps. With three, prototypes are used for s alone, and no loss of theirs is descended: as
+    in OGM-GE, the gradients g of L_m of all weights of encoder k that are not 1-D become κ_k·g − N(0, std(g)²), where
+    κ_k = 1 − tanh(η·s_k/min s) for all but the weakest modality, whose κ is 1. Noise that is subtracted has the
+    distribution of noise that is added.
+
     In your own loop, call `set_epoch(…)` and `update_prototypes(…)` before every epoch. `backward` needs the labels,
     and `outputs` with `features`, modality → x_k (B, …). A class that was not among the samples has no prototype and is
     left out of softmax; its samples are left out of s and CE.
@@ -62,6 +70,8 @@ class PMR(Method):
         entropy_epochs: number of epochs with the entropy term [not published: "the first few"].
         modulation_starts: the first epoch with prototypes, from 0 [0].
         modulation_ends: the last epoch with prototypes [100].
+        comparison: of three and more modalities: "mean", with the mean of the others, as above; "balancebenchmark".
+        eta: η > 0 of BalanceBenchmark [0.01].
         samples: "training": a tenth of the training set, without augmentation; "augmented": the same with the
             augmentation of training; "validation": the validation set.
 
@@ -74,8 +84,20 @@ class PMR(Method):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"factor": "clipped", "mu": 0.01, "momentum_starts": 1},
         "released": {"factor": "one", "mu": 0.0, "momentum_starts": 2},
+        "balancebenchmark": {
+            "alpha": 0.6,
+            "factor": "one",
+            "mu": 0.0,
+            "momentum_coef": 0.5,
+            "momentum_starts": 1,
+            "modulation_ends": 80,
+            "samples": "augmented",
+            "comparison": "balancebenchmark",
+        },
     }
-    without_effect = MappingProxyType({"momentum_starts": {"momentum_coef": 0}, "entropy_epochs": {"mu": 0}})
+    without_effect = MappingProxyType(
+        {"momentum_starts": {"momentum_coef": 0}, "entropy_epochs": {"mu": 0}, "eta": {"comparison": "mean"}}
+    )
     memory = ("prototypes", "renewals", "epoch")
     descends_unimodal = False
     needs_classes = True
@@ -92,6 +114,8 @@ class PMR(Method):
         modulation_starts: int = 0,
         modulation_ends: int = 100,
         samples: str = "training",
+        comparison: str = "mean",
+        eta: float = 0.01,
     ) -> None:
         super().__init__()
         check_positive("alpha", alpha)
@@ -102,14 +126,17 @@ class PMR(Method):
         check_at_least("entropy_epochs", entropy_epochs, 0)
         check_epoch_range(modulation_starts, modulation_ends)
         check_choice("samples", samples, ("training", "augmented", "validation"))
+        check_choice("comparison", comparison, COMPARISONS)
+        check_positive("eta", eta)
         self.alpha, self.factor, self.mu, self.entropy_epochs = alpha, factor, mu, entropy_epochs
         self.momentum_coef, self.momentum_starts = momentum_coef, momentum_starts
         self.modulation_starts, self.modulation_ends = modulation_starts, modulation_ends
-        self.samples = samples
+        self.samples, self.comparison, self.eta = samples, comparison, eta
         self.prototypes: dict[str, Tensor] = {}  # modality → (C, F); NaN in the rows of classes without a prototype
         self.renewals = 0
         self.epoch = 0
         self._coefficients: dict[str, Tensor] = {}
+        self._adds_noise = False
 
     # --- between epochs ---
 
@@ -173,7 +200,7 @@ class PMR(Method):
         objectives = collect_joint(joint, encoders, "PMR")
         if labels is None:
             raise ValueError("PMR needs the labels: pass labels=…, the class indices (B,)")
-        if not self._is_active(objectives):
+        if not self._is_active(objectives) or self._as_benchmark(objectives):
             return objectives
         losses: dict[str, Tensor] = {}
         named_encoders: dict[str, tuple[list[Tensor], list[str]]] = {}
@@ -203,13 +230,22 @@ class PMR(Method):
         return [Pass(run.losses, run.encoders, outside=JOINT in run.losses) for run in super().passes(objectives)]
 
     def prepare(self, objectives: Objectives, gradients: Gradients) -> dict[str, Tensor]:
-        """Compute how strongly each modality is sped up and slowed down; return the former as metrics."""
+        """Compute how strongly each modality is sped up and slowed down; return the former as metrics.
+
+        With `comparison` "balancebenchmark" and more than two modalities: κ.
+        """
         one = torch.ones((), dtype=torch.float64, device=gradients.scale.device)
-        metrics = {f"coefficient_{name}": torch.zeros_like(one) for name in objectives.encoders}
+        benchmark, active = self._as_benchmark(objectives), bool(gradients.statistics)
+        metrics = {f"coefficient_{name}": one if benchmark else torch.zeros_like(one) for name in objectives.encoders}
         self._coefficients = {name: one.reshape(1) for name in objectives.encoders}
-        if not gradients.statistics:
+        self._adds_noise = benchmark and active
+        if not active:
             return metrics
         sums = torch.stack([gradients.statistics[name].to(one) for name in objectives.encoders])
+        if benchmark:
+            kappa = slowed(sums[:, 0] / sums[:, 0].min(), self.eta)
+            self._coefficients = dict(zip(objectives.encoders, kappa.unsqueeze(1), strict=True))
+            return dict(zip(metrics, kappa, strict=True))
         s, mean = sums[:, 0], UNIT / sums[:, 1]
         others = (s.sum() - s) / (len(s) - 1)
         faster, slower = self.alpha * self._strength(others, s), self.mu * self._strength(s, others)
@@ -222,8 +258,14 @@ class PMR(Method):
     def integrate(
         self, modality: str, gradients: list[list[Tensor | None]], scale: Tensor
     ) -> tuple[list[Tensor | None], EncoderReport | None]:
-        """Return the weighted sum of the gradients of L_m, CE and −H."""
+        """Return the weighted sum of the gradients of L_m, CE and −H; or, as BalanceBenchmark, κ·g and noise."""
         coefficients = self._coefficients[modality]
+        if self._adds_noise:
+            kappa = coefficients.squeeze(0)
+            return [
+                None if g is None else with_noise(g * kappa.to(g.device), g) if g.ndim != 1 else g.clone()
+                for g in gradients[0]
+            ], None
         alpha = (coefficients / len(coefficients)).expand(len(gradients[0]), -1)
         return combine_and_release(gradients, alpha), None
 
@@ -234,6 +276,9 @@ class PMR(Method):
 
     def _is_active(self, objectives: Objectives) -> bool:
         return len(objectives.encoders) > 1 and self.modulation_starts <= self.epoch <= self.modulation_ends
+
+    def _as_benchmark(self, objectives: Objectives) -> bool:
+        return self.comparison == "balancebenchmark" and len(objectives.encoders) > 2
 
     def _uses_entropy(self) -> bool:
         return self.mu > 0 and self.epoch < self.entropy_epochs
