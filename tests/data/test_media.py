@@ -419,7 +419,7 @@ def test_only_requested_streams_are_read(tmp_path, opened):
     assert read_clip(tmp_path / "a.mp4", tmp_path / "none", kinds=("fbank",), fps=None).frames == []
     assert read_clip(tmp_path / "none", tmp_path / "a.mp4", kinds=(), fps=1).features == {}
     assert len(opened) == 2
-    assert read_clip("none", "none", kinds=(), fps=None) == ({}, [])
+    assert read_clip("none", "none", kinds=(), fps=None) == ({}, [], [])
 
 
 def test_files_without_a_requested_stream_are_refused(tmp_path):

@@ -86,6 +86,8 @@ def serve(pipe: Connection, examples: Path, scratch: Path) -> None:
             outside = [*(scratch / "cwd").iterdir(), *others]
             if executed or outside or OUTSIDE.exists():
                 outcome = outcome._replace(verdict="failure", text=f"it ran {executed}, or wrote {outside}")
+                for path in (*outside, OUTSIDE):
+                    path.unlink(missing_ok=True)
             pipe.send(outcome)
 
 

@@ -258,11 +258,11 @@ _MANY = (b"\x8a\x0a%sN" % (k * ((1 << 61) - 1)).to_bytes(10, "little") for k in 
 _CHAIN = (_OBJECTS + b"j%satb\x94" % struct.pack("<I", i) for i in range(20_000))
 _HUGE = struct.pack("<Q", 1 << 30)
 _PROGRAMS = [
-    b"]" * 500_000 + b"a" * 499_999 + b".",
-    b")" + b"\x85" * 500_000 + b".",
-    b"})" + b"\x85" * 500_000 + b"Ns.",
-    b"\x8f()" + b"\x85" * 500_000 + b"\x90.",
-    b"(" * 300_000 + b"\x91" * 300_000 + b".",
+    b"]" * 200_000 + b"a" * 199_999 + b".",
+    b")" + b"\x85" * 200_000 + b".",
+    b"})" + b"\x85" * 200_000 + b"Ns.",
+    b"\x8f()" + b"\x85" * 200_000 + b"\x90.",
+    b"(" * 100_000 + b"\x91" * 100_000 + b".",
     b"("
     + _OBJECTS
     + b"Natb\x94"
@@ -457,8 +457,8 @@ def _negative() -> bytes:
 NAMES = ("../x", "/tmp/reliability_x", "a/../../x", "a\n", "n" * 3_000, "a/" * 2_000)
 TARS = [
     _negative(),
-    tarred((member("x", tarfile.XHDTYPE), bytes(50 << 20)), mode="w:gz"),
-    tarred((member("x", tarfile.GNUTYPE_LONGNAME), bytes(50 << 20)), mode="w:gz"),
+    tarred((member("x", tarfile.XHDTYPE), bytes(4 << 20)), mode="w:gz"),
+    tarred((member("x", tarfile.GNUTYPE_LONGNAME), bytes(4 << 20)), mode="w:gz"),
     tarred((member("x", tarfile.XHDTYPE), b"22 size=%s\n" % (b"9" * 13))),
     *(
         tarred((member(name), b"x"))
@@ -472,7 +472,7 @@ TARS = [
 ZIPS = [
     *(zipped((name, b"x")) for name in NAMES),
     zipped(("a", b"x"), ("a/b", b"x")),
-    zipped(("zeros", bytes(8 << 20))),
+    zipped(("zeros", bytes(1 << 20))),
 ]
 
 

@@ -175,7 +175,7 @@ def _square_sum(chunk: Tensor) -> Tensor:
     """‖x‖² () of a chunk on the CPU; a float64 where float32 would lose digits by underflow, or overflow."""
     square = (chunk * chunk).sum()
     # Above the lower bound, what underflows (1e-38 per element at most) is below the rounding error of the sum.
-    in_range = square.dtype == torch.float64 or 1e-24 < float(square) < 1e36
+    in_range = square.dtype == torch.float64 or square.is_meta or 1e-24 < float(square) < 1e36
     return square if in_range else chunk.double().square().sum()
 
 

@@ -74,7 +74,7 @@ def test_every_player_raises_its_own_influence(count: int, strategy: str) -> Non
     model, batch = Model(count), batch_of(count, size=5)
     kappa = {"greedy": -1.0, "independent": 0.0, "collaborative": 1.0}[strategy]
     options: dict[str, Any] = {"competition_weight": 0.5, "contrastive_weight": 0.3, "unimodal_weight": 0.2}
-    method = MCR(strategy, permutations=PERMUTATIONS, temperature=0.7, **options)
+    method = MCR(strategy, permutations=PERMUTATIONS, contrastive_temperature=0.7, **options)
     outputs = model(batch[0])
     joint, unimodal = losses_of(outputs, batch[1])
     total = joint + 0.2 * sum(unimodal.values()) + 0.3 * contrast(outputs.features, batch[1], 0.7)

@@ -73,7 +73,7 @@ class MCR(PlainSum, FusingMethod):
         bottleneck_weight: λ_B ≥ 0 [0 with ResNets, 1 with most transformers]. Above 0, features must have one length.
         unimodal_weight: λ_u > 0 [0.01 on CREMA-D and AVE, 0.1 on UCF-101, 1 with transformers].
         permutations: number of permutations in a step, ≥ 1 [32].
-        temperature: τ > 0 [0.5].
+        contrastive_temperature: τ > 0 [0.5].
         predictor_learning_rate: learning rate of Adam for the predictor, > 0 [1e-4 and 5e-5].
         unpermuted: the players through which z(∅) is differentiated: "same": those of z(S); "all".
 
@@ -100,7 +100,7 @@ class MCR(PlainSum, FusingMethod):
         bottleneck_weight: float = 0.0,
         unimodal_weight: float = 0.01,
         permutations: int = 32,
-        temperature: float = 0.5,
+        contrastive_temperature: float = 0.5,
         predictor_learning_rate: float = 1e-4,
         unpermuted: str = "same",
     ) -> None:
@@ -111,13 +111,13 @@ class MCR(PlainSum, FusingMethod):
         check_at_least("bottleneck_weight", bottleneck_weight, 0)
         check_positive("unimodal_weight", unimodal_weight)
         check_at_least("permutations", permutations, 1)
-        check_positive("temperature", temperature)
+        check_positive("contrastive_temperature", contrastive_temperature)
         check_positive("predictor_learning_rate", predictor_learning_rate)
         check_choice("unpermuted", unpermuted, ("same", "all"))
         self.strategy, self.permutations, self.unpermuted = strategy, permutations, unpermuted
         self.competition_weight, self.contrastive_weight = competition_weight, contrastive_weight
         self.bottleneck_weight, self.predictor_learning_rate = bottleneck_weight, predictor_learning_rate
-        self.unimodal_weight, self.temperature = unimodal_weight, temperature
+        self.unimodal_weight, self.contrastive_temperature = unimodal_weight, contrastive_temperature
         self.predictor: dict[str, Tensor] = {}  # A and B, Adam's two means of each, and its number of steps
         self._leaves: dict[str, Tensor] = {}  # A and B as the current step differentiates them
 
@@ -149,7 +149,9 @@ class MCR(PlainSum, FusingMethod):
             competition = self._competition(features, read_output(outputs, "contributions"))
             objectives.losses[UNIQUE] = self.competition_weight * competition
         if len(features) > 1 and self.contrastive_weight > 0:
-            objectives.losses[SHARED] = self.contrastive_weight * contrastive_loss(features, labels, self.temperature)
+            objectives.losses[SHARED] = self.contrastive_weight * contrastive_loss(
+                features, labels, self.contrastive_temperature
+            )
         if len(features) > 1 and self.bottleneck_weight > 0:
             objectives.losses[IRRELEVANT] = self.bottleneck_weight * self._prediction_error(features, outputs)
         objectives.names += [name for name in (UNIQUE, SHARED, IRRELEVANT) if name in objectives.losses]

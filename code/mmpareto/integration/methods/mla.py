@@ -32,19 +32,19 @@ class MLA(PlainSum):
 
     The correction is that of orthogonal weights modification (Zeng et al., Nature Machine Intelligence 2019), from
     which MLA's code takes it. MLA's paper could not be read here: `variants["paper"]` is unchecked.
-    `variants["released"]` is the code (Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation, with
-    --gs_flag --dynamic), where
+    `variants["released"]` is the code (Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation at 4735bbc,
+    with --gs_flag --dynamic), where
 
     - rᵀq is the matrix q rᵀ instead, by which qqᵀ is divided element by element, and P is divided by its Frobenius norm
       after every update; the first step of all neither updates P nor corrects g;
-    - H_k is of a softmax over the samples of a batch, summed over them, so that a prediction depends on its batch;
-    - nothing is corrected unless the model is in DataParallel: the weight's name must be "module.weight". This is
-      `correction` "none".
+    - H_k is of a softmax over the samples of a batch, summed over them, so that a prediction depends on its batch.
 
-    Without --dynamic, λ_k is 1/2 (`test_weights` "equal"); for three modalities it is 0.35, 0.25 and 0.4, which is left
-    out. That all x_k are computed before the first step changes nothing: no step before k moves encoder k.
-    `variants["balancebenchmark"]` (GeWu-Lab/BalanceBenchmark, MLA_trainer.py) has the same P, adds g Pᵀ to g, and
-    weighs each sample; as stored, that loop stops at an attribute that is never set.
+    At another commit, 11ae1ee, it looks for a parameter "module.weight", where that of the head is "weight": nothing is
+    corrected, as with `correction` "none". Without --dynamic, λ is 0.55 for audio and 0.45 for visual (0.35, 0.25 and
+    0.4 for audio, visual and text), which is left out. It computes all x_k before the first step, which changes
+    nothing: no step before k moves encoder k. `variants["balancebenchmark"]` (GeWu-Lab/BalanceBenchmark,
+    MLA_trainer.py) has the same P, adds g Pᵀ to g, and weighs each sample; as stored, its loop stops at an attribute
+    that is never set.
 
     A forward and a backward pass of each encoder per batch. In your own loop, take a step per modality: the forward
     pass, `backward` with its loss alone, the optimizer's step and `zero_grad()`; call `set_epoch(…)` when an epoch
