@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Required
+from typing import Annotated, Any, NotRequired, Required
 
 import torch
 from pydantic import AfterValidator as Check
@@ -78,6 +78,7 @@ class TrainingState(TypedDict):
     random_state: dict[str, Any]
     epoch: Annotated[int, Field(ge=1)]
     steps: Count
+    earlier_steps: NotRequired[Count]
     seconds: float
     waited: float
     meter: dict[str, Any]

@@ -102,6 +102,8 @@ BY_METHOD = {
     "unimodal": LineStyle(GREY, SPARSE, "."),
     "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
+    "umt": LineStyle(BLUE, LONG, "|"),
+    "smv": LineStyle(GREEN, TWO_DOTS, "_"),
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
