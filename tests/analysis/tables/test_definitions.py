@@ -119,7 +119,7 @@ def test_rows_are_labelled_as_their_runs_are_in_plots() -> None:
             # The labels of a bridge name changes, and those of pre-training the start or what is trained. Of α, a label
             # names what is typed, which may be the default, and not the recipe's value, which is not the default on
             # Kinetics-Sounds.
-            named = "bridge" in name or name in ("pretraining", "finetuning")
+            named = "bridge" in name or name in ("pretraining", "finetuning") or settings.fusion == "cosine"
             of_alpha = name == "dgl" and (settings.n_classes == 33 or settings.options.get("alpha") == 4)
             if choices.flag_of(cell.row.flags, "--method") and not named and not of_alpha:
                 terms = settings.cross_terms
@@ -155,7 +155,7 @@ def test_what_the_tables_compare() -> None:
     assert choices.data_sets_of(TABLES["mosi"].columns) == ["mosi"]
     table_3 = ["joint", "uniform", "pareto", "gradnorm", "pcgrad", "metabalance", "mmpareto"]
     assert methods(TABLES["multitask"]) == table_3
-    assert set(methods(TABLES["cost"])) == set(METHODS)
+    assert set(methods(TABLES["cost"])) == set(METHODS) == set(methods(TABLES["field"]))
     fusions = {s.fusion for s in by_label(make_cells(TABLES["fusion"], [0], "last")).values()}
     assert fusions == {"concat", "sum", "film", "gated"}
     variants = by_label(make_cells(TABLES["variants"], [0], "last"))
