@@ -169,14 +169,14 @@ _FLAG = re.compile(r"^--([A-Za-z][\w-]*)(?=$|=)")
 def argument_options(annotation: Any) -> dict[str, Any]:
     """Options of `add_argument` for a value of the annotated type; empty where a command line cannot give one.
 
-    Handles bool (`true` or `false`), int, float, str, a Literal of strings, tuples of one of these, and unions, of
-    which the first member that a command line can give counts.
+    Handles bool (`true` or `false`), int, float, str, a Literal of strings, tuples of one of these (of any length with
+    `...`), and unions, of which the first member that a command line can give counts.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return next((options for part in parts if (options := argument_options(part))), {})
     if origin is tuple:
-        return argument_options(parts[0]) | {"nargs": len(parts)}
+        return argument_options(parts[0]) | {"nargs": "+" if parts[-1] is Ellipsis else len(parts)}
     if origin is typing.Literal:
         return {"choices": parts}
     if annotation is bool:

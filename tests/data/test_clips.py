@@ -51,14 +51,14 @@ def test_evaluation_matches_the_released_loader(folder: Path, size: int) -> None
         segment = int(available / 2)
         released.append(torch.stack([transform(pil(folder, clip, i * segment + int(segment / 2))) for i in range(2)]))
     samples = [dataset[index] for index in indices]
-    assert [index for _, _, index, _ in samples] == indices
+    assert [sample.dataset_index for sample in samples] == indices
     batch = next(iter(make_loader(torch.utils.data.Subset(dataset, indices), batch_size=3)))
     on_device = to_device(batch, "cpu", dataset.normalisation)
     assert on_device.inputs["visual"].dtype == torch.float32
     torch.testing.assert_close(
         on_device.inputs["visual"], torch.stack(released), rtol=0, atol=TOLERANCE / 255 / 0.224 + 1e-6
     )
-    for index, (inputs, label, _, flips) in zip(indices, samples, strict=True):
+    for index, (inputs, label, _, flips, _) in zip(indices, samples, strict=True):
         assert flips == {}
         assert torch.equal(inputs["audio"], torch.load(folder / f"audio/clip_{index:03d}.pt")[None])
         assert label == sorted(["SAD", "ANG", "HAP"]).index(["SAD", "ANG", "HAP"][index % 3])

@@ -134,12 +134,18 @@ class Loop:
     def __init__(self, model: nn.Module, batch: Batch, epoch: int = 3) -> None:
         self.network, self.batch, self.epoch, self.epochs, self.steps = model, batch, epoch, 4, 3
 
-    def eval_forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        with torch.no_grad():
-            return self.network(inputs)
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Outputs:
+        with torch.set_grad_enabled(graph):
+            return (network or self.network)(inputs)
+
+    def load_network(self, path: str) -> "Model":
+        return Model(len(self.network.modalities), seed=int(path)).requires_grad_(False).eval()
 
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
+
+    def indices(self, share: float) -> Tensor:
+        return torch.arange(len(self.batch[1]))
 
     def cluster(self, features: Tensor, count: int) -> Tensor:
         return torch.from_numpy(KMeans(count, n_init=1, random_state=0).fit_predict(features.numpy())).long()
@@ -161,13 +167,19 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# Options so that a method acts in the epoch of `Loop`.
-ACTING: dict[str, dict[str, Any]] = {"relearning": {"reinit_epoch": 1}}
+# Options without which a method does not begin, or does not act in the epoch of `Loop`. The path of a network is the
+# seed of its weights.
+NEEDED: dict[str, dict[str, Any]] = {
+    "unimodal": {"modality": "audio"},
+    "umt": {"teachers": ("7",)},
+    "smv": {"warmup": 0},
+    "relearning": {"reinit_epoch": 1},
+}
 
 
 def make(name: str, modality: str = "audio") -> Method:
-    kind, options = CONTROLS.get(name, (name, {"modality": modality} if name == "unimodal" else ACTING.get(name, {})))
-    return METHODS[kind](**options)
+    kind, options = CONTROLS.get(name, (name, NEEDED.get(name, {})))
+    return METHODS[kind](**options | ({"modality": modality} if name == "unimodal" else {}))
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 KEY = "integrate._extra_state"
 AGGREGATORS = ("torchjd:ExcessMTL", "torchjd:GradVac", "torchjd:PCD")
-WITH_STATE = [*STATEFUL, "ogm", "ogm_ge", "pretrain_finetune", "refresh", *AGGREGATORS]
+WITH_STATE = [*STATEFUL, "ogm", "ogm_ge", "pretrain_finetune", "smv", "refresh", *AGGREGATORS]
 WITHOUT_STATE = [*(name for name in METHODS if name not in WITH_STATE), "torchjd:UPGrad"]
 BATCHES = [batch_of(seed=seed) for seed in range(4)]
 

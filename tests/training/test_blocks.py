@@ -17,7 +17,7 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.training.loop import Trainer
 from prepared_clips import write_prepared
-from tiny_runs import acting, assert_same_run, read, resume, run, send_signal, trainer_of
+from tiny_runs import acting, assert_same_run, needed, read, resume, run, send_signal, trainer_of
 from torch import Tensor
 
 BLOCKS = ("--blocks", "mmtm", "--encoder", "tiny", "--protocol", "paper")
@@ -61,7 +61,7 @@ def test_every_method_takes_blocks_or_refuses_them_in_a_sentence(name: str, data
             ready(data, tmp_path / "run", method, *more)
         assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
         return
-    more = ["--modality", "visual"] if method == "unimodal" else more
+    more = ["--modality", "visual"] if method == "unimodal" else [*more, *needed(method, data)]
     trainer, batch = ready(data, tmp_path / "run", method, *more)
     assert len(trainer.network.blocks) == (0 if method == "unimodal" else 3)
     before = {key: p.detach().clone() for key, p in trainer.network.named_parameters()}

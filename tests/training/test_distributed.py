@@ -46,6 +46,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mla": ("--method", "mla", "--record-gradients", "2", "--accumulate", "2", *BATCH),
     "reconboost": ("--method", "reconboost", "--boost_epochs", "1", "--rectify_epochs", "1", *PLAIN),
     "blocks": ("--method", "mmpareto", "--blocks", "mmtm", "--record-gradients", "2", *STAGED),
+    "smv": ("--method", "smv", "--warmup", "1", *PLAIN),
     "plain": ("--random_seed", "1", "--optimizer", "adam", "--clip_grad", "1", *PLAIN),
     "parts": ("--accumulate", "3", "--record-gradients", "2", *PLAIN),
     "contrastive": ("--objective", "contrastive", "--method", "pareto", *PLAIN),

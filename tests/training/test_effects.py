@@ -57,6 +57,8 @@ UNUSED_OPTIONS = {
     ("mcr", "predictor_learning_rate"): "--bottleneck_weight 0 --predictor_learning_rate 0.001",
     ("pmr", "momentum_starts"): "--momentum_coef 0 --momentum_starts 3",
     ("pmr", "entropy_epochs"): "--mu 0 --entropy_epochs 3",
+    ("smv", "part_ratio"): "--part_ratio 0.3",
+    ("smv", "alpha"): "--alpha 2",
     ("pmr", "eta"): "--eta 0.1",
     ("mla", "projection"): "--correction none --projection released",
     ("lfm", "gap_reversed"): "--gap contrastive --gap_reversed true",

@@ -13,7 +13,7 @@ from mmpareto.errors import InputError
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import micro_batch_count, split_batch
 from prepared_clips import write_prepared
-from tiny_runs import run, trainer_of
+from tiny_runs import needed, run, trainer_of
 from torch import Tensor
 
 OPTIONS = {
@@ -56,7 +56,7 @@ def batches(trainer: Trainer) -> list[Batch]:
 def test_micro_batches_give_the_step_of_the_whole_batch(name: str, data: Path, tmp_path: Path) -> None:
     """Batches of 5, 5 and 2 in micro-batches of 2, 2 and 1, or 1 and 1; no BatchNorm; float32, to 1e-4 relative."""
     encoder = "staged" if "--blocks" in name else "plain"
-    more = ("--encoder", encoder, "--method", *name.split(), *OPTIONS.get(name, ()))
+    more = ("--encoder", encoder, "--method", *name.split(), *OPTIONS.get(name, ()), *needed(name, data, encoder))
     whole, parted = ready(data, tmp_path / "a", *more), ready(data, tmp_path / "b", *more, "--accumulate", "3")
     initial = copy.deepcopy(dict(whole.network.named_parameters()))
     for batch in batches(whole):

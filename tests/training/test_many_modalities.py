@@ -37,8 +37,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_run_with_eight_modalities(name: str, data: Path, tmp_path: Path) -> None:
-    words = [*WORDS.split(), "--data", str(data), "--ckpt_path", str(tmp_path / "run"), "--method", name]
-    assert train.main([*words, *OPTIONS.get(name, ())]) == 0
+    words = [*WORDS.split(), "--data", str(data)]
+    options = OPTIONS.get(name, ())
+    if name == "umt":
+        options = ("--teachers", str(tmp_path / "teachers"))
+        assert train.main([*words, "--method", "ensemble", "--ckpt_path", options[1]]) == 0
+    assert train.main([*words, "--ckpt_path", str(tmp_path / "run"), "--method", name, *options]) == 0
     modalities = ["m8"] if name == "unimodal" else [f"m{k}" for k in range(1, 9)]
     for line in metrics(tmp_path / "run"):
         assert np.isfinite(line["train_loss"]) and {key for key in line if key.startswith("acc_")} == {

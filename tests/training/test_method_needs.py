@@ -1,17 +1,20 @@
-"""What methods need of the loop besides losses: whole batches, passes with a graph, features of chosen samples."""
+"""What methods need of the loop besides losses: whole batches, features of chosen samples, trained networks."""
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import mmpareto
 import mmpareto.training.loop as loop
 import pytest
 import torch
 from mmpareto.data.loading.batches import EpochOrder, make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.training.checkpoints import load_checkpoint, network_of
+from mmpareto.training.method_labels import label
 from prepared_clips import write_prepared
 from sklearn.cluster import KMeans
-from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
+from tiny_runs import acting, assert_same_run, metrics, needed, resume, run, send_signal, trainer_of
 
 AGM = ("--method", "agm", "--variant", "released", "--modulation_ends", "0", "--learning_rate", "0.01")
 
@@ -89,6 +92,87 @@ def test_a_validation_set_that_the_run_lacks_is_refused(line: str, data: Path, t
     with pytest.raises(InputError, match="needs a validation set, and --protocol paper has none"):
         trainer_of(data, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
+
+
+# --- networks of earlier runs ---
+
+
+@pytest.fixture(scope="module")
+def teachers(data: Path) -> dict[str, Path]:
+    """Modality → the folder of its teacher; "both" → that of an ensemble."""
+    folders = {name: data.parent / name for name in ("audio", "visual")}
+    for name, folder in folders.items():
+        assert run(data, folder, "--method", "unimodal", "--modality", name, "--epochs", "1") == 0
+    return folders | {"both": Path(needed("umt", data)[1])}
+
+
+def test_two_runs_of_one_modality_each_are_the_teachers_of_a_step(
+    data: Path, teachers: dict[str, Path], tmp_path: Path
+) -> None:
+    """Frozen, in evaluation mode, and equal to the networks that `mmpareto.load` returns."""
+    given = ("--teachers", str(teachers["visual"] / "last.pt"), str(teachers["audio"]))
+    trainer = trainer_of(data, tmp_path / "run", "--method", "umt", *given)
+    method, batch = trainer.method, next(iter(trainer._batches()))[0]
+    trainer.begin_epoch()
+    trainer.step(batch)
+    for name, file in (("visual", teachers["visual"] / "last.pt"), ("audio", teachers["audio"])):
+        alone = mmpareto.load(file).model
+        with torch.no_grad():
+            expected = alone({name: batch.inputs[name]}).features[name]
+        torch.testing.assert_close(method._targets[name], expected, rtol=0, atol=0)
+    for network in method._networks:
+        assert not any(module.training for module in network.modules())
+        assert all(not p.requires_grad and p.grad is None for p in network.parameters())
+    assert trainer.settings.options["teachers"] == list(given[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("--teachers {audio}", "needs a teacher of visual: give --teachers the folders"),
+        ("--teachers {both} {audio}", "audio has two teachers"),
+        ("--teachers {both} --encoder plain", "size .* and this network 6"),
+        ("--teachers {both} --image_size 20", "trained with --image_size 24, and this run has 20"),
+        ("--teachers {audio}/nowhere", "there is no checkpoint"),
+        ("--teachers {audio}/config.json", "not a readable checkpoint"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused_before_anything_is_written(
+    words: str, match: str, data: Path, teachers: dict[str, Path], tmp_path: Path
+) -> None:
+    line = words.format(**teachers).split()
+    with pytest.raises(InputError, match=rf"^--method umt: .*{match}") as error:
+        trainer_of(data, tmp_path / "run", "--method", "umt", *line)
+    assert "\n" not in str(error.value) and ".." not in str(error.value).replace("/..", "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"dataset": "ave"}, "was trained on ave, and this run is on cremad"),
+        ({"data": {"classes": ["a", "b"]}}, "other classes"),
+        ({"data": {"channels": {"visual": 4}}}, "other channels of visual than"),
+        ({"data": {"normalisation": {}}}, "other normalisation of visual"),
+    ],
+)
+def test_teachers_of_other_data_are_refused(
+    change: dict[str, Any], match: str, data: Path, teachers: dict[str, Path], tmp_path: Path
+) -> None:
+    content = torch.load(teachers["visual"] / "best.pt", weights_only=True)
+    description = content["data"] | change.pop("data", {})
+    torch.save(content | {"data": description} | change, tmp_path / "other.pt")
+    given = ("--teachers", str(tmp_path / "other.pt"), str(teachers["audio"]))
+    with pytest.raises(InputError, match=match):
+        trainer_of(data, tmp_path / "run", "--method", "umt", *given)
+
+
+def test_labels_leave_the_files_of_teachers_out() -> None:
+    options = {"distillation_weight": 3.0, "teachers": ["runs/a-seed0", "runs/b-seed0"]}
+    assert label("umt", None, options) == "UMT (distillation_weight 3)"
+
+
+# --- clusters ---
 
 
 def test_clusters_are_those_of_scikit_learn_by_the_run_s_seed(data: Path, tmp_path: Path) -> None:

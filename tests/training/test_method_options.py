@@ -113,6 +113,14 @@ def test_aggregators_of_torchjd_have_their_own_options() -> None:
         settings("--method torchjd:AlignedMTL --scale_mode mode")
 
 
+def test_an_option_may_take_several_words_which_config_json_keeps() -> None:
+    parsed = settings("--method umt --teachers runs/a runs/b --epochs 3")
+    assert parsed.options == {"distillation_weight": 10.0, "teachers": ["runs/a", "runs/b"]} and parsed.epochs == 3
+    again = from_config({"arguments": to_config(parsed)})
+    assert again == parsed and make_method("umt", again.options).teachers == ("runs/a", "runs/b")
+    assert "--teachers (unset)" in methods_text()
+
+
 def test_without_torchjd_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.import_module
 

@@ -11,13 +11,14 @@ import torch
 from mmpareto import METHODS
 from mmpareto.errors import InputError
 from prepared_clips import write_prepared
-from tiny_runs import acting, assert_same_run, metrics, resume, run, send_signal, trainer_of
+from tiny_runs import acting, assert_same_run, metrics, needed, resume, run, send_signal, trainer_of
 
 OPTIONS = {  # so that two short epochs cover what a method changes over time
     "unimodal": ("--modality", "visual"),
     "pretrain_finetune": ("--pretrain_epochs", "1"),
     "gblending": ("--trial_epochs", "1"),
     "agm": ("--alpha", "1"),
+    "smv": ("--warmup", "1"),
     "inforeg": ("--variant", "released"),
     "relearning": ("--reinit_epoch", "1", "--epochs", "3", "--protocol", "validation"),  # it acts before the third
     "reconboost": ("--boost_epochs", "1", "--rectify_epochs", "1"),
@@ -29,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_prepared(tmp_path_factory.mktemp("data") / "cremad", train=14, test=4, prepared={})
 
 
-def flags(name: str) -> tuple[str, ...]:
-    return ("--method", name, "--learning_rate", "0.01", *OPTIONS.get(name, ()))
+def flags(name: str, data: Path) -> tuple[str, ...]:
+    return ("--method", name, "--learning_rate", "0.01", *OPTIONS.get(name, ()), *needed(name, data))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_resume_continues_bit_identically(
     name: str, protocol: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With 11 or 14 clips in batches of 4: stopped within epoch 2, and in its evaluation."""
-    more = (*flags(name), "--protocol", protocol)
+    more = (*flags(name, data), "--protocol", protocol)
     assert run(data, tmp_path / "whole", *more) == 0
     assert name in capsys.readouterr().out
     assert_complete(tmp_path / "whole", ["visual"] if name == "unimodal" else ["audio", "visual"])
@@ -74,7 +75,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 )
 def test_untrained_parameters_do_not_decay(name: str, compiled: bool, data: Path, tmp_path: Path) -> None:
     """A compiled model gives unreached parameters zero gradients, not None: weight decay would act on them."""
-    trainer = trainer_of(data, tmp_path / "run", "--weight_decay", "0.5", "--protocol", "paper", *flags(name))
+    trainer = trainer_of(data, tmp_path / "run", "--weight_decay", "0.5", "--protocol", "paper", *flags(name, data))
     if compiled:
         torch._dynamo.reset()
         trainer.model = torch.compile(trainer.network, backend="aot_eager")
@@ -92,7 +93,7 @@ def test_untrained_parameters_do_not_decay(name: str, compiled: bool, data: Path
 
 
 def test_pretraining_switches_to_the_joint_loss(data: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(data, tmp_path / "run", *flags("pretrain_finetune"))
+    trainer = trainer_of(data, tmp_path / "run", *flags("pretrain_finetune", data))
     snapshots = []
     evaluate: Callable[..., dict[str, object]] = trainer._evaluate_epoch
 
@@ -108,7 +109,15 @@ def test_pretraining_switches_to_the_joint_loss(data: Path, tmp_path: Path) -> N
 
 def test_frozen_encoders_do_not_change_in_fine_tuning(data: Path, tmp_path: Path) -> None:
     """Neither by the optimizer (weight decay, momentum) nor BatchNorm's statistics; resumed in mid-epoch as well."""
-    more = (*flags("pretrain_finetune"), "--freeze_encoders", "true", "--protocol", "paper", "--weight_decay", "0.1")
+    more = (
+        *flags("pretrain_finetune", data),
+        "--freeze_encoders",
+        "true",
+        "--protocol",
+        "paper",
+        "--weight_decay",
+        "0.1",
+    )
     more = (*more, "--record_gradients", "1")
     with acting(loop.Trainer, "step", 6, send_signal):  # 4 steps per epoch
         assert run(data, tmp_path / "run", *more) == 143
@@ -151,7 +160,7 @@ def test_an_ensemble_is_its_modalities_trained_alone(data: Path, tmp_path: Path)
 
 
 def test_unimodal_training_reads_and_builds_one_modality(data: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(data, tmp_path / "run", *flags("unimodal"))
+    trainer = trainer_of(data, tmp_path / "run", *flags("unimodal", data))
     assert trainer.network.modalities == ["visual"]
     batch, _ = next(iter(trainer._batches()))
     assert list(batch.inputs) == ["visual"]

@@ -69,6 +69,7 @@ def test_the_run_stops_and_names_the_nonfinite_step(
     assert resume(folder, "--epochs", 3) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert f"error: epoch 2, step {step_of(data, clip, 2)}: the {named} loss" in error
+    assert f"because the input audio of {clip} is; " in error and "learning_rate" not in error
     assert f"{folder / 'last.pt'} is from before" in error
     for name in ("last.pt", "best.pt"):
         content = read(folder / name)
@@ -102,12 +103,13 @@ def test_a_nonfinite_loss_in_evaluation_stops_the_run(
     spoil(data, "clip_013")  # of the test set
     assert resume(folder, "--epochs", 3) == 1
     error = capsys.readouterr().err
-    assert "epoch 2" in error and "loss" in error and "NaN" in error
+    assert "epoch 2" in error and "loss" in error and "NaN" in error and "audio of clip_013" in error
     assert len(metrics(folder)) == 1 and read(folder / "last.pt")["epoch"] == 2
 
 
-def test_weights_that_overflow_are_never_saved(data: Path, tmp_path: Path) -> None:
+def test_weights_that_overflow_are_never_saved(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(data, tmp_path / "run", "--learning_rate", 1e30, "--method", "uniform", "--protocol", "paper") == 1
+    assert "A smaller --learning_rate may help" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pt"))
 
 

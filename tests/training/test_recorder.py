@@ -246,7 +246,7 @@ def mixing(data: Path, tmp_path: Path) -> Iterator[Any]:
     torch.manual_seed(0)
     settings = trainer_of(data, tmp_path / "run", "--record-gradients", "1").settings
     network = Mixing()
-    recorder = GradientRecorder(settings, 8, network, METHODS["uniform"]())  # type: ignore[arg-type]
+    recorder = GradientRecorder(settings, network, METHODS["uniform"]())  # type: ignore[arg-type]
     joint, unimodal = network(torch.randn(5, 3, dtype=torch.float64))
     return SimpleNamespace(recorder=recorder, network=network, joint=joint, unimodal=unimodal)
 

@@ -149,7 +149,7 @@ def test_config_holds_everything_needed_to_repeat_the_run(data: Path, folder: Pa
 
 def test_the_run_folder_holds_the_documented_files_only(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "model_card.md", "last.pt", "best.pt"}
+    assert names == {"config.json", "metrics.jsonl", "summary.json", "model_card.md", "last.pt", "best.pt", ".lock"}
 
 
 def test_the_summary_of_a_run_with_validation(folder: Path) -> None:

@@ -155,7 +155,7 @@ def test_every_method_trains_three_tasks_or_is_refused_in_a_sentence(
     assert refused == [
         *("joint", "dgl", "ogm", "ogm_ge", "opm", "gblending", "greedy", "pmr", "agm"),
         *("inforeg", "relearning", "cml", "lfm", "ensemble", "pretrain_finetune"),
-        *("cggm", "mcr", "mla", "reconboost"),
+        *("umt", "smv", "cggm", "mcr", "mla", "reconboost"),
     ]
 
 

@@ -95,6 +95,16 @@ def resume(folder: Path, *more: object) -> int:
     return train(parse(["--resume", str(folder), *map(str, more)]))
 
 
+def needed(method: str, data: Path, encoder: str = "tiny") -> tuple[str, ...]:
+    """The flags without which a method does not begin; trains the networks that they name, with these encoders."""
+    if method != "umt":
+        return ()
+    folder = data.parent / f"{data.name}-teachers-{encoder}"
+    if not folder.exists():
+        assert run(data, folder, "--epochs", 1, "--method", "ensemble", "--encoder", encoder) == 0
+    return ("--teachers", str(folder))
+
+
 def trainer_of(data: Path, folder: Path, *more: object) -> Trainer:
     """A trainer that has not trained yet."""
     return make_trainer(parse(arguments(data, folder, *more)).settings)

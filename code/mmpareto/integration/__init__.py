@@ -43,7 +43,9 @@ if TYPE_CHECKING:  # type checkers see imports; at run time, `__getattr__` impor
     from mmpareto.integration.methods.reconboost import ReconBoost as ReconBoost
     from mmpareto.integration.methods.refresh import Refresh as Refresh
     from mmpareto.integration.methods.relearning import Relearning as Relearning
+    from mmpareto.integration.methods.smv import SMV as SMV
     from mmpareto.integration.methods.torchjd import TorchJD as TorchJD
+    from mmpareto.integration.methods.umt import UMT as UMT
     from mmpareto.integration.methods.unimodal import Unimodal as Unimodal
     from mmpareto.integration.reduction import MeanReducer as MeanReducer
     from mmpareto.integration.reduction import SumReducer as SumReducer
@@ -70,6 +72,8 @@ _METHODS = {
     "unimodal": "methods.unimodal:Unimodal",
     "ensemble": "methods.ensemble:Ensemble",
     "pretrain_finetune": "methods.pretrain_finetune:PretrainFinetune",
+    "umt": "methods.umt:UMT",
+    "smv": "methods.smv:SMV",
     "gradnorm": "methods.gradnorm:GradNorm",
     "pcgrad": "methods.pcgrad:PCGrad",
     "metabalance": "methods.metabalance:MetaBalance",

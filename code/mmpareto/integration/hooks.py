@@ -35,8 +35,21 @@ class TrainingContext(Protocol):
     def network(self) -> Any:
         """The model in training; `network.modalities` are the names of its modalities."""
 
-    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Any:
-        """Run the model in evaluation mode, without a graph unless `graph` is true, and return its outputs."""
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Any:
+        """Run the model in evaluation mode, without a graph unless `graph` is true, and return its outputs.
+
+        Arguments:
+            network: one of `load_network`, to run in place of the model in training; never with a graph.
+        """
+
+    def load_network(self, path: str) -> Any:
+        """Return the trained network in a run's folder or a checkpoint, frozen, in evaluation mode, on the device.
+
+        Its `modalities` are the names of its inputs, and `encoders` maps them to its encoders.
+
+        Raises:
+            ValueError: there is none, or it was trained on another data set, other classes or other inputs.
+        """
 
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         """Return batches of ({modality: feature (B, F)}, labels (B,)) of a share of the samples, computed on demand.
@@ -51,6 +64,9 @@ class TrainingContext(Protocol):
         Raises:
             ValueError: the run has no such samples; at the call, not at the first batch.
         """
+
+    def indices(self, share: float) -> Tensor:
+        """Return the indices (N,) int64, on the CPU, of the training samples of `features(share)`, in their order."""
 
     def cluster(self, features: Tensor, count: int) -> Tensor:
         """Return the index of the k-means cluster of every sample, (N,) int64 on the CPU, from features (N, F).
@@ -89,6 +105,9 @@ class Hooks:
     trains_copies: bool = False
     """Whether the method trains copies of the model, by `TrainingContext.trial`."""
 
+    resamples: bool = False
+    """Whether `copies` may return any."""
+
     @property
     def needs_whole_batch(self) -> bool:
         """True if `backward` must be given a step's whole batch at once: no micro-batches, one process."""
@@ -110,6 +129,15 @@ class Hooks:
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Called before the first step of an epoch."""
+
+    def copies(self) -> Mapping[str, Tensor]:
+        """Return further samples of the current epoch: modality → indices (N,) int64 of training samples.
+
+        A copy is shuffled in among the samples, and has zeros in place of the features of all other modalities. An
+        index may occur several times. Called after `begin_epoch`, and when a run is resumed within an epoch: keep them
+        in `memory`.
+        """
+        return {}
 
     def renews_optimizer(self, context: TrainingContext) -> bool:
         """Return whether the epoch begins with a new optimiser, without momentum; called after `begin_epoch`."""

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +55,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
     `__init__` of its own, whose options may be others, does not inherit them, nor `without_effect`."""
     variant_aliases: ClassVar[Mapping[str, str]] = {}
     """Former names of variants → their names."""
+    files: ClassVar[Sequence[str]] = ()
+    """Options that name files or folders; labels of runs leave them out."""
     without_effect: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Option → the values of others with which it has no effect; one that is not listed always has one."""
     refreshable: ClassVar[bool] = False

@@ -121,13 +121,14 @@ class MultimodalNetwork(nn.Module):
         """True if the joint logits are a sum of one contribution per modality."""
         return self.fusion.additive
 
-    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None, alone: Tensor | None = None) -> Outputs:
         """Classify a batch.
 
         Arguments:
             inputs: modality → tensor with the batch first. A modality may be absent: the joint prediction then does
                 without it (`absent`), and the outputs have no other entry for it.
             hold: with MMTM blocks, the modality whose gates are replaced by their running mean.
+            alone: (B,) the number of the only modality whose feature is used, or −1 for all; the others are zeros.
 
         Raises:
             InputError: there is no input, or one of a modality that the network does not have.
@@ -140,6 +141,8 @@ class MultimodalNetwork(nn.Module):
         names = [name for name in self.encoders if name in inputs]
         maps = self._maps({name: inputs[name] for name in names})
         encoded = self._encode_with_blocks(maps, hold) if self.blocks else self._encode(maps)
+        if alone is not None:
+            encoded = _alone(encoded, alone, self.modalities)
         features = {name: encoded[name] for name in given}
         if self.heads:
             unimodal = {name: self.heads[name](feature) for name, feature in features.items()}
@@ -270,12 +273,19 @@ class MultiTaskNetwork(MultimodalNetwork):
         """False: there are no joint logits."""
         return False
 
-    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None) -> Outputs:
+    def forward(self, inputs: Mapping[str, Tensor], hold: str | None = None, alone: Tensor | None = None) -> Outputs:
         """Classify a batch; see `MultimodalNetwork.forward`."""
         self._check(inputs)
         features = self._encode(self._maps(inputs))
         (feature,) = features.values()
         return Outputs(None, {task: head(feature) for task, head in self.heads.items()}, features, {})
+
+
+def _alone(features: Mapping[str, Tensor], alone: Tensor, modalities: Sequence[str]) -> dict[str, Tensor]:
+    """The features, with zeros for the samples that use another modality alone."""
+    numbers = {name: modalities.index(name) for name in features}
+    unused = {name: ((alone >= 0) & (alone != number)).unsqueeze(1) for name, number in numbers.items()}
+    return {name: x.masked_fill(unused[name], 0) for name, x in features.items()}
 
 
 def _channels_last(x: Tensor) -> Tensor:

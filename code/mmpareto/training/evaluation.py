@@ -47,6 +47,11 @@ class Predictions:
         """Head → its labels: those of all heads, or the classes of a task."""
         return head_labels(self.outputs, self.labels)
 
+    def nonfinite_rows(self, limit: int = 100) -> list[int]:
+        """The first rows of which a feature is NaN or infinite."""
+        finite = [x.flatten(1).isfinite().all(1) for x in self.outputs.features.values()]
+        return (~torch.stack(finite).all(0)).nonzero().flatten()[:limit].tolist()
+
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Head → the metrics of the labels' task."""
         task = task_of_batch(self.labels)

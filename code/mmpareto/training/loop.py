@@ -6,6 +6,7 @@ Path of a batch, in `Trainer.step`: inputs → outputs → losses → the method
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from mmpareto.models.network import MultimodalNetwork
 from mmpareto.progress import progress
 from mmpareto.training import devices
 from mmpareto.training.checkpoints import save_checkpoint
-from mmpareto.training.data import Data, Loaders, training_order
+from mmpareto.training.data import Data, Loaders, training_order, used_samples
 from mmpareto.training.distributed import SINGLE_PROCESS, Processes
 from mmpareto.training.epoch_line import epoch_text, tagged
 from mmpareto.training.evaluation import Predictions, gather_predictions, predict
@@ -65,7 +66,7 @@ class Trainer:
         epoch: current epoch, from 1.
         steps, seconds: steps and training time of the current epoch so far.
         history: one dict per finished epoch, the lines of metrics.jsonl.
-        steps_per_epoch: number of steps in every epoch.
+        earlier_steps: number of steps in all earlier epochs.
         objective: of `--objective`: the inputs and the losses of a step.
     """
 
@@ -94,7 +95,7 @@ class Trainer:
         self.objective: Objective = OBJECTIVES[settings.objective](settings, data, processes)
         self.optimizer = make_optimizer(settings, network)
         self.order = training_order(settings, len(data.train))
-        self.steps_per_epoch = math.ceil(self.order.used / settings.batch_size)
+        self.earlier_steps = 0
         self.loaders = Loaders(settings, device, processes)
         self.loader = self.loaders.get(data.train, self.order)
         self.finite_monitor = FiniteMonitor(self.precision.SMALLEST_SCALE)
@@ -102,7 +103,7 @@ class Trainer:
         self.method_context = MethodContext(settings, data, network, device, gpu_ids, self.signals.check, processes)
         self.method.reduce = SumReducer(same_graph=True) if processes.is_distributed else None
         self.method.loss = loss_of
-        self.recorder = GradientRecorder(settings, self.order.used, network, method)
+        self.recorder = GradientRecorder(settings, network, method)
         self.history: list[dict[str, Any]] = []
         self._reset_epoch(1)
 
@@ -159,13 +160,14 @@ class Trainer:
         """
         inputs = self.objective.inputs(batch, samples, self.epoch, self.steps + 1)
         options = self.method.before_forward(self.method_context, inputs, batch.labels)
+        options = options | {"alone": batch.alone} if self.order.copies else options
         seeds = self.settings.random_seed, self.epoch, self.steps, number
         with self.precision.autocast():
             with self.processes.per_rank_rng(self.device, *seeds):
                 outputs = self.model(inputs, **options)
             joint, unimodal = batch_losses = self.objective.losses(outputs, batch.labels, samples)
         self.processes.average_buffers(self.network, len(batch.labels))
-        self.recorder.measure(self.epoch, self.steps + 1, joint, unimodal, scale, outputs, batch.labels)
+        self.recorder.measure(self.epoch, self.total_steps + 1, joint, unimodal, scale, outputs, batch.labels)
         own_losses = self.network.own_losses
         share = len(batch.labels) / samples
         try:
@@ -203,7 +205,12 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Number of steps since the run began."""
-        return (self.epoch - 1) * self.steps_per_epoch + self.steps
+        return self.earlier_steps + self.steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of the current epoch, or the last one that began."""
+        return math.ceil(self.order.used / self.settings.batch_size)
 
     @property
     def is_finished(self) -> bool:
@@ -243,6 +250,11 @@ class Trainer:
                 self.finite_monitor.check()
                 self.save()
                 raise
+            except NonFiniteError as error:
+                if error.step is not None:
+                    self.order.set_epoch(self.epoch, start=(error.step - 1) * self.settings.batch_size)
+                    error.blame(self.data.train, itertools.islice(self.order, self.settings.batch_size))
+                raise
         return self.history
 
     def begin_epoch(self) -> None:
@@ -252,6 +264,7 @@ class Trainer:
             self.method.begin_epoch(self.method_context)
             if self.method.renews_optimizer(self.method_context):
                 self.optimizer = make_optimizer(self.settings, self.network)
+        self._set_copies()
         self._set_learning_rate()
         # Freezes what the method does not train: weight decay would shrink weights whose gradient is zero.
         before = [p.requires_grad for p in self.network.parameters()]
@@ -264,6 +277,15 @@ class Trainer:
             torch.compiler.reset()  # compiled code does not notice the change
         self.order.set_epoch(self.epoch, start=min(self.steps * self.settings.batch_size, self.order.used))
         self.model.train()
+
+    def _set_copies(self) -> None:
+        """Add the copies that the method asks for to the epoch's samples."""
+        modalities = self.network.modalities
+        copies = [
+            (i, modalities.index(name)) for name, indices in self.method.copies().items() for i in indices.tolist()
+        ]
+        self.order.set_copies(copies, used_samples(self.settings, "train", self.order.size + len(copies)))
+        self.method_context.steps = self.steps_per_epoch
 
     def _set_learning_rate(self) -> None:
         set_learning_rate(self.optimizer, self.settings, self.epoch, self.steps, self.steps_per_epoch)
@@ -331,13 +353,19 @@ class Trainer:
             if every is not None and self.epoch % every == 0:
                 metrics |= self.fit_probes(f"probes of epoch {self.epoch}")["probe_result"]["metrics"]
         except NonFiniteError as error:
-            raise NonFiniteError(f"epoch {self.epoch}, after step {self.steps}: {error}") from None
+            error.args = (f"epoch {self.epoch}, after step {self.steps}: {error}",)
+            raise
         means = self.meter.means()
         return metrics | {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def _metrics_on(self, dataset: PreparedDataset, prefix: str = "") -> dict[str, Any]:
         """Metrics on a data set; None for the unimodal heads if the method does not train them."""
-        metrics = self.objective.metrics(self.predict(dataset), dataset, prefix)
+        predictions = self.predict(dataset)
+        try:
+            metrics = self.objective.metrics(predictions, dataset, prefix)
+        except NonFiniteError as error:
+            error.blame(dataset, predictions.nonfinite_rows())
+            raise
         if not self.heads_trained:
             suffixes = tuple(f"_{name}" for name in self.network.head_names)
             metrics |= {key: None for key in metrics if key.endswith(suffixes)}
@@ -402,6 +430,7 @@ class Trainer:
         self.history.append(metrics)
         if is_best and self.processes.is_rank0:
             save_checkpoint(self.folder / BEST, self._weights() | {"epoch": self.epoch, "selected_on": note})
+        self.earlier_steps += self.steps
         self._reset_epoch(self.epoch + 1)
         self.save()
         if self.processes.is_rank0:
@@ -431,6 +460,7 @@ class Trainer:
             "random_state": devices.get_rng_state(),
             "epoch": self.epoch,
             "steps": self.steps,
+            "earlier_steps": self.earlier_steps,
             "seconds": self.seconds,
             "waited": self.wait_timer.seconds,
             "meter": self.meter.state_dict(),
@@ -444,6 +474,8 @@ class Trainer:
         self.method.load_state_dict(state["method_state"])
         devices.set_rng_state(state["random_state"], self.device if self.processes.is_distributed else None)
         self.epoch, self.steps, self.seconds = (state[name] for name in ("epoch", "steps", "seconds"))
+        whole_epochs = (self.epoch - 1) * self.steps_per_epoch  # all alike in runs that did not record their number
+        self.earlier_steps = state.get("earlier_steps", whole_epochs)
         self.wait_timer.seconds = state["waited"]
         self.meter.load_state_dict(state["meter"], self.device)
         self.history = state["history"]

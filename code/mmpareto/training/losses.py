@@ -139,8 +139,11 @@ def micro_batch_count(samples: int, batch_size: int, accumulate: int) -> int:
 def split_batch(batch: Batch, count: int) -> list[Batch]:
     """A batch as `count` micro-batches, which share its memory and differ in size by at most one sample."""
     inputs = {name: values.tensor_split(count) for name, values in batch.inputs.items()}
-    labels_and_indices = zip(batch.labels.tensor_split(count), batch.indices.tensor_split(count), strict=True)
+    labels, indices = batch.labels.tensor_split(count), batch.indices.tensor_split(count)
+    alone = [None] * count if batch.alone is None else batch.alone.tensor_split(count)
     return [
-        Batch({name: parts[number] for name, parts in inputs.items()}, labels, indices)
-        for number, (labels, indices) in enumerate(labels_and_indices)
+        Batch(
+            {name: parts[number] for name, parts in inputs.items()}, labels[number], indices[number], {}, alone[number]
+        )
+        for number in range(count)
     ]

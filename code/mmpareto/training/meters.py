@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mmpareto.data.loading.samples import PreparedDataset
+from mmpareto.errors import first_few
 from mmpareto.integration.report import Report
 from mmpareto.training.losses import objective_names
 
@@ -105,7 +107,31 @@ class WaitTimer:
 
 
 class NonFiniteError(Exception):
-    """A loss or its gradient is NaN or infinite; the message names the step."""
+    """A loss or its gradient is NaN or infinite; the message names the step.
+
+    Attributes:
+        step: in the epoch, from 1; None in evaluation.
+        advice: a sentence on what to do.
+    """
+
+    step: int | None = None
+    advice = "A smaller --learning_rate may help."
+
+    def blame(self, dataset: PreparedDataset, keys: Iterable[Any]) -> None:
+        """Name those of these samples in the message whose inputs are NaN or infinite, if there are any.
+
+        Arguments:
+            keys: of the samples in `dataset`.
+        """
+        names = [
+            f"{name} of {dataset.names[sample.dataset_index]}"
+            for sample in (dataset[key] for key in keys)
+            for name, values in sample.inputs.items()
+            if not bool(values.isfinite().all())
+        ]
+        if names:
+            self.args = (f"{self}, because the input {first_few(names)} is",)
+            self.advice = "Prepare the data again, or leave such samples out."
 
 
 class FiniteMonitor:
@@ -145,4 +171,7 @@ class FiniteMonitor:
             nonfinite = [loss for loss in losses if not next(values)]
             if nonfinite:
                 names = " and ".join(nonfinite)
-                raise NonFiniteError(f"epoch {epoch}, step {step}: the {names} loss or its gradient is NaN or infinite")
+                where = f"epoch {epoch}, step {step}"
+                error = NonFiniteError(f"{where}: the {names} loss or its gradient is NaN or infinite")
+                error.step = step
+                raise error

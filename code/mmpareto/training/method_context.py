@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from mmpareto.training.evaluation import gather_predictions, predict
 from mmpareto.training.losses import loss_of, losses
 from mmpareto.training.optimisation import make_optimizer, set_learning_rate
 from mmpareto.training.settings import Settings
+from mmpareto.training.trained_networks import load_frozen
 
 
 class MethodContext:
@@ -51,8 +53,13 @@ class MethodContext:
         self._precision = devices.Precision(settings.amp, device)
         self._model = devices.wrap_model(network, gpu_ids, compiled=settings.compile)
 
-    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+    def eval_forward(
+        self, inputs: Mapping[str, Tensor], graph: bool = False, network: MultimodalNetwork | None = None
+    ) -> Outputs:
         """The network's outputs in evaluation mode; activations of a pass with a graph are kept, not recomputed."""
+        if network is not None:
+            with torch.no_grad(), self._precision.autocast():
+                return network(inputs)
         was_training, recompute = self.network.training, self.network.recompute
         self.network.eval()
         # A recomputation would be in the mode that the network has in the backward pass, that of training.
@@ -64,6 +71,13 @@ class MethodContext:
             self.network.train(was_training)
             self.network.recompute = recompute
 
+    def load_network(self, path: str) -> MultimodalNetwork:
+        """A trained network in a run's folder (its best.pt) or a checkpoint; see `trained_networks`."""
+        network = load_frozen(Path(path), self._settings, self._data.train).to(self._device)
+        if self._settings.channels_last:
+            network.to_channels_last()
+        return network
+
     def features(self, share: float, samples: str = "training") -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         """Features and labels of a share of the samples; which, differs per epoch."""
         data = self._data
@@ -73,13 +87,21 @@ class MethodContext:
         return self._features(share, dataset)
 
     def _features(self, share: float, dataset: PreparedDataset) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        order = EpochOrder(len(dataset), self._settings.random_seed)
-        order.set_epoch(self.epoch, start=len(dataset) - max(1, round(share * len(dataset))))
-        for batch, samples in self._batches(dataset, order):
+        for batch, samples in self._batches(dataset, self._part(share, len(dataset))):
             features = self.eval_forward(batch.inputs).features
             gathered = {name: self._processes.all_gather(values, samples) for name, values in features.items()}
             yield gathered, self._processes.all_gather(batch.labels, samples)
             self._check()
+
+    def indices(self, share: float) -> Tensor:
+        """Indices of the training samples of `features(share)`, in their order."""
+        return torch.tensor([index for _, index, *_ in self._part(share, len(self._data.train))])
+
+    def _part(self, share: float, samples: int) -> EpochOrder:
+        """The order of a share of the samples, the last ones of the epoch's order."""
+        order = EpochOrder(samples, self._settings.random_seed)
+        order.set_epoch(self.epoch, start=samples - max(1, round(share * samples)))
+        return order
 
     def cluster(self, features: Tensor, count: int) -> Tensor:
         """Clusters by scikit-learn, from one start, on rank 0: the others receive them, not a sum in another order."""

@@ -27,6 +27,8 @@ NAMES = {
     "unimodal": "Unimodal",
     "ensemble": "Ensemble of unimodal models",
     "pretrain_finetune": "Pretrain, then fine-tune",
+    "umt": "UMT",
+    "smv": "SMV",
     "gradnorm": "GradNorm",
     "pcgrad": "PCGrad",
     "metabalance": "MetaBalance",
@@ -63,7 +65,8 @@ def label(
 
     Arguments:
         variant: the method's first variant, its default, is mentioned only if `default_variant` is true.
-        options: of the method, as config.json has them; those that the variant implies are not mentioned.
+        options: of the method, as config.json has them; those that the variant implies, or that name files, are not
+            mentioned.
         further: what else distinguishes the run from others beside it, such as "fusion film".
     """
     kind = method_class(method)
@@ -71,7 +74,9 @@ def label(
     default = next(iter(variants), None)
     usual = _defaults(kind) | variants.get(variant or default, {})
     parts = [variant] if variant is not None and (default_variant or variant != default) else []
-    parts += [f"{name} {value_text(value)}" for name, value in (options or {}).items() if value != usual.get(name)]
+    files = kind.files if kind else ()
+    changed = {name: value for name, value in (options or {}).items() if value != usual.get(name) and name not in files}
+    parts += [f"{name} {value_text(value)}" for name, value in changed.items()]
     parts += further
     return f"{name_of(method)} ({', '.join(parts)})" if parts else name_of(method)
 

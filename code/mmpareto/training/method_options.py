@@ -197,7 +197,7 @@ def _indented(*lines: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "(unset)" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "(unset)" if value is None or value == () else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _class(method: str) -> Any:

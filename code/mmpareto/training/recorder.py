@@ -26,7 +26,6 @@ NaN marks values that a recorded step lacks but another has: of an objective tha
 """
 
 import dataclasses
-import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -87,13 +86,11 @@ class GradientRecorder:
 
     Arguments:
         settings, network, method: of the run. Without `record_gradients`, every method does nothing.
-        samples: number of samples per epoch.
     """
 
-    def __init__(self, settings: Settings, samples: int, network: MultimodalNetwork, method: Method) -> None:
+    def __init__(self, settings: Settings, network: MultimodalNetwork, method: Method) -> None:
         self._settings, self._network, self._method = settings, network, method
         self._every = settings.record_gradients
-        self._steps_per_epoch = math.ceil(samples / settings.batch_size)
         self._layers = {
             modality: {name: p for name, p in encoder.named_parameters() if p.requires_grad}
             for modality, encoder in network.encoders.items()
@@ -117,12 +114,11 @@ class GradientRecorder:
         Gradients of several calls before `finish_step` are added up, for micro-batches and turns.
 
         Arguments:
-            epoch, step: from 1; the step within the epoch.
+            epoch, step: from 1; the step within the run.
             scale: factor of a gradient scaler; recorded values are unscaled.
             outputs, labels: of the step, as for `Method.backward`.
         """
-        number = (epoch - 1) * self._steps_per_epoch + step
-        if self._every is None or (number - 1) % self._every or not self._method.trains_encoders:
+        if self._every is None or (step - 1) % self._every or not self._method.trains_encoders:
             return
         objectives = self._objectives(joint, unimodal)
         passes = [dataclasses.replace(one, outside=False) for one in separate_passes(objectives)]
@@ -135,7 +131,7 @@ class GradientRecorder:
         objectives.losses = {}  # frees their graph after the step
         if comparison is not None:
             comparison.add(joint, unimodal, dict(self._network.encoders.items()), outputs, labels, scale)
-        self._step = StepGradients(number, epoch, objectives, passes, gradients, comparison)
+        self._step = StepGradients(step, epoch, objectives, passes, gradients, comparison)
 
     def finish_step(self, report: Mapping[str, EncoderReport]) -> None:
         """Record the step, if it was measured, together with the method's report: modality → report."""
@@ -183,8 +179,8 @@ class GradientRecorder:
         with atomic_path(folder / GRADIENTS) as temporary:
             np.savez_compressed(temporary, **(about | stacked))
 
-    def restore(self, folder: Path, epoch: int, steps: int) -> None:
-        """Load the records of a run that resumes after `steps` steps of `epoch`, without those of later steps.
+    def restore(self, folder: Path, steps: int) -> None:
+        """Load the records of a run that resumes after `steps` steps, without those of later steps.
 
         If the file is missing, recording begins with the next steps.
 
@@ -202,7 +198,7 @@ class GradientRecorder:
             list(records[f"layers_{modality}"]) != list(layers) for modality, layers in self._layers.items()
         ):
             raise InputError(f"{path} is of another network: remove it, and gradients are recorded from here on.")
-        count = int((records["step"] <= (epoch - 1) * self._steps_per_epoch + steps).sum())
+        count = int((records["step"] <= steps).sum())
         values = {name: array for name, array in records.items() if _is_recorded_value(name)}
         self._on_host = [
             (int(records["step"][row]), int(records["epoch"][row]), {name: v[row] for name, v in values.items()})

@@ -129,7 +129,7 @@ def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
         last = trainer.folder / LAST
         saved = f"{last} is from before" if last.exists() else "nothing was saved"
         if processes.is_rank0:
-            print(f"error: {error}; the run stops here, {saved}. A smaller --learning_rate may help.", file=sys.stderr)
+            print(f"error: {error}; the run stops here, {saved}. {error.advice}", file=sys.stderr)
         return 1
     finally:
         trainer.loaders.stop()
@@ -253,7 +253,7 @@ def make_trainer(
         load_weights(network, checkpoint["model"], resume)
     else:
         _load_pretrained(network, settings, method, processes)
-    _check_fits(network, data, settings)
+    _check_fits(network, data, settings, any_size=method.resamples)
     devices.allow_tf32(settings.tf32)
     network.recompute = settings.checkpoint_activations
     network.absent, network.input_shapes = method.absent, shapes
@@ -282,11 +282,11 @@ def make_trainer(
             trainer.load_state_dict(checkpoint)
         except Exception as error:  # a damaged file may hold anything
             raise InputError(f"{resume / LAST} is damaged ({error}); give a whole copy.") from error
-        trainer.recorder.restore(resume, trainer.epoch, trainer.steps)
+        trainer.recorder.restore(resume, trainer.total_steps)
     try:
         method.begin_training(trainer.method_context)
     except ValueError as error:
-        raise InputError(f"--method {settings.method}: {error}.") from error
+        raise InputError(f"--method {settings.method}: {str(error).removesuffix('.')}.") from error
 
     trainer.folder = resume or processes.run_on_rank0(lambda: new_folder(settings.name, settings.ckpt_path))
     if processes.is_rank0 and not trainer.is_finished:
@@ -371,13 +371,17 @@ def _check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: d
         )
 
 
-def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings) -> None:
+def _check_fits(network: MultimodalNetwork, data: Data, settings: Settings, *, any_size: bool) -> None:
     """Raise InputError if the network cannot train on the smallest micro-batch, such as a last batch of one sample.
 
     BatchNorm needs more than one value per channel, and every convolution an image at least as large as its kernel.
+
+    Arguments:
+        any_size: whether the number of samples differs from epoch to epoch, so that the last batch may be of any size.
     """
     full, samples = settings.batch_size, data.record["clips"]["train"]
     batches = {min(full, samples), samples % full or full}
+    batches |= {1} if any_size and settings.drop_last == "none" else set()
     parts = [size // micro_batch_count(size, full, settings.accumulate) for size in batches]
     smallest = min(*parts, 2)
     batch = next(iter(make_loader(data.train_fixed, batch_size=smallest)))

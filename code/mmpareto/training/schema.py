@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Required
+from typing import Annotated, Any, NotRequired, Required
 
 import torch
 from pydantic import AfterValidator as Check
@@ -15,6 +15,7 @@ SHOWN = 100  # characters of a message about an entry, whose name may be of any 
 
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0)]
+Shapes = dict[str, list[Size] | tuple[Size, ...]]
 
 
 def _holds_numbers(tensor: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class Network(TypedDict, total=False):
     projections: Size | None
     init: str
     tasks: list[str] | tuple[str, ...]
-    input_shapes: dict[str, list[Size]]
+    input_shapes: Shapes
 
 
 class Checkpoint(TypedDict, total=False):
@@ -63,7 +64,7 @@ class Checkpoint(TypedDict, total=False):
     probe: dict[str, Weights]
     probe_result: dict[str, Any]
     settings: dict[str, Any]
-    input_shapes: dict[str, list[Size]]
+    input_shapes: Shapes
     plugins: list[str]
 
 
@@ -77,6 +78,7 @@ class TrainingState(TypedDict):
     random_state: dict[str, Any]
     epoch: Annotated[int, Field(ge=1)]
     steps: Count
+    earlier_steps: NotRequired[Count]
     seconds: float
     waited: float
     meter: dict[str, Any]

@@ -58,6 +58,8 @@ OTHER: dict[str, Any] = {
     "cache": True,
     "gpu_ids": "1",
     "workers": 3,
+    "worker_timeout": 30.0,
+    "process_timeout": 300.0,
     "compile": True,
     "channels_last": True,
     "tf32": True,
@@ -79,7 +81,17 @@ OTHER: dict[str, Any] = {
     "log_every": 5,
 }
 FIELDS = [field.name for field in dataclasses.fields(Settings)]
-WITHOUT_EFFECT = ["model", "ckpt_path", "data", "gpu_ids", "workers", "use_tensorboard", "tensorboard_path"]
+WITHOUT_EFFECT = [
+    "model",
+    "ckpt_path",
+    "data",
+    "gpu_ids",
+    "workers",
+    "worker_timeout",
+    "process_timeout",
+    "use_tensorboard",
+    "tensorboard_path",
+]
 WITHOUT_EFFECT += ["record_gradients", "no_probe", "probe_every", "plugin", "logger", "log_every"]
 
 

@@ -102,6 +102,8 @@ BY_METHOD = {
     "unimodal": LineStyle(GREY, SPARSE, "."),
     "ensemble": LineStyle(GREY, SOLID, "+"),
     "pretrain_finetune": LineStyle(GREEN, DASHED, "1"),
+    "umt": LineStyle(BLUE, LONG, "|"),
+    "smv": LineStyle(GREEN, TWO_DOTS, "_"),
     "gradnorm": LineStyle(SKY, SOLID, "2"),
     "pcgrad": LineStyle(BLUE, DASHDOT, "3"),
     "metabalance": LineStyle(VERMILION, SOLID, "4"),
@@ -109,6 +111,8 @@ BY_METHOD = {
     "mcr": LineStyle(BLACK, LONG, "2"),
     "mla": LineStyle(BLACK, LONG, "*"),
     "reconboost": LineStyle(GREEN, LONG, "1"),
+    "inforeg": LineStyle(BLUE, LONG, "o"),
+    "relearning": LineStyle(GREEN, TWO_DOTS, "s"),
 }
 BY_VARIANT = {
     ("mmpareto", "paper"): LineStyle(VERMILION, LONG, "v"),
@@ -128,6 +132,7 @@ BY_VARIANT = {
     ("mla", "released"): LineStyle(BLACK, TWO_DOTS, "*"),
     ("mla", "balancebenchmark"): LineStyle(BLACK, SPARSE, "*"),
     ("reconboost", "released"): LineStyle(GREEN, TWO_DOTS, "1"),
+    ("inforeg", "released"): LineStyle(BLUE, TWO_DOTS, "o"),
 }
 # Label → its line, in every plot.
 LABELS = {NAMES[method]: line for method, line in BY_METHOD.items()}

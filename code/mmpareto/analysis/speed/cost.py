@@ -1,6 +1,7 @@
 """Time and memory of a training step with each method, measured side by side."""
 
 import dataclasses
+import functools
 import os
 import platform
 import re
@@ -36,6 +37,7 @@ RELEASED = "released code"
 MGDA = TORCHJD + "MGDA"
 CHANNELS = {"audio": 1, "visual": 3}
 FREQUENCIES, CLASSES = 128, 6
+MADE_UP = "made up"  # the path of a trained network, in place of which a contender's own is used
 # Methods that with their default options need convolutions, or encoders with stages, and do not apply to MLPs.
 FOR_CONVOLUTIONS = ("greedy", "ogm", "ogm_ge")
 
@@ -118,6 +120,8 @@ def _contender_method(name: str, modalities: Iterable[str]) -> Any:
     method, colon, variant = name.partition(":")
     if method == "unimodal":
         return make_method(method, {"modality": next(iter(modalities))})
+    if method == "umt":
+        return make_method(method, {"teachers": [MADE_UP]})
     if not colon or name.startswith(TORCHJD):
         return make_method(name, {})
     return make_method(method, read_options(method, variant, [], [])[1])
@@ -135,6 +139,7 @@ class Contender:
         self.labels, self.device = labels, labels.device
         channels = {m: CHANNELS.get(m, FEATURES) for m in self.inputs}
         shape: dict[str, Any] = {**self.method.network, **({"encoder": "mlp"} if conditions.modalities else {})}
+        self._unimodal = functools.partial(build_network, channels, CLASSES, **shape)
         if conditions.blocks and len(channels) > 1:
             shape = {"blocks": conditions.blocks} | shape
         self.network: MultimodalNetwork = build_network(channels, CLASSES, **shape).to(self.device)
@@ -157,8 +162,11 @@ class Contender:
         self.method.begin_epoch(self)
         self.method.end_epoch(self)
 
-    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False) -> Outputs:
+    def eval_forward(self, inputs: Mapping[str, Tensor], graph: bool = False, network: Any = None) -> Outputs:
         """Outputs in evaluation mode."""
+        if network is not None:
+            with torch.no_grad(), self.precision.autocast():
+                return network(inputs)
         self.network.eval()
         with torch.set_grad_enabled(graph), self.precision.autocast():
             outputs = self.model(inputs)
@@ -168,6 +176,14 @@ class Contender:
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         """Features and labels of the only batch."""
         yield self.eval_forward(self.inputs).features, self.labels
+
+    def indices(self, share: float) -> Tensor:
+        """Indices of the samples of the only batch."""
+        return torch.arange(len(self.labels))
+
+    def load_network(self, path: str) -> MultimodalNetwork:
+        """A frozen network that is not trained, but takes the same time; without blocks."""
+        return self._unimodal().to(self.device).requires_grad_(False).eval()
 
     def cluster(self, features: Tensor, count: int) -> Tensor:
         """Made-up clusters, which are not part of a step."""

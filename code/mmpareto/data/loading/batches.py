@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ class Batch(NamedTuple):
     """int64 (B,): indices in the data set."""
     flips: dict[str, Tensor] = {}  # noqa: RUF012 (never modified)
     """Modality → (B, images) bool: images to be mirrored on the device."""
+    alone: Tensor | None = None
+    """int64 (B,): the number of the only modality whose feature is used, or −1 for all; None if so for all samples."""
 
     def only(self, modalities: Iterable[str]) -> "Batch":
         """The batch with the inputs of these modalities alone, in its own order."""
@@ -49,8 +51,15 @@ class Shard:
 UNSHARDED = Shard()
 
 
-class EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) for every index once, in an order that is a pure function of (seed, epoch).
+Key: TypeAlias = tuple[int, int] | tuple[int, int, int]
+"""Of a sample in an epoch: (epoch, index), or (epoch, number, modality) of a copy with one modality alone.
+
+The index of a copy is its number modulo the size of the data set; numbers of copies differ, and so does what is random.
+"""
+
+
+class EpochOrder(Sampler[Key]):
+    """Yields the key of every sample once, in an order that is a pure function of (seed, epoch) and of the copies.
 
     The epoch is part of the key because workers that persist across epochs cannot see it otherwise.
 
@@ -64,31 +73,48 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.size = size
         self.seed = seed
         self.used = size if used is None else used
+        self.copies: Sequence[tuple[int, int]] = ()
         self.set_epoch(0)
+
+    def set_copies(self, copies: Sequence[tuple[int, int]], used: int) -> None:
+        """Set the copies among the following epochs' samples.
+
+        Arguments:
+            copies: (index, number of the modality that is used alone); an index may occur several times.
+            used: number of samples per epoch, copies included.
+        """
+        self.copies, self.used = copies, used
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Set the epoch (≥ 0) of the next iteration, and the number of samples to skip at its beginning."""
         self.epoch = epoch
         self.start = start
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         # The spawn key keeps this stream apart from that of sample 0, whose seed is padded with zeros.
         sequence = np.random.SeedSequence((self.seed, self.epoch), spawn_key=(0,))
-        order = np.random.Generator(np.random.PCG64(sequence)).permutation(self.size)
-        epoch = self.epoch
-        return iter([(epoch, index) for index in order[self.start : self.used].tolist()])
+        order = np.random.Generator(np.random.PCG64(sequence)).permutation(self.size + len(self.copies))
+        return iter([self._key(position) for position in order[self.start : self.used].tolist()])
+
+    def _key(self, position: int) -> Key:
+        """The key of a sample, or of a copy, which come after all samples."""
+        if position < self.size:
+            return self.epoch, position
+        copy = position - self.size
+        index, modality = self.copies[copy]
+        return self.epoch, self.size * (1 + copy) + index, modality
 
     def __len__(self) -> int:
         return max(self.used - self.start, 0)
 
 
-class ShardedBatches(Sampler[list[tuple[int, int]]]):
+class ShardedBatches(Sampler[list[Key]]):
     """Batch sampler: the shard of every batch, or the batch's first sample if it is empty (see `sharded_batches`)."""
 
     def __init__(self, order: EpochOrder, batch_size: int, shard: Shard) -> None:
         self.order, self.batch_size, self.shard = order, batch_size, shard
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         keys = list(self.order)
         for start in range(0, len(keys), self.batch_size):
             batch = keys[start : start + self.batch_size]
@@ -115,7 +141,8 @@ def sharded_batches(
         if len(batch.labels) > count:
             inputs = {name: values[:count] for name, values in batch.inputs.items()}
             flips = {name: values[:count] for name, values in batch.flips.items()}
-            batch = Batch(inputs, batch.labels[:count], batch.indices[:count], flips)
+            alone = None if batch.alone is None else batch.alone[:count]
+            batch = Batch(inputs, batch.labels[:count], batch.indices[:count], flips, alone)
         yield batch, total
 
 
@@ -197,7 +224,12 @@ def to_device(
                 signs = [-1.0 if channel in (negated[0] if negated else ()) else 1.0 for channel in range(len(mean))]
                 values = _mirrored(values, flips, _per_channel(tuple(signs), device))
         inputs[name] = values
-    return Batch(inputs, batch.labels.to(device, non_blocking=True), batch.indices.to(device, non_blocking=True))
+    labels, indices, alone = (
+        None if values is None else values.to(device, non_blocking=True)
+        for values in (batch.labels, batch.indices, batch.alone)
+    )
+    assert labels is not None and indices is not None
+    return Batch(inputs, labels, indices, alone=alone)
 
 
 def _mirrored(values: Tensor, flips: Tensor, signs: Tensor) -> Tensor:

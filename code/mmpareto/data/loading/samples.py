@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.data.loading import layout
+from mmpareto.data.loading.batches import Key
 from mmpareto.data.loading.labels import batch_label, task_of_labels
 from mmpareto.data.loading.options import InputOptions, SampleList, options_of
 from mmpareto.data.loading.sampling import fixed_frames, sample_generator
@@ -28,6 +29,8 @@ class Sample(NamedTuple):
     """Its index in the data set."""
     flips: dict[str, Tensor]
     """Modality → (frames,) bool: images to be mirrored on the device; {} in evaluation."""
+    alone: int = -1
+    """The number of the only modality whose feature is used; −1 for all."""
 
 
 class PreparedDataset(torch.utils.data.Dataset[Sample]):
@@ -99,17 +102,18 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
         _, part.names, part.labels, part._indices, part.scores, _ = own.subset(chosen)
         return part
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Return the sample at `index`, or (epoch, index); a plain index means epoch 0."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        generator = sample_generator(self.seed, epoch, index) if self.training else None
+    def __getitem__(self, key: int | Key) -> Sample:
+        """Return the sample at `index`, or of a key; a plain index means epoch 0."""
+        epoch, number, *alone = key if isinstance(key, tuple) else (0, key)
+        generator = sample_generator(self.seed, epoch, number) if self.training else None
+        index = number % len(self) if alone else number
         inputs, flips = {}, {}
         for name, source in self.sources.items():
             values = inputs[name] = source.read(self._indices[index], generator)
             if generator is not None and source.mirrors:
                 images = len(values) if values.dim() == 4 else 1
                 flips[name] = torch.from_numpy(generator.random(images) < 0.5)
-        return Sample(inputs, batch_label(self.labels[index], self.label_scale), index, flips)
+        return Sample(inputs, batch_label(self.labels[index], self.label_scale), index, flips, *alone)
 
 
 def standardised(description: Mapping[str, Any], name: str, values: Tensor) -> Tensor:

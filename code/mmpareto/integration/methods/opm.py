@@ -134,9 +134,9 @@ class OPM(JointLoss, ScoringMethod):
             if labels is None:
                 raise ValueError("OPM needs the labels: pass labels=…, the class indices (B,)")
             self._used = self._probabilities(features, outputs, labels)
-            dropped = self._drop(features, self._used)
-            if len(labels):  # a process may have none
-                joint = self.loss(self.fuse(dropped), labels) * self.share
+            logits = self.fuse(self._drop(features, self._used))
+            # A process without samples has the same graph, as some reducers require, and the loss 0.
+            joint = (self.loss(logits, labels) if len(labels) else logits.sum()) * self.share
         return collect_joint(joint, encoders, self.title)
 
     def statistics(self, outputs: Any, labels: Tensor | None, objectives: Objectives) -> dict[str, Tensor]:
