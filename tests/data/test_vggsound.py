@@ -96,8 +96,8 @@ def test_the_list_may_be_in_another_folder(raw, tmp_path):
         ("CCCCCCCCCCC,five,bark,train", r"line 6: .* is not `YouTube id,start seconds"),
         ("CCCCCCCCCCC,5,,train", r"line 6: .* is not `YouTube id,start seconds"),
         ("CCCCCCCCCCC,5,bark,val", r"line 6: the last entry is 'val', not train or test"),
-        ("--0PQM4-hqg,30,bark,train", r"line 6: --0PQM4-hqg_000030 was waterfall burbling in train further up"),
-        ("--0PQM4-hqg,30,waterfall burbling,test", r"line 6: --0PQM4-hqg_000030 was waterfall burbling in train"),
+        ("--0PQM4-hqg,30,bark,train", r"line 6: --0PQM4-hqg_000030 was 'waterfall burbling' in train further up"),
+        ("--0PQM4-hqg,30,waterfall burbling,test", r"line 6: --0PQM4-hqg_000030 was 'waterfall burbling' in train"),
         ('"CCCC', r"vggsound\.csv is not a CSV file"),
     ],
 )

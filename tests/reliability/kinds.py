@@ -1,6 +1,7 @@
 """Kinds of files that come from elsewhere: sound examples, hostile ones made by hand, and the reader of each."""
 
 import gzip
+import importlib.util
 import io
 import json
 import pickle
@@ -356,6 +357,30 @@ def read_arrays(path: Path) -> None:
     features.read_own_arrays(open_arrays(path))
 
 
+def safetensors(header: bytes, content: bytes = bytes(64)) -> bytes:
+    return struct.pack("<Q", len(header)) + header + content
+
+
+_METADATA = b'{"__metadata__": {"classes": "%s"}, "x": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]}}'
+SAFETENSORS = [
+    struct.pack("<Q", 1 << 62) + b"{}",
+    safetensors(b"[" * 50_000),
+    safetensors(_METADATA % (b"[" * 50_000)),
+    safetensors(_METADATA % b"3"),
+    *(
+        safetensors(b'{"x": {"dtype": "%s", "shape": [%s], "data_offsets": [0, 32]}}' % (dtype, shape))
+        for dtype in (b"F32", b"F8_E4M3", b"BF16", b"XX")
+        for shape in (b"8", b"4000000000,4000000000", b"-1", b"0,999999999999999999999", b"")
+    ),
+]
+
+
+def write_safetensors(target: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"v": np.ones((4, 3), "f4"), "labels": np.array([0, 1, 0, 1])}, target / "a")
+
+
 def write_tensors(target: Path) -> None:
     torch.save(torch.ones(1024, 128).half(), target / "a.pt")
     torch.save(torch.zeros(1024, 128).half(), target / "b.pt", _use_new_zipfile_serialization=False)
@@ -551,4 +576,6 @@ KINDS: dict[str, Kind] = {
     "zip": Kind("a.zip", [read_archive], write_zips, ZIPS),
     "tar": Kind("a.tar.gz", [read_archive], write_tars, TARS),
 }
-"""The readers of checkpoints and of config.json are added here in the same way."""
+if importlib.util.find_spec("safetensors"):
+    KINDS["safetensors"] = Kind("a.safetensors", [read_arrays], write_safetensors, SAFETENSORS)
+# The readers of checkpoints and of config.json are added here in the same way.

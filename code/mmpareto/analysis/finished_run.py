@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_records
 from mmpareto.data import DATASETS
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
+from mmpareto.files import parse_json, read_json
 from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import label, method_class, objective_details
 from mmpareto.training.metrics import is_contrastive
@@ -178,7 +178,7 @@ class FinishedRun:
         history = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                content = json.loads(line)
+                content = parse_json(line)
             except ValueError as error:
                 raise _damaged(path, f"line {number} is not JSON") from error
             if not isinstance(content, dict) or content.get("epoch") != number:
@@ -390,11 +390,11 @@ def read_clip_results(path: Path) -> ClipResults:
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): {advice}.") from error
+        raise InputError(f"{path} is damaged ({one_line(error)}): {advice}.") from error
     return content
 
 

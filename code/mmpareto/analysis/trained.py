@@ -1,7 +1,6 @@
 """A trained network from a checkpoint, ready for use: `mmpareto.load`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from mmpareto.analysis.preprocessing import Preprocessing, Sample
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.sources import FlowSource, FramesSource
 from mmpareto.errors import InputError
+from mmpareto.files import parse_json
 from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
 from mmpareto.models.pretrained import read_released
 from mmpareto.training.checkpoints import check_entries, load_checkpoint, load_weights, network_of
@@ -265,7 +265,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no file {path}; give a file that export.py wrote.")
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})[METADATA])
+            content = parse_json((file.metadata() or {})[METADATA])
             content |= {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged, or is no file of export.py ({type(error).__name__}: {error}).") from error

@@ -199,9 +199,9 @@ def read_lists(folders: Sequence[Path], fold: int) -> tuple[dict[str, str], tupl
                 raise InputError(f"{position}: {line[:80]!r} is not `class/v_….avi` with or without a class number.")
             name, label, number = fields["name"], fields["label"], fields["number"]
             if label not in numbers or (number and int(number) != numbers[label]):
-                raise InputError(f"{position}: {label} {number or ''} is not a class of {folder}/classInd.txt.")
+                raise InputError(f"{position}: {label[:60]} {number or ''} is not a class of {folder}/classInd.txt.")
             if name in labels:
-                raise InputError(f"{position}: {name} is listed before, in {lists['train']} or in {file}.")
+                raise InputError(f"{position}: {name[:60]} is listed before, in {lists['train']} or in {file}.")
             labels[name] = label
             names[part].append(name)
     sentence = f"split {fold} of the three published ones, by {folder}"

@@ -95,7 +95,7 @@ def read_list(folder: Path) -> tuple[dict[YouTubeClip, str], Split]:
             raise InputError(f"{position}: the last entry is {row[3][:20]!r}, not train or test.")
         clip = YouTubeClip(row[0], int(row[1]))
         if labels.setdefault(clip, row[2]) != row[2] or parts.setdefault(clip, row[3]) != row[3]:
-            raise InputError(f"{position}: {clip} was {labels[clip]} in {parts[clip]} further up.")
+            raise InputError(f"{position}: {clip} was {labels[clip][:60]!r} in {parts[clip]} further up.")
     train, test = ([str(clip) for clip in labels if parts[clip] == part] for part in ("train", "test"))
     count = len(set(labels.values()))
     check = f"{path}: {len(labels)} clips, SHA-256 {checksum(path)}, {count} classes"

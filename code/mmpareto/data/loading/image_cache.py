@@ -81,7 +81,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_complete(data: Path, record: dict[str, Any]) -> bool:
-    size = sum(3 * height * width for height, width in record.get("shapes", []))
+    try:
+        size = sum(3 * height * width for height, width in record["shapes"])
+    except (KeyError, TypeError, ValueError):  # a damaged record
+        return False
     return data.is_file() and data.stat().st_size == size
 
 

@@ -87,14 +87,15 @@ def _compare_checksums(folder: Path, report: CheckReport) -> None:
     path = folder / CHECKSUMS
     if not path.is_file():
         return
-    lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines()]
+    content = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.partition("  ") for line in content.splitlines()]
 
     def problem(line: tuple[str, str, str]) -> str | None:
         expected, _, name = line
         try:
             return None if sha256(folder / name) == expected else f"{name} has changed since it was prepared (checksum)"
-        except OSError:
-            return f"{name} is missing"
+        except (OSError, ValueError):  # no such file, or no name of a file
+            return f"{name[:80]} is missing"
 
     with ThreadPoolExecutor(available_cores()) as pool:
         problems = progress(pool.map(problem, lines), total=len(lines), unit="file", desc="checksums", disable=None)

@@ -72,7 +72,11 @@ def contact_sheet(dataset: PreparedDataset, title: str, out: Path, per_class: in
 def _choose(dataset: PreparedDataset, per_class: int) -> dict[str, list[int]]:
     """Class → indices."""
     path, chosen = dataset.folder / "uninformative.csv", {}
-    left_out = {line.partition(",")[0] for line in path.read_text().splitlines()} if path.is_file() else set()
+    left_out = (
+        {line.partition(",")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()}
+        if path.is_file()
+        else set()
+    )
     for label, class_name in enumerate(dataset.classes):
         members = [
             index

@@ -184,12 +184,13 @@ def published_split(folder: Path, published: Mapping[str, PublishedFile], labels
     read = {part: _read_split_file(folder / f"{part}.csv", published[part].counts) for part in PARTS}
     twice = [clip for clip in read["test"] if clip in read["train"]]
     if twice:
-        raise InputError(f"{folder}: {len(twice)} clips are both in train.csv and in test.csv; the first: {twice[0]}.")
+        first = twice[0][:60]
+        raise InputError(f"{folder}: {len(twice)} clips are both in train.csv and in test.csv; the first: {first}.")
     for part in PARTS:
         wrong = [clip for clip, label in read[part].items() if labels.get(clip, label) != label]
         if wrong:
             raise InputError(
-                f"{folder / part}.csv gives {wrong[0]} the class {read[part][wrong[0]]}, not {labels[wrong[0]]}."
+                f"{folder / part}.csv gives {wrong[0][:60]} the class {read[part][wrong[0]]}, not {labels[wrong[0]]}."
             )
     checks, official = [], True
     for part in PARTS:
@@ -231,6 +232,6 @@ def _read_split_file(path: Path, classes: Iterable[str]) -> dict[str, str]:
         if not clip or label not in known:
             raise InputError(f"{path}, line {number}: {line[:60]!r} is not `clip,class` with a class of {known}.")
         if clip in clips:
-            raise InputError(f"{path}, line {number}: {clip} is listed twice.")
+            raise InputError(f"{path}, line {number}: {clip[:60]} is listed twice.")
         clips[clip] = label
     return clips

@@ -89,7 +89,7 @@ def read_streams(path: Path, readers: Sequence[StreamReader]) -> None:
             track.stream.thread_type = "NONE"  # parallelism is across clips, not within one
             track.stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             track.reader.open(path, container, track.stream)
-        for packet in container.demux(*(track.stream for track in tracks.values())):
+        for packet in _packets(path, container, [track.stream for track in tracks.values()]):
             if packet.is_corrupt and not is_riff:
                 count = sum(track.packets for track in tracks.values())
                 raise MediaError(f"{path} is cut short or damaged after {count} whole packets.")
@@ -99,6 +99,13 @@ def read_streams(path: Path, readers: Sequence[StreamReader]) -> None:
             track.check_end(path, container)
         for track in tracks.values():
             track.reader.close()
+
+
+def _packets(path: Path, container: InputContainer, streams: Sequence[Any]) -> Iterator[Packet]:
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # of PyAV, for a packet of a stream that the file did not have when it was opened
+        raise MediaError(f"{path} is damaged: a stream begins in the middle of it.") from None
 
 
 def stream_kinds(path: Path) -> frozenset[str]:
@@ -200,10 +207,10 @@ def _lacks_index(path: Path, head: bytes) -> bool:
     offset, size = 0, path.stat().st_size
     with path.open("rb") as file:
         for _ in range(MOST_BOXES):
+            if offset > size - 8:
+                return True
             file.seek(offset)
             header = file.read(16)
-            if len(header) < 8:
-                return True
             length = int.from_bytes(header[:4], "big")
             length = int.from_bytes(header[8:], "big") if length == 1 else length or size - offset
             if header[4:8] == b"moov":

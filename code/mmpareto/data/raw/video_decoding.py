@@ -250,9 +250,11 @@ class _SparseDecoder(_Decoder[Converted]):
             if frame.key != tick:
                 self._fetch(frame)
         if restart:
-            while self._pending[0][0] != tick:
+            while self._pending and self._pending[0][0] != tick:
                 self._pending_ticks.discard(self._pending.popleft()[0])
                 self._gap = True
+            if not self._pending:
+                raise MediaError(f"{self._stream.container.name} is damaged: two of its frames have the same time.")
         self._last_shown = tick
         for frame in selected:
             if frame.key == tick:
