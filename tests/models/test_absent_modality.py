@@ -112,4 +112,4 @@ def test_every_method_names_a_known_way() -> None:
 
     ways = {name: METHODS[name].absent for name in METHODS}
     assert set(ways.values()) == set(ABSENT)
-    assert {name for name, way in ways.items() if way != "feature"} == {"agm", "ogm", "ogm_ge"}
+    assert {name for name, way in ways.items() if way != "feature"} == {"agm", "ogm", "ogm_ge", "inforeg"}

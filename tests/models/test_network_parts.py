@@ -274,7 +274,8 @@ def test_encoders_that_are_not_trained_are_frozen() -> None:
     before = {name: tensor.clone() for name, tensor in network.encoders.state_dict().items()}
     for mode in (False, True):
         network.train(mode)
-        assert network.fusion.training is mode and not any(part.training for part in network.encoders.modules())
+        parts = [part for encoder in network.encoders.values() for part in encoder.modules()]
+        assert network.fusion.training is mode and not any(part.training for part in parts)
     outputs = network(batch_for(TWO))
     outputs.joint.sum().backward()
     assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == {"fusion"}
@@ -316,7 +317,7 @@ class GatherOnCpu:
 
 
 @pytest.mark.parametrize("heads", ["own", "shared"])
-@pytest.mark.parametrize("fusion", list(FUSIONS))
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name != "entropy_over_batch"])  # it mixes samples
 def test_outputs_are_gathered_even_if_a_dict_is_empty(fusion: str, heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scatter_gather, "Gather", GatherOnCpu)
     network = tiny(fusion=fusion, heads=heads).eval()

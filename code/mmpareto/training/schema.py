@@ -85,7 +85,7 @@ class TrainingState(TypedDict):
     history: list[dict[str, Any]]
 
 
-REQUIRED = tuple(Checkpoint.__required_keys__)
+REQUIRED = tuple(name for name in Checkpoint.__annotations__ if name in Checkpoint.__required_keys__)
 
 
 def mistakes(kind: Any, content: Mapping[str, Any]) -> list[str]:

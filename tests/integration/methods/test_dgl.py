@@ -190,6 +190,8 @@ def test_with_interaction_the_joint_loss_leaves_no_gradient_on_encoders(make: Ca
 
 @every_fusion
 def test_micro_batches_give_the_full_batch(fusion: str, names: tuple[str, ...]) -> None:
+    if fusion == "entropy_over_batch":
+        pytest.skip("its predictions depend on the other samples of the batch")
     network, (inputs, labels) = network_and_batch(fusion, names)
     method = DGL()
     step(method, network, (inputs, labels))
