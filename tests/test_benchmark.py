@@ -17,7 +17,7 @@ from mmpareto.errors import InputError
 from mmpareto.integration.methods.pareto import Pareto
 from mmpareto.integration.methods.plain_sum import UniformSum
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from torch import Tensor, nn
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

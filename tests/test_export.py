@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training.checkpoints import save_checkpoint
 from torch import Tensor, nn
 

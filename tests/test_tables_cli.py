@@ -24,7 +24,7 @@ from mmpareto.analysis.tables.definitions import QUICK_SEEDS, QUICK_STAND_IN, TA
 from mmpareto.data.synthetic import Synthetic
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from prepared_clips import write_prepared
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

@@ -12,7 +12,7 @@ from mmpareto.analysis.replay import lockstep
 from mmpareto.analysis.replay.lockstep import ReplayConditions, ReplayResult
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training.recipes import recipe
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

@@ -7,7 +7,8 @@ import torch
 from every_method import Loop, Model, batch_of, losses_of, ready, step, take_grads
 from mmpareto import METHODS
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork
 from torch import Tensor
 
 PREFIX = "coefficient_"

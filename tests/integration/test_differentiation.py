@@ -30,7 +30,7 @@ from mmpareto.integration.features import find_cut
 from mmpareto.integration.method import Method
 from mmpareto.integration.objectives import collect
 from mmpareto.integration.report import Report
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from torch import Tensor, nn
 
 TWO_GRADIENTS = ["pareto", "mmpareto", "gradnorm", "pcgrad", "metabalance"]

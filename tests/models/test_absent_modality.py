@@ -8,7 +8,8 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.integration.methods.agm import shapley_values
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork
 from torch import Tensor, nn
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from torch import Tensor
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

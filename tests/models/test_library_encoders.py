@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.models.pretrained import load_pretrained
 from torch import Tensor
 

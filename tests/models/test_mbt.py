@@ -11,8 +11,9 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
 from mmpareto.integration.method import Method
 from mmpareto.models import FUSIONS
+from mmpareto.models.building import build_network
 from mmpareto.models.mbt import MBT, MBTBase, MBTSmall, MBTTiny, resized_positions
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.network import MultimodalNetwork
 from mmpareto.models.pretrained import load_pretrained
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer

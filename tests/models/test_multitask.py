@@ -3,8 +3,8 @@
 import pytest
 import torch
 from mmpareto.errors import InputError
+from mmpareto.models.building import build_network
 from mmpareto.models.lenet import LeNet, adaptive_max
-from mmpareto.models.network import build_network
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 CHOICE = {"channels": {"image": 1}, "n_classes": 10, "encoder": "lenet"}

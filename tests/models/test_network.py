@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 from mmpareto.errors import InputError
+from mmpareto.models.building import build_network
 from mmpareto.models.fusion import ConcatFusion
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from torch import nn
 from torch.nn.parallel import scatter_gather
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from tiny_encoder import TinyEncoder
 from torch import Tensor
 from torch.nn.parallel import scatter_gather

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.models.pretrained import load_pretrained, read_released
 from mmpareto.models.resnet import ResNet18
 from torch import nn

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import initialise
+from mmpareto.models.building import initialise
 from mmpareto.models.resnet import ResNet18
 from torch import nn
 

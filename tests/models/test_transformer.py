@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from mmpareto.models.network import initialise
+from mmpareto.models.building import initialise
 from mmpareto.models.transformer import DROPOUT, HEADS, LAYERS, WIDTH, SequenceTransformer
 from torch import nn
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmpareto.data.loading.batches import Batch, EpochOrder, make_loader, stop_workers
 from mmpareto.errors import InputError
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import split_batch
 from prepared_clips import open_clips, write_prepared

@@ -13,7 +13,7 @@ import mmpareto.training.loop as loop
 import pytest
 import torch
 from mmpareto.errors import InputError
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.schema import Network
 from prepared_clips import write_prepared

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmpareto.data.loading.batches import EpochOrder
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import Meter
 from prepared_clips import open_clips, write_prepared

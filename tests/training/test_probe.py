@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmpareto.analysis.finished_run import FinishedRun
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training import probe
 from mmpareto.training.loop import Trainer
 from mmpareto.training.probe import DECAY, fit_logistic_regression, fit_ridge_regression

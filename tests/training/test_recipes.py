@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmpareto.errors import InputError
-from mmpareto.models.network import INITIALISATIONS
+from mmpareto.models.building import INITIALISATIONS
 from mmpareto.training.method_options import methods_text, read_options
 from mmpareto.training.optimisation import learning_rate
 from mmpareto.training.recipes import RECIPES, options_in, own_recipe, recipe

@@ -18,7 +18,7 @@ from mmpareto.data.loading.layout import fingerprint
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.training.checkpoints import save_checkpoint
 from mmpareto.training.data import open_data
 from mmpareto.training.run import make_stand_in, train

@@ -24,8 +24,9 @@ from mmpareto.analysis.trained import load
 from mmpareto.data.multimnist import MultiMNIST
 from mmpareto.errors import InputError
 from mmpareto.integration.reference import mmpareto_step
+from mmpareto.models.building import build_network
 from mmpareto.models.lenet import LeNet
-from mmpareto.models.network import Outputs, build_network
+from mmpareto.models.network import Outputs
 from mmpareto.training.loop import Trainer
 from mmpareto.training.losses import head_labels
 from mmpareto.training.run import make_trainer

@@ -14,7 +14,8 @@ from mmpareto.data import DATASETS
 from mmpareto.data.loading.sources import FlowSource, FramesSource
 from mmpareto.errors import InputError
 from mmpareto.files import parse_json
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.models.pretrained import read_released
 from mmpareto.training.checkpoints import check_entries, load_checkpoint, load_weights, network_of
 from mmpareto.training.devices import Precision

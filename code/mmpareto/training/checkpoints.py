@@ -10,7 +10,8 @@ import torch
 
 from mmpareto.errors import InputError, first_few
 from mmpareto.files import atomic_path
-from mmpareto.models.network import MultimodalNetwork, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork
 from mmpareto.plugins import import_plugins
 from mmpareto.training.schema import REQUIRED, Checkpoint, TrainingState, mistakes
 

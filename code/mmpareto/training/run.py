@@ -19,7 +19,8 @@ from mmpareto.errors import InputError
 from mmpareto.files import file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import MultimodalNetwork, build_network, required_fusion
+from mmpareto.models.building import build_network, required_fusion
+from mmpareto.models.network import MultimodalNetwork
 from mmpareto.models.per_modality import choose_encoders, choose_files, is_pretrained, names_of_files
 from mmpareto.models.pretrained import load_pretrained
 from mmpareto.training import devices

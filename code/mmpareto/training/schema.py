@@ -30,7 +30,7 @@ FORBID = ConfigDict(extra="forbid", strict=True)
 
 
 class Network(TypedDict, total=False):
-    """Arguments of `models.network.build_network`."""
+    """Arguments of `models.building.build_network`."""
 
     __pydantic_config__ = FORBID  # type: ignore[misc]
     channels: Required[dict[str, Size]]

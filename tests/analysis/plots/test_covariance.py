@@ -8,7 +8,7 @@ from mmpareto.analysis.plots.covariance import VectorCovariance
 from mmpareto.analysis.plots.measured import Subject, flat
 from mmpareto.errors import InputError
 from mmpareto.models import ENCODERS
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from small_subject import FEATURE, curved_network, inputs_of, linear_network, subject_of
 
 ENCODERS.add("tiny", "tiny_encoder:TinyEncoder")

@@ -15,7 +15,7 @@ from mmpareto.analysis.replay.repositories import ReleasedRepository, recognise
 from mmpareto.analysis.replay.result import ReplayResult, StepComparison, largest
 from mmpareto.data.loading.batches import Batch
 from mmpareto.errors import InputError
-from mmpareto.models.network import build_network
+from mmpareto.models.building import build_network
 from mmpareto.progress import progress
 from mmpareto.training.data import Data
 from mmpareto.training.devices import Precision

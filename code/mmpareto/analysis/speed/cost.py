@@ -24,7 +24,8 @@ from mmpareto.errors import InputError
 from mmpareto.integration import METHODS, TORCHJD
 from mmpareto.integration.hooks import Trial
 from mmpareto.integration.methods.torchjd import TorchJD
-from mmpareto.models.network import MultimodalNetwork, Outputs, build_network
+from mmpareto.models.building import build_network
+from mmpareto.models.network import MultimodalNetwork, Outputs
 from mmpareto.progress import progress
 from mmpareto.registry import normalised
 from mmpareto.training.devices import Precision, allow_tf32, choose_devices, seed_everything, wrap_model
