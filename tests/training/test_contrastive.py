@@ -14,8 +14,9 @@ from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots.measured import open_run
 from mmpareto.data.loading.batches import Batch, Shard
 from mmpareto.errors import InputError
+from mmpareto.integration.comparisons import info_nce
 from mmpareto.training import loop
-from mmpareto.training.contrastive import info_nce, nt_xent
+from mmpareto.training.contrastive import nt_xent
 from mmpareto.training.run import make_trainer
 from mmpareto.training.settings import parse
 from mmpareto.training.summary import final_metrics, summary_text

@@ -181,11 +181,12 @@ class FeatureArrays(DatasetBuilder):
     def list_samples(cls, folder: Path, split: str, options: InputOptions) -> SampleList:
         """Return the samples of a split, with labels of the task that the folder was prepared for."""
         from mmpareto.data.loading import layout  # not at the top: the command line needs no torch
-        from mmpareto.data.loading.record import ArrayRecord, mistake
+        from mmpareto.data.loading.record import ArrayRecord
+        from mmpareto.validation import mistakes
 
         prepared = layout.read_prepared(folder)
-        if (problem := mistake(ArrayRecord, prepared)) is not None:
-            raise InputError(f"{folder / 'prepared.json'} is damaged ({problem}); prepare the data set again.")
+        if problems := mistakes(ArrayRecord, prepared):
+            raise InputError(f"{folder / 'prepared.json'} is damaged ({problems[0]}); prepare the data set again.")
         task, scale = prepared.get("task", "classification"), prepared.get("label_scale", UNSCALED)
         if task == "classification":
             return super().list_samples(folder, split, options)

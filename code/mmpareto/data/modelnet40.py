@@ -365,12 +365,11 @@ def _read_image(path: Path) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
-    from mmpareto.data.loading.layout import MOST_PIXELS
+    from mmpareto.data.raw.limits import check_pixels
 
     try:
         with open_regular(path) as file, Image.open(file) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width} × {image.height} pixels")
+            check_pixels(*image.size)
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))

@@ -22,6 +22,17 @@ def read_output(outputs: Any, name: str) -> Any:
     return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
 
 
+def given_labels(labels: Tensor | None, method: str) -> Tensor:
+    """The labels (B,), which `backward` was given.
+
+    Raises:
+        ValueError: it was not; the message begins with the method's name.
+    """
+    if labels is None:
+        raise ValueError(f"{method} needs the labels: pass labels=…, the class indices (B,)")
+    return labels
+
+
 def features_of(outputs: Any, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
     """The encoders' outputs by modality: `features`, else that field of `outputs`; None if neither is given.
 

@@ -89,6 +89,11 @@ def scale_(tensors: list[Tensor | None], factors: Tensor) -> list[Tensor | None]
     return tensors
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype of the arithmetic: float32, or a wider one."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def jacobian_of(gradients: list[list[Tensor | None]], scale: Tensor) -> Tensor:
     """Gradients as the rows of a matrix (n, elements of the tensors that an objective reaches).
 
@@ -202,14 +207,14 @@ def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]], squares: "tuple[_Sums,
     Arguments:
         squares: receives ‖h‖² in the slot given and ‖Σ g‖² in the next one.
     """
-    first, weights = _working(terms[0][0]), [weight.to(_working(g)) for g, weight in terms]
+    first, weights = at_least_float32(terms[0][0]), [weight.to(at_least_float32(g)) for g, weight in terms]
     in_chunks = all(g.is_contiguous() for g, _ in terms)
     if in_chunks:
         h = torch.empty_like(first)
     else:  # such as channels last: h has the same memory format
         h = first * weights[0]
         for (g, _), weight in zip(terms[1:], weights[1:], strict=True):
-            h.addcmul_(_working(g), weight)
+            h.addcmul_(at_least_float32(g), weight)
     if in_chunks or squares is not None:
         for out, *chunks in zip(_chunks(h), *(_chunks(g) for g, _ in terms), strict=True):
             if in_chunks:
@@ -225,12 +230,7 @@ def _weighted_sum(terms: Sequence[tuple[Tensor, Tensor]], squares: "tuple[_Sums,
 
 
 def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
-    return _working(tensor).reshape(-1).split(CHUNK)
-
-
-def _working(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype of the arithmetic: at least float32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return at_least_float32(tensor).reshape(-1).split(CHUNK)
 
 
 # --- on a GPU: one vector per objective ---

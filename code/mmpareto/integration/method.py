@@ -110,6 +110,22 @@ class Method(Hooks, StatefulModule, abc.ABC):
         """The reducer, or None where a process trains alone."""
         return self.reduce if self.reduce is not None and self.reduce.processes > 1 else None
 
+    def check_whole_batch(self, what: str, alternative: str = "") -> None:
+        """Require a step's whole batch, in `objectives`; see `needs_whole_batch`.
+
+        Arguments:
+            what: needs it, at the beginning of the message.
+            alternative: what to do instead, as the end of the message.
+
+        Raises:
+            ValueError: micro-batches are accumulated, or several processes share the batch.
+        """
+        if self.active_reducer is not None or self.accumulation.is_open:
+            raise ValueError(
+                f"{what} needs the whole batch at once: train without gradient accumulation and in one process"
+                f"{alternative}"
+            )
+
     @property
     def trains_encoders(self) -> bool | Collection[str]:
         """True if the encoders are trained, False if none is, or the modalities of those that are.

@@ -13,7 +13,8 @@ from mmpareto.files import atomic_path
 from mmpareto.models.building import build_network
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.plugins import import_plugins
-from mmpareto.training.schema import REQUIRED, Checkpoint, TrainingState, mistakes
+from mmpareto.training.schema import REQUIRED, Checkpoint, TrainingState
+from mmpareto.validation import mistakes
 
 FORMAT = 1
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from mmpareto.data.loading.batches import Batch
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.errors import InputError
+from mmpareto.integration.comparisons import info_nce, normalised
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.method import Method
 from mmpareto.models.network import Outputs
 from mmpareto.models.projections import PROJECTION_SIZE
@@ -36,34 +38,15 @@ from mmpareto.training.settings import Settings
 from mmpareto.training.views import VIEWS, two_views
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE loss (): each row of one tensor is to find the same row of the other among all B, and back.
-
-    CLIP's loss: −½·mean over i of log softmax_j(sᵢⱼ)[i] + log softmax_j(sⱼᵢ)[i], where sᵢⱼ is the cosine of row i of
-    `first` and row j of `second`, over the temperature. 0 for one row, which has nothing to be told from.
-
-    Arguments:
-        first, second: (B, D), B ≥ 1; normalised here, and computed in float32 at least.
-        temperature: τ > 0.
-    """
-    similarity = _normalised(first) @ _normalised(second).T / temperature
-    target = torch.arange(len(similarity), device=similarity.device)
-    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
-
-
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """NT-Xent loss () of SimCLR: each of the 2B views is to find the other view of its sample among the 2B − 1 others.
 
     Arguments: as for `info_nce`.
     """
-    views = _normalised(torch.cat([first, second]))
+    views = normalised(torch.cat([first, second]))
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     similarity = (views @ views.T / temperature).masked_fill(itself, -math.inf)
     return F.cross_entropy(similarity, torch.arange(len(views), device=views.device).roll(len(first)))
-
-
-def _normalised(rows: Tensor) -> Tensor:
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
 
 
 class Contrastive(Objective):
@@ -139,7 +122,7 @@ class Contrastive(Objective):
 
     def _whole(self, projections: Tensor, samples: int) -> tuple[Tensor, ...]:
         """The projections (samples, …) of each view for the whole batch."""
-        own = projections.to(torch.promote_types(projections.dtype, torch.float32))
+        own = at_least_float32(projections)
         own = own.unflatten(0, (len(own) // VIEWS, VIEWS))  # not −1: a process may have no sample
         if not self.processes.is_distributed:
             return own.unbind(1)

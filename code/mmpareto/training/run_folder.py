@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.errors import InputError
-from mmpareto.files import acquire_lock, remove_leftovers, write_text
+from mmpareto.files import acquire_lock, read_json, remove_leftovers, write_text
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
 GRADIENTS = "gradients.npz"
@@ -119,9 +119,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no run (no {CONFIG}); give the folder that train.py named.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         config["arguments"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); start the run again from the beginning.") from error
     return config
 

@@ -1,17 +1,14 @@
 """Types of what checkpoints and config.json hold, checked by pydantic: files of other people may hold anything."""
 
-import json
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NotRequired, Required
 
 import torch
 from pydantic import AfterValidator as Check
-from pydantic import ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StrictBool
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 LARGEST = 100_000  # channels, classes or length of an input: bounds the memory of a network that a file describes
-SHOWN = 100  # characters of a message about an entry, whose name may be of any length
 
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0)]
@@ -86,31 +83,3 @@ class TrainingState(TypedDict):
 
 
 REQUIRED = tuple(name for name in Checkpoint.__annotations__ if name in Checkpoint.__required_keys__)
-
-
-def mistakes(kind: Any, content: Mapping[str, Any]) -> list[str]:
-    """The entries of `content` that are absent, or are not of the type that `kind` gives them, with the reason.
-
-    Arguments:
-        kind: a class of this module.
-    """
-    return _found(lambda: TypeAdapter(kind).validate_python(content))
-
-
-def mistakes_in_json(types: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
-    """The entries of a JSON object that are not of their type, with the reason; those that are not named are ignored.
-
-    Arguments:
-        types: name → type.
-    """
-    kind = TypeAdapter(TypedDict("Entries", dict(types), total=False))  # type: ignore[operator]
-    return _found(lambda: kind.validate_json(json.dumps(content), strict=True))
-
-
-def _found(validate: Callable[[], Any]) -> list[str]:
-    try:
-        validate()
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        return [f"{'.'.join(map(str, one['loc']))[:SHOWN]}: {one['msg'][:SHOWN]}" for one in found]
-    return []

@@ -600,7 +600,7 @@ def whole_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an argument has another type than its setting, the method or variant no longer exists, or a plug-in
             is missing.
     """
-    from mmpareto.training.schema import mistakes_in_json  # imports torch
+    from mmpareto.validation import mistakes_in_json  # a slow import
 
     types = {name: field.type for name, field in _FIELDS.items()}
     if found := mistakes_in_json(types, config["arguments"]):

@@ -19,7 +19,8 @@ from every_method import (
     step,
     take_grads,
 )
-from mmpareto.integration.methods.mcr import MCR, contrastive_loss, jensen_shannon
+from mmpareto.integration.comparisons import jensen_shannon
+from mmpareto.integration.methods.mcr import MCR, contrastive_loss
 from mmpareto.models import FUSIONS
 from torch import Tensor, nn
 

@@ -24,12 +24,12 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
-from mmpareto.data.loading.record import Record, mistake
+from mmpareto.data.loading.record import Record
 from mmpareto.data.loading.tensor_files import load_tensor
+from mmpareto.data.raw.limits import check_pixels
 from mmpareto.errors import InputError, first_few, one_line
 from mmpareto.files import open_text, read_json
-
-MOST_PIXELS = 8192 * 4352  # of an image: 8K. A few bytes may announce more, which would take gigabytes to decode.
+from mmpareto.validation import mistakes
 
 
 def fingerprint(folder: Path) -> str:
@@ -67,8 +67,8 @@ def read_prepared(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({one_line(error)}); prepare again with `{_command(folder)}`.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged (no JSON object); prepare again with `{_command(folder)}`.")
-    if (problem := mistake(Record, content)) is not None:
-        raise InputError(f"{path} is damaged ({problem}); prepare again with `{_command(folder)}`.")
+    if problems := mistakes(Record, content):
+        raise InputError(f"{path} is damaged ({problems[0]}); prepare again with `{_command(folder)}`.")
     return content
 
 
@@ -257,8 +257,7 @@ def read_image(path: Path, remedy: str, mode: ImageReadMode = ImageReadMode.RGB)
         raise InputError(f"{path} is missing; {remedy}.")
     try:
         with Image.open(path, formats=["JPEG", "PNG"]) as image:  # reads the header only
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width} × {image.height} pixels")
+            check_pixels(*image.size)
         return decode_image(read_file(str(path)), mode=mode)
     except Exception as error:  # damaged files cause many kinds
         raise InputError(f"{path} is not a readable image; {remedy}.") from error

@@ -2,10 +2,8 @@
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
-
-from mmpareto.errors import one_line
 
 
 class Record(TypedDict, total=False):
@@ -44,13 +42,3 @@ class ArrayRecord(TypedDict, total=False):
     modalities: dict[str, ArrayEntry]
     task: Literal["classification", "multilabel", "regression"]
     label_scale: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_with_positive_std)]
-
-
-def mistake(kind: Any, content: object) -> str | None:
-    """The first entry of `content` that is not of the type that a class of this module gives it, with the reason."""
-    try:
-        TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return None

@@ -15,9 +15,9 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
+from mmpareto.data.raw.limits import MOST_PIXELS
 from mmpareto.errors import InputError
 
-MOST_PIXELS = 8192 * 4352  # of a frame: 8K. A few bytes may announce more, which would take gigabytes to decode.
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # by one of which an MP4 or QuickTime file begins
 MOST_BOXES = 10_000  # at the top level of an MP4 file that are looked at
 

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmpareto.data.raw.limits import MOST_AXES
 from mmpareto.errors import one_line
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
 
-MOST_AXES = 32
 VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
+from mmpareto.data.raw.limits import MOST_AXES
 from mmpareto.data.raw.npy_header import read_npy_header
 from mmpareto.errors import InputError, one_line
 from mmpareto.files import open_regular
 
 # Booleans, integers, floats, complex numbers, strings of one length; O is a list of any allowed objects.
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,6}|O[48]?")
-MOST_AXES = 32
 MOST_OBJECT_ARRAYS = 4096  # a chain of about 20,000 overflows the interpreter's stack when NumPy frees it
 MOST_OBJECTS = 1 << 32  # that a pickle numbers
 MOST_TUPLES, MOST_ITEMS = 10_000, 8  # tuples of numbers as keys, and the items of each

@@ -180,11 +180,7 @@ class AGM(Modulation):
 
     def _modulated_loss(self, joint: Tensor, logits: Tensor | None) -> Tensor:
         """Return Σ_k κ_k·⟨∂L_m/∂f, φ_k⟩, (): its gradient is that of L_m with κ_k on its way through φ_k."""
-        if self.active_reducer is not None or self.accumulation.is_open:
-            raise ValueError(
-                "AGM with response 'descended' (variant released) needs the whole batch at once: train without "
-                "gradient accumulation and in one process, or set response to 'observed'"
-            )
+        self.check_whole_batch("AGM with response 'descended' (variant released)", ", or set response to 'observed'")
         to_observe, self._to_observe = self._to_observe, None
         if to_observe is None:
             raise ValueError(NOT_OBSERVED)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients, Pass
 from mmpareto.integration.features import read_output
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.modulation import Modulation
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect
 from mmpareto.integration.options import check_at_least, check_positive
@@ -92,11 +93,7 @@ class CGGM(Modulation):
             raise ValueError("CGGM descends the joint loss: pass it")
         objectives = collect(joint, unimodal, encoders)
         if self.direction_weight > 0:
-            if self.active_reducer is not None or self.accumulation.is_open:
-                raise ValueError(
-                    "CGGM with a direction_weight above 0 needs the whole batch at once: train without gradient "
-                    "accumulation and in one process, or set direction_weight to 0"
-                )
+            self.check_whole_batch("CGGM with a direction_weight above 0", ", or set direction_weight to 0")
             counts = _counts(outputs, labels)
             if len(counts) > 1:
                 objectives.losses[DIRECTION] = self.direction_weight * self._direction_loss(counts, outputs, labels)
@@ -150,13 +147,13 @@ class CGGM(Modulation):
                 "CGGM's L_gm needs outputs.joint, the logits (B, C) of the joint loss with their graph, and "
                 "outputs.features, modality → the encoder's output; or set direction_weight to 0"
             )
-        z = _working(logits)
+        z = at_least_float32(logits)
         (at_joint,) = torch.autograd.grad(self.loss(z, labels), z, create_graph=True)
         terms = []
         for name, balance in zip(counts, self._balance(counts).unbind(), strict=True):
-            own = _working(read_output(outputs, "unimodal")[name]).detach().requires_grad_()
+            own = at_least_float32(read_output(outputs, "unimodal")[name]).detach().requires_grad_()
             (at_own,) = torch.autograd.grad(self.loss(own, labels), own)
-            x = _working(features[name]).flatten(1)
+            x = at_least_float32(features[name]).flatten(1)
             cosine = F.cosine_similarity((at_joint.T @ x).flatten(), (at_own.T @ x.detach()).flatten(), dim=0)
             terms.append(balance.abs().to(cosine.dtype) - balance.to(cosine.dtype) * cosine)
         return torch.stack(terms).mean()
@@ -183,8 +180,3 @@ def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 1 and not labels.is_floating_point():
         return logits.argmax(1) == labels
     return (logits.reshape(labels.shape) > 0) == (labels > 0)
-
-
-def _working(x: Tensor) -> Tensor:
-    """Return it in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

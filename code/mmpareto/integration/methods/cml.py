@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.integration.features import features_of
+from mmpareto.integration.features import given_labels
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses
@@ -54,6 +54,7 @@ class CML(JointLoss, FusingMethod):
         "paper": {"skip_corrected": False},
         "released": {"skip_corrected": True},
     }
+    title = "CML"
     needs_classes = True
 
     def __init__(self, lam: float = 1.0, skip_corrected: bool = False) -> None:
@@ -66,11 +67,8 @@ class CML(JointLoss, FusingMethod):
     ) -> Objectives:
         """Return the joint loss, weighted, and the sum of all other terms."""
         objectives = super().objectives(joint, unimodal, encoders, outputs, labels)
-        features = features_of(outputs, None)
-        if not features:
-            raise ValueError("CML needs the features: pass outputs=… with `features`, modality → (B, …)")
-        if labels is None:
-            raise ValueError("CML needs the labels: pass labels=…, the class indices (B,)")
+        features = self.features_in(outputs)
+        labels = given_labels(labels, self.title)
         if len(features) > 1:
             objectives.losses[JOINT] = objectives.losses[JOINT] / len(features)
             objectives.add(SUBSETS, self.share * self._terms(features, labels), features)
@@ -78,9 +76,8 @@ class CML(JointLoss, FusingMethod):
 
     def _terms(self, features: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return L without CE(z_S₁), ()."""
-        zeros = {name: torch.zeros_like(x) for name, x in features.items()}
         stages = [[*itertools.combinations(features, size)] for size in range(len(features), 0, -1)]
-        logits = {s: self.fuse({**zeros, **{name: features[name] for name in s}}) for stage in stages for s in stage}
+        logits = {s: self.fuse_only(features, s) for stage in stages for s in stage}
         labels = labels.to(next(iter(logits.values())).device)
         confidence = {s: z.softmax(1).max(1).values for s, z in logits.items()}
         right = {s: z.argmax(1) == labels for s, z in logits.items()}

@@ -1,11 +1,14 @@
 """Methods that apply the model's fusion themselves, to features of their choice."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mmpareto.integration.features import features_of
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.method import Method
 
 
@@ -15,6 +18,7 @@ class FusingMethod(Method):
     In your own loop, call `use_fusion(…)` once before training.
     """
 
+    title: ClassVar[str]
     fusion: Callable[[Mapping[str, Tensor]], Tensor] | None = None
 
     def use_fusion(self, fusion: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
@@ -33,4 +37,15 @@ class FusingMethod(Method):
         """
         if self.fusion is None:
             raise ValueError(f"{type(self).__name__} needs the fusion: call use_fusion() with it")
-        return self.fusion({name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in features.items()})
+        return self.fusion({name: at_least_float32(x) for name, x in features.items()})
+
+    def fuse_only(self, features: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
+        """Joint logits (B, C) with zeros in place of the features of all modalities but these."""
+        return self.fuse({name: x if name in names else torch.zeros_like(x) for name, x in features.items()})
+
+    def features_in(self, outputs: Any) -> Mapping[str, Tensor]:
+        """Modality → feature (B, …); raises ValueError if the outputs have none."""
+        features = features_of(outputs, None)
+        if not features:
+            raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
+        return features

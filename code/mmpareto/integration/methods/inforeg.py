@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
-from mmpareto.integration.features import read_output
+from mmpareto.integration.features import given_labels, read_output
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.linear_algebra import gramians
+from mmpareto.integration.linear_algebra import at_least_float32, gramians
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_joint, split_entry
@@ -169,8 +169,7 @@ class InfoReg(PlainSum, FusingMethod):
     ) -> Objectives:
         """Return the joint loss and, with `unimodal_loss`, those of the modalities' own predictions."""
         objectives = collect_joint(joint, encoders, self.title)
-        if labels is None:
-            raise ValueError(f"{self.title} needs the labels: pass labels=…, the class indices (B,)")
+        given_labels(labels, self.title)
         if not self.unimodal_loss:
             return objectives
         losses: UnimodalLosses = unimodal
@@ -243,18 +242,15 @@ class InfoReg(PlainSum, FusingMethod):
     def _predictions(self, outputs: Any) -> dict[str, Tensor]:
         """Return modality → the logits (B, C) of its own prediction, float32 at least."""
         if self.prediction == "zeroed":
-            features = read_output(outputs, "features")
-            if not features:
-                raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
-            zeros = {name: torch.zeros_like(x) for name, x in features.items()}
-            return {name: self.fuse({**zeros, name: x}) for name, x in features.items()}
+            features = self.features_in(outputs)
+            return {name: self.fuse_only(features, [name]) for name in features}
         field = "contributions" if self.prediction == "contribution" else "unimodal"
         logits = read_output(outputs, field)
         if logits is not None and not logits and field == "contributions":
             raise ValueError(self._not_additive())
         if not logits:
             raise ValueError(f"{self.title} needs outputs: pass outputs=… with `{field}`, modality → logits (B, C)")
-        return {name: z.to(torch.promote_types(z.dtype, torch.float32)) for name, z in logits.items()}
+        return {name: at_least_float32(z) for name, z in logits.items()}
 
     def _not_additive(self) -> str:
         return (
@@ -273,9 +269,9 @@ def _pulled(
         if g is None:
             result.append(None)
             continue
-        working = torch.promote_types(g.dtype, torch.float32)
-        moved = p.detach().to(working) - p0.to(working)
-        result.append(torch.addcmul(g.to(working), moved, alpha.to(g.device, working)))
+        wide = at_least_float32(g)
+        moved = p.detach().to(wide) - p0.to(wide)
+        result.append(torch.addcmul(wide, moved, alpha.to(wide)))
     return result
 
 

@@ -1,5 +1,6 @@
 """LFM, learning the modality gap dynamically (Yang et al., NeurIPS 2024)."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -7,11 +8,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
+from mmpareto.integration.comparisons import info_nce, jensen_shannon
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.options import check_choice, check_positive
@@ -147,15 +149,12 @@ class LFM(JointLoss):
         given = read_output(outputs, name)
         if given is None:
             raise ValueError(f"LFM with gap {self.gap!r} needs the {name}: pass outputs=… with `{name}`, by modality")
-        compared = {
-            key: x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
-            for key, x in given.items()
-            if x is not None
-        }
+        compared = {key: at_least_float32(x.flatten(1)) for key, x in given.items() if x is not None}
         if self.gap == "divergence":
             if not compared:
                 raise ValueError(f"LFM {NOT_ADDITIVE}")
-            return {key: (len(compared) * z).log_softmax(1) for key, z in compared.items()}, self._divergence
+            logits = {key: len(compared) * z for key, z in compared.items()}
+            return logits, functools.partial(jensen_shannon, reverse=self.gap_reversed)
         sizes = {key: x.shape[1] for key, x in compared.items()}
         if len(set(sizes.values())) > 1:
             text = ", ".join(f"{size} of {key!r}" for key, size in sizes.items())
@@ -163,19 +162,4 @@ class LFM(JointLoss):
                 f"LFM with gap 'contrastive' compares features of one length, not {text}: use encoders of one kind, or "
                 "set gap to 'divergence' (--gap divergence)"
             )
-        return {key: F.normalize(x, dim=1) for key, x in compared.items()}, self._info_nce
-
-    def _info_nce(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the symmetric InfoNCE loss () of rows (B, D) of length 1."""
-        cosines = first @ second.T / self.gap_temperature
-        itself = torch.arange(len(cosines), device=cosines.device)
-        return (F.cross_entropy(cosines, itself) + F.cross_entropy(cosines.T, itself)) / 2
-
-    def _divergence(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the mean divergence () of log-probabilities (B, C); 0 for an empty batch."""
-        middle = torch.logaddexp(first, second) - math.log(2)
-        total = torch.zeros((), device=first.device)
-        for own in (first, second):
-            of, to = (middle, own) if self.gap_reversed else (own, middle)
-            total = total + (of.exp() * (of - to)).sum() / 2
-        return total / max(len(first), 1)
+        return compared, functools.partial(info_nce, temperature=self.gap_temperature)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor, nn
 
+from mmpareto.integration.comparisons import jensen_shannon
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.features import read_output
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect
@@ -132,10 +134,7 @@ class MCR(PlainSum, FusingMethod):
         """Return L_m, λ_u·L_uᵏ, λ_M·L_MIPD, λ_C·L_Con and λ_B·L_CEB."""
         if joint is None:
             raise ValueError("MCR descends the joint loss: pass it")
-        if self.active_reducer is not None or self.accumulation.is_open:
-            raise ValueError(
-                "MCR needs the whole batch at once: train without gradient accumulation and in one process"
-            )
+        self.check_whole_batch("MCR")
         objectives = collect(joint, unimodal, encoders)
         for name in unimodal:
             if name in objectives.losses:
@@ -172,7 +171,7 @@ class MCR(PlainSum, FusingMethod):
 
     def _competition(self, features: Parts, contributions: Parts | None) -> Tensor:
         """Return a loss () with the gradient of L_MIPD."""
-        parts = {name: _working(x) for name, x in (contributions or features).items()}
+        parts = {name: at_least_float32(x) for name, x in (contributions or features).items()}
         predict = _sum if contributions else self.fuse
         count = len(next(iter(parts.values())))
         copies = {name: x.repeat(self.permutations, *[1] * (x.ndim - 1)) for name, x in parts.items()}
@@ -201,7 +200,7 @@ class MCR(PlainSum, FusingMethod):
         logits = read_output(outputs, "joint")
         if logits is None:
             raise ValueError("MCR's bottleneck loss needs outputs.joint, the joint logits (B, C)")
-        z, x = _working(logits).detach(), torch.cat([*_of_one_length(features, "bottleneck").values()], dim=1)
+        z, x = at_least_float32(logits).detach(), torch.cat([*_of_one_length(features, "bottleneck").values()], dim=1)
         width = x.shape[1] // len(features)
         shapes = {"hidden": (width, z.shape[1]), "output": (x.shape[1], width)}
         for name, shape in shapes.items():
@@ -235,13 +234,6 @@ def proper_subsets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
     return itertools.chain.from_iterable(itertools.combinations(names, size) for size in range(1, len(names)))
 
 
-def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean Jensen-Shannon divergence (), in nats, of softmax(a) and softmax(b), for logits (B, C)."""
-    log_p, log_q = a.log_softmax(1), b.log_softmax(1)
-    log_middle = torch.logaddexp(log_p, log_q) - math.log(2)
-    return 0.5 * (log_p.exp() * (log_p - log_middle) + log_q.exp() * (log_q - log_middle)).sum(1).mean()
-
-
 def contrastive_loss(features: Parts, labels: Tensor, temperature: float) -> Tensor:
     """Return the supervised NT-Xent loss () of features (B, F) of several modalities; 0 if there is one class.
 
@@ -264,7 +256,7 @@ def contrastive_loss(features: Parts, labels: Tensor, temperature: float) -> Ten
 
 def _of_one_length(features: Parts, loss: str) -> dict[str, Tensor]:
     """Return the features (B, F), in float32 at least; raises ValueError if F differs."""
-    flat = {name: _working(x).flatten(1) for name, x in features.items()}
+    flat = {name: at_least_float32(x).flatten(1) for name, x in features.items()}
     if len({x.shape[1] for x in flat.values()}) > 1:
         lengths = ", ".join(f"{x.shape[1]} ({name})" for name, x in flat.items())
         raise ValueError(
@@ -281,8 +273,3 @@ def _live(parts: Parts, live: Collection[str]) -> dict[str, Tensor]:
 
 def _sum(parts: Parts) -> Tensor:
     return torch.stack([*parts.values()]).sum(0)
-
-
-def _working(x: Tensor) -> Tensor:
-    """Return it in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.report import EncoderReport
@@ -84,6 +85,6 @@ def slowed(rho: Tensor, alpha: float) -> Tensor:
 
 def with_noise(modulated: Tensor, gradient: Tensor) -> Tensor:
     """Return `modulated` + N(0, std(gradient)²), drawn from PyTorch's generator of the device."""
-    working = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    working = at_least_float32(gradient)
     std = working.std(correction=min(1, gradient.numel() - 1))  # 0 for a single element
     return modulated + torch.randn_like(working) * std

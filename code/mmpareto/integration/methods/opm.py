@@ -9,7 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients
+from mmpareto.integration.features import given_labels
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.plain_sum import JointLoss
 from mmpareto.integration.methods.scoring import ScoringMethod, check_score
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect_joint
@@ -125,14 +127,11 @@ class OPM(JointLoss, ScoringMethod):
         """Return the joint loss of features of which some are dropped, as the only objective of every encoder."""
         self._used = {}
         if joint is not None and self.active and len(encoders) > 1:
-            if self.needs_whole_batch and (self.active_reducer is not None or self.accumulation.is_open):
-                raise ValueError(
-                    "OPM with probability 'current' (variant released) needs the whole batch at once: train without "
-                    "gradient accumulation and in one process, or set probability to 'previous'"
-                )
+            if self.needs_whole_batch:
+                who, instead = "OPM with probability 'current' (variant released)", "set probability to 'previous'"
+                self.check_whole_batch(who, f", or {instead}")
             features = self.features_in(outputs)
-            if labels is None:
-                raise ValueError("OPM needs the labels: pass labels=…, the class indices (B,)")
+            labels = given_labels(labels, self.title)
             self._used = self._probabilities(features, outputs, labels)
             logits = self.fuse(self._drop(features, self._used))
             # A process without samples has the same graph, as some reducers require, and the loss 0.
@@ -183,7 +182,7 @@ class OPM(JointLoss, ScoringMethod):
             factors = factors / (1 - theta)
         dropped = {}
         for (name, x), factor in zip(features.items(), factors.unbind(1), strict=True):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            wide = at_least_float32(x)
             dropped[name] = wide * factor.to(wide.dtype).reshape(-1, *[1] * (x.dim() - 1))
         return dropped
 

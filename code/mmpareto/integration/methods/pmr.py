@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.integration.differentiation import Gradients, Pass
-from mmpareto.integration.features import read_output
+from mmpareto.integration.features import given_labels, read_output
 from mmpareto.integration.hooks import TrainingContext
-from mmpareto.integration.linear_algebra import combine_and_release
+from mmpareto.integration.linear_algebra import at_least_float32, combine_and_release
 from mmpareto.integration.method import Method
 from mmpareto.integration.methods.modulation import COMPARISONS, slowed, with_noise
 from mmpareto.integration.objectives import JOINT, Encoders, Objectives, UnimodalLosses, collect, collect_joint
@@ -198,8 +198,7 @@ class PMR(Method):
     ) -> Objectives:
         """Return the joint loss and, while PMR is active, CE and −H of every modality for its own encoder alone."""
         objectives = collect_joint(joint, encoders, "PMR")
-        if labels is None:
-            raise ValueError("PMR needs the labels: pass labels=…, the class indices (B,)")
+        labels = given_labels(labels, "PMR")
         if not self._is_active(objectives) or self._as_benchmark(objectives):
             return objectives
         losses: dict[str, Tensor] = {}
@@ -293,8 +292,7 @@ class PMR(Method):
             raise ValueError(f"PMR needs the features of {name!r}: pass outputs=… with `features`, modality → (B, …)")
         if name not in self.prototypes:
             raise ValueError(f"PMR has no prototypes of {name!r}: call update_prototypes() before the first epoch")
-        x = features[name].flatten(1)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_float32(features[name].flatten(1))
         if self.prototypes[name].device != x.device:  # just loaded; moved only once, because this waits for the device
             self.prototypes = self.prototypes | {name: self.prototypes[name].to(x.device)}
         prototypes = self.prototypes[name]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, collect_joint
 from mmpareto.integration.options import check_at_least, check_choice
@@ -156,7 +157,7 @@ class ReconBoost(PlainSum):
     def _boosting_loss(self, name: str, outputs: Any, labels: Tensor) -> Tensor:
         """Return the mean over samples of the loss that φ_k descends."""
         logits, contributions = (read_output(outputs, field) for field in ("unimodal", "contributions"))
-        logs = _float(logits[name]).log_softmax(1)
+        logs = at_least_float32(logits[name]).log_softmax(1)
         others = [contributions[other].detach() for other in self.order[: self.stage] if other != name]
         if others:
             s = _sum(others).softmax(1)
@@ -169,16 +170,11 @@ class ReconBoost(PlainSum):
         loss = -(residual * logs).sum(1)
         if self.agreement and others:
             before = self.order[(self.stage - 1) % len(self.order)]
-            p_before = _float(logits[before]).detach().softmax(1)
+            p_before = at_least_float32(logits[before]).detach().softmax(1)
             loss = loss + self.agreement * (logs.exp() - p_before).square().mean(1)
         return loss.sum() / max(len(loss), 1)  # a process may have no sample of a batch
 
 
-def _float(logits: Tensor) -> Tensor:
-    """Return the logits in float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _sum(logits: Sequence[Tensor]) -> Tensor:
     """Return their sum, in float32 at least."""
-    return _float(torch.stack([*logits]).sum(0))
+    return at_least_float32(torch.stack([*logits]).sum(0))

@@ -1,12 +1,11 @@
 """Methods that compare how confident each modality is in the true class."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from mmpareto.integration.features import read_output
+from mmpareto.integration.features import given_labels, read_output
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.options import check_choice
@@ -35,7 +34,6 @@ class ScoringMethod(FusingMethod):
     joint logits with zeros as the features of all other modalities.
     """
 
-    title: ClassVar[str]
     absent = "contribution"  # z_k
     needs_classes = True
     score: str
@@ -64,8 +62,7 @@ class ScoringMethod(FusingMethod):
             ValueError: the labels or a modality's logits are missing, or there are none, because the joint logits are
                 not a sum over modalities.
         """
-        if labels is None:
-            raise ValueError(f"{self.title} needs the labels: pass labels=…, the class indices (B,)")
+        labels = given_labels(labels, self.title)
         logits = self._logits(outputs)
         for name in names:
             if name not in logits:
@@ -76,8 +73,8 @@ class ScoringMethod(FusingMethod):
         """Return modality → z_k (B, C); of outputs without contributions, the unimodal logits."""
         if self.score == "zeroed":
             features = self.features_in(outputs)
-            zeros = {name: torch.zeros_like(x) for name, x in features.items()}
-            return {name: self.fuse({**zeros, name: x.detach()}) for name, x in features.items()}
+            detached = {name: x.detach() for name, x in features.items()}
+            return {name: self.fuse_only(detached, [name]) for name in detached}
         contributions = read_output(outputs, "contributions")
         if contributions:
             return contributions
@@ -90,10 +87,3 @@ class ScoringMethod(FusingMethod):
                 " logits (B, C)"
             )
         return unimodal
-
-    def features_in(self, outputs: Any) -> Mapping[str, Tensor]:
-        """Return modality → feature (B, …); raises ValueError if the outputs have none."""
-        features = read_output(outputs, "features")
-        if not features:
-            raise ValueError(f"{self.title} needs the features: pass outputs=… with `features`, modality → (B, …)")
-        return features

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import JointLoss
-from mmpareto.integration.options import check_at_least, check_choice, check_positive
+from mmpareto.integration.options import check_at_least, check_choice, check_positive, check_share
 
 # A sample's value is below this → its number of copies; the bounds of the released code.
 COPIES = ((-0.1, 3), (0.4, 2), (1.0, 1))
@@ -79,9 +79,7 @@ class SMV(JointLoss, FusingMethod):
         super().__init__()
         check_choice("level", level, ("sample", "modality"))
         check_at_least("warmup", warmup, 0)
-        check_positive("part_ratio", part_ratio)
-        if part_ratio > 1:
-            raise ValueError(f"part_ratio must be at most 1, not {part_ratio}")
+        check_share("part_ratio", part_ratio)
         check_positive("alpha", alpha)
         check_choice("samples", samples, ("augmented", "training"))
         self.level, self.warmup, self.part_ratio, self.alpha, self.samples = level, warmup, part_ratio, alpha, samples
@@ -124,10 +122,9 @@ class SMV(JointLoss, FusingMethod):
         """
         names, count = list(features), len(features)
         worth: dict[tuple[str, ...], Tensor] = {(): torch.zeros(len(labels), dtype=torch.float64, device=labels.device)}
-        zeros = {name: torch.zeros_like(x) for name, x in features.items()}
         for size in range(1, count + 1):
             for chosen in itertools.combinations(names, size):
-                logits = self.fuse({name: features[name] if name in chosen else zeros[name] for name in names})
+                logits = self.fuse_only(features, chosen)
                 worth[chosen] = size * (logits.argmax(1) == labels).double()
         shapley = {name: torch.zeros_like(worth[()]) for name in names}
         for chosen, value in worth.items():

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
 
 from mmpareto.integration.features import read_output
 from mmpareto.integration.hooks import TrainingContext
+from mmpareto.integration.linear_algebra import at_least_float32
 from mmpareto.integration.methods.plain_sum import PlainSum
 from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses, collect, split_entry
 from mmpareto.integration.options import check_positive
@@ -122,5 +122,5 @@ class UMT(PlainSum):
             raise ValueError(
                 f"the features of {name!r} have shape {tuple(feature.shape)}, but its teacher's {tuple(target.shape)}"
             )
-        kind = torch.promote_types(feature.dtype, torch.float32)
-        return F.mse_loss(feature.to(kind), target.to(kind), reduction="sum") / max(feature.numel(), 1)
+        x = at_least_float32(feature)
+        return F.mse_loss(x, target.to(x), reduction="sum") / max(feature.numel(), 1)
