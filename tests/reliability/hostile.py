@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: a fork of a process with OpenMP's threads would hang
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "code"), str(HERE.parent), str(HERE)]
 
