@@ -162,6 +162,7 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dgl, unimodal loss not truncated": ("dgl", {"truncate_unimodal": False}),
     "dgl, no unimodal loss": ("dgl", {"unimodal_loss": False}),
     "lfm, gap of predictions": ("lfm", {"gap": "divergence"}),
+    "inforeg, released": ("inforeg", dict(METHODS["inforeg"].variants["released"])),
     "cggm, no direction loss": ("cggm", {"direction_weight": 0.0}),
     "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }

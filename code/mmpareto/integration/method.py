@@ -83,7 +83,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
         self.reduce = "mean"
         self.accumulation = Accumulation()
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-        self.share = 1.0
+        self._share: float | None = None
+        self._is_part = False  # whether `backward` has been given a micro-batch
         self._warned: set[str] = set()
 
     @property
@@ -109,6 +110,20 @@ class Method(Hooks, StatefulModule, abc.ABC):
     def active_reducer(self) -> SumReducer | None:
         """The reducer, or None where a process trains alone."""
         return self.reduce if self.reduce is not None and self.reduce.processes > 1 else None
+
+    @property
+    def share(self) -> float:
+        """This micro-batch's share of the step's samples, for losses that the method computes itself.
+
+        Raises:
+            ValueError: micro-batches are accumulated, and `backward` was not given it.
+        """
+        if self._share is None and self._is_part:
+            raise ValueError(
+                f"{type(self).__name__} computes losses of its own, as means over a micro-batch: pass share=, its "
+                "share of the step's samples, to every backward()"
+            )
+        return 1.0 if self._share is None else self._share
 
     def check_whole_batch(self, what: str, alternative: str = "") -> None:
         """Require a step's whole batch, in `objectives`; see `needs_whole_batch`.
@@ -194,7 +209,7 @@ class Method(Hooks, StatefulModule, abc.ABC):
         labels: Tensor | None = None,
         scale: float | Tensor | GradScaler | None = None,
         interaction: bool = False,
-        share: float = 1.0,
+        share: float | None = None,
     ) -> Report:
         """Add the integrated gradient to `.grad` of the encoders, and the plain sum to that of all other parameters.
 
@@ -217,8 +232,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
             scale: a gradient scaler, or its factor, which the result in `.grad` carries; nothing else depends on it.
             interaction: whether a unimodal loss may reach other encoders than its own. Such cross terms are left
                 out of the gradients that are integrated.
-            share: this micro-batch's share of the step's samples, by which the caller multiplied the losses. A method
-                that computes losses of its own multiplies them by it.
+            share: this micro-batch's share of the step's samples, by which the caller multiplied the losses. Methods
+                that compute losses of their own require it where micro-batches are accumulated.
 
         Raises:
             ValueError: losses and encoders do not match (see `objectives.collect`), a loss does not reach its encoder,
@@ -226,8 +241,8 @@ class Method(Hooks, StatefulModule, abc.ABC):
         """
         if outputs is None and features is not None:
             outputs = {"features": features}
-        self.share = share
         earlier = self.accumulation.take()  # before anything can fail: an error drops earlier micro-batches
+        self._share, self._is_part = share, self.accumulation.is_open or earlier is not None
         objectives = self._objectives(joint, unimodal, encoders, outputs, features, labels, interaction)
         reducer = self.active_reducer
         if reducer is not None:
@@ -274,6 +289,11 @@ class Method(Hooks, StatefulModule, abc.ABC):
                     "has it, modality → the encoder's output, or leave outputs out"
                 )
             self._warn_once("outputs have no field `features`, so they are of no use")
+        if self.needs_classes and labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            raise ValueError(
+                f"{type(self).__name__} compares classes: labels are class indices (B,), not {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
         named = encoders is not None
         if encoders is None:
             if interaction:

@@ -77,7 +77,7 @@ def loss_of(method: CML, outputs: Any, labels: Tensor, share: float = 1.0) -> fl
     method.use_fusion(lambda features: sum(features.values()))
     encoders = {name: [nn.Parameter(torch.zeros(1))] for name in outputs.features}
     moved = {name: x + encoders[name][0] for name, x in outputs.features.items()}
-    method.share = share
+    method._share = share
     joint = sum(x.sum() for x in moved.values()) * 0
     objectives = method.objectives(joint, {}, encoders, SimpleNamespace(features=moved), labels)
     return float(objectives.losses["subsets"].detach())

@@ -232,6 +232,7 @@ def test_the_trace_is_that_of_unscaled_finite_steps() -> None:
     wanted = {n: sum(float((p.grad**2).sum()) for p in encoder_parameters(model, n).values()) for n in model.modalities}
     model.zero_grad(set_to_none=True)
     method, loop = InfoReg(), Loop(model, batch)
+    method.set_epoch(0)
     step(method, loop, batch, scale=1024.0)
     step(method, loop, ({n: x * math.inf for n, x in batch[0].items()}, batch[1]), scale=1024.0)
     method.set_epoch(1)
@@ -243,6 +244,7 @@ def test_zeroed_predictions_are_those_of_any_fusion() -> None:
     model, batch = Model(3), batch_of(3)
     method, loop = InfoReg(prediction="zeroed", unimodal_loss=True), Loop(model, batch)
     method.begin_training(loop)
+    method.set_epoch(0)
     outputs = model(batch[0])
     weights = dict(zip(model.modalities, model.fusion.weight.split(4, dim=1), strict=True))
     alone = {n: x @ weights[n].T + model.fusion.bias for n, x in outputs.features.items()}
@@ -270,4 +272,6 @@ def test_what_is_missing_is_named() -> None:
     ):
         arguments = {"outputs": outputs, "labels": batch[1]} | given
         with pytest.raises(ValueError, match=match):
-            InfoReg().backward(joint, unimodal, encoders=encoders, **arguments)
+            method = InfoReg()
+            method.set_epoch(0)
+            method.backward(joint, unimodal, encoders=encoders, **arguments)

@@ -162,7 +162,8 @@ def test_features_that_are_not_finite_move_nothing() -> None:
 
 def test_a_step_is_that_of_the_joint_loss() -> None:
     model, batch = Model(3), batch_of(3)
-    method = Relearning()
+    method = Relearning(reinit_epoch=1)
+    method.begin_training(Loop(model, batch))
     nn.functional.cross_entropy(model(batch[0]).joint, batch[1]).backward()
     wanted = take_grads(model)
     report = step(method, Loop(model, batch), batch)

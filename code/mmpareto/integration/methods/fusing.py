@@ -30,14 +30,18 @@ class FusingMethod(Method):
         self.use_fusion(context.network.fusion)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Joint logits (B, C) of the features, in float32 at least.
+        """Joint logits (B, C) of the features, computed in the precision of the fusion's weights, or float32 at least.
 
         Raises:
             ValueError: there is no fusion.
         """
         if self.fusion is None:
             raise ValueError(f"{type(self).__name__} needs the fusion: call use_fusion() with it")
-        return self.fusion({name: at_least_float32(x) for name, x in features.items()})
+        weights = (p for p in getattr(self.fusion, "parameters", tuple)() if p.is_floating_point())
+        like = next(weights, None)
+        return at_least_float32(
+            self.fusion({n: at_least_float32(x) if like is None else x.to(like.dtype) for n, x in features.items()})
+        )
 
     def fuse_only(self, features: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
         """Joint logits (B, C) with zeros in place of the features of all modalities but these."""

@@ -62,8 +62,9 @@ class InfoReg(PlainSum, FusingMethod):
         modulation_starts: the first epoch that may be in the window, from 0 [2; released code: 0].
 
     Raises:
-        ValueError: an option is out of range, or heads would predict that are not trained; `backward`: the joint loss,
-            the labels or a modality's prediction are missing, or the fusion has no contributions.
+        ValueError: an option is out of range, or heads would predict that are not trained; `backward`: the epoch was
+            never set, the joint loss, the labels or a modality's prediction are missing, or the fusion has no
+            contributions.
     """
 
     source = "Huang et al., InfoReg, CVPR 2025 (arXiv 2503.18595)"
@@ -125,7 +126,7 @@ class InfoReg(PlainSum, FusingMethod):
         self.strength, self.strength_of_others = strength, strength_of_others
         self.prediction, self.unimodal_loss, self.modulation_starts = prediction, unimodal_loss, modulation_starts
         self.descends_unimodal = prediction == "head"
-        self.epoch = 0
+        self.epoch: int | None = None
         self.traces: dict[str, list[float]] = {}  # modality → T of every finished epoch
         self.sums: dict[str, Tensor] = {}  # modality → (2,) float64 of the epoch: the sum of ‖g‖², and of the steps
         self.start: dict[str, list[Tensor]] = {}  # modality in the window → its encoder's parameters at the start
@@ -156,7 +157,7 @@ class InfoReg(PlainSum, FusingMethod):
 
     def _is_in_window(self, modality: str, first: str) -> bool:
         traces = self.traces.get(modality if self.window == "own" else first, [])
-        if self.epoch < self.modulation_starts:
+        if self.epoch is None or self.epoch < self.modulation_starts:
             return False
         count = 1 if self.window == "own" else EPOCHS
         now, before = sum(traces[-count:]), sum(traces[-count - 1 : -1])
@@ -168,6 +169,8 @@ class InfoReg(PlainSum, FusingMethod):
         self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
     ) -> Objectives:
         """Return the joint loss and, with `unimodal_loss`, those of the modalities' own predictions."""
+        if self.epoch is None:
+            raise ValueError(f"{self.title} acts by epochs: call set_epoch() when an epoch begins")
         objectives = collect_joint(joint, encoders, self.title)
         given_labels(labels, self.title)
         if not self.unimodal_loss:

@@ -63,8 +63,8 @@ class LFM(JointLoss):
     that loss changes L_m by −η·⟨∇L_m, ∇A − ∇L_m⟩ per unit of α, with no Hessian. α starts at 0.95 in the one and at
     0.05 in the other. BalanceBenchmark also has z_k in place of n·z_k.
 
-    In your own loop, call `set_epoch(…)` when an epoch begins; without it, every epoch is the first. `backward` needs
-    `outputs`: `features`, modality → (B, …), for gap "contrastive"; `contributions`, modality → z_k, for "divergence".
+    In your own loop, call `set_epoch(…)` when an epoch begins. `backward` needs `outputs`: `features`, modality →
+    (B, …), for gap "contrastive"; `contributions`, modality → z_k, for "divergence".
 
     Arguments:
         gap: "contrastive" or "divergence".
@@ -74,8 +74,8 @@ class LFM(JointLoss):
         loss_weight: c > 0.
 
     Raises:
-        ValueError: an option is out of range; `backward`: the joint loss or what the gap compares is missing, or the
-            features differ in length.
+        ValueError: an option is out of range; `backward`: the epoch was never set, the joint loss or what the gap
+            compares is missing, the features differ in length, or the batch is not whole.
     """
 
     source = "Yang et al., Facilitating multimodal classification via dynamically learning modality gap, NeurIPS 2024"
@@ -106,7 +106,7 @@ class LFM(JointLoss):
         check_positive("loss_weight", loss_weight)
         self.gap, self.gap_reversed, self.gap_weight = gap, gap_reversed, gap_weight
         self.gap_temperature, self.loss_weight = gap_temperature, loss_weight
-        self.set_epoch(0, FITTED_EPOCHS)
+        self.alpha: float | None = None  # before the first epoch
 
     @property
     def needs_whole_batch(self) -> bool:
@@ -137,6 +137,10 @@ class LFM(JointLoss):
         objectives = super().objectives(joint, unimodal, encoders, outputs, labels)
         compared, distance = self._comparison(outputs)
         if len(compared) > 1:
+            if self.needs_whole_batch:
+                self.check_whole_batch("LFM with gap 'contrastive'", ", or set gap to 'divergence'")
+            if self.alpha is None:
+                raise ValueError("LFM's weight depends on the epoch: call set_epoch() when an epoch begins")
             pairs = [distance(x, y) for x, y in itertools.combinations(compared.values(), 2)]
             objectives.losses[JOINT] = self.loss_weight * (1 - self.alpha) * objectives.losses[JOINT]
             gap = self.loss_weight * self.alpha * self.share * torch.stack(pairs).mean()

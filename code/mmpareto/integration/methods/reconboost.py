@@ -152,13 +152,17 @@ class ReconBoost(PlainSum):
         if self.stage + 1 >= len(self.order):
             return joint
         contributions = read_output(outputs, "contributions")
-        return self.loss(_sum([contributions[name] for name in self.order[: self.stage + 1]]), labels) * self.share
+        parts = [contributions[name] for name in self.order[: self.stage + 1] if name in contributions]
+        return self.loss(_sum(parts), labels) * self.share
 
     def _boosting_loss(self, name: str, outputs: Any, labels: Tensor) -> Tensor:
         """Return the mean over samples of the loss that φ_k descends."""
         logits, contributions = (read_output(outputs, field) for field in ("unimodal", "contributions"))
+        if name not in logits:
+            raise ValueError(f"ReconBoost trains {name!r} in this stage, which the batch lacks: skip the batch")
         logs = at_least_float32(logits[name]).log_softmax(1)
-        others = [contributions[other].detach() for other in self.order[: self.stage] if other != name]
+        earlier = [other for other in self.order[: self.stage] if other != name and other in contributions]
+        others = [contributions[other].detach() for other in earlier]
         if others:
             s = _sum(others).softmax(1)
         else:  # a constant, which the released code takes the softmax of
@@ -170,8 +174,9 @@ class ReconBoost(PlainSum):
         loss = -(residual * logs).sum(1)
         if self.agreement and others:
             before = self.order[(self.stage - 1) % len(self.order)]
-            p_before = at_least_float32(logits[before]).detach().softmax(1)
-            loss = loss + self.agreement * (logs.exp() - p_before).square().mean(1)
+            if before in logits:
+                p_before = at_least_float32(logits[before]).detach().softmax(1)
+                loss = loss + self.agreement * (logs.exp() - p_before).square().mean(1)
         return loss.sum() / max(len(loss), 1)  # a process may have no sample of a batch
 
 

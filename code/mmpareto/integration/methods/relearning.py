@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from mmpareto.integration.differentiation import Gradients
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.plain_sum import JointLoss
-from mmpareto.integration.objectives import Objectives
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.options import check_at_least, check_choice, check_positive
 
 
@@ -46,7 +47,7 @@ class Relearning(JointLoss):
 
     Raises:
         ValueError: an option is out of range; `begin_training`: there are no validation samples; `backward`: there is
-            no joint loss.
+            no joint loss, or `begin_training` was never called.
     """
 
     source = "Wei et al., Diagnosing & Re-learning, ECCV 2024 (arXiv 2407.09705)"
@@ -67,6 +68,16 @@ class Relearning(JointLoss):
         self.initial: dict[str, list[Tensor]] = {}  # modality → its encoder's parameters before training
         self.count = 0  # of re-initialisations
         self.moved: dict[str, float] = {}  # modality → a of the last one
+
+    def objectives(
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
+    ) -> Objectives:
+        """Return the joint loss, after checking that there are initial weights to go back to."""
+        if not self.initial:
+            raise ValueError(
+                f"{self.title} acts between epochs: call begin_training() once, and begin_epoch() before every epoch"
+            )
+        return super().objectives(joint, unimodal, encoders, outputs, labels)
 
     def begin_training(self, context: TrainingContext) -> None:
         """Keep the initial weights; reject a run without validation samples, and warn of one that ends too early."""

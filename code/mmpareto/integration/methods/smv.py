@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from mmpareto.integration.hooks import TrainingContext
 from mmpareto.integration.methods.fusing import FusingMethod
 from mmpareto.integration.methods.plain_sum import JointLoss
+from mmpareto.integration.objectives import Encoders, Objectives, UnimodalLosses
 from mmpareto.integration.options import check_at_least, check_choice, check_positive, check_share
 
 # A sample's value is below this → its number of copies; the bounds of the released code.
@@ -58,7 +60,7 @@ class SMV(JointLoss, FusingMethod):
             augmentation.
 
     Raises:
-        ValueError: an option is out of range; `resample`: there is no fusion; `backward`: there is no joint loss.
+        ValueError: an option is out of range; `resample`, `backward`: there is no fusion, or no joint loss.
     """
 
     source = "Wei et al., modality valuation, CVPR 2024 (arXiv 2309.06255)"
@@ -84,6 +86,14 @@ class SMV(JointLoss, FusingMethod):
         check_choice("samples", samples, ("augmented", "training"))
         self.level, self.warmup, self.part_ratio, self.alpha, self.samples = level, warmup, part_ratio, alpha, samples
         self._copies: dict[str, Tensor] = {}
+
+    def objectives(
+        self, joint: Tensor | None, unimodal: UnimodalLosses, encoders: Encoders, outputs: Any, labels: Any
+    ) -> Objectives:
+        """Return the joint loss, after checking that samples can be valued."""
+        if self.fusion is None:
+            raise ValueError("SMV adds copies of samples: call use_fusion() once, and resample() before every epoch")
+        return super().objectives(joint, unimodal, encoders, outputs, labels)
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Value the samples, after the warm-up."""
