@@ -94,6 +94,43 @@ PMR_CLIPS = {
             {"learning_rate": 0.1, "batch_size": 8, "epochs": 299, "momentum": 0, "weight_decay": 0},
             {"threshold": 0.01, "window": 5, "start_epoch": 2},
         ),
+        (
+            "cremad --recipe inforeg --method inforeg",
+            {"learning_rate": 0.002, "epochs": 80, "batch_size": 64, "weight_decay": 1e-4, "lr_decay_step": 40},
+            {"threshold": 0.04},
+        ),
+        (
+            "cremad --recipe relearning --method relearning",
+            {"learning_rate": 0.002, "epochs": 90, "batch_size": 64, "scheduler": "none", "audio": "fbank"},
+            {"reinit_epoch": 20, "reinit_num": 3, "move_lambda": 3},
+        ),
+        (
+            "cremad --recipe mla --method mla",
+            {"learning_rate": 0.001, "epochs": 100, "lr_decay_step": 70, "frames": 3, "frame_choice": "starts"},
+            {},
+        ),
+        (
+            "cremad --recipe reconboost --method reconboost",
+            {"learning_rate": 0.01, "epochs": 800, "weight_decay": 5e-4, "lr_decay_step": 240, "drop_last": "all"},
+            {"boost_epochs": 4, "rectify_epochs": 4},
+        ),
+        ("cremad --recipe lfm --method lfm", {"learning_rate": 0.01, "epochs": 200, "lr_decay_step": 69}, {}),
+        ("cremad --recipe mmcosine", {"learning_rate": 0.001, "batch_size": 32, "epochs": 200}, {}),
+        (
+            "kinetics_sounds --recipe opm --method opm",
+            {"optimizer": "adamw", "learning_rate": 5e-5, "batch_size": 32, "image_size": 112, "lr_decay_step": 40},
+            {"q_base": 0.5, "lam": 0.5},
+        ),
+        (
+            "kinetics_sounds --recipe smv --method smv",
+            {"optimizer": "adam", "learning_rate": 5e-5, "weight_decay": 1e-4, "epochs": 60, "lr_decay_step": 30},
+            {"warmup": 5, "level": "sample"},
+        ),
+        (
+            "mosi --recipe cggm --method cggm",
+            {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64, "epochs": 30, "clip_grad": 0.8},
+            {"rho": 1.3, "direction_weight": 0.2},
+        ),
         ("mosi --method ogm", {"encoder": "transformer"}, {"modulated": "weights"}),
         ("chsims --method ogm_ge", {"encoder": "transformer"}, {"modulated": "weights"}),
         ("cremad --method ogm_ge", {"encoder": "resnet18"}, {"modulated": "convolutions"}),
@@ -110,6 +147,7 @@ def test_the_recipe_of_a_methods_authors() -> None:
         (d, m): own_recipe(d, m) for d in RECIPES for m in ("mmpareto", "dgl", "ogm", "pmr", "agm", "greedy", "joint")
     }
     assert known["cremad", "agm"] == "agm" and known["mosi", "agm"] is None
+    assert own_recipe("cremad", "opm") == "journal" and own_recipe("kinetics_sounds", "opm") == "opm"
     assert known["cremad", "ogm"] == "ogm_ge" and known["modelnet40", "greedy"] == "greedy"
     assert {name for (_, method), name in known.items() if method == "joint"} == {None}
     assert all(name in RECIPES[dataset] for (dataset, _), name in known.items() if name)

@@ -35,6 +35,15 @@ AGM = "AGM's code (lihong2303/AGM_ICCV2023"
 AGM_AUTHOR = "AGM's author (lihong2303/AGM_ICCV2023, issues 5 and 10)"
 AGM_USER = "a user's reading of AGM's author and paper (lihong2303/AGM_ICCV2023, issue 17), unchecked"
 GREEDY = "Greedy's code (nyukat/greedy_multimodal_learning"
+INFOREG = "InfoReg's code (GeWu-Lab/InfoReg_CVPR2025 at 41d887f"
+RELEARNING = "the code of Diagnosing & Re-learning (GeWu-Lab/Diagnosing_Relearning_ECCV2024"
+OPM = "OPM's code (GeWu-Lab/BML_TPAMI2024"
+MLA = "MLA's code (Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation at 11ae1ee"
+RECONBOOST = "ReconBoost's code (huacong/ReconBoost"
+SMV = "SMV's code (GeWu-Lab/Valuate-and-Enhance-Multimodal-Cooperation"
+LFM = "LFM's code (njustkmg/NeurIPS24-LFM at ad44fa0"
+MMCOSINE = "MMCosine's code (GeWu-Lab/MMCosine_ICASSP23"
+CGGM = "CGGM's code (zrguo/CGGM"
 DIGITS = "PMR, CVPR 2023: a small CNN from scratch on the digits as they are"
 JOURNAL = "the authors on the journal version of OGM-GE (GeWu-Lab/BML_TPAMI2024, issue 3)"
 JOURNAL_UNSTATED = f"not stated by {JOURNAL}"
@@ -300,6 +309,149 @@ _GREEDY = _from(_GREEDY_CONFIG, _RELEASED) | {
 for _name in ("audio", "frames", "frame_choice", "audio_frames", "audio_pool"):
     _GREEDY[_name] = Value(_RELEASED[_name].value, "without effect on images")
 
+# InfoReg, Diagnosing & Re-learning, MLA, ReconBoost, LFM and MMCosine, on CREMA-D
+
+_STEP_AT_END = "a StepLR that steps at the end of each epoch"
+_INFOREG = (
+    _from(f"{INFOREG}, main.py)", _RELEASED)
+    | _cremad_loader(INFOREG)
+    | {
+        "init": Value(
+            "ogm_ge", f"{INFOREG}, main.py): weight_init of utils/utils.py, which it lacks, on the whole model"
+        ),
+        "epochs": Value(80, f"{INFOREG}, main.py); at ea7b9d5, 50"),
+        "scheduler": Value("step", f"{INFOREG}, main.py): {_STEP_AT_END}"),
+        "lr_decay_step": Value(40, f"{INFOREG}, main.py); at ea7b9d5, 30"),
+        "frames": Value(3, f"{INFOREG}, main.py): as many as --fps, 3"),
+        "frame_choice": Value(
+            "spread",
+            f"nearest: {INFOREG}, dataset/CramedDataset.py) reads three different ones at random, in tests, too",
+        ),
+    }
+)
+_RELEARNING = _from(f"{RELEARNING}, code/ours.py)", _RELEASED) | {
+    "init": Value("mmpareto", f"assumed: {RELEARNING}, code/models) lacks its backbone.py; that of the same group"),
+    "epochs": Value(90, f"{RELEARNING}, code/script/ours.sh)"),
+    "crop_scale": Value(
+        (1.0, 1.0),
+        f"nearest: {RELEARNING}, code/dataset/av_dataset.py) augments for mode 'train' only, and trains with "
+        "'my_train': no crops and, unlike here, no flips",
+    ),
+    **{
+        name: Value(_RELEASED[name].value, f"{RELEARNING}, code/dataset/av_dataset.py)")
+        for name in ("audio", "frames", "frame_choice", "image_size", "audio_frames", "audio_pool")
+    },
+}
+_MLA = _from(f"{MLA}, main.py)", _RELEASED) | {
+    "init": Value("ogm_ge", f"{MLA}, main.py): weight_init of utils/utils.py on the whole model"),
+    "learning_rate": Value(0.001, f"{MLA}, main.py)"),
+    "epochs": Value(100, f"{MLA}, README.md and main.py)"),
+    "scheduler": Value("step", f"{MLA}, main.py): {_STEP_AT_END}"),
+    "lr_decay_step": Value(70, f"{MLA}, main.py)"),
+    "frames": Value(3, f"{MLA}, dataset/dataset.py)"),
+    "frame_choice": Value("starts", f"{MLA}, dataset/dataset.py): the first frame of each third, in test, too"),
+    **{
+        name: Value(_RELEASED[name].value, f"{MLA}, dataset/dataset.py, data/extract_fbank.py)")
+        for name in ("audio", "image_size", "crop_scale", "audio_frames", "audio_pool")
+    },
+}
+_RECONBOOST = (
+    _from(f"{RECONBOOST}, train.py)", _RELEASED)
+    | _cremad_loader(RECONBOOST)
+    | {
+        "init": Value("ogm_ge", f"assumed: {RECONBOOST}) starts from unimodal checkpoints, whose training it lacks"),
+        "learning_rate": Value(0.01, f"{RECONBOOST}, README.md)"),
+        "weight_decay": Value(5e-4, f"{RECONBOOST}, train.py)"),
+        "epochs": Value(
+            800,
+            f"{RECONBOOST}): its checkpoint of CREMA-D is of stage 99, from 0, of 8 epochs each; train.py has 1,001",
+        ),
+        "scheduler": Value("step", f"{RECONBOOST}, train.py): after every 30 stages, 240 epochs"),
+        "lr_decay_step": Value(240, f"{RECONBOOST}, train.py): after every 30 stages, 240 epochs"),
+        "drop_last": Value("all", f"{RECONBOOST}, train.py): in both loaders"),
+        "best_from_epoch": Value(32, f"{RECONBOOST}, train.py): from stage 3 on, at the end of a stage"),
+    }
+)
+_LFM = (
+    _from(f"{LFM}, data/crema.json and Crema_epoch.py)", _RELEASED)
+    | _cremad_loader(LFM)
+    | {
+        "init": Value(
+            "ogm_ge", f"{LFM}, Crema_epoch.py): a weight_init on the whole model, assumed to be that of OGM-GE"
+        ),
+        "learning_rate": Value(0.01, f"{LFM}, data/crema.json)"),
+        "epochs": Value(200, f"{LFM}, data/crema.json)"),
+        "scheduler": Value("step", f"{LFM}, Crema_epoch.py)"),
+        "lr_decay_step": Value(
+            69,
+            f"{LFM}, Crema_epoch.py): its StepLR of 70 steps at the start of each epoch, so that the 70th and the 140th"
+            " are the first at a lower rate; here, the 70th and the 139th",
+        ),
+        "audio_frames": Value(188, f"nearest: {LFM}, dataset/CREMA.py) repeats the clip to 20 s, here to 3 s"),
+    }
+)
+_MMCOSINE = (
+    _from(f"{MMCOSINE}, main_CD.py)", _RELEASED)
+    | _cremad_loader(MMCOSINE)
+    | {
+        "init": Value(
+            "mmpareto", f"{MMCOSINE}, main_CD.py) imports weight_init and does not call it; the encoders' assumed"
+        ),
+        "learning_rate": Value(0.001, f"{MMCOSINE}, main_CD.py)"),
+        "batch_size": Value(32, f"{MMCOSINE}, main_CD.py)"),
+        "epochs": Value(200, f"{MMCOSINE}, main_CD.py)"),
+        "scheduler": Value("step", f"{MMCOSINE}, main_CD.py): {_STEP_AT_END}"),
+        "lr_decay_step": Value(100, f"{MMCOSINE}, main_CD.py)"),
+        "frames": Value(1, f"{MMCOSINE}, dataset/dataset.py)"),
+        "frame_choice": Value("first", f"{MMCOSINE}, dataset/dataset.py): one image per clip; which, is not stated"),
+        "audio": Value(
+            "spectrogram",
+            f"nearest: {MMCOSINE}, dataset/dataset.py) has scipy's of 3 s at 16 kHz, standardised by clip",
+        ),
+        "audio_frames": Value(188, "chosen: all of the spectrogram"),
+    }
+)
+
+# OPM and SMV, on Kinetics-Sounds
+
+_OPM = _from(f"{OPM}, code/config.py and code/main.py)", _RELEASED) | {
+    "init": Value("ogm_ge", f"{OPM}, code/main.py): weight_init on the whole model"),
+    "optimizer": Value("adamw", f"{OPM}, code/main.py)"),
+    "learning_rate": Value(5e-5, f"{OPM}, code/config.py)"),
+    "weight_decay": Value(0.01, f"{OPM}, code/main.py)"),
+    "batch_size": Value(32, f"{OPM}, code/config.py)"),
+    "epochs": Value(100, f"{OPM}, code/config.py)"),
+    "scheduler": Value("step", f"{OPM}, code/main.py): {_STEP_AT_END}"),
+    "lr_decay_step": Value(40, f"{OPM}, code/config.py)"),
+    "frames": Value(3, f"{OPM}, code/dataset/KS.py)"),
+    "frame_choice": Value(
+        "starts", f"nearest: {OPM}, code/dataset/KS.py) reads the first, the middle and the last one"
+    ),
+    "image_size": Value(112, f"{OPM}, code/config.py)"),
+    "crop_scale": Value((0.25, 1.0), f"{OPM}, code/config.py)"),
+    "audio": Value("fbank", f"assumed: {OPM}, code/dataset/KS.py) reads files of features that it does not make"),
+    "audio_frames": Value(1024, "chosen: all of the filterbank"),
+    "opm.q_base": Value(0.5, f"{OPM}, code/scripts/train_opm.sh)"),
+    "opm.lam": Value(0.5, f"{OPM}, code/scripts/train_opm.sh)"),
+}
+_SMV = _from(f"{SMV}, code/sample_level.py)", _RELEASED) | {
+    "init": Value("mmpareto", f"{SMV}, code/models/backbone.py)"),
+    "optimizer": Value("adam", f"{SMV}, code/sample_level.py); code/modality_level.py: SGD, learning rate 0.001"),
+    "learning_rate": Value(5e-5, f"{SMV}, code/sample_level.py)"),
+    "epochs": Value(60, f"{SMV}, code/sample_level.py)"),
+    "scheduler": Value("step", f"{SMV}, code/sample_level.py): {_STEP_AT_END}"),
+    "lr_decay_step": Value(30, f"{SMV}, code/sample_level.py)"),
+    "frames": Value(3, f"{SMV}, code/datasets/dataloader.py)"),
+    "frame_choice": Value(
+        "released",
+        f"nearest: {SMV}, code/datasets/dataloader.py), which reads the first one of up to six frames thrice",
+    ),
+    "audio": Value(
+        "fbank", f"assumed: {SMV}, code/datasets/dataloader.py) reads files of features that it does not make"
+    ),
+    "audio_frames": Value(1024, "chosen: all of the filterbank"),
+}
+
 # The synthetic stand-in
 
 _STAND_IN = _over(
@@ -383,6 +535,15 @@ _SEQUENCES = {
     "ogm.modulated": "weights",
     "ogm_ge.modulated": "weights",
 }
+_CGGM = _over(_over(_RELEASED, CHOSEN, **_SEQUENCES), f"{CGGM}, run/mosi_run.py)", batch_size=64, clip_grad=0.8) | {
+    "optimizer": Value("adam", f"{CGGM}, run/mosi_run.py)"),
+    "learning_rate": Value(1e-3, f"{CGGM}, run/mosi_run.py); that of its classifiers, 5e-4, is not available here"),
+    "epochs": Value(30, f"{CGGM}, run/mosi_run.py)"),
+    "scheduler": Value(
+        "none", f"nearest: {CGGM}, src/msatrain.py) has × 0.1 after 10 epochs without a lower validation loss"
+    ),
+    "cggm.rho": Value(1.3, f"{CGGM}, run/mosi_run.py)"),
+}
 
 # Gaussian modalities
 
@@ -419,12 +580,20 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "mbt": _MBT,
         "pmr": _PMR_CREMAD,
         "agm": _AGM_CREMAD,
+        "inforeg": _INFOREG,
+        "relearning": _RELEARNING,
+        "mla": _MLA,
+        "reconboost": _RECONBOOST,
+        "lfm": _LFM,
+        "mmcosine": _MMCOSINE,
     },
     "kinetics_sounds": {
         **_released_and_paper(f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
         "dgl": _DGL_KINETICS,
         "ogm_ge": _OGM_KINETICS,
         "mbt": _over(_MBT, f"{OGM}, dataset/dataset.py)", **_THREE_FRAMES),
+        "opm": _OPM,
+        "smv": _SMV,
     },
     "cgmnist": {**_released_and_paper(DIGITS, **_DIGITS), "pmr": _PMR},
     "avdigits": {
@@ -433,7 +602,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "multimnist": _released_and_paper(MULTI_MNIST, **_MULTI_MNIST),
     "modelnet40": {"released": _RELEASED, "paper": _PAPER, "greedy": _GREEDY},
-    "mosi": _released_and_paper(CHOSEN, **_SEQUENCES),
+    "mosi": {**_released_and_paper(CHOSEN, **_SEQUENCES), "cggm": _CGGM},
     "mosei": _released_and_paper(CHOSEN, **_SEQUENCES),
     "chsims": _released_and_paper(CHOSEN, **_SEQUENCES),
     "vggsound": {"released": _RELEASED, "paper": _PAPER, "dgl": _DGL_VGGSOUND, "ogm_ge": _OGM_VGGSOUND},
@@ -453,22 +622,29 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 }
 
 
-# Method → the name of its authors' recipe, on the data sets that have one.
+# Method → the names of its authors' recipes, of which the first that a data set has counts.
 _OWN = {
-    "mmpareto": "released",
-    "dgl": "dgl",
-    "ogm": "ogm_ge",
-    "ogm_ge": "ogm_ge",
-    "pmr": "pmr",
-    "agm": "agm",
-    "greedy": "greedy",
+    "mmpareto": ("released",),
+    "dgl": ("dgl",),
+    "ogm": ("ogm_ge",),
+    "ogm_ge": ("ogm_ge",),
+    "pmr": ("pmr",),
+    "agm": ("agm",),
+    "greedy": ("greedy",),
+    "inforeg": ("inforeg",),
+    "relearning": ("relearning",),
+    "opm": ("opm", "journal"),
+    "mla": ("mla",),
+    "reconboost": ("reconboost",),
+    "smv": ("smv",),
+    "lfm": ("lfm",),
+    "cggm": ("cggm",),
 }
 
 
 def own_recipe(dataset: str, method: str) -> str | None:
     """Return the name of the recipe of a method's authors on a data set; None if there is none."""
-    name = _OWN.get(method)
-    return name if name in recipes_of(dataset) else None
+    return next((name for name in _OWN.get(method, ()) if name in recipes_of(dataset)), None)
 
 
 def recipes_of(dataset: str) -> dict[str, Recipe]:
