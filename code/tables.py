@@ -48,7 +48,7 @@ def parser() -> ArgumentParser:
     compared.add_argument(
         "--quick",
         action="store_true",
-        help="with --dataset synthetic: tiny images, 2 epochs, 2 seeds; minutes on 2 cores, to try the software",
+        help="on the synthetic stand-in: tiny images, 2 epochs, 2 seeds; minutes on 2 cores, to try the software",
     )
 
     runs = parser.add_argument_group("how it is run")

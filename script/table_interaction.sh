@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compares the methods on encoders that exchange information through MMTM blocks.
 # Trains the missing runs and writes the report into runs/tables.
-# Arguments are passed to tables.py: sh script/table_interaction.sh --dataset synthetic --quick
+# Arguments are passed to tables.py: sh script/table_interaction.sh --quick
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 . script/setup.sh
 exec python code/tables.py interaction "$@"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compares the methods on CREMA-D and Kinetics-Sounds.
 # Trains the missing runs and writes the report into runs/tables.
-# Arguments are passed to tables.py: sh script/table_main.sh --dataset synthetic --quick
+# Arguments are passed to tables.py: sh script/table_main.sh --quick
 cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; }
 . script/setup.sh
 exec python code/tables.py main "$@"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from mmpareto.analysis.tables.definitions import QUICK, QUICK_SEEDS, QUICK_STAND_IN
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "script").glob("*.sh"))
 TRAINING = {
@@ -521,3 +522,9 @@ def test_a_task_of_an_incomplete_array_refuses(cluster: Machine, array: str) -> 
     cluster.run("sbatch", f"--array={array}", "script/slurm_table.sh", "main")
     text = (cluster.home / "task2").read_text()
     assert text.startswith("error: the tasks are not those of --array=1-N") and text.count("\n") == 1
+
+
+def test_the_quick_teachers_have_the_size_of_the_quick_table() -> None:
+    text = (REPOSITORY / "script/table_field.sh").read_text(encoding="utf-8")
+    size = " ".join(f"--{name} {value}" for name, value in QUICK_STAND_IN.items())
+    assert f' {QUICK}"' in text and size in text and f'SEEDS="{" ".join(map(str, QUICK_SEEDS))}"' in text

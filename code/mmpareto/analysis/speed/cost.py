@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,8 @@ class Contender:
         )
         self.arithmetic = ArithmeticTimer(self.method, self.device)
         try:
-            self.method.begin_training(self)
+            with warnings.catch_warnings(action="ignore"):  # of a run that ends before the method acts
+                self.method.begin_training(self)
         except ValueError as error:
             raise InputError(f"method {name!r}: {error}.") from error
         self.method.begin_epoch(self)

@@ -199,6 +199,10 @@ def _gpu_count() -> int:
 
 
 def _check_quick(arguments: argparse.Namespace) -> None:
-    names = {DATASETS.name(name) for name in arguments.dataset or ()}
-    if arguments.quick and names != {stand_in.NAME}:
-        raise InputError("--quick is a size for trying the software: use it with --dataset synthetic.")
+    """Choose the stand-in for --quick; raises InputError if another data set is given."""
+    if arguments.quick:
+        arguments.dataset = arguments.dataset or [stand_in.NAME]
+        if {DATASETS.name(name) for name in arguments.dataset} != {stand_in.NAME}:
+            raise InputError(
+                "--quick is a size for trying the software, on the synthetic stand-in: leave --dataset out."
+            )

@@ -398,8 +398,9 @@ _TABLES = (
         (*unimodal_rows(["cremad"]), *FIELD),
         UNIFORM.label,
         f"{ONE_RECIPE}. Options are those of each method's paper, and of its code where the paper is not known. "
-        "Re-learning acts after 21, 41 and 61 epochs, SMV and OPM from the sixth or seventh on: in a shorter run they "
-        "are joint training. The teachers of UMT are ensembles of the same seed. Re-learning needs a validation set, "
+        "Re-learning acts after 21, 41 and 61 epochs, and SMV from the sixth on: in a shorter run, such as that of "
+        "--quick, they are joint training. ReconBoost takes 16 epochs until both modalities have had a stage. The "
+        "teachers of UMT are ensembles of the same seed. Re-learning needs a validation set, "
         "and is not trained under --protocol paper; greedy needs encoders with stages.",
     ),
     Table(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -94,6 +95,16 @@ class SMV(JointLoss, FusingMethod):
         if self.fusion is None:
             raise ValueError("SMV adds copies of samples: call use_fusion() once, and resample() before every epoch")
         return super().objectives(joint, unimodal, encoders, outputs, labels)
+
+    def begin_training(self, context: TrainingContext) -> None:
+        """Take the network's fusion, and warn of a run that ends before the first copies."""
+        super().begin_training(context)
+        if context.epochs <= self.warmup:
+            warnings.warn(
+                f"SMV copies samples from epoch {self.warmup + 1} on: in {context.epochs} epochs it is joint training; "
+                "set warmup (--warmup) lower",
+                stacklevel=2,
+            )
 
     def begin_epoch(self, context: TrainingContext) -> None:
         """Value the samples, after the warm-up."""
