@@ -49,8 +49,8 @@ class MCR(PlainSum, FusingMethod):
     applied up to 2·(2ⁿ − 2) times to `permutations` copies of the batch. One backward pass. With one modality,
     L_m + λ_u L_u is descended.
 
-    The equations are those of the authors' README and of their code (kkontras/MCR at 338d370); the paper's text is
-    unchecked. `variants["paper"]` differentiates D_S as a whole, as the README's formula says. In
+    The equations are those of the authors' README and of their code (kkontras/MCR at 338d370); of the paper, only a
+    summary was at hand, which names the same three losses. `variants["paper"]` differentiates D_S as a whole, as the README's formula says. In
     `variants["released"]`, z(∅) has the gradient of all players, whichever z(S) has; in a greedy game, this cancels, so
     that z(∅) is a constant. The released predictor is trained by the optimizer of the model, Adam. Left out:
 

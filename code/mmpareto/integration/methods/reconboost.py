@@ -32,9 +32,12 @@ class ReconBoost(PlainSum):
     stage there is no other one, s = 0, and there is no p'. Encoders that a phase does not train are frozen, in
     evaluation mode.
 
-    From the code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py); the paper could not be read
-    here. `variants["paper"]` has the sum over all classes, w₁ = 1 and a gradient of the last term, all unchecked. That
-    p' is of another modality, and not of an earlier encoder k, is from the code. `variants["released"]` is the code:
+    From the code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py) and the paper's abstract; its
+    text could not be read here. By the abstract, the cross-entropy is regularised by a Kullback-Leibler divergence from
+    the other modalities, so that training resembles gradient boosting. CE(y, p) − w₂ KL(s‖p) is, but for a constant, the
+    sum over all classes with w₁ = 1: this is `variants["paper"]`. w₂ = 1, and a gradient of the last term, are
+    unchecked. That p' is of another modality, and not of an earlier encoder k, is from the code.
+    `variants["released"]` is the code:
 
     - the sum over c is that of the label alone, −(w₁ − w₂ s_y) log p_y, with w₁ = 5 (on CREMA-D; 4 on AVE and
       ModelNet40, 1 on MOSI, MOSEI and SIMS), divided by C; in the first stage, s_y = 1;

@@ -29,8 +29,9 @@ class Relearning(JointLoss):
     θ_k is all parameters of the encoder, BatchNorm's weights and biases included; BatchNorm's running statistics and
     the optimizer's momentum stay as they are; epochs count from 0, so that `reinit_epoch` 20 acts after the 21st, the
     41st and the 61st. There, encoders are re-initialised after the last epoch as well, which nothing evaluates. The
-    number of restarts of k-means is that of the scikit-learn version there, and one here. That the code is the paper's
-    method is unchecked but for the equations, of which a summary gives the same.
+    number of restarts of k-means is that of the scikit-learn version there, and one here. Its training images are not
+    augmented: the loader augments for the mode "train", and is given "my_train". That the code is the paper's method is
+    unchecked but for the equations, of which a summary gives the same.
 
     The state holds a copy of the encoders' initial weights, in CPU memory, and a run needs a validation set. Features
     of all samples are computed in evaluation mode, which takes about a third of an epoch's time. The reported metric
