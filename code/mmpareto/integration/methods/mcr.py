@@ -50,9 +50,10 @@ class MCR(PlainSum, FusingMethod):
     L_m + λ_u L_u is descended.
 
     The equations are those of the authors' README and of their code (kkontras/MCR at 338d370); of the paper, only a
-    summary was at hand, which names the same three losses. `variants["paper"]` differentiates D_S as a whole, as the README's formula says. In
-    `variants["released"]`, z(∅) has the gradient of all players, whichever z(S) has; in a greedy game, this cancels, so
-    that z(∅) is a constant. The released predictor is trained by the optimizer of the model, Adam. Left out:
+    summary was at hand, which names the same three losses. `variants["paper"]` differentiates D_S as a whole, as the
+    README's formula says. In `variants["released"]`, z(∅) has the gradient of all players, whichever z(S) has; in a
+    greedy game, this cancels, so that z(∅) is a constant. The released predictor is trained by the optimizer of the
+    model, Adam. Left out:
 
     - With two modalities, the released features to be permuted come from a second forward pass, in evaluation mode.
     - At that commit, the class for two modalities computes L_MIPD and L_Con but does not add them to the loss, as

@@ -33,10 +33,10 @@ class ReconBoost(PlainSum):
     evaluation mode.
 
     From the code (huacong/ReconBoost, train.py, train_MSA.py and models/dynamic_net.py) and the paper's abstract; its
-    text could not be read here. By the abstract, the cross-entropy is regularised by a Kullback-Leibler divergence from
-    the other modalities, so that training resembles gradient boosting. CE(y, p) − w₂ KL(s‖p) is, but for a constant, the
-    sum over all classes with w₁ = 1: this is `variants["paper"]`. w₂ = 1, and a gradient of the last term, are
-    unchecked. That p' is of another modality, and not of an earlier encoder k, is from the code.
+    text could not be read here. By the abstract, a Kullback-Leibler divergence from the other modalities regularises
+    training, so that it resembles gradient boosting. CE(y, p) − w₂ KL(s‖p) is, but for a constant, the sum over all
+    classes with w₁ = 1: this is `variants["paper"]`. w₂ = 1, and a gradient of the last term, are unchecked. That p' is
+    of another modality, and not of an earlier encoder k, is from the code.
     `variants["released"]` is the code:
 
     - the sum over c is that of the label alone, −(w₁ − w₂ s_y) log p_y, with w₁ = 5 (on CREMA-D; 4 on AVE and
