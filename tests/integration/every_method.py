@@ -139,7 +139,8 @@ class Loop:
             return (network or self.network)(inputs)
 
     def load_network(self, path: str) -> "Model":
-        return Model(len(self.network.modalities), seed=int(path)).requires_grad_(False).eval()
+        network = Model(len(self.network.modalities), seed=int(path)).requires_grad_(False).eval()
+        return network.to(next(self.network.parameters()).dtype)
 
     def features(self, share: float, samples: str = "training") -> Iterable[tuple[Mapping[str, Tensor], Tensor]]:
         yield self.eval_forward(self.batch[0]).features, self.batch[1]
@@ -167,6 +168,13 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "mcr, with its bottleneck": ("mcr", {"bottleneck_weight": 1.0}),
 }
 
+# The variants that are not the default, in an epoch in which they act.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name}, {variant}": (name, options | ({"modulation_starts": 0} if "modulation_starts" in options else {}))
+    for name in METHODS
+    for variant, options in list(METHODS[name].variants.items())[1:]
+}
+
 
 # Options without which a method does not begin, or does not act in the epoch of `Loop`. The path of a network is the
 # seed of its weights.
@@ -179,8 +187,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, modality: str = "audio") -> Method:
-    kind, options = CONTROLS.get(name, (name, NEEDED.get(name, {})))
-    return METHODS[kind](**options | ({"modality": modality} if name == "unimodal" else {}))
+    kind, options = (CONTROLS | VARIANTS).get(name, (name, {}))
+    return METHODS[kind](**NEEDED.get(kind, {}) | options | ({"modality": modality} if name == "unimodal" else {}))
 
 
 def ready(name: str, model: nn.Module, batch: Batch) -> tuple[Method, Loop]:

@@ -8,6 +8,7 @@ import torch
 from mmpareto.data.loading.batches import EpochOrder
 from mmpareto.models.building import build_network
 from mmpareto.models.network import MultimodalNetwork, Outputs
+from mmpareto.training.distributed import Processes
 from mmpareto.training.losses import losses
 from mmpareto.training.meters import Meter
 from prepared_clips import open_clips, write_prepared
@@ -173,3 +174,13 @@ def test_gradients_are_freed_and_modes_are_set(data: Path, tmp_path: Path) -> No
     assert all(p.grad is None for p in trainer.network.parameters())
     # 7 training, 4 test and 3 validation clips in batches of 4.
     assert modes == [True, True, False, False]
+
+
+def test_each_micro_batch_and_turn_draws_random_numbers_of_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(data, tmp_path, "--epochs", 1, "--method", "mla", "--accumulate", 2)
+    seeds, draw = [], Processes.per_rank_rng
+    monkeypatch.setattr(Processes, "per_rank_rng", lambda *own: (seeds.append(own[2:]), draw(*own))[1])
+    trainer.fit()
+    assert len(seeds) == len(set(seeds)) == 8  # two steps with two turns of two micro-batches

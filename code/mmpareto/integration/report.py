@@ -46,8 +46,8 @@ class Report(dict[str, EncoderReport]):
     Attributes:
         finite: (number of losses,) bool: whether each descended loss and its gradients are finite; the joint loss, then
             the unimodal losses in the order given, then absent ones, which count as finite. Where losses are
-            differentiated as one sum, a non-finite gradient counts against each of them that reaches it, unless one of
-            them is non-finite itself.
+            differentiated as one sum, a non-finite gradient counts against each of them (in an encoder, those that it
+            learns from), unless one of them is non-finite itself.
         losses: names of those losses.
         metrics: name → () tensor: further metrics of the step, such as the method's coefficients.
     """

@@ -32,10 +32,10 @@ class MMPareto(Method):
 
     The paper's text and the released code differ in three choices, which `variants` names; a *group* is one parameter
     tensor or the whole encoder. A step takes two backward passes over the encoders, whatever the number of modalities.
-    Inner products are computed in the gradients' dtype, at least float32, where gradients of norms between 1e-15 and
-    1e15 are told apart exactly as the equations say. A conflicting group is stationary, and its gradient 0, where h is
-    lost in rounding. Where three or more gradients of nearly the same few directions cancel, rounding may leave more
-    of h than that; it is then restored as if it were a direction.
+    Inner products are computed in the gradients' dtype, at least float32, and in float64 where float32 would lose their
+    squares. A conflicting group is stationary, and its gradient 0, where h is lost in rounding. Where three or more
+    gradients of nearly the same few directions cancel, rounding may leave more of h than that; it is then restored as
+    if it were a direction.
 
     Arguments:
         gamma: γ > 0, the boost.

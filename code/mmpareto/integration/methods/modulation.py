@@ -85,6 +85,6 @@ def slowed(rho: Tensor, alpha: float) -> Tensor:
 
 def with_noise(modulated: Tensor, gradient: Tensor) -> Tensor:
     """Return `modulated` + N(0, std(gradient)²), drawn from PyTorch's generator of the device."""
-    working = at_least_float32(gradient)
-    std = working.std(correction=min(1, gradient.numel() - 1))  # 0 for a single element
-    return modulated + torch.randn_like(working) * std
+    std = gradient.double().std(correction=min(1, gradient.numel() - 1))  # 0 for a single element; no square overflows
+    noise = torch.randn_like(at_least_float32(gradient))
+    return modulated + noise * std.to(noise.dtype)

@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -20,24 +21,35 @@ from mmpareto.integration.objectives import Objectives
 from mmpareto.integration.report import EncoderReport
 from mmpareto.integration.weighted import in_conflict
 
+HOMOGENEOUS = frozenset(
+    {"AlignedMTL", "CAGrad", "ConFIG", "Constant", "DualProj", "GradDrop", "GradVac", "IMTLG", "Krum", "MGDA", "Mean"}
+    | {"PCGrad", "Random", "Sum", "TrimmedMean", "UPGrad"}
+)
+"""The library's aggregators A with A(sJ) = s·A(J) for s > 0; GradVac up to its `eps`."""
+
 
 class TorchJD(Method):
     """TorchJD: aggregate the Jacobian of an encoder's objectives by an aggregator, such as `TorchJD.of("UPGrad")()`.
 
         h = A(J),  J of shape (number of objectives, number of the encoder's elements)
 
-    h is exactly what the aggregator returns: for one that averages, such as MGDA, it is 1/n of the h of Pareto here.
-    The gradient of a single objective is not changed, and absent objectives have no row. J does not contain the loss
-    scale. Every encoder has its own aggregator, whose state is part of the method's state. One backward pass per
-    objective of an encoder. Steps wait for the device: an aggregator is never given a Jacobian that is not finite, and
-    many solve a programme on the CPU. The reported weights are 1/n of the coefficients with which the gradients come
-    closest to h.
+    h is what the aggregator returns: for one that averages, such as MGDA, it is 1/n of the h of Pareto here. The
+    gradient of a single objective is not changed, and absent objectives have no row. J does not contain the loss scale.
+    Every encoder has its own aggregator, whose state is part of the method's state. One backward pass per objective of
+    an encoder. Steps wait for the device: an aggregator is never given a Jacobian that is not finite, and many solve a
+    programme on the CPU. The reported weights are 1/n of the coefficients with which the gradients come closest to h.
+
+    The library squares gradients in their dtype, and compares them with absolute bounds: its UPGrad, for one, returns
+    the mean of gradients whose norms are below 0.01. An aggregator with A(sJ) = s·A(J), as most have, is therefore
+    given J times the power of two that brings its largest element to between ½ and 1, and h is divided by that power.
+    The others (`HOMOGENEOUS` does not list them) are given J as it is, in float64.
 
     Arguments: those of the aggregator. A vector can be a tensor, a sequence of numbers, or text ("0.3,0.7").
 
     Raises:
         ValueError: TorchJD, or a library that it needs for this aggregator, is not installed; an argument is missing or
-            wrong; `backward`: the aggregator does not accept this number of objectives.
+            wrong; `backward`: the aggregator does not accept this number of objectives, or fails, or returns numbers
+            that are not finite for gradients that are.
     """
 
     source = "TorchJD (arXiv 2406.16232)"
@@ -148,15 +160,30 @@ class TorchJD(Method):
         return self.aggregator(**options)
 
     def _aggregate(self, modality: str, jacobian: Tensor) -> Tensor:
+        name, largest = type(self).__name__, float(jacobian.abs().amax()) if jacobian.numel() else 0.0
+        factor = _power_of_two(largest, jacobian.dtype) if name in HOMOGENEOUS else 1.0
+        given = jacobian * factor if name in HOMOGENEOUS else jacobian.double()
+        if largest == 0:  # NashMTL divides by it
+            return jacobian.sum(0)
         try:
             if modality not in self._live:
-                aggregator = self._new_aggregator(jacobian)
+                aggregator = self._new_aggregator(given)
                 if modality in self._loaded:
-                    _load_aggregator_state(aggregator, self._loaded[modality], jacobian)
+                    _load_aggregator_state(aggregator, self._loaded[modality], given)
                 self._live[modality] = aggregator
-            return self._live[modality](jacobian)
-        except ValueError as error:
-            raise ValueError(f"torchjd:{type(self).__name__} at encoder {modality!r}: {error}") from error
+            h = (self._live[modality](given) / factor).to(jacobian)
+            if not bool(h.isfinite().all()):
+                raise ValueError("it returns numbers that are not finite")
+            return h
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            where = f"torchjd:{name} at encoder {modality!r}"
+            raise ValueError(f"{where}: {error} (the largest element of the gradients is {largest:.2g})") from error
+
+
+def _power_of_two(largest: float, dtype: torch.dtype) -> float:
+    """Return the power of two that brings the largest element to between ½ and 1, as far as the dtype has it."""
+    limit = int(math.log2(torch.finfo(dtype).max)) - 2
+    return 2.0 ** max(-limit, min(limit, -math.frexp(largest)[1]))
 
 
 def _rebuild(name: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> TorchJD:
