@@ -37,6 +37,7 @@ MEGABYTES = 1024  # above what the process has before it reads the file
 ADDRESSES = 4096  # megabytes of address space above that, so that a failure does not bring down the machine
 LONGEST = 1000  # characters of a message
 CALLS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
+BESIDE = "beside"  # folder of what lies beside the files
 OUTSIDE = Path("/tmp/reliability_x")  # where some archives would write
 context = multiprocessing.get_context("fork")  # of a process that has imported everything, and used nothing of it
 
@@ -60,7 +61,10 @@ def content_of(kind: str, number: int, examples: Path) -> bytes:
     if number % 2 and number // 2 < len(hostile):
         return hostile[number // 2]
     files = [path.read_bytes() for path in sorted((examples / kind).iterdir())]
-    return damaged(random.Random(f"{kind} {number}"), files)
+    draw, alter = random.Random(f"{kind} {number}"), KINDS[kind].alter
+    if alter is not None and draw.random() < 0.75:
+        return alter(draw, draw.choice(files))
+    return damaged(draw, files)
 
 
 # --- the process that reads ---
@@ -99,7 +103,9 @@ def read(kind: str, number: int, examples: Path, scratch: Path) -> Outcome:
     for reader in KINDS[kind].readers:
         shutil.rmtree(scratch / "input", ignore_errors=True)
         path = scratch / "input" / KINDS[kind].name
-        path.parent.mkdir(parents=True)
+        if KINDS[kind].beside is not None:
+            shutil.copytree(examples / BESIDE / kind, scratch / "input")
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before, started = _status("VmRSS"), time.process_time()
@@ -188,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
         maker = context.Process(target=_write_examples, args=(scratch / "examples", kinds))
         maker.start()
         maker.join()
+        if maker.exitcode:
+            return 1
         outcomes = [*watched(inputs, scratch / "examples", scratch / "reader")]
     failures = [outcome for outcome in outcomes if outcome.verdict == "failure"]
     _print_table(outcomes)
@@ -203,6 +211,8 @@ def _write_examples(target: Path, kinds: Sequence[str]) -> None:
     for kind in kinds:
         (target / kind).mkdir(parents=True)
         KINDS[kind].examples(target / kind)
+        if (beside := KINDS[kind].beside) is not None:
+            beside(target / BESIDE / kind)
 
 
 def _print_table(outcomes: Sequence[Outcome]) -> None:
