@@ -52,7 +52,8 @@ def _check_depth(file: IO[bytes]) -> int:
     stack: list[int] = []
     memo: dict[Any, int] = {}
     number = 0
-    for number, (operation, argument, _) in enumerate(pickletools.genops(file), 1):
+    for operation, argument, _ in pickletools.genops(file):
+        number += 1
         before, name = operation.stack_before, operation.name
         if "PUT" in name or name == "MEMOIZE":
             memo[len(memo) if argument is None else argument] = stack[-1]

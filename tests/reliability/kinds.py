@@ -616,9 +616,7 @@ KINDS |= {
     "released checkpoint": run_kind(
         "a.pth", [runs.evaluate], write_released_checkpoints, CHECKPOINTS, runs.alter_checkpoint
     ),
-    "config": run_kind(
-        "config.json", [runs.resume, runs.start_like, runs.evaluate_best, runs.tabulate, runs.plot]
-    ),
+    "config": run_kind("config.json", [runs.resume, runs.start_like, runs.evaluate_best, runs.tabulate, runs.plot]),
     "summary": run_kind("summary.json", [runs.tabulate, runs.plot]),
     "metrics": run_kind("metrics.jsonl", [runs.tabulate, runs.plot, runs.resume], alter=runs.alter_lines),
     "gradients": run_kind(
@@ -627,6 +625,7 @@ KINDS |= {
     "covariance": run_kind("covariance.json", [runs.plot_measured]),
     "sharpness": run_kind("sharpness.json", [runs.plot_measured]),
     "landscape": run_kind("landscape.json", [runs.plot_measured]),
-    "costs": run_kind("costs.json", [runs.read_measured_costs, runs.read_measured_steps], runs.write_costs),
-    "run ids": run_kind("logger.json", [runs.read_run_ids], write_texts('{"wandb": "abc", "mlflow": "def"}')),
+    "costs": run_kind("cost.json", [runs.read_measured_costs], runs.write_json(runs.COSTS)),
+    "steps": run_kind("steps.json", [runs.read_measured_steps], runs.write_json({"2": runs.COSTS})),
+    "run ids": run_kind("logger.json", [runs.read_run_ids], runs.write_json({"wandb": "abc"})),
 }

@@ -53,7 +53,7 @@ from mmpareto.training.data import open_data
 from mmpareto.training.loggers import _run_ids
 from mmpareto.training.model_card import write_model_card
 from mmpareto.training.run import train
-from mmpareto.training.settings import Settings, parse
+from mmpareto.training.settings import parse
 from mmpareto.training.trained_networks import load_frozen
 from torch import Tensor, nn
 
@@ -143,9 +143,11 @@ def examples_of(*names: str) -> Callable[[Path], None]:
     return write
 
 
-def write_costs(target: Path) -> None:
-    (target / "costs").write_text(json.dumps(COSTS))
-    (target / "steps").write_text(json.dumps({"2": COSTS}))
+def write_json(content: Any) -> Callable[[Path], None]:
+    def write(target: Path) -> None:
+        (target / "a").write_text(json.dumps(content))
+
+    return write
 
 
 # --- readers ---
@@ -353,21 +355,25 @@ def alter_arrays(draw: random.Random, content: bytes) -> bytes:
     for _ in range(draw.randint(1, 3)):
         name = draw.choice([*arrays])
         array = arrays.pop(name)
-        numbers = array.dtype.kind in "fiu"
-        changes: list[Callable[[], Any]] = [
-            lambda: array[..., :-1] if array.ndim else array,
-            lambda: array[:0] if array.ndim else array,
-            lambda: array[np.newaxis],
-            lambda: array.reshape(-1),
-            lambda: array.astype(draw.choice(("U8", "S3", "c8", "i1", "?", "f2")) if numbers else "S3"),
-            lambda: np.full_like(array, draw.choice((-1, 0, 1, np.nan, np.inf, 1e38, 2**62))) if numbers else array[:1],
-            lambda: np.array(draw.choice((0, -1, 1.5, "x", 2**62, True, np.nan))),
-            lambda: np.zeros((2, 0, 3)),
-            lambda: np.array([("a", 1)], [("x", "U3"), ("y", "f4")]),
-        ]
         with np.errstate(all="ignore"), contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
             if draw.random() < 0.85:
-                arrays[draw.choice((name, name, name, draw.choice([*arrays, name])))] = draw.choice(changes)()
+                arrays[draw.choice((name, name, name, draw.choice([*arrays, name])))] = altered_array(draw, array)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+def altered_array(draw: random.Random, array: np.ndarray) -> np.ndarray:
+    numbers = array.dtype.kind in "fiu"
+    changes: list[Callable[[], Any]] = [
+        lambda: array[..., :-1],
+        lambda: array[:0],
+        lambda: array[np.newaxis],
+        lambda: array.reshape(-1),
+        lambda: array.astype(draw.choice(("U8", "S3", "c8", "i1", "?", "f2")) if numbers else "S3"),
+        lambda: np.full_like(array, draw.choice((-1, 0, 1, np.nan, np.inf, 1e38, 2**62))) if numbers else array[:1],
+        lambda: np.array(draw.choice((0, -1, 1.5, "x", 2**62, True, np.nan))),
+        lambda: np.zeros((2, 0, 3)),
+        lambda: np.array([("a", 1)], [("x", "U3"), ("y", "f4")]),
+    ]
+    return draw.choice(changes)()

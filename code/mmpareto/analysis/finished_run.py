@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_records
 from mmpareto.data import DATASETS
-from mmpareto.errors import InputError, one_line
-from mmpareto.files import parse_json, read_json
+from mmpareto.errors import InputError
+from mmpareto.files import parse_json
 from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import label, method_class, objective_details
 from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.recorder import OBJECTIVES
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
+from mmpareto.training.schema import EpochLine, Summary
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
+from mmpareto.validation import mistakes, read_checked
 
 Array = NDArray[np.float64]
 Identity = dict[str, Any]
@@ -181,7 +183,9 @@ class FinishedRun:
                 content = parse_json(line)
             except ValueError as error:
                 raise _damaged(path, f"line {number} is not JSON") from error
-            if not isinstance(content, dict) or content.get("epoch") != number:
+            if found := mistakes(EpochLine, content):
+                raise _damaged(path, f"line {number}: {found[0]}")
+            if content["epoch"] != number:
                 raise _damaged(path, f"line {number} is not epoch {number}")
             history.append(content)
         return history
@@ -224,7 +228,7 @@ class FinishedRun:
         path = self.folder / SUMMARY
         if not path.is_file():
             raise InputError(f"{self.folder} is not finished (no {SUMMARY}): train.py --resume {self.folder}.")
-        return _read_json(path, "train the run again")
+        return read_checked(path, Summary, "train the run again")
 
     @property
     def is_finished(self) -> bool:
@@ -300,11 +304,15 @@ class FinishedRun:
 
     # <name>.json, evaluation-test-…/per_clip.csv
 
-    def measurement(self, name: str) -> dict[str, Any] | None:
-        """Result of `figures.py <name>` (covariance, sharpness or landscape); None where it has not been measured."""
+    def measurement(self, name: str, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
+        """Result of `figures.py <name>` (covariance, sharpness or landscape); None where it has not been measured.
+
+        Arguments:
+            kind: types of its entries.
+        """
         path = self.folder / f"{name}.json"
         advice = f"measure it again with `python code/figures.py {name} --run {self.folder} --anew`"
-        return _read_json(path, advice) if path.is_file() else None
+        return read_checked(path, kind, advice) if path.is_file() else None
 
     def clip_table(self, protocol: str) -> Path | None:
         """Path of evaluate.py's table of test clips for the epoch that a protocol chooses.
@@ -386,16 +394,6 @@ def read_clip_results(path: Path) -> ClipResults:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, and evaluate the run again.") from error
     return ClipResults(clips, correct)
-
-
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({one_line(error)}): {advice}.") from error
-    return content
 
 
 def _damaged(path: Path, reason: str) -> InputError:
