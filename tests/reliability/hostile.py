@@ -183,9 +183,12 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     kinds = [given.kind] if given.kind else [*KINDS]
     kept = [line.split("\t") for line in (HERE / "kept.txt").read_text().splitlines() if line and line[0] != "#"]
-    numbers = range(given.first, given.first + max(given.inputs // len(kinds), 1))
-    inputs = [(kind, number) for kind in kinds for number in (SOUND, *numbers)]
-    inputs += [(kind, int(number)) for kind, number in kept if kind in kinds and int(number) not in numbers]
+    inputs = []
+    for kind in kinds:
+        count = max(given.inputs // len(kinds) // (1 if given.kind else KINDS[kind].slowness), 1)
+        numbers = range(given.first, given.first + count)
+        others = [int(number) for name, number in kept if name == kind and int(number) not in numbers]
+        inputs += [(kind, number) for number in (SOUND, *numbers, *others)]
     if given.number is not None:
         inputs = [(given.kind, given.number)]
     started = time.monotonic()

@@ -41,6 +41,7 @@ class Kind(NamedTuple):
         hostile: contents made by hand.
         alter: changes entries of a sound file, which bytes that are damaged at random hardly ever do.
         beside: writes what lies beside the file.
+        slowness: of its readers; so many times fewer of its inputs are read.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Kind(NamedTuple):
     hostile: Sequence[bytes] = ()
     alter: Callable[[random.Random, bytes], bytes] | None = None
     beside: Callable[[Path], None] | None = None
+    slowness: int = 1
 
 
 # --- sound and pictures ---
@@ -602,7 +604,7 @@ def run_kind(
     hostile: Sequence[bytes] = JSONS,
     alter: Callable[[random.Random, bytes], bytes] = runs.alter_json,
 ) -> Kind:
-    return Kind(name, readers, examples or runs.examples_of(name), hostile, alter, runs.write_run)
+    return Kind(name, readers, examples or runs.examples_of(name), hostile, alter, runs.write_run, slowness=8)
 
 
 KINDS |= {
@@ -619,9 +621,7 @@ KINDS |= {
     "config": run_kind("config.json", [runs.resume, runs.start_like, runs.evaluate_best, runs.tabulate, runs.plot]),
     "summary": run_kind("summary.json", [runs.tabulate, runs.plot]),
     "metrics": run_kind("metrics.jsonl", [runs.tabulate, runs.plot, runs.resume], alter=runs.alter_lines),
-    "gradients": run_kind(
-        "gradients.npz", [runs.plot, runs.plot_cross_terms, runs.resume], hostile=NPZS, alter=runs.alter_arrays
-    ),
+    "gradients": run_kind("gradients.npz", [runs.plot_gradients, runs.resume], hostile=NPZS, alter=runs.alter_arrays),
     "covariance": run_kind("covariance.json", [runs.plot_measured]),
     "sharpness": run_kind("sharpness.json", [runs.plot_measured]),
     "landscape": run_kind("landscape.json", [runs.plot_measured]),

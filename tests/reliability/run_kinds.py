@@ -32,7 +32,6 @@ from mmpareto.analysis.plots.measured import measure_runs
 from mmpareto.analysis.plots.modalities import modalities_plot, read_costs
 from mmpareto.analysis.plots.refresh import agreements_of, refresh_plot
 from mmpareto.analysis.plots.training_curves import (
-    accuracy_plot,
     conflict_plot,
     gap_plot,
     magnitude_plot,
@@ -225,20 +224,24 @@ def tabulate(path: Path) -> None:
 
 
 def plot(path: Path) -> None:
-    """figures.py, every plot of runs without a measurement of its own."""
+    """figures.py, plots of the metrics."""
     run = FinishedRun(path.parent)
-    curves = (accuracy_plot, gap_plot, conflict_plot, magnitude_plot, weights_plot)
     each(
-        *(lambda draw=draw: _drawn(draw(group_runs([run])).finished()) for draw in curves),  # type: ignore[misc]
-        lambda: _drawn(gradients_plot(run)),
-        lambda: _drawn(refresh_plot(run, agreements_of(run))),
-        lambda: _drawn(modalities_plot([run], None, "validation")),
+        lambda: gap_plot(group_runs([run])).finished(),
+        lambda: modalities_plot([run], None, "validation"),
     )
 
 
-def plot_cross_terms(path: Path) -> None:
+def plot_gradients(path: Path) -> None:
+    """figures.py, plots of the gradients."""
     run = FinishedRun(path.parent)
-    _drawn(cross_terms_plot(run, comparison_of(run)))
+    curves = (conflict_plot, magnitude_plot, weights_plot)
+    each(
+        *(lambda draw=draw: draw(group_runs([run])) for draw in curves),  # type: ignore[misc]
+        lambda: gradients_plot(run),
+        lambda: refresh_plot(run, agreements_of(run)),
+        lambda: cross_terms_plot(run, comparison_of(run)),
+    )
 
 
 def plot_measured(path: Path) -> None:
@@ -249,7 +252,7 @@ def plot_measured(path: Path) -> None:
         "sharpness": sharpness.sharpness_plot,
         "landscape": landscape.landscape_plot,
     }
-    each(lambda: _drawn(plots[path.stem](runs)), lambda: texts.get(path.stem, lambda _: "")(runs))
+    each(lambda: plots[path.stem](runs).draw_without_rendering(), lambda: texts.get(path.stem, lambda _: "")(runs))
 
 
 def read_measured_costs(path: Path) -> None:
@@ -259,15 +262,11 @@ def read_measured_costs(path: Path) -> None:
 
 def read_measured_steps(path: Path) -> None:
     """The plot of modalities."""
-    _drawn(modalities_plot([FinishedRun(path.parent)], read_costs(path), "validation"))
+    modalities_plot([FinishedRun(path.parent)], read_costs(path), "validation").draw_without_rendering()
 
 
 def read_run_ids(path: Path) -> None:
     _run_ids(path.parent)
-
-
-def _drawn(figure: Any) -> None:
-    figure.draw_without_rendering()
 
 
 # --- altered entries ---

@@ -149,15 +149,19 @@ class FinishedRun:
     @property
     def title(self) -> str:
         """The data set's name as papers write it, with its class set where there are several."""
-        prepared = self.config.get("data", {}).get("prepared") or {}
-        if "title" in prepared:
-            return str(prepared["title"])
+        if "title" in self._prepared:
+            return str(self._prepared["title"])
         return DATASETS[self.dataset].title if self.dataset in DATASETS else self.dataset
 
     @property
     def banner(self) -> str | None:
         """Warning that accompanies all results on the data set, if it has one."""
         return DATASETS[self.dataset].banner if self.dataset in DATASETS else None
+
+    @property
+    def _prepared(self) -> dict[str, Any]:
+        """What config.json repeats of prepared.json."""
+        return self.config.get("data", {}).get("prepared") or {}
 
     def _data(self, key: str) -> Any:
         try:
@@ -198,12 +202,12 @@ class FinishedRun:
     @property
     def tasks(self) -> list[str]:
         """The tasks that the run trained, where the data has several; else []."""
-        return self.heads if "tasks" in (self.config["data"].get("prepared") or {}) else []
+        return self.heads if "tasks" in self._prepared else []
 
     @property
     def modalities(self) -> list[str]:
         """The modalities that the network has an encoder for."""
-        return list(self.config["data"]["prepared"]["modalities"]) if self.tasks else self.heads
+        return list(self._prepared.get("modalities", self.heads)) if self.tasks else self.heads
 
     @property
     def objectives(self) -> list[str]:
@@ -336,7 +340,7 @@ class FinishedRun:
         path = self.clip_table(protocol)
         if path is None or not path.is_file():
             return ClipResults()
-        if (self.config["data"].get("prepared") or {}).get("task", "classification") != "classification":
+        if self._prepared.get("task", "classification") != "classification":
             return ClipResults()  # of own features: neither a class nor the sign of a score is right or wrong
         results = read_clip_results(path).first(
             self._data("clips")["test"] if self.arguments["drop_last"] == "all" else None

@@ -55,7 +55,9 @@ def write_model_card(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write the model card of {folder}: {error.filename}: {error.strerror}.") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); train the run again.") from error
+        raise InputError(
+            f"{path} or {CONFIG} is damaged ({type(error).__name__}: {error}); train the run again."
+        ) from error
     return folder / MODEL_CARD
 
 

@@ -1,5 +1,6 @@
 """The optimiser, its parameter groups, and the schedule of its learning rates."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         raise ValueError("the optimizer has other parameters")
     trial = torch.zeros(2, requires_grad=True)
     trial.grad = torch.zeros(2)
-    like = type(optimizer)([trial], **optimizer.defaults)
+    known = inspect.signature(type(optimizer)).parameters
+    like = type(optimizer)([trial], **{name: value for name, value in optimizer.defaults.items() if name in known})
     like.step()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, entries in state["state"].items():

@@ -107,7 +107,7 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of config.json.
+    """Return the content of config.json, of which `training.schema.Config` has the types.
 
     Arguments:
         folder: of the run, or a copy of its config.json under any name.

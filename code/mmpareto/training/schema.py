@@ -178,7 +178,7 @@ class Config(TypedDict, total=False):
     """Entries of config.json; `settings.whole_arguments` checks the arguments."""
 
     __pydantic_config__ = ALLOW  # type: ignore[misc]
-    arguments: Required[PlainDict]
+    arguments: Required[dict[str, Any]]
     data: RunData
     git_commit: str | None
     versions: dict[str, str | None]
@@ -205,7 +205,7 @@ class Summary(TypedDict, total=False):
     name: str
     data: RunData
     protocol: str
-    last: Required[ChosenLine]
+    last: ChosenLine
     best_val: ChosenLine | None
     best_val_reason: str
     best_test: ChosenLine | None
