@@ -131,6 +131,6 @@ def test_a_damaged_summary_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"summary.json (or config.json )?is damaged"):
         write_model_card(folder)
     (folder / "summary.json").unlink()
-    with pytest.raises(InputError, match="summary.json cannot be read"):
+    with pytest.raises(InputError, match=r"summary.json cannot be read"):
         write_model_card(folder)
     assert {path.name for path in folder.iterdir()} == {"config.json"}
