@@ -177,11 +177,11 @@ def main(argv: list[str] | None = None) -> int:
     """Read the inputs and print a table; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=500, help="about how many (default: %(default)s)")
-    parser.add_argument("--kind", choices=[*KINDS], help="this kind only")
+    parser.add_argument("--kind", nargs="+", choices=[*KINDS], help="these kinds only")
     parser.add_argument("--number", type=int, help="of --kind, this input only")
     parser.add_argument("--first", type=int, default=0, help="first number of each kind (default: %(default)s)")
     given = parser.parse_args(argv)
-    kinds = [given.kind] if given.kind else [*KINDS]
+    kinds = given.kind or [*KINDS]
     kept = [line.split("\t") for line in (HERE / "kept.txt").read_text().splitlines() if line and line[0] != "#"]
     inputs = []
     for kind in kinds:
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         others = [int(number) for name, number in kept if name == kind and int(number) not in numbers]
         inputs += [(kind, number) for number in (SOUND, *numbers, *others)]
     if given.number is not None:
-        inputs = [(given.kind, given.number)]
+        inputs = [(kind, given.number) for kind in kinds]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -199,11 +199,13 @@ def main(argv: list[str] | None = None) -> int:
         maker.join()
         if maker.exitcode:
             return 1
-        outcomes = [*watched(inputs, scratch / "examples", scratch / "reader")]
-    failures = [outcome for outcome in outcomes if outcome.verdict == "failure"]
+        outcomes, failures = [], []
+        for outcome in watched(inputs, scratch / "examples", scratch / "reader"):
+            outcomes.append(outcome)
+            if outcome.verdict == "failure":
+                failures.append(outcome)
+                print(f"--kind '{outcome.kind}' --number {outcome.number}: {outcome.text}", flush=True)
     _print_table(outcomes)
-    for outcome in failures:
-        print(f"--kind '{outcome.kind}' --number {outcome.number}: {outcome.text}")
     if given.number is not None and not failures:
         print(outcomes[0].text or "it was read")
     print(f"{len(outcomes)} inputs, {len(failures)} failures, {time.monotonic() - started:.0f} s")
