@@ -160,7 +160,7 @@ class FinishedRun:
 
     @property
     def _prepared(self) -> dict[str, Any]:
-        """What config.json repeats of prepared.json."""
+        """The entries of prepared.json in config.json; {} where there are none."""
         return self.config.get("data", {}).get("prepared") or {}
 
     def _data(self, key: str) -> Any:

@@ -79,7 +79,7 @@ def _is_fraction(value: object) -> bool:
 
 
 class Description(TypedDict, total=False):
-    """What is needed to treat another sample in the same way (`PreparedDataset.description`)."""
+    """Description of the inputs, by which other samples are treated in the same way (`PreparedDataset`)."""
 
     __pydantic_config__ = ALLOW  # type: ignore[misc]
     audio: Annotated[str, Check(_known_feature)]

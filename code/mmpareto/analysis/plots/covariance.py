@@ -64,7 +64,7 @@ PIECE = 4096
 COLUMNS = 1 << 20  # of all vectors, in memory at once: 256 MiB for 64 vectors in float32
 
 
-class Spread(TypedDict):
+class CovarianceOfLoss(TypedDict):
     """Of the gradients of a loss in an encoder."""
 
     trace: Number
@@ -77,7 +77,7 @@ class CovarianceFile(Measurement):
 
     batches: Count
     batch_size: Count
-    encoders: dict[str, dict[str, Spread]]
+    encoders: dict[str, dict[str, CovarianceOfLoss]]
 
 
 def draw_covariance(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace) -> str:

@@ -56,7 +56,7 @@ TOLERANCE = 0.02
 MAX_PRODUCTS = 60
 
 
-class Eigenvalue(TypedDict):
+class SharpnessOfLoss(TypedDict):
     """Of the Hessian of a loss."""
 
     largest_eigenvalue: Number
@@ -68,7 +68,7 @@ class SharpnessFile(Measurement):
     """Entries of sharpness.json."""
 
     samples: Count
-    losses: Annotated[dict[str, Eigenvalue], Field(min_length=1)]
+    losses: Annotated[dict[str, SharpnessOfLoss], Field(min_length=1)]
 
 
 def draw_sharpness(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace) -> str:

@@ -450,7 +450,7 @@ class Spread(TypedDict):
 
 
 class Measured(TypedDict):
-    """What was measured of a method's step."""
+    """Measurements of a method's step."""
 
     seconds: Spread
     ratio: Spread
@@ -460,7 +460,7 @@ class Measured(TypedDict):
 
 
 class Machine(TypedDict):
-    """Where it was measured."""
+    """The machine that they were made on."""
 
     __pydantic_config__ = ALLOW  # type: ignore[misc]
     gpu: str | None
