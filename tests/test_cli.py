@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 from mmpareto.cli import ArgumentParser, nearest_flag
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
 
 
 def parser() -> ArgumentParser:
@@ -97,3 +97,7 @@ def test_every_program_suggests_it(
     said = str(stopped.value) if isinstance(stopped.value, InputError) else capsys.readouterr().err
     assert f"Did you mean {meant}?" in said
     assert isinstance(stopped.value, InputError) or stopped.value.code == 2
+
+
+def test_errors_of_libraries_lose_their_colours() -> None:
+    assert one_line("\x1b[96mFailed\x1b[0m to\nexport.") == "Failed to export"

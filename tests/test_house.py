@@ -16,7 +16,7 @@ ENTRY_POINTS = sorted(path.name for path in CODE.glob("*.py"))
 SCRIPTS = sorted((REPOSITORY / "script").glob("*.sh"))
 GROUND = ("integration", "models", "data")
 # Layer → the parts of this project that it may import besides itself. Modules below all layers are listed by name.
-BASE = {"progress", "errors", "files", "registry", "validation", "cli", "plugins"}
+BASE = {"progress", "errors", "files", "registry", "validation", "cli", "plugins", "tensor_files"}
 ALLOWED = {
     "integration": set(),
     "models": BASE,
@@ -263,3 +263,11 @@ def test_no_file_in_git_names_a_path_of_one_machine() -> None:
 def test_only_the_readme_of_data_is_in_git() -> None:
     assert {path.name for path in tracked() if path.parent == REPOSITORY / "data"} <= {"README.md"}
     assert not [path for path in tracked() if path.suffix in (".pt", ".pth", ".npy", ".wav", ".flv")]
+
+
+def test_json_is_read_by_one_function() -> None:
+    """Which bounds its size and its depth, as the standard library does not."""
+    readers = [
+        name for name, path in modules().items() if re.search(r"\bjson\.loads?\(", path.read_text(encoding="utf-8"))
+    ]
+    assert readers == ["mmpareto.files"]

@@ -1,6 +1,9 @@
 """User-facing errors."""
 
+import re
 from collections.abc import Iterable
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class InputError(ValueError):
@@ -17,8 +20,11 @@ class InputError(ValueError):
 
 
 def one_line(error: object, limit: int = 200) -> str:
-    """The text of a library's exception, or its type if it has none, as one line of at most `limit` characters."""
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    """The text of a library's exception, or its type if it has none, as one line of at most `limit` characters.
+
+    Without the codes by which libraries colour it.
+    """
+    text = " ".join(_COLOUR.sub("", str(error)).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

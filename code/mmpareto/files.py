@@ -23,6 +23,7 @@ NO_ROOM = {
     errno.EDQUOT: "make room within the quota",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
 }
+MOST_JSON = 1 << 26  # characters
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without a lock daemon; Lustre mounted without flock
 
 
@@ -57,16 +58,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: as `open_regular`.
-        ValueError: it is not JSON, or is nested more deeply than Python reads.
+        ValueError: it is not JSON, is nested more deeply than Python reads, or is larger than `MOST_JSON`.
     """
     with open_text(path) as file:
-        return parse_json(file.read())
+        return parse_json(file.read(MOST_JSON + 1))
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON; raise ValueError if it is damaged, or nested more deeply than Python reads."""
+def parse_json(text: str, **options: Any) -> Any:
+    """Parse JSON.
+
+    Arguments:
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    if len(text) > MOST_JSON:
+        raise ValueError(f"it is longer than {MOST_JSON} characters")
     try:
-        return json.loads(text)
+        return json.loads(text, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -3,6 +3,8 @@
 import json
 import pickle
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,8 +95,33 @@ def test_an_interrupted_write_leaves_no_cache(folder: Path, monkeypatch: pytest.
         patch.setattr(image_cache, "_read_small", stop)
         with pytest.raises(KeyboardInterrupt):
             open_clips(folder, "train", training=False, image_size=24, cache=True)
-    assert not list((folder / "cache").iterdir())
+    assert [path.suffix for path in (folder / "cache").iterdir()] == [".lock"]
+    killed = folder / "cache" / ".train-visual-27.bin.abcdefgh.bin"  # as a process leaves it that is killed
+    killed.touch()
     open_clips(folder, "train", training=False, image_size=24, cache=True)
+    assert not killed.exists()
+
+
+def test_of_two_processes_one_builds_the_cache_in_a_folder_of_their_choice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    original = image_cache._read_small
+
+    def slow(path: Path, side: int) -> torch.Tensor:
+        time.sleep(0.02)
+        made.append(path)
+        return original(path, side)
+
+    monkeypatch.setattr(image_cache, "_read_small", slow)
+    options = {"training": False, "image_size": 24, "cache": True, "cache_dir": str(tmp_path / "there")}
+    with ThreadPoolExecutor(2) as pool:  # locks exclude threads, too
+        opened = [*pool.map(lambda _: open_clips(folder, "train", **options), range(2))]
+    assert len(made) == 1 + 3 + 4 + 1 + 3
+    assert torch.equal(*(dataset[2].inputs["visual"] for dataset in opened))
+    assert not (folder / "cache").exists()
+    assert "cache_dir" not in opened[0].description  # which checkpoints keep
+    assert [path.name for path in (tmp_path / "there").iterdir()] == [layout.fingerprint(folder)[:16]]
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:

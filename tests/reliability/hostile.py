@@ -37,6 +37,7 @@ MEGABYTES = 1024  # above what the process has before it reads the file
 ADDRESSES = 4096  # megabytes of address space above that, so that a failure does not bring down the machine
 LONGEST = 1000  # characters of a message
 CALLS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "pty.spawn")
+BESIDE = "beside"  # folder of what lies beside the files
 OUTSIDE = Path("/tmp/reliability_x")  # where some archives would write
 context = multiprocessing.get_context("fork")  # of a process that has imported everything, and used nothing of it
 
@@ -60,7 +61,10 @@ def content_of(kind: str, number: int, examples: Path) -> bytes:
     if number % 2 and number // 2 < len(hostile):
         return hostile[number // 2]
     files = [path.read_bytes() for path in sorted((examples / kind).iterdir())]
-    return damaged(random.Random(f"{kind} {number}"), files)
+    draw, alter = random.Random(f"{kind} {number}"), KINDS[kind].alter
+    if alter is not None and draw.random() < 0.75:
+        return alter(draw, draw.choice(files))
+    return damaged(draw, files)
 
 
 # --- the process that reads ---
@@ -99,7 +103,9 @@ def read(kind: str, number: int, examples: Path, scratch: Path) -> Outcome:
     for reader in KINDS[kind].readers:
         shutil.rmtree(scratch / "input", ignore_errors=True)
         path = scratch / "input" / KINDS[kind].name
-        path.parent.mkdir(parents=True)
+        if KINDS[kind].beside is not None:
+            shutil.copytree(examples / BESIDE / kind, scratch / "input")
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before, started = _status("VmRSS"), time.process_time()
@@ -171,28 +177,35 @@ def main(argv: list[str] | None = None) -> int:
     """Read the inputs and print a table; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=500, help="about how many (default: %(default)s)")
-    parser.add_argument("--kind", choices=[*KINDS], help="this kind only")
+    parser.add_argument("--kind", nargs="+", choices=[*KINDS], help="these kinds only")
     parser.add_argument("--number", type=int, help="of --kind, this input only")
     parser.add_argument("--first", type=int, default=0, help="first number of each kind (default: %(default)s)")
     given = parser.parse_args(argv)
-    kinds = [given.kind] if given.kind else [*KINDS]
+    kinds = given.kind or [*KINDS]
     kept = [line.split("\t") for line in (HERE / "kept.txt").read_text().splitlines() if line and line[0] != "#"]
-    numbers = range(given.first, given.first + max(given.inputs // len(kinds), 1))
-    inputs = [(kind, number) for kind in kinds for number in (SOUND, *numbers)]
-    inputs += [(kind, int(number)) for kind, number in kept if kind in kinds and int(number) not in numbers]
+    inputs = []
+    for kind in kinds:
+        count = max(given.inputs // len(kinds) // (1 if given.kind else KINDS[kind].slowness), 1)
+        numbers = range(given.first, given.first + count)
+        others = [int(number) for name, number in kept if name == kind and int(number) not in numbers]
+        inputs += [(kind, number) for number in (SOUND, *numbers, *others)]
     if given.number is not None:
-        inputs = [(given.kind, given.number)]
+        inputs = [(kind, given.number) for kind in kinds]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         maker = context.Process(target=_write_examples, args=(scratch / "examples", kinds))
         maker.start()
         maker.join()
-        outcomes = [*watched(inputs, scratch / "examples", scratch / "reader")]
-    failures = [outcome for outcome in outcomes if outcome.verdict == "failure"]
+        if maker.exitcode:
+            return 1
+        outcomes, failures = [], []
+        for outcome in watched(inputs, scratch / "examples", scratch / "reader"):
+            outcomes.append(outcome)
+            if outcome.verdict == "failure":
+                failures.append(outcome)
+                print(f"--kind '{outcome.kind}' --number {outcome.number}: {outcome.text}", flush=True)
     _print_table(outcomes)
-    for outcome in failures:
-        print(f"--kind '{outcome.kind}' --number {outcome.number}: {outcome.text}")
     if given.number is not None and not failures:
         print(outcomes[0].text or "it was read")
     print(f"{len(outcomes)} inputs, {len(failures)} failures, {time.monotonic() - started:.0f} s")
@@ -203,6 +216,8 @@ def _write_examples(target: Path, kinds: Sequence[str]) -> None:
     for kind in kinds:
         (target / kind).mkdir(parents=True)
         KINDS[kind].examples(target / kind)
+        if (beside := KINDS[kind].beside) is not None:
+            beside(target / BESIDE / kind)
 
 
 def _print_table(outcomes: Sequence[Outcome]) -> None:

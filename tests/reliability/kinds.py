@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import pickle
+import random
 import struct
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import raw_clips
+import run_kinds as runs
 import torch
 from mmpareto.data import ave, cgmnist, features, folder, kinetics_sounds, modelnet40, ucf101, vggsound
 from mmpareto.data.loading import layout, sources
@@ -37,12 +39,18 @@ class Kind(NamedTuple):
         readers: each reads the file.
         examples: writes sound files to an empty folder, which become the material of damaged ones.
         hostile: contents made by hand.
+        alter: changes entries of a sound file, which bytes that are damaged at random hardly ever do.
+        beside: writes what lies beside the file.
+        slowness: of its readers; so many times fewer of its inputs are read.
     """
 
     name: str
     readers: Sequence[Callable[[Path], Any]]
     examples: Callable[[Path], None]
     hostile: Sequence[bytes] = ()
+    alter: Callable[[random.Random, bytes], bytes] | None = None
+    beside: Callable[[Path], None] | None = None
+    slowness: int = 1
 
 
 # --- sound and pictures ---
@@ -412,6 +420,12 @@ TENSORS = [
 ]
 
 
+def write_released_checkpoints(target: Path) -> None:
+    """Files that have what the reader looks at first; a whole one would be too large."""
+    weights = {"module.audio_net.conv1.weight": torch.ones(4, 1, 7, 7), "module.head.fc_out.weight": torch.ones(2, 8)}
+    torch.save({"model": weights, "epoch": 3, "acc": np.float64(0.5)}, target / "a")
+
+
 def read_tensor(path: Path) -> None:
     layout.read_feature(path.parent.parent, path.stem, "fbank")
 
@@ -578,4 +592,40 @@ KINDS: dict[str, Kind] = {
 }
 if importlib.util.find_spec("safetensors"):
     KINDS["safetensors"] = Kind("a.safetensors", [read_arrays], write_safetensors, SAFETENSORS)
-# The readers of checkpoints and of config.json are added here in the same way.
+
+# Files of a run
+CHECKPOINTS = [*TENSORS, _tensor_file({"format": 1}), _tensor_file({"format": 1, "model": {}, "optimizer": {}})]
+
+
+def run_kind(
+    name: str,
+    readers: Sequence[Callable[[Path], Any]],
+    examples: Callable[[Path], None] | None = None,
+    hostile: Sequence[bytes] = JSONS,
+    alter: Callable[[random.Random, bytes], bytes] = runs.alter_json,
+) -> Kind:
+    return Kind(name, readers, examples or runs.examples_of(name), hostile, alter, runs.write_run, slowness=8)
+
+
+KINDS |= {
+    "checkpoint": run_kind(
+        "last.pt",
+        [runs.resume, runs.evaluate, runs.teach, runs.start_from],
+        runs.examples_of("last.pt", "best.pt"),
+        CHECKPOINTS,
+        runs.alter_checkpoint,
+    ),
+    "released checkpoint": run_kind(
+        "a.pth", [runs.evaluate], write_released_checkpoints, CHECKPOINTS, runs.alter_checkpoint
+    ),
+    "config": run_kind("config.json", [runs.resume, runs.start_like, runs.evaluate_best, runs.tabulate, runs.plot]),
+    "summary": run_kind("summary.json", [runs.tabulate, runs.plot]),
+    "metrics": run_kind("metrics.jsonl", [runs.tabulate, runs.plot, runs.resume], alter=runs.alter_lines),
+    "gradients": run_kind("gradients.npz", [runs.plot_gradients, runs.resume], hostile=NPZS, alter=runs.alter_arrays),
+    "covariance": run_kind("covariance.json", [runs.plot_measured]),
+    "sharpness": run_kind("sharpness.json", [runs.plot_measured]),
+    "landscape": run_kind("landscape.json", [runs.plot_measured]),
+    "costs": run_kind("cost.json", [runs.read_measured_costs], runs.write_json(runs.COSTS)),
+    "steps": run_kind("steps.json", [runs.read_measured_steps], runs.write_json({"2": runs.COSTS})),
+    "run ids": run_kind("logger.json", [runs.read_run_ids], runs.write_json({"wandb": "abc"})),
+}

@@ -15,6 +15,7 @@ import torch
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration import METHODS
+from mmpareto.training.cross_terms import CrossTermComparison
 from mmpareto.training.loop import Trainer
 from prepared_clips import write_prepared
 from tiny_runs import acting, assert_same_run, needed, read, resume, run, send_signal, trainer_of
@@ -224,3 +225,10 @@ def test_the_recorded_comparison_is_that_of_two_steps(accumulate: str, data: Pat
         )
         difference = (exact - other).norm() / exact.norm()
         assert 0 < difference.item() == pytest.approx(metrics[f"cross_difference_{name}"].item(), rel=1e-5)
+
+
+def test_an_update_of_zeros_has_no_relative_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = iter([{"a": [torch.zeros(3)]}, {"a": [torch.ones(3)]}])
+    comparison = CrossTermComparison(METHODS["uniform"]())
+    monkeypatch.setattr(comparison, "_integrate", lambda step: next(updates))
+    assert all(value.isnan() for value in comparison.finish().values())

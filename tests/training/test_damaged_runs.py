@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmpareto.errors import InputError
 from mmpareto.models.building import build_network
+from mmpareto.tensor_files import read_tensors
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.schema import Network
 from prepared_clips import write_prepared
@@ -75,7 +76,7 @@ def changed(folder: Path, change: Callable[[Content], None]) -> None:
     torch.save(content, folder / "last.pt")
 
 
-def put(*keys: str, value: Any) -> Callable[[Content], None]:
+def put(*keys: Any, value: Any) -> Callable[[Content], None]:
     def change(content: Content) -> None:
         for key in keys[:-1]:
             content = content[key]
@@ -148,4 +149,34 @@ def test_arguments_of_another_type_are_named(name: str, value: Any, folder: Path
 def test_json_nested_without_end_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="damaged"):
+        resume(folder)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tuples_nested_without_end_are_refused(legacy: bool, tmp_path: Path) -> None:
+    """Hashing them would crash the interpreter."""
+    program, path = b"\x80\x04})" + b"\x85" * 200_000 + b"Ns.", tmp_path / "last.pt"
+    if legacy:
+        path.write_bytes(program)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in (("data.pkl", program), ("version", b"3\n"), ("byteorder", b"little")):
+                archive.writestr(f"x/{name}", content)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(put("data", "classes", value=[3]), id="classes"),
+        pytest.param(put("settings", "options", value={torch.float16: 1}), id="key of the settings"),
+        pytest.param(put("amp", value="nan"), id="precision"),
+        pytest.param(put("meter", value={"names": [], "sums": torch.ones(1).to_sparse(), "weight": 0}), id="meter"),
+        pytest.param(put("optimizer", "state", 0, value={"momentum_buffer": torch.ones(1)}), id="optimizer"),
+    ],
+)
+def test_entries_that_would_fail_later_are_named(change: Callable[[Content], None], folder: Path) -> None:
+    changed(folder, change)
+    with pytest.raises(InputError, match=r"last\.pt.*damaged"):
         resume(folder)

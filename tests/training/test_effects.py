@@ -40,6 +40,7 @@ UNUSED: dict[str, tuple[str, Facts | None]] = {
     "image_size": ("--image_size 28", CLIPS),
     "crop_scale": ("--crop_scale 0.5 1", CLIPS),
     "cache": ("--cache", CLIPS),
+    "cache_dir": ("--cache_dir there", None),
     "channels_last": ("--channels_last", dataclasses.replace(CLIPS, convolutions=False)),
     "tf32": ("--tf32", dataclasses.replace(CLIPS, gpu=False)),
     "worker_timeout": ("--worker_timeout 3", dataclasses.replace(CLIPS, gpu=False)),

@@ -128,9 +128,9 @@ def test_a_missing_card_is_added_where_possible(tmp_path: Path) -> None:
 
 def test_a_damaged_summary_is_an_input_error(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run", last=3)
-    with pytest.raises(InputError, match=r"summary.json is damaged"):
+    with pytest.raises(InputError, match=r"summary.json (or config.json )?is damaged"):
         write_model_card(folder)
     (folder / "summary.json").unlink()
-    with pytest.raises(InputError, match="cannot write the model card"):
+    with pytest.raises(InputError, match=r"summary.json cannot be read"):
         write_model_card(folder)
     assert {path.name for path in folder.iterdir()} == {"config.json"}

@@ -257,6 +257,7 @@ def test_every_setting_has_a_role_and_help() -> None:
     assert sorted(name for role in Role for name in settings_with(role)) == sorted(to_config(settings(CREMAD)))
     assert settings_with(Role.SEED) == ("random_seed",)
     resumable = {"epochs", "patience", "data", "gpu_ids", "workers", "worker_timeout", "process_timeout", "plugin"}
+    resumable |= {"cache_dir"}
     assert set(settings_with(Role.LENGTH, Role.MACHINE)) == resumable
     assert settings_with(Role.MEASUREMENT) == ("no_probe", "probe_every")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmpareto.analysis.finished_run import JOINT_HEAD
 from mmpareto.analysis.trained import METADATA, Trained, load
-from mmpareto.errors import InputError
+from mmpareto.errors import InputError, one_line
 from mmpareto.files import atomic_path
 from mmpareto.training.checkpoints import FORMAT
 from mmpareto.training.settings import portable_settings
@@ -208,7 +208,7 @@ def _readable_errors(to: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise InputError(
             f"the network cannot be exported to {to} ({reason}). In a module of your own, the batch size must not "
             "become a number: x.shape[0], not len(x). --to safetensors works with any module."

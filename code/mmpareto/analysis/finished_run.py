@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from mmpareto.analysis.gradient_records import GradientRecords, read_gradient_records
 from mmpareto.data import DATASETS
-from mmpareto.errors import InputError, one_line
-from mmpareto.files import parse_json, read_json
+from mmpareto.errors import InputError
+from mmpareto.files import parse_json
 from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import label, method_class, objective_details
 from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.recorder import OBJECTIVES
 from mmpareto.training.run_folder import CONFIG, GRADIENTS, METRICS, SUMMARY, read_config
+from mmpareto.training.schema import EpochLine, Summary
 from mmpareto.training.settings import Role, Settings, from_config, settings_with, whole_arguments
+from mmpareto.validation import mistakes, read_checked
 
 Array = NDArray[np.float64]
 Identity = dict[str, Any]
@@ -147,15 +149,19 @@ class FinishedRun:
     @property
     def title(self) -> str:
         """The data set's name as papers write it, with its class set where there are several."""
-        prepared = self.config.get("data", {}).get("prepared") or {}
-        if "title" in prepared:
-            return str(prepared["title"])
+        if "title" in self._prepared:
+            return str(self._prepared["title"])
         return DATASETS[self.dataset].title if self.dataset in DATASETS else self.dataset
 
     @property
     def banner(self) -> str | None:
         """Warning that accompanies all results on the data set, if it has one."""
         return DATASETS[self.dataset].banner if self.dataset in DATASETS else None
+
+    @property
+    def _prepared(self) -> dict[str, Any]:
+        """The entries of prepared.json in config.json; {} where there are none."""
+        return self.config.get("data", {}).get("prepared") or {}
 
     def _data(self, key: str) -> Any:
         try:
@@ -181,7 +187,9 @@ class FinishedRun:
                 content = parse_json(line)
             except ValueError as error:
                 raise _damaged(path, f"line {number} is not JSON") from error
-            if not isinstance(content, dict) or content.get("epoch") != number:
+            if found := mistakes(EpochLine, content):
+                raise _damaged(path, f"line {number}: {found[0]}")
+            if content["epoch"] != number:
                 raise _damaged(path, f"line {number} is not epoch {number}")
             history.append(content)
         return history
@@ -194,12 +202,12 @@ class FinishedRun:
     @property
     def tasks(self) -> list[str]:
         """The tasks that the run trained, where the data has several; else []."""
-        return self.heads if "tasks" in (self.config["data"].get("prepared") or {}) else []
+        return self.heads if "tasks" in self._prepared else []
 
     @property
     def modalities(self) -> list[str]:
         """The modalities that the network has an encoder for."""
-        return list(self.config["data"]["prepared"]["modalities"]) if self.tasks else self.heads
+        return list(self._prepared.get("modalities", self.heads)) if self.tasks else self.heads
 
     @property
     def objectives(self) -> list[str]:
@@ -224,7 +232,7 @@ class FinishedRun:
         path = self.folder / SUMMARY
         if not path.is_file():
             raise InputError(f"{self.folder} is not finished (no {SUMMARY}): train.py --resume {self.folder}.")
-        return _read_json(path, "train the run again")
+        return read_checked(path, Summary, "train the run again")
 
     @property
     def is_finished(self) -> bool:
@@ -300,11 +308,15 @@ class FinishedRun:
 
     # <name>.json, evaluation-test-…/per_clip.csv
 
-    def measurement(self, name: str) -> dict[str, Any] | None:
-        """Result of `figures.py <name>` (covariance, sharpness or landscape); None where it has not been measured."""
+    def measurement(self, name: str, kind: Any = dict[str, Any]) -> dict[str, Any] | None:
+        """Result of `figures.py <name>` (covariance, sharpness or landscape); None where it has not been measured.
+
+        Arguments:
+            kind: types of its entries.
+        """
         path = self.folder / f"{name}.json"
         advice = f"measure it again with `python code/figures.py {name} --run {self.folder} --anew`"
-        return _read_json(path, advice) if path.is_file() else None
+        return read_checked(path, kind, advice) if path.is_file() else None
 
     def clip_table(self, protocol: str) -> Path | None:
         """Path of evaluate.py's table of test clips for the epoch that a protocol chooses.
@@ -328,7 +340,7 @@ class FinishedRun:
         path = self.clip_table(protocol)
         if path is None or not path.is_file():
             return ClipResults()
-        if (self.config["data"].get("prepared") or {}).get("task", "classification") != "classification":
+        if self._prepared.get("task", "classification") != "classification":
             return ClipResults()  # of own features: neither a class nor the sign of a score is right or wrong
         results = read_clip_results(path).first(
             self._data("clips")["test"] if self.arguments["drop_last"] == "all" else None
@@ -386,16 +398,6 @@ def read_clip_results(path: Path) -> ClipResults:
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, and evaluate the run again.") from error
     return ClipResults(clips, correct)
-
-
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({one_line(error)}): {advice}.") from error
-    return content
 
 
 def _damaged(path: Path, reason: str) -> InputError:

@@ -51,7 +51,7 @@ from mmpareto.data.preparation.prepared_folder import (
 from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import parse_json, write_text
 
 if TYPE_CHECKING:
     from mmpareto.data.loading.sources import ModalitySource
@@ -150,7 +150,7 @@ class MultiMNIST(DatasetBuilder):
             "modalities": cls.modalities,
         }
         record |= {"noise": noise, "seed": seed, "sizes": sizes, "origin": origin}
-        record = json.loads(json.dumps(record))  # as the finished folder has it
+        record = parse_json(json.dumps(record))  # as the finished folder has it
         orders = {part: placed(len(mnist[part].labels), digits, part, seed)[:, : sizes[part]] for part in mnist}
         labels = {part: mnist[part].labels[order] for part, order in orders.items()}
         report = _report(cls.title, out, labels, f"made here from MNIST's own parts, with seed {seed}")

@@ -29,7 +29,7 @@ from mmpareto.data.preparation.report import PreparationReport
 from mmpareto.data.preparation.splits import Split, stratified
 from mmpareto.data.workers import available_cores, outcomes
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, write_text
+from mmpareto.files import atomic_path, read_json, write_text
 from mmpareto.progress import progress
 
 CLIPS, ACTORS, MAX_ACTORS = 420, 12, 91  # CREMA-D has 91 actors, and its names have no room for more
@@ -212,7 +212,7 @@ class Synthetic(ClipDatasetBuilder):
         test = stratified([clip.label for clip in raw_clips], TEST_FRACTION, seed)
         how = f"a random stratified 80/20 split with seed {seed}"
         split = Split(np.delete(names, test).tolist(), names[test].tolist(), how)
-        origin = json.loads((raw / SETTINGS).read_text(encoding="utf-8"))
+        origin = read_json(raw / SETTINGS)
         options |= {"seed": seed, "found": found, "skipped": skipped, "origin": origin}
         info = DatasetInfo(cls.name, cls.title, True, cremad.CLASSES)
         return clip_preparation.prepare_clips(raw_clips, split, info, out=out, **options)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mmpareto.errors import InputError
+from mmpareto.files import parse_json
 
 SPECTROGRAM = "audio-spectrogram-transformer"
 
@@ -50,7 +51,7 @@ class HuggingFaceEncoder(nn.Module):
             raise InputError(f"--encoder hf:{source} is no folder with a config.json; nothing is downloaded.")
         try:
             if source.startswith("{"):
-                config = transformers.AutoConfig.for_model(**json.loads(source))
+                config = transformers.AutoConfig.for_model(**parse_json(source))
             else:
                 config = transformers.AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
             kind = transformers.MODEL_MAPPING[type(config)].main_input_name
@@ -133,7 +134,7 @@ def _load(source: str, config: Any) -> nn.Module:
 
 def _as_json(config: Any) -> str:
     """The configuration as JSON, without what is private, such as the folder's path."""
-    values = json.loads(config.to_json_string(use_diff=True))
+    values = parse_json(config.to_json_string(use_diff=True))
     return json.dumps(
         {name: value for name, value in values.items() if not name.startswith("_")} | {"model_type": config.model_type}
     )

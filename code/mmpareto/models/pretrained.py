@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.errors import InputError, first_few
+from mmpareto.tensor_files import read_tensors
 
 # First component of a parameter name in the released code → ours. Its joint head concatenates audio and visual
 # (flow and visual for UCF-101), which is the order of the encoders in its files.
@@ -160,7 +161,7 @@ def _load(path: Path) -> Any:
         return _load_safetensors(path)
     with torch.serialization.safe_globals(allowed):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return read_tensors(path)
         except Exception as error:  # a damaged or hostile file may raise anything
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise InputError(f"{path} is not a readable file of weights ({reason}); give another file.") from error

@@ -13,6 +13,7 @@ from mmpareto.files import atomic_path
 from mmpareto.models.building import build_network
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.plugins import import_plugins
+from mmpareto.tensor_files import read_tensors
 from mmpareto.training.schema import REQUIRED, Checkpoint, TrainingState
 from mmpareto.validation import mistakes
 
@@ -46,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no checkpoint {path}; give a file such as runs/<run>/best.pt.")
     check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except Exception as error:  # a damaged or hostile file may raise anything
         raise InputError(f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

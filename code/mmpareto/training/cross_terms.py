@@ -79,7 +79,8 @@ class CrossTermComparison:
         for modality, exact in without.items():
             dot, exact_square, other_square, difference_square = _inner_products(exact, included[modality])
             metrics[f"{CROSS_COSINE}_{modality}"] = (dot / (exact_square * other_square).sqrt()).clamp(-1, 1).float()
-            metrics[f"{CROSS_DIFFERENCE}_{modality}"] = (difference_square / exact_square).sqrt().float()
+            difference = (difference_square / exact_square).sqrt().where(exact_square > 0, torch.nan)
+            metrics[f"{CROSS_DIFFERENCE}_{modality}"] = difference.float()
         return metrics
 
     def _integrate(self, step: _Step) -> Update:

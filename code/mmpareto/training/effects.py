@@ -130,6 +130,7 @@ OF_AUDIO = _of_inputs("audio", "audio features of clips")
 OF_FRAMES = _of_inputs("frames", "video frames")
 OF_IMAGES = _of_inputs("image_size", "images in files, which are cropped and resized")
 OF_FILES = _of_inputs("cache", "images in files that are cached")
+WITH_CACHE = Effect("nothing is cached without --cache", lambda settings, facts: settings.cache)
 
 
 def check_typed(

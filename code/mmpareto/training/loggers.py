@@ -21,6 +21,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import write_text
 from mmpareto.training.run_folder import CONFIG
 from mmpareto.training.settings import Settings, to_config
+from mmpareto.validation import read_checked
 
 Axis = Literal["epoch", "step"]
 Metrics = Mapping[str, float]
@@ -222,7 +223,8 @@ def _library(name: str) -> Any:
 
 def _run_ids(run: Path) -> dict[str, str]:
     path = run / RUN_IDS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    advice = "remove it, and the service's metrics continue in a new run"
+    return read_checked(path, dict[str, str], advice) if path.is_file() else {}
 
 
 def _record_id(run: Path, service: str, run_id: str) -> None:

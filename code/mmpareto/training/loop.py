@@ -36,7 +36,13 @@ from mmpareto.training.meters import FiniteMonitor, Meter, NonFiniteError, WaitT
 from mmpareto.training.method_context import MethodContext
 from mmpareto.training.metrics import best_line
 from mmpareto.training.objective import OBJECTIVES, Objective
-from mmpareto.training.optimisation import learning_rate, make_optimizer, schedule_factor, set_learning_rate
+from mmpareto.training.optimisation import (
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    schedule_factor,
+    set_learning_rate,
+)
 from mmpareto.training.probe import probe_entries, probe_samples
 from mmpareto.training.recorder import GradientRecorder
 from mmpareto.training.run_folder import BEST, LAST, write_metrics
@@ -469,7 +475,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`, or a whole last.pt; does not load the network's weights."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.method.load_state_dict(state["method_state"])
         devices.set_rng_state(state["random_state"], self.device if self.processes.is_distributed else None)

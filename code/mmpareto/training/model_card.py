@@ -1,7 +1,6 @@
 """The model card of a run: model_card.md in its folder, for the people whom the model is handed on to."""
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,9 @@ from mmpareto.models.per_modality import split
 from mmpareto.training.method_labels import label, method_class, objective_details, value_text
 from mmpareto.training.metrics import is_contrastive
 from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
+from mmpareto.training.schema import Summary
 from mmpareto.training.settings import whole_arguments
+from mmpareto.validation import read_checked
 
 MODEL_CARD = "model_card.md"
 # Settings that a reader of the card needs; config.json has all.
@@ -47,14 +48,16 @@ def write_model_card(folder: Path) -> Path:
         InputError: a file is missing or damaged, or the card cannot be written.
     """
     config, path = read_config(folder), folder / SUMMARY
+    summary = read_checked(path, Summary, "train the run again")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
         text = model_card(folder, config, summary)
         write_text(folder / MODEL_CARD, text)
     except OSError as error:
         raise InputError(f"cannot write the model card of {folder}: {error.filename}: {error.strerror}.") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); train the run again.") from error
+        raise InputError(
+            f"{path} or {CONFIG} is damaged ({type(error).__name__}: {error}); train the run again."
+        ) from error
     return folder / MODEL_CARD
 
 

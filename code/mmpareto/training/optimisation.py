@@ -1,6 +1,8 @@
 """The optimiser, its parameter groups, and the schedule of its learning rates."""
 
+import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +19,37 @@ def make_optimizer(settings: Settings, network: nn.Module) -> torch.optim.Optimi
         return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(groups, lr=rate, weight_decay=decay, fused=fused)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore the `state_dict` of such an optimiser. Hyper-parameters are those of the settings, not of the state.
+
+    Raises:
+        ValueError: it is of other parameters, or of another optimiser.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("the optimizer has other parameters")
+    trial = torch.zeros(2, requires_grad=True)
+    trial.grad = torch.zeros(2)
+    known = inspect.signature(type(optimizer)).parameters
+    like = type(optimizer)([trial], **{name: value for name, value in optimizer.defaults.items() if name in known})
+    like.step()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, entries in state["state"].items():
+        shapes = {
+            name: None if value is None else parameters[number].shape if value.dim() else torch.Size()
+            for name, value in like.state[trial].items()
+        }
+        if shapes != {name: None if value is None else value.shape for name, value in entries.items()}:
+            raise ValueError(f"the optimizer's state of parameter {number} does not fit")
+        if not all(value is None or _is_ordinary(value) for value in entries.values()):
+            raise ValueError(f"the optimizer's state of parameter {number} is not of numbers")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta and tensor.is_floating_point()
 
 
 def parameter_groups(settings: Settings, network: nn.Module) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from mmpareto.training.model_card import write_model_card
 from mmpareto.training.objective import OBJECTIVES
 from mmpareto.training.run_folder import (
     BEST,
+    CONFIG,
     LAST,
     SUMMARY,
     discard,
@@ -366,7 +367,10 @@ def _check_resumable(settings: Settings, data: Data, folder: Path, checkpoint: d
     reached = checkpoint["epoch"] - (checkpoint["steps"] == 0)
     if settings.epochs < reached:
         raise InputError(f"--epochs is {settings.epochs}, but the run in {folder} has already reached epoch {reached}.")
-    if data.record["fingerprint"] != read_config(folder)["data"]["fingerprint"]:
+    known = read_config(folder).get("data", {}).get("fingerprint")
+    if known is None:
+        raise InputError(f"{folder / CONFIG} is damaged (no data.fingerprint); give a whole copy.")
+    if data.record["fingerprint"] != known:
         raise InputError(
             f"--data {settings.data} is not what the run in {folder} was trained on; give that, or start a new run."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.errors import InputError
-from mmpareto.files import acquire_lock, read_json, remove_leftovers, write_text
+from mmpareto.files import acquire_lock, remove_leftovers, write_text
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
 GRADIENTS = "gradients.npz"
@@ -107,7 +107,7 @@ def write_config(folder: Path, arguments: dict[str, Any], data: dict[str, Any]) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of config.json.
+    """Return the content of config.json, of which `training.schema.Config` has the types.
 
     Arguments:
         folder: of the run, or a copy of its config.json under any name.
@@ -118,12 +118,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder if folder.is_file() else folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no run (no {CONFIG}); give the folder that train.py named.")
-    try:
-        config = read_json(path)
-        config["arguments"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); start the run again from the beginning.") from error
-    return config
+    from mmpareto.training.schema import Config  # slow imports
+    from mmpareto.validation import read_checked
+
+    return read_checked(path, Config, "start the run again from the beginning")
 
 
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from mmpareto import plugins
 from mmpareto.cli import ArgumentParser, argument_options
 from mmpareto.data import DATASETS
 from mmpareto.errors import InputError, first_few
+from mmpareto.files import parse_json
 from mmpareto.integration import METHODS
 from mmpareto.models import BLOCKS, ENCODERS, FUSIONS
 from mmpareto.models.per_modality import canonical, encoder_name
@@ -34,6 +35,7 @@ from mmpareto.training.effects import (
     OF_IMAGES,
     ON_GPU,
     UNTRAINED_HEADS,
+    WITH_CACHE,
     WITH_CONVOLUTIONS,
     WITH_COSINE,
     WITH_CROSS_TERMS,
@@ -327,6 +329,10 @@ class Settings:
         MACHINE, IN_SEVERAL_PROCESSES, "seconds that a process of torchrun waits for the others before it gives up",
         role=Role.MACHINE, metavar="SECONDS", default=1800.0, check=POSITIVE_FINITE, older=1800.0,
     )
+    cache_dir: str | None = _setting(
+        MACHINE, WITH_CACHE, "folder for the file of --cache, where the data's own cannot be written",
+        role=Role.MACHINE, metavar="DIR", default=None, older=None,
+    )
     compile: bool = _setting(MACHINE, ALWAYS, f"torch.compile the model: {SAME_RESULT}", default=False)
     channels_last: bool = _setting(
         MACHINE, WITH_CONVOLUTIONS, f"store images and convolutions with the channels last: {SAME_RESULT}",
@@ -582,7 +588,7 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_config(settings: Settings) -> dict[str, Any]:
     """Return the "arguments" of config.json."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    return parse_json(json.dumps(dataclasses.asdict(settings)))
 
 
 def portable_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

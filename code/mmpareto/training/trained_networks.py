@@ -16,7 +16,7 @@ from mmpareto.training.run_folder import BEST
 from mmpareto.training.settings import Settings
 
 # Options of inputs that evaluation does not depend on, or that not all descriptions of data have.
-WITHOUT_EFFECT = {"crop_scale", "cache", "n_classes"}
+WITHOUT_EFFECT = {"crop_scale", "cache", "cache_dir", "n_classes"}
 PER_MODALITY = ("channels", "normalisation", "arrays")  # entries of a description that have one value per modality
 
 

@@ -16,8 +16,20 @@ from mmpareto.analysis.plots.modalities import modalities_plot
 from mmpareto.errors import InputError
 
 pytest_plugins = ["plot_fixtures"]
+
+
+def measured(ratio: float) -> dict[str, Any]:
+    spread = {"median": ratio, "min": ratio, "max": ratio}
+    return {"seconds": spread, "ratio": spread, "peak_bytes": 1, "extra_copies": 0}
+
+
 COSTS: dict[str, Any] = {
-    str(n): {"methods": {"uniform": {"ratio": {"median": 1}}, "mmpareto": {"ratio": {"median": 1 + 0.1 * n}}}}
+    str(n): {
+        "machine": {"gpu": None, "cpu": "a CPU", "threads": 1, "cores": 2, "torch": "2"},
+        "conditions": {"modalities": n},
+        "rounds": 3,
+        "methods": {"uniform": measured(1), "mmpareto": measured(1 + 0.1 * n)},
+    }
     for n in (2, 3)
 }
 
@@ -75,5 +87,5 @@ def test_the_command_line(runs: list[Path], tmp_path: Path, unsaved: list[Figure
     (tmp_path / "steps.json").write_text(json.dumps(COSTS))
     assert figures.main([*words, "--costs", str(tmp_path / "steps.json")]) == 0 and len(unsaved[1].axes) == 3
     (tmp_path / "steps.json").write_text("{}")
-    with pytest.raises(InputError, match=r"steps\.json does not exist or is damaged"):
+    with pytest.raises(InputError, match=r"steps\.json is damaged"):
         figures.main([*words, "--costs", str(tmp_path / "steps.json")])

@@ -31,17 +31,28 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.groups import banner_of, group_runs, title_of
-from mmpareto.analysis.plots.measured import ROW, Measurements, Subject, draw_dots, flat, mean_text, measure_runs
+from mmpareto.analysis.plots.measured import (
+    ROW,
+    Measurement,
+    Measurements,
+    Subject,
+    draw_dots,
+    flat,
+    mean_text,
+    measure_runs,
+)
 from mmpareto.data.loading.batches import Batch, make_loader, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration.differentiation import differentiate, separate_passes
 from mmpareto.integration.objectives import JOINT, collect
 from mmpareto.progress import progress
 from mmpareto.training.losses import losses
+from mmpareto.training.schema import Count, Number
 from mmpareto.training.settings import Settings
 
 NAME = "covariance"
@@ -51,6 +62,22 @@ UNIMODAL = "unimodal"
 SEED = 0  # of the batches
 PIECE = 4096
 COLUMNS = 1 << 20  # of all vectors, in memory at once: 256 MiB for 64 vectors in float32
+
+
+class CovarianceOfLoss(TypedDict):
+    """Of the gradients of a loss in an encoder."""
+
+    trace: Number
+    largest_eigenvalue: Number
+    mean_norm: Number
+
+
+class CovarianceFile(Measurement):
+    """Entries of covariance.json."""
+
+    batches: Count
+    batch_size: Count
+    encoders: dict[str, dict[str, CovarianceOfLoss]]
 
 
 def draw_covariance(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace) -> str:
@@ -71,7 +98,7 @@ def covariance_plot(runs: Sequence[FinishedRun]) -> Figure:
     Raises:
         InputError: see `Measurements`.
     """
-    measured = Measurements(NAME, runs, SAME)
+    measured = Measurements(NAME, runs, SAME, CovarianceFile)
     modalities = [*measured.first["encoders"]]
     with style.paper():
         figure = style.new_figure(style.WIDTH, len(METRICS) * (ROW * len(measured.labels) + 0.62))
@@ -101,7 +128,7 @@ def covariance_plot(runs: Sequence[FinishedRun]) -> Figure:
 
 def covariance_text(runs: Sequence[FinishedRun]) -> str:
     """One line per group and encoder: trace and largest eigenvalue of both losses, means over seeds."""
-    measured = Measurements(NAME, runs, SAME)
+    measured = Measurements(NAME, runs, SAME, CovarianceFile)
     columns = [(name, key) for name in style.OBJECTIVES for key in METRICS]
     lines = [
         f"N = {measured.first['batches']} batches of {measured.first['batch_size']}; means over seeds",

@@ -19,23 +19,27 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from pydantic import AfterValidator as Check
+from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.groups import banner_of, deviation_note, group_runs, mean_and_deviation, title_of
-from mmpareto.analysis.plots.measured import Measurements, Subject, measure_runs
+from mmpareto.analysis.plots.measured import Measurement, Measurements, Subject, measure_runs
 from mmpareto.data.loading.batches import Batch
 from mmpareto.progress import progress
 from mmpareto.training.evaluation import predict
 from mmpareto.training.losses import correctness, loss_of
+from mmpareto.training.schema import Count, Number
 from mmpareto.training.settings import Settings
 
 NAME = "landscape"
@@ -53,6 +57,46 @@ COLOURS = "cividis"  # made for any colour vision
 BATCH_SIZE = 64
 REACH = 1.0  # of line and plane in both directions, where a direction is as long as the weights
 BATCH_NORM = "running statistics of the checkpoint, at every point"
+
+
+class Line(TypedDict):
+    """Values at the points of the line."""
+
+    loss: list[Number]
+    acc: list[Number]
+
+
+class Plane(TypedDict):
+    """Values at the points of the plane, one list per row."""
+
+    loss: list[list[Number]]
+    acc: list[list[Number]]
+
+
+def _same_points(content: "LandscapeFile") -> "LandscapeFile":
+    points = len(content["distances"])
+    if {points} != {len(values) for values in content["line"].values()}:  # type: ignore[arg-type]
+        raise ValueError("the line has another number of points")
+    if (plane := content["plane"]) is not None:
+        points = len(content["plane_distances"] or ())
+        rows = [[len(row) for row in values] for values in plane.values()]  # type: ignore[attr-defined]
+        if points < 2 or rows != [[points] * points] * 2:
+            raise ValueError("the plane has another number of points")
+    return content
+
+
+class LandscapeFile(Measurement):
+    """Entries of landscape.json."""
+
+    samples: Count
+    points: Count
+    directions_seed: Count
+    distances: Annotated[list[Number], Field(min_length=1)]
+    line: Line
+    plane_points: Count | None
+    plane_distances: list[Number] | None
+    plane: Plane | None
+    batch_norm: str
 
 
 def draw_landscape(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace) -> str:
@@ -79,7 +123,7 @@ def landscape_plot(runs: Sequence[FinishedRun]) -> Figure:
     Raises:
         InputError: see `Measurements`.
     """
-    measured = Measurements(NAME, runs, SAME)
+    measured = Measurements(NAME, runs, SAME, Annotated[LandscapeFile, Check(_same_points)])
     with_plane = measured.first["plane"] is not None
     rows = -(-len(measured.groups) // PLANES) if with_plane else 0
     side = style.WIDTH / PLANES

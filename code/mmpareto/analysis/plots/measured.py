@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from mmpareto.analysis.finished_run import Array, FinishedRun
 from mmpareto.analysis.plots.groups import SeedGroup, group_runs, mean_and_deviation, notes_on
@@ -27,6 +28,7 @@ from mmpareto.integration.objectives import JOINT
 from mmpareto.models.network import MultimodalNetwork
 from mmpareto.training.data import open_data
 from mmpareto.training.devices import choose_devices
+from mmpareto.training.schema import ALLOW, Count
 from mmpareto.training.settings import Settings
 
 HEADS = {
@@ -195,6 +197,15 @@ def _numbers(content: Any) -> list[float]:
     return [content] if isinstance(content, int | float) else []
 
 
+class Measurement(TypedDict):
+    """Entries that all measurements share (`about`); each kind has its own besides."""
+
+    __pydantic_config__ = ALLOW  # type: ignore[misc]
+    checkpoint: str
+    epoch: Count
+    unimodal_heads: str
+
+
 class Measurements:
     """The measurements that a plot compares, and the groups of their runs.
 
@@ -202,14 +213,15 @@ class Measurements:
         name: of the measurement: <run>/<name>.json.
         runs: of one data set.
         same: keys that must be equal in all files, with the flags that set them.
+        kind: types of the files' entries.
 
     Raises:
         InputError: a run has not been measured, or not in the same way as the others; and see `group_runs`.
     """
 
-    def __init__(self, name: str, runs: Sequence[FinishedRun], same: Mapping[str, str]) -> None:
+    def __init__(self, name: str, runs: Sequence[FinishedRun], same: Mapping[str, str], kind: Any) -> None:
         self.groups = group_runs(runs)
-        self._contents = {run.folder: _measured(run, name) for run in runs}
+        self._contents = {run.folder: _measured(run, name, kind) for run in runs}
         (first, content), *others = self._contents.items()
         self.first = content
         for folder, other in others:
@@ -264,13 +276,10 @@ class Measurements:
         return " Large marks: mean over seeds, line: ± one sample standard deviation; small: seeds."
 
 
-def _measured(run: FinishedRun, name: str) -> dict[str, Any]:
-    content = run.measurement(name)
-    advice = f"run `python code/figures.py {name} --run {run.folder}"
+def _measured(run: FinishedRun, name: str, kind: Any) -> dict[str, Any]:
+    content = run.measurement(name, kind)
     if content is None:
-        raise InputError(f"{run.folder} has no {name}.json: {advice}`.")
-    if missing := [key for key in ("checkpoint", "epoch", "unimodal_heads") if key not in content]:
-        raise InputError(f"{run.folder}/{name}.json lacks {', '.join(missing)}: {advice} --anew`.")
+        raise InputError(f"{run.folder} has no {name}.json: run `python code/figures.py {name} --run {run.folder}`.")
     return content
 
 

@@ -1,7 +1,6 @@
 """Plot of accuracy and cost of a step against the number of modalities."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from matplotlib.figure import Figure
 from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.groups import SeedGroup, banner_of, deviation_note, group_runs, ranges, title_of
+from mmpareto.analysis.speed import cost
 from mmpareto.errors import InputError
 from mmpareto.integration import TORCHJD
 from mmpareto.training.method_labels import label
+from mmpareto.validation import read_checked
 
 HEIGHT = 2.3  # of a panel, in inches
 TWO_PASSES = 5 / 3  # one forward and two backward passes, of one and one; a backward pass takes twice a forward pass
@@ -40,14 +41,7 @@ def read_costs(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        costs = json.loads(path.read_text(encoding="utf-8"))
-        ratios = [methods["ratio"]["median"] for of_count in costs.values() for methods in of_count["methods"].values()]
-        if not ratios or not all(count.isdecimal() for count in costs):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} does not exist or is damaged; tables.py modalities writes it.") from None
-    return costs
+    return read_checked(path, cost.CostsByCount, "tables.py modalities writes it")
 
 
 def modalities_plot(runs: Sequence[FinishedRun], costs: Mapping[str, Any] | None, protocol: str) -> Figure:

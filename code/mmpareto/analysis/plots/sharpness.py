@@ -16,24 +16,36 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from mmpareto.analysis.finished_run import FinishedRun
 from mmpareto.analysis.plots import style
 from mmpareto.analysis.plots.groups import banner_of, group_runs, title_of
-from mmpareto.analysis.plots.measured import ROW, Measurements, Subject, draw_dots, flat, mean_text, measure_runs
+from mmpareto.analysis.plots.measured import (
+    ROW,
+    Measurement,
+    Measurements,
+    Subject,
+    draw_dots,
+    flat,
+    mean_text,
+    measure_runs,
+)
 from mmpareto.data.loading.batches import Batch, to_device
 from mmpareto.errors import InputError
 from mmpareto.integration.objectives import JOINT, graph_leaves
 from mmpareto.progress import progress
 from mmpareto.training.losses import losses
+from mmpareto.training.schema import Count, Number
 
 Vector = NDArray[np.float64]
 
@@ -42,6 +54,21 @@ SAME = {"checkpoint": "--checkpoint", "samples": "--samples"}
 GRAPH_BYTES = 2 << 30  # of a gradient's graph in memory at once; a product takes as much again
 TOLERANCE = 0.02
 MAX_PRODUCTS = 60
+
+
+class SharpnessOfLoss(TypedDict):
+    """Of the Hessian of a loss."""
+
+    largest_eigenvalue: Number
+    residual: Number
+    iterations: Count
+
+
+class SharpnessFile(Measurement):
+    """Entries of sharpness.json."""
+
+    samples: Count
+    losses: Annotated[dict[str, SharpnessOfLoss], Field(min_length=1)]
 
 
 def draw_sharpness(out: Path, runs: Sequence[FinishedRun], options: argparse.Namespace) -> str:
@@ -59,7 +86,7 @@ def sharpness_plot(runs: Sequence[FinishedRun]) -> Figure:
     Raises:
         InputError: see `Measurements`.
     """
-    measured = Measurements(NAME, runs, SAME)
+    measured = Measurements(NAME, runs, SAME, SharpnessFile)
     names = _losses(measured)
     with style.paper():
         figure = style.new_figure(style.WIDTH, ROW * len(measured.labels) + 0.7)
@@ -83,7 +110,7 @@ def sharpness_plot(runs: Sequence[FinishedRun]) -> Figure:
 
 def sharpness_text(runs: Sequence[FinishedRun]) -> str:
     """One line per group: the largest eigenvalue of every loss, means over seeds."""
-    measured = Measurements(NAME, runs, SAME)
+    measured = Measurements(NAME, runs, SAME, SharpnessFile)
     names = _losses(measured)
     lines = [
         f"largest Hessian eigenvalue over {measured.first['samples']} training samples; means over seeds",

@@ -10,8 +10,8 @@ from mmpareto.analysis.speed import cost
 from mmpareto.analysis.speed.rounds import summary_text
 from mmpareto.analysis.tables.choices import flag_of
 from mmpareto.analysis.tables.definitions import Table
-from mmpareto.errors import InputError
 from mmpareto.files import write_text
+from mmpareto.validation import read_checked
 
 FILE = "cost.json"
 ROUNDS, QUICK_ROUNDS = 15, 3
@@ -44,10 +44,7 @@ def read_costs(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there are none, or the file is damaged.
     """
-    try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{folder}/{FILE} does not exist or is damaged; measure without --report_only.") from None
+    return read_checked(folder / FILE, cost.Costs, "measure without --report_only")
 
 
 def make_cost_sheet(table: Table, costs: Mapping[str, Any]) -> Sheet:

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import importlib.resources
-import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from mmpareto.data import DATASETS
+from mmpareto.files import parse_json
 from mmpareto.integration import METHODS
 from mmpareto.models.per_modality import is_pretrained
 from mmpareto.training.method_labels import name_of, value_text
@@ -234,7 +234,7 @@ def published_tables() -> tuple[PublishedTable, ...]:
     """All tables of published.json."""
     text = importlib.resources.files(__package__).joinpath("published.json").read_text(encoding="utf-8")
     tables = []
-    for entry in json.loads(text, parse_float=Decimal)["sources"]:
+    for entry in parse_json(text, parse_float=Decimal)["sources"]:
         contents = entry.pop("tables")
         tables += [_table(Source(**entry), content) for content in contents]
     return tuple(tables)

@@ -10,11 +10,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from mmpareto.analysis.speed import OF_IMAGES
 from mmpareto.analysis.speed.released_step import ReleasedStep
@@ -33,6 +35,7 @@ from mmpareto.training.devices import Precision, allow_tf32, choose_devices, see
 from mmpareto.training.losses import losses
 from mmpareto.training.method_options import make_method, method_name, read_options, variant_name
 from mmpareto.training.optimisation import is_fused
+from mmpareto.training.schema import ALLOW, Number, PlainDict
 
 BASELINE = "uniform"
 RELEASED = "released code"
@@ -438,6 +441,49 @@ def table(costs: Mapping[str, Any]) -> str:
             line += f"{summary_text(measured['arithmetic'], 1, 100) if measured['arithmetic'] else '–':>20}"
         lines.append(line)
     return "\n".join(lines)
+
+
+class Spread(TypedDict):
+    """Of measurements in several rounds."""
+
+    median: Number
+    min: Number
+    max: Number
+
+
+class Measured(TypedDict):
+    """Measurements of a method's step."""
+
+    seconds: Spread
+    ratio: Spread
+    peak_bytes: Number
+    extra_copies: Number
+    passes: NotRequired[dict[Literal["forward", "backward"], Number]]
+
+
+class Machine(TypedDict):
+    """The machine that they were made on."""
+
+    __pydantic_config__ = ALLOW  # type: ignore[misc]
+    gpu: str | None
+    cpu: str
+    threads: int
+    cores: int
+    torch: str
+
+
+class Costs(TypedDict):
+    """A file of measured steps (`measure`)."""
+
+    __pydantic_config__ = ALLOW  # type: ignore[misc]
+    machine: Machine
+    conditions: PlainDict
+    rounds: int
+    methods: Annotated[dict[str, Measured], Field(min_length=1)]
+
+
+CostsByCount = Annotated[dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,3}$")], Costs], Field(min_length=1)]
+"""Number of modalities → measured steps."""
 
 
 def unit_of(costs: Mapping[str, Any]) -> str:

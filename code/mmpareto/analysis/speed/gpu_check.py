@@ -25,7 +25,7 @@ import torch
 from mmpareto.analysis.speed import cost, loading
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import read_json, write_text
 from mmpareto.training.devices import choose_devices
 from mmpareto.training.run_folder import BEST, LAST, SUMMARY, git_commit
 
@@ -205,7 +205,7 @@ class GPUCheck:
                 raise Skipped("its time was used up")
             if status or not path.exists():
                 raise ValueError(f"exit status {status}: {_last_line(self.log)}")
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         finally:
             path.unlink(missing_ok=True)
 

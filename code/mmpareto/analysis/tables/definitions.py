@@ -7,13 +7,13 @@ the run's seed, where a run starts from another one.
 
 import contextlib
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmpareto.data import DATASETS
+from mmpareto.files import read_json
 from mmpareto.training.method_labels import NAMES, name_of, value_text
 
 
@@ -136,7 +136,7 @@ def _prepared_names(dataset: str, data: str | None, key: str) -> tuple[str, ...]
     """An entry of prepared.json; () where there is none."""
     path = Path(data or f"data/{dataset}") / "prepared.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return tuple(json.loads(path.read_text(encoding="utf-8"))[key])
+        return tuple(read_json(path)[key])
     return ()
 
 

@@ -1,6 +1,5 @@
 """Preparation of a table's data: sets that this program makes by the table itself, other data sets by a command."""
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from mmpareto.analysis.tables.definitions import DERIVED, QUICK_STAND_IN
 from mmpareto.cli import ArgumentParser
 from mmpareto.data import DATASETS
-from mmpareto.files import file_lock
+from mmpareto.files import file_lock, read_json
 
 NAME = "synthetic"
 FOLDER, QUICK_FOLDER = f"data/{NAME}", f"data/{NAME}-quick"
@@ -53,7 +52,7 @@ def _options(data: str, dataset: str) -> dict[str, Any]:
     options = vars(parser.parse_args([*flags, "--out", data]))
     base = _base(data)
     if _is_prepared(base):  # the same samples, prepared with other flags
-        origin = json.loads((Path(base) / "prepared.json").read_text(encoding="utf-8"))["origin"]
+        origin = read_json(Path(base) / "prepared.json")["origin"]
         return options | {name: origin[name] for name in origin if name in options and f"--{name}" not in flags}
     return options | (QUICK_STAND_IN if base == QUICK_FOLDER else {})
 

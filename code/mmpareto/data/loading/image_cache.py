@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from mmpareto.data.loading import layout
+from mmpareto.data.loading.options import InputOptions
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, read_json, write_text
+from mmpareto.files import atomic_path, file_lock, read_json, remove_leftovers, write_text
 from mmpareto.progress import progress
 
 FOLDER = "cache"
@@ -27,32 +28,33 @@ class ImageCache:
 
     An image whose shorter side exceeds 8/7 of the network's input is resized to that (bilinear, antialiased), so a
     training crop is a little softer than one of the original; other images are unchanged. The cache is rebuilt if the
-    prepared folder or the size has changed.
+    prepared folder or the size has changed. Of several processes, one builds it, and the others wait.
 
     Arguments:
-        folder: the prepared folder; the cache is in `folder`/cache.
+        folder: the prepared folder; without `cache_dir`, the cache is in `folder`/cache.
         name: of the cache's files.
         files: the images.
-        image_size: side of the network's input, in pixels.
+        options: `image_size` and `cache_dir`, in which each prepared data set has a folder of its own.
 
     Raises:
         InputError: an image is missing or damaged, or the cache cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, files: Sequence[Path], image_size: int) -> None:
-        side = round(image_size * MARGIN)
-        self._data = folder / FOLDER / f"{name}-{side}.bin"
+    def __init__(self, folder: Path, name: str, files: Sequence[Path], options: InputOptions) -> None:
+        side, fingerprint = round(options.image_size * MARGIN), layout.fingerprint(folder)
+        own = folder / FOLDER if options.cache_dir is None else Path(options.cache_dir) / fingerprint[:16]
+        self._data = own / f"{name}-{side}.bin"
         self._indices = {path: index for index, path in enumerate(files)}
-        key = {"fingerprint": layout.fingerprint(folder), "side": side, "pictures": len(files)}
-        record_path = self._data.with_suffix(".json")
-        record = _read(record_path)
-        if {entry: record.get(entry) for entry in key} != key or not _is_complete(self._data, record):
+        key = {"fingerprint": fingerprint, "side": side, "pictures": len(files)}
+        record = _read(self._data, key)  # without the lock: a finished cache may be where nothing can be written
+        if record is None:
             try:
-                record = key | {"shapes": _build(self._data, files, side, name)}
-                write_text(record_path, json.dumps(record))  # last: without it the data file is ignored
+                with file_lock(self._data.with_suffix(".lock")):
+                    record = _read(self._data, key) or _build(self._data, key, files)
             except OSError as error:
                 raise InputError(
-                    f"cannot write the cache {self._data} ({error.strerror}); run without --cache."
+                    f"cannot write the cache {self._data} ({error.strerror}); give another folder by --cache_dir, or "
+                    "run without --cache."
                 ) from error
         self._shapes = np.array(record["shapes"], np.int64).reshape(-1, 2)
         self._offsets = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(1))])
@@ -72,38 +74,37 @@ class ImageCache:
         return self.__dict__ | {"_bytes": None}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(data: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a cache; None if it is absent, damaged, or of other images."""
     try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _is_complete(data: Path, record: dict[str, Any]) -> bool:
-    try:
+        record = read_json(data.with_suffix(".json"))
         size = sum(3 * height * width for height, width in record["shapes"])
-    except (KeyError, TypeError, ValueError):  # a damaged record
-        return False
-    return data.is_file() and data.stat().st_size == size
+        fits = {entry: record[entry] for entry in key} == key and data.stat().st_size == size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if fits else None
 
 
-def _build(data: Path, files: Sequence[Path], side: int, name: str) -> list[tuple[int, int]]:
-    """Write the images one after the other; return their heights and widths."""
-    shapes = []
+def _build(data: Path, key: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """Write the images one after the other, and then the record, without which they are ignored; return it."""
+    shapes: list[tuple[int, int]] = []
+    record_path = data.with_suffix(".json")
+    remove_leftovers(data.parent, (data.name, record_path.name))
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]  # memory stays constant
     with (
         atomic_path(data) as temporary,
         temporary.open("wb") as file,
         ThreadPoolExecutor(available_cores()) as pool,
-        progress(total=len(files), unit="image", desc=f"cache of {name}", disable=None) as bar,
+        progress(total=len(files), unit="image", desc=f"cache {data.stem}", disable=None) as bar,
     ):
         for chunk in chunks:
-            for image in pool.map(lambda path: _read_small(path, side), chunk):  # decoding releases the GIL
+            for image in pool.map(lambda path: _read_small(path, key["side"]), chunk):  # decoding releases the GIL
                 shapes.append((image.shape[1], image.shape[2]))
                 file.write(image.numpy().tobytes())
                 bar.update()
-    return shapes
+    record = key | {"shapes": shapes}
+    write_text(record_path, json.dumps(record))
+    return record
 
 
 def _read_small(path: Path, side: int) -> Tensor:

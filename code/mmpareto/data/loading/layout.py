@@ -25,10 +25,10 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from mmpareto.data import DATASETS
 from mmpareto.data.loading.options import FEATURE_FILES, InputOptions, prepared_features
 from mmpareto.data.loading.record import Record
-from mmpareto.data.loading.tensor_files import load_tensor
 from mmpareto.data.raw.limits import check_pixels
 from mmpareto.errors import InputError, first_few, one_line
 from mmpareto.files import open_text, read_json
+from mmpareto.tensor_files import read_tensors
 from mmpareto.validation import mistakes
 
 
@@ -272,7 +272,7 @@ def read_feature(folder: Path, clip: str, audio: str) -> Tensor:
     files = FEATURE_FILES[audio]
     path = Path(folder) / files.folder / f"{clip}.pt"
     try:
-        feature = load_tensor(path)
+        feature = read_tensors(path, small=True)
     except Exception as error:  # a damaged or malicious file may raise any exception
         raise InputError(
             f"{path} is not a readable tensor file; delete it and prepare again with `{_command(folder)}`."

@@ -26,6 +26,7 @@ class InputOptions:
         audio_pool: average over blocks of this many (time steps, frequencies) after that; also for small runs.
         n_classes: number of classes, for data sets that leave a choice; 1 for regression.
         cache: keep decoded images in a memory-mapped file (`image_cache`).
+        cache_dir: folder of that file; None for the prepared folder's own.
     """
 
     audio: str = "fbank"
@@ -37,6 +38,7 @@ class InputOptions:
     audio_pool: tuple[int, int] = (1, 1)
     n_classes: int | None = None
     cache: bool = False
+    cache_dir: str | None = None
 
 
 def options_of(description: Mapping[str, Any]) -> InputOptions:

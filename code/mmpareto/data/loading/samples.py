@@ -80,7 +80,7 @@ class PreparedDataset(torch.utils.data.Dataset[Sample]):
             name: source.normalisation for name, source in self.sources.items() if source.normalisation is not None
         }
         self.description: dict[str, Any] = {
-            **dataclasses.asdict(options),
+            **{name: value for name, value in dataclasses.asdict(options).items() if name != "cache_dir"},
             "audio_pool": list(options.audio_pool),
             "crop_scale": list(options.crop_scale),
             "task": task_of_labels(self.labels),

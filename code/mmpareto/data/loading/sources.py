@@ -120,7 +120,7 @@ class FramesSource(_SeveralFrames):
         folder: the prepared folder, with frames in visual/<clip>.
         split: the split of `names`; part of the cache's name.
         names: of the clips.
-        options: `frames`, `frame_choice`, `image_size`, `crop_scale` and `cache`.
+        options: `frames`, `frame_choice`, `image_size`, `crop_scale`, `cache` and `cache_dir`.
     """
 
     channels = 3
@@ -133,7 +133,7 @@ class FramesSource(_SeveralFrames):
         self._cache: ImageCache | None = None
         if options.cache:
             files = [self._file(index, n) for index in range(len(names)) for n in range(1, self._count(index) + 1)]
-            self._cache = ImageCache(folder, f"{split}-visual", files, options.image_size)
+            self._cache = ImageCache(folder, f"{split}-visual", files, options)
 
     def frame(self, index: int, number: int) -> Tensor:
         """Return frame `number` (from 1) of a clip, uint8 (3, height, width)."""
@@ -180,7 +180,7 @@ class ImageSource:
 
     Arguments:
         files: one JPEG or PNG file per sample.
-        options: `image_size`, `crop_scale` and `cache`.
+        options: `image_size`, `crop_scale`, `cache` and `cache_dir`.
         cache: the prepared folder, and the name of the cache in it.
     """
 
@@ -191,7 +191,7 @@ class ImageSource:
 
     def __init__(self, files: Sequence[Path], options: InputOptions, cache: tuple[Path, str] | None = None) -> None:
         self.files, self.options = files, options
-        self._cache = ImageCache(*cache, files, options.image_size) if options.cache and cache else None
+        self._cache = ImageCache(*cache, files, options) if options.cache and cache else None
 
     def read(self, index: int, generator: np.random.Generator | None) -> Tensor:
         """Return the image."""

@@ -58,7 +58,9 @@ class Unimodal(PlainSum):
     def _choose_task(self, tasks: Sequence[str]) -> str | None:
         known = ", ".join(tasks) or "none"
         if self.task is None and len(tasks) > 1:
-            raise ValueError(f"single-task training uses one of the tasks, {known}: choose it by `task`")
+            raise ValueError(
+                f"single-task training uses one of the tasks, {known}: choose it by `task` (train.py: --task)"
+            )
         if self.task is not None and self.task not in tasks:
             raise ValueError(f"task {self.task!r} is not among the tasks, {known}: choose one of these")
         return self.task
@@ -70,5 +72,7 @@ class Unimodal(PlainSum):
             return str(next(iter(names)))
         known = ", ".join(names) or "none"
         if self.modality is None:
-            raise ValueError(f"unimodal training uses one of the modalities, {known}: choose it by `modality`")
+            raise ValueError(
+                f"unimodal training uses one of the modalities, {known}: choose it by `modality` (train.py: --modality)"
+            )
         raise ValueError(f"modality {self.modality!r} is not among the modalities, {known}: choose one of these")
