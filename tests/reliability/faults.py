@@ -30,6 +30,7 @@ sys.path[:0] = [str(TESTS.parent / "code"), str(TESTS), str(TESTS / "training"),
 import evaluate  # noqa: E402
 import export  # noqa: E402
 import figures  # noqa: E402
+import filelock  # noqa: E402, F401
 import mmpareto.analysis.checkpoint_evaluation  # noqa: E402
 import mmpareto.analysis.export  # noqa: E402
 import mmpareto.analysis.plots.training_curves  # noqa: E402
@@ -43,7 +44,10 @@ import mmpareto.data.synthetic  # noqa: E402
 import mmpareto.training.run  # noqa: E402
 import numpy as np  # noqa: E402
 import prepare  # noqa: E402
+import safetensors.torch  # noqa: E402, F401
+import sklearn.metrics  # noqa: E402, F401
 import tables  # noqa: E402
+import tiny_encoder  # noqa: E402, F401
 import torch  # noqa: E402
 import train  # noqa: E402
 from mmpareto import cli  # noqa: E402
