@@ -77,6 +77,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Creates the folder of `path`. Readers, and whoever looks after a crash, see the old file or the new one, never half
     of one.
+
+    Raises:
+        OSError: it cannot be written. For want of room (`NO_ROOM`), the error names `path`, whatever the block raised
+            because of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +91,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in NO_ROOM:  # writing does not say which file, and the temporary one is not known to anybody
-            error.filename, error.filename2 = str(path), None
+    except Exception as error:
+        cause: BaseException | None = error  # a library may raise another error while it closes what it could not write
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in NO_ROOM):
+            cause = cause.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, os.strerror(cause.errno or 0), str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

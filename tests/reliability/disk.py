@@ -98,7 +98,7 @@ FILLED = {
         "train", RUN.replace("--use_tensorboard false", "--use_tensorboard true"), write_data, "--resume run"
     ),
     "resuming": Filled("train", "--resume run --epochs 3", write_stopped_run),
-    "caching": Filled("train", f"{RUN} --cache true", write_data, "--resume run"),
+    "caching": Filled("train", f"{RUN} --cache", write_data, "--resume run"),
     "evaluating": Filled("evaluate", "run/best.pt --gpu_ids cpu", write_run),
     "exporting": Filled("export", "run/best.pt --to safetensors", write_run),
     "plotting": Filled("figures", "accuracy --run run", write_run),
@@ -150,7 +150,7 @@ def judge(status: int, output: str, folder: Path, before: dict[str, Any], wanted
         wrong.append(f"no sentence: {output[-1500:]}")
     elif not any(path.name in last for path in (*folder.rglob("*"), *map(Path, wanted))):
         wrong.append(f"its sentence names no file: {last}")
-    wrong += [f"it leaves {path}" for path in leftovers(folder)]
+    wrong += [f"it leaves {path}" for path in leftovers(folder) if path not in wanted]
     found = contents(folder)
     for path, content in before.items():
         if path not in found:

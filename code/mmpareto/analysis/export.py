@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -166,16 +167,18 @@ def _write_onnx(model: LogitsByHead, content: dict[str, Any], example: Inputs, p
 
 def _write_torch_export(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:
     with _readable_errors("torch_export"):
-        torch.export.save(_program(model, example), path, extra_files={METADATA_FILE: json.dumps(content)})
+        buffer = io.BytesIO()  # given a path, PyTorch does not say why it cannot write
+        torch.export.save(_program(model, example), buffer, extra_files={METADATA_FILE: json.dumps(content)})
+        path.write_bytes(buffer.getvalue())
         return torch.export.load(path).module()
 
 
 def _write_safetensors(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:
     _require("safetensors", "safetensors")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.network.state_dict().items()}
-    save_file(tensors, path, metadata={METADATA: json.dumps(content)})
+    path.write_bytes(save(tensors, metadata={METADATA: json.dumps(content)}))  # `save_file` does not raise an OSError
     return LogitsByHead(load(path)).eval()
 
 

@@ -16,7 +16,7 @@ from mmpareto.data.loading.batches import make_loader, to_device
 from mmpareto.data.loading.labels import task_of_labels
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
-from mmpareto.files import file_lock
+from mmpareto.files import NO_ROOM, file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models import ENCODERS
 from mmpareto.models.building import build_network, required_fusion
@@ -129,6 +129,10 @@ def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
     except (KeyboardInterrupt, SystemExit):  # a second signal: nothing more was saved
         if processes.is_rank0:
             print(f"stopped at once; continue from what was saved before with: {resume}", file=sys.stderr)
+        raise
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:  # of TensorBoard's files
+            error.filename = str(trainer.folder)
         raise
     except NonFiniteError as error:
         last = trainer.folder / LAST
