@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -65,10 +65,10 @@ class Fault(NamedTuple):
     """What befalls a program at a file operation.
 
     Attributes:
-        kind: "kill" ends the program and all that it started; "tear" ends a process in the middle of a write, "full"
-            refuses writes; "closed" refuses this operation, too.
+        kind: "kill" ends the program and all that it started; "interrupt" is Ctrl-C at this operation and the next;
+            "tear" ends a process in the middle of a write; "full" refuses writes; "closed" refuses the operation, too.
         operation: its number, from 1.
-        bytes: that a file may have from then on; without effect on "kill".
+        bytes: that a file may have from then on, for the last three.
     """
 
     kind: str
@@ -188,13 +188,17 @@ def _run_leading(
             return
         count.value += 1
         if fault is not None and count.value >= fault.operation:
-            _strike(fault, str(path))
+            _strike(fault, count.value - fault.operation, str(path))
 
     sys.addaudithook(hook)
     _run(name, words, output)
 
 
-def _strike(fault: Fault, path: str) -> None:
+def _strike(fault: Fault, later: int, path: str) -> None:
+    if fault.kind == "interrupt":
+        if later < 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return
     if fault.kind == "kill":
         os.killpg(0, signal.SIGKILL)
         time.sleep(PATIENCE)
@@ -241,9 +245,8 @@ def _content(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
-    content = [untimed(json.loads(line)) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
-    if content is not None:
-        return content
+    if path.suffix == ".jsonl":
+        return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
     given = untimed(json.loads(path.read_text()))
     return {name: value for name, value in given.items() if name not in ("resumed", "git_commit")}
 
@@ -263,9 +266,10 @@ def differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
     return sorted(path for path in {*found, *wanted} if path not in found or found[path] != wanted.get(path))
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Temporary files."""
-    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock"]
+def leftovers(folder: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """Temporary files: hidden ones that are not wanted."""
+    hidden = [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock"]
+    return [path for path in hidden if path not in wanted]
 
 
 def fresh(folder: Path, origin: Path) -> Path:

@@ -2,10 +2,11 @@
 
     python tests/reliability/kills.py --kills 60
 
-A third of the kills come at a random moment, as SIGKILL from outside; a third as SIGKILL at a file operation of random
-number, so that temporary files exist; and a third in the middle of a write, where the kernel ends the process at a
-random byte of a file (SIGXFSZ, which nothing handles). After each, no file may be half-written but temporary ones. The
-kinds and numbers are kept; where a random moment falls depends on the machine.
+They are stopped in four ways, drawn at random: by SIGKILL at a random moment, from outside; by SIGKILL at a file
+operation of random number, so that temporary files exist; in the middle of a write, where the kernel ends the process
+at a random byte of a file (SIGXFSZ, which nothing handles); and by Ctrl-C twice, of which the second one comes while
+the first one's checkpoint is written. After each, no file may be half-written but temporary ones. The draws are kept;
+where a random moment falls depends on the machine.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,11 @@ import raw_clips
 from prepared_clips import write_prepared
 from tiny_runs import SMALL
 
+INTERRUPTED = 128 + signal.SIGINT
 SPAN = 4  # a program is killed within the first of so many parts of the time, or of the operations, that it would take
-HOW = ("at a moment", "at an operation", "within a write")
+HOW = ("at a moment", "at an operation", "within a write", "by Ctrl-C twice")
 SIZE = f"{SMALL} --audio spectrogram --record_gradients 2"
-TRAIN = f"{SIZE} --data data/cremad --ckpt_path run --epochs 12 --allow_unused"
+TRAIN = f"{SIZE} --data data/cremad --ckpt_path run --epochs 6 --allow_unused"
 OF_TABLE = SIZE.replace("--dataset cremad", "").replace("--gpu_ids cpu", "")
 TABLE = f"main --dataset cremad --methods mmpareto:per_tensor --seeds 0 --slots 2 -- {OF_TABLE}"
 PREPARE = "cremad --raw raw --out out --workers 1 --allow_missing"
@@ -82,11 +84,29 @@ def kill_one(
     how, number, group = chance.choice(HOW), chance.randint(1, operations), chance.random() < 0.5
     moment, size = chance.uniform(0, seconds), int(2 ** chance.uniform(3, 16))
     faults = {"at an operation": Fault("kill", number), "within a write": Fault("tear", number, size)}
+    faults["by Ctrl-C twice"] = Fault("interrupt", number)
     program = Program(disturbed.program, disturbed.words(folder, chance), folder, faults.get(how))
     if how == "at a moment":
         time.sleep(moment)
         program.kill(group=group)
     return how, program.wait()
+
+
+def half_written(folder: Path) -> list[str]:
+    """What cannot be read, in a sentence."""
+    try:
+        contents(folder)
+    except Exception as error:
+        return [f"it leaves half a file: {error}"]
+    return []
+
+
+def told(output: str, left: Collection[str]) -> list[str]:
+    """What is wrong after Ctrl-C twice: a traceback, no word on how to go on with a run, or temporary files."""
+    wrong = [f"it leaves {', '.join(left)}"] if left else []
+    if "Traceback" in output or (", into run" in output and "--resume run" not in output):
+        wrong.append(f"it prints {output}")
+    return wrong
 
 
 def disturb(name: str, kills: int, scratch: Path) -> list[str]:
@@ -100,25 +120,26 @@ def disturb(name: str, kills: int, scratch: Path) -> list[str]:
     seconds, operations, wanted = time.monotonic() - started, ended.operations, contents(whole)
     counts, failures, folder = Counter[str](), list[str](), fresh(scratch / "killed", origin)
     while not failures and counts["finished"] < 20 * kills:
+        left_before = leftovers(folder, wanted)
         if counts["killed"] < kills:
             how, ended = kill_one(disturbed, folder, chance, seconds / SPAN, operations // SPAN)
         else:
             how, ended = "never", Program(disturbed.program, disturbed.words(folder, chance), folder).wait()
         where = f"{name}, after {counts['killed']} kills"
         if ended.status == 0:
-            wrong = [*differences(folder, wanted), *leftovers(folder)]
+            wrong = [*differences(folder, wanted), *leftovers(folder, wanted)]
             failures += [f"{where}: finished, but not as the undisturbed one: {', '.join(wrong)}"] if wrong else []
             counts["finished"] += 1
             if counts["killed"] >= kills:
                 break
             fresh(folder, origin)
-        elif how != "never" and ended.status in (-signal.SIGKILL, -signal.SIGXFSZ, disturbed.partly):
-            counts.update(["killed", how, *{"temporary" for _ in leftovers(folder)}])
-            counts.update({"checkpoint" for path in leftovers(folder) if "/.last.pt" in path or "/.best.pt" in path})
-            try:
-                contents(folder)
-            except Exception as error:
-                failures.append(f"{where}: killed {how}, it leaves half a file: {error}")
+        elif ended.status in (-signal.SIGKILL, -signal.SIGXFSZ, disturbed.partly, INTERRUPTED) and how != "never":
+            left = leftovers(folder, wanted)
+            counts.update([how, *["killed"] * (ended.status != INTERRUPTED), *["temporary"] * bool(left)])
+            counts.update({"checkpoint" for path in left if "/.last.pt" in path or "/.best.pt" in path})
+            failures += [f"{where}: {text}" for text in half_written(folder)]
+            if ended.status == INTERRUPTED:
+                failures += [f"{where}: {text}" for text in told(ended.output, {*left} - {*left_before})]
         else:
             failures.append(f"{where}: killed {how}, it ends with {ended.status}: {ended.output}")
     kinds = ", ".join(f"{counts[how]} {how}" for how in HOW)
