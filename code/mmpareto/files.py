@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import io
 import json
@@ -85,9 +86,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
     temporary = Path(name)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # shows `remove_leftovers` that this process lives
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -99,6 +101,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(cause.errno, os.strerror(cause.errno or 0), str(path)) from error
         raise
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
@@ -122,10 +125,18 @@ def write_array(
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove the temporary files that `atomic_path` made for these files in `folder`, and that killed processes left.
 
-    The caller sees to it that no other process is writing them.
+    Those that a process is writing stay. On a file system without locks that cannot be told, and the caller sees to it
+    that there are none.
     """
     for name in names:
         for temporary in folder.glob(f".{name}.????????{Path(name).suffix}"):
+            try:
+                with open_regular(temporary) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            except OSError:
+                pass
             temporary.unlink(missing_ok=True)
 
 

@@ -129,7 +129,8 @@ def fill(name: str, most: int, scratch: Path) -> list[str]:
             wrong = differences(folder, wanted)
         failures += [f"{name}, {fault}: {text}" for text in wrong]
         saved = filled.again is not None and (folder / "run" / "last.pt").exists()
-        again = Program(filled.program, (filled.again if saved and filled.again else filled.words).split(), folder).wait()
+        words = filled.again if saved and filled.again else filled.words
+        again = Program(filled.program, words.split(), folder).wait()
         if ended.status and (again.status or differences(folder, wanted)):
             differing = ", ".join(differences(folder, wanted))
             failures.append(f"{name}, {fault}: afterwards, {again.status}: {again.output[-500:]}; differs: {differing}")

@@ -41,7 +41,7 @@ import mmpareto.data.cremad  # noqa: E402
 import mmpareto.data.features  # noqa: E402
 import mmpareto.data.preparation.archives  # noqa: E402
 import mmpareto.data.synthetic  # noqa: E402
-import mmpareto.training.run  # noqa: E402
+import mmpareto.training.run  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import prepare  # noqa: E402
 import safetensors.torch  # noqa: E402, F401
@@ -52,6 +52,7 @@ import torch  # noqa: E402
 import train  # noqa: E402
 from mmpareto import cli  # noqa: E402
 from mmpareto.analysis.tables import job  # noqa: E402
+from mmpareto.training import run_folder  # noqa: E402
 from tiny_runs import untimed  # noqa: E402
 
 MAINS = {module.__name__: module.main for module in (evaluate, export, figures, prepare, tables, train)}
@@ -175,6 +176,7 @@ def _run_leading(
     """Run a program as the leader of a session, with a fault."""
     os.setsid()
     os.chdir(folder)
+    run_folder.git_commit = lambda: None  # it may change while a check runs
     job.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Forked})  # type: ignore[assignment]
     inside = str(folder) + os.sep
     if fault is not None and fault.kind == "tear":
@@ -215,7 +217,7 @@ def _run(name: str, words: Sequence[str], output: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: PTH123,SIM115
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     sys.argv = [f"{name}.py", *words]
     cli.run(MAINS[name])
 
@@ -231,9 +233,9 @@ def contents(folder: Path) -> dict[str, Any]:
     """
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".lock" and path.name != ".lock" and "tfevents" not in path.name:
-            if path.parent.name != "logs":
-                found[str(path.relative_to(folder))] = _content(path)
+        left_out = path.name.endswith(".lock") or "tfevents" in path.name or path.parent.name == "logs"
+        if path.is_file() and not left_out:
+            found[str(path.relative_to(folder))] = _content(path)
     return found
 
 
@@ -248,7 +250,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".jsonl":
         return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
     given = untimed(json.loads(path.read_text()))
-    return {name: value for name, value in given.items() if name not in ("resumed", "git_commit")}
+    return {name: value for name, value in given.items() if name != "resumed"}
 
 
 def _plain(value: Any) -> Any:

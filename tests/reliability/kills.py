@@ -144,8 +144,8 @@ def disturb(name: str, kills: int, scratch: Path) -> list[str]:
             failures.append(f"{where}: killed {how}, it ends with {ended.status}: {ended.output}")
     kinds = ", ".join(f"{counts[how]} {how}" for how in HOW)
     print(
-        f"{name}: {counts['killed']} kills ({kinds}); temporary files left by {counts['temporary']}, of a checkpoint by "
-        f"{counts['checkpoint']}; {counts['finished']} finished and compared; {time.monotonic() - started:.0f} s",
+        f"{name}: {counts['killed']} kills ({kinds}); temporary files left by {counts['temporary']}, of a checkpoint "
+        f"by {counts['checkpoint']}; {counts['finished']} finished and compared; {time.monotonic() - started:.0f} s",
         flush=True,
     )
     return failures

@@ -9,6 +9,7 @@ describe, but not faster.
 """
 
 import argparse
+import itertools
 import os
 import signal
 import subprocess
@@ -29,8 +30,8 @@ from prepared_clips import write_prepared  # noqa: E402
 
 CLIPS, COPIES = 20, 25  # of each clip, under other names: an epoch takes seconds, and the disk little
 FLAGS = (
-    "--dataset cremad --encoder tiny --plugin tiny_runs --audio spectrogram --image_size 16 --frames 1 --batch_size 4 --epochs 1000000 "
-    "--protocol paper --gpu_ids cpu --workers 1 --log_every 1 --allow_unused"
+    "--dataset cremad --encoder tiny --plugin tiny_runs --audio spectrogram --image_size 16 --frames 1 --batch_size 4 "
+    "--epochs 1000000 --protocol paper --gpu_ids cpu --workers 1 --log_every 1 --allow_unused"
 )
 # Figures that must not grow, and by what share of its mean each may rise over the second half.
 FIGURES = {"megabytes": 0.02, "open files": 0.1, "threads": 0.1, "processes": 0.1, "event files": 0.1}
@@ -77,16 +78,13 @@ def rise(values: Sequence[float]) -> float:
 
 def growth(readings: Sequence[Reading]) -> list[str]:
     """What grows, in a sentence each."""
-    found = [
-        f"{name}: the second half rises by {share:.1%}, from {values[len(values) // 2]:.0f} to {values[-1]:.0f}"
-        for (name, most), values in zip(FIGURES.items(), zip(*(one.figures for one in readings), strict=True), strict=True)
-        if (share := rise(values)) > most
-    ]
-    middle = readings[len(readings) // 2]
-    first, second = (
-        (b.event_bytes - a.event_bytes) / max(b.steps - a.steps, 1)
-        for a, b in ((readings[0], middle), (middle, readings[-1]))
-    )
+    found, figures = list[str](), zip(*(one.figures for one in readings), strict=True)
+    for (name, most), values in zip(FIGURES.items(), figures, strict=True):
+        if (share := rise(values)) > most:
+            middle, last = values[len(values) // 2], values[-1]
+            found.append(f"{name}: the second half rises by {share:.1%}, from {middle:.0f} to {last:.0f}")
+    parts = itertools.pairwise((readings[0], readings[len(readings) // 2], readings[-1]))
+    first, second = ((b.event_bytes - a.event_bytes) / max(b.steps - a.steps, 1) for a, b in parts)
     if second > 1.1 * first:
         found.append(f"event files: {second:.0f} bytes per step in the second half, {first:.0f} in the first")
     return found

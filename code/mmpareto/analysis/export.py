@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmpareto.analysis.finished_run import JOINT_HEAD
 from mmpareto.analysis.trained import METADATA, Trained, load
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path
+from mmpareto.files import atomic_path, remove_leftovers
 from mmpareto.training.checkpoints import FORMAT
 from mmpareto.training.settings import portable_settings
 
@@ -74,6 +74,7 @@ def export(trained: Trained, to: str, out: Path, shapes: Mapping[str, Sequence[i
         {name: torch.randn(size, *shape, generator=generator) for name, shape in shapes.items()} for size in BATCHES
     ]
     try:
+        remove_leftovers(out.parent, [out.name])
         with atomic_path(out) as temporary:
             exported = WRITERS[to](model, content, batches[0], temporary)
             difference = None if exported is None else _difference(model, exported, batches)

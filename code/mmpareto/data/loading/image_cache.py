@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from mmpareto.data.loading import layout
 from mmpareto.data.workers import available_cores
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, read_json, write_text
+from mmpareto.files import atomic_path, read_json, remove_leftovers, write_text
 from mmpareto.progress import progress
 
 FOLDER = "cache"
@@ -48,6 +48,7 @@ class ImageCache:
         record = _read(record_path)
         if {entry: record.get(entry) for entry in key} != key or not _is_complete(self._data, record):
             try:
+                remove_leftovers(self._data.parent, [self._data.name, record_path.name])
                 record = key | {"shapes": _build(self._data, files, side, name)}
                 write_text(record_path, json.dumps(record))  # last: without it the data file is ignored
             except OSError as error:
