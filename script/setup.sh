@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes `python` a Python that satisfies requirements.txt: the active one if it does, otherwise that of .venv, which is
 # made here. Run by itself, this script installs; the other scripts source it from the root, with `. script/setup.sh`.
-# test.sh adds further files in $requirements.
+# test.sh adds further files in $requirements. What pip installs is in the .lock file beside each: every package that the
+# requirements bring, with the hashes that its files must have (CONTRIBUTING.md, "Dependencies").
 case ${0##*/} in setup.sh) cd -P "$(dirname "$0")/.." && { [ -d code ] || cd ..; } ;; esac
 set -eu
 requirements="requirements.txt ${requirements:-}"
@@ -91,10 +92,10 @@ install() {
     make_venv
     echo "installing $requirements into .venv (about 5 GB, a few minutes)"
     arguments=
-    for file in $requirements; do arguments="$arguments -r $file"; done
+    for file in $requirements; do arguments="$arguments -r ${file%.txt}.lock"; done
     # SIGINT lets pip remove the gigabytes that it has downloaded so far.
     # shellcheck disable=SC2086
-    attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check $arguments
+    attended INT .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $arguments
 }
 
 if ! { command -v python >/dev/null && satisfies python; }; then

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,16 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def refuse_network(event: str, args: tuple[object, ...]) -> None:
+    """Audit hook: no test, and nothing that a test calls, talks to another machine."""
+    address = args[1] if event == "socket.connect" else args[:1] if event == "socket.getaddrinfo" else None
+    if isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost")):
+        raise AssertionError(f"a test uses the network: {address}")
+
+
+sys.addaudithook(refuse_network)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

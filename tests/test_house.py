@@ -105,6 +105,15 @@ def test_code_shared_by_data_sets_imports_none_of_them() -> None:
         assert {module for module in project_imports(name) if module.startswith("mmpareto.data.")} <= allowed, name
 
 
+def test_only_downloads_use_the_network() -> None:
+    """prepare.py --download, which imports this module, is the one flag that fetches anything."""
+    network = {"socket", "ssl", "http", "urllib.request", "ftplib", "requests", "httpx", "aiohttp", "huggingface_hub"}
+    users = {
+        name for name in modules() if any({module, module.partition(".")[0]} & network for module in imports(name))
+    }
+    assert users == {"mmpareto.data.preparation.downloading"}
+
+
 def test_imports_form_no_cycle() -> None:
     graphlib.TopologicalSorter({name: project_imports(name) - {name} for name in modules()}).prepare()
 

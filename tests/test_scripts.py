@@ -221,7 +221,7 @@ def test_a_fresh_machine_is_set_up_once(machine: Machine, shell: str) -> None:
     assert done.stdout.startswith("installing requirements.txt")
     assert machine.log() == [
         "python3 -m venv --clear .venv",
-        "venv -m pip install --quiet --disable-pip-version-check -r requirements.txt",
+        "venv -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock",
     ]
     done = machine.run(shell, "script/mmpareto.sh")  # nothing is missing the second time
     assert "installing" not in done.stdout and len(machine.log()) == 2
@@ -305,7 +305,8 @@ def test_ci_runs_lint_types_and_tests(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert machine.log() == [
         "python3 -m venv --clear .venv",
-        "venv -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt",
+        "venv -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock"
+        " -r tests/requirements.lock",
         "venv -m ruff check .",
         "venv -m ruff format --check .",
         "venv -m mypy",
