@@ -144,15 +144,15 @@ def fill(name: str, most: int, scratch: Path) -> list[str]:
 
 def judge(status: int, output: str, folder: Path, before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What is wrong with how a program ended without room."""
+    found = contents(folder)
     lines = output.strip().splitlines()
     last = lines[-1] if lines else ""
     wrong = [] if status == 2 else [f"status {status}"]
     if not last.startswith("error: ") or not any(text in last for text in ROOM) or "Traceback" in output:
         wrong.append(f"no sentence: {output[-1500:]}")
-    elif not any(path.name in last for path in (*folder.rglob("*"), *map(Path, wanted))):
-        wrong.append(f"its sentence names no file: {last}")
+    elif not any(name in last for path in (*found, *wanted) for name in Path(path).parts):
+        wrong.append(f"its sentence names no file or folder: {last}")
     wrong += [f"it leaves {path}" for path in leftovers(folder, wanted)]
-    found = contents(folder)
     for path, content in before.items():
         if path not in found:
             wrong.append(f"{path} is gone")
