@@ -98,7 +98,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         while cause is not None and not (isinstance(cause, OSError) and cause.errno in NO_ROOM):
             cause = cause.__context__
         if isinstance(cause, OSError):
-            raise OSError(cause.errno, os.strerror(cause.errno or 0), str(path)) from error
+            raise OSError(cause.errno, cause.strerror or "no room", str(path)) from error
         raise
     finally:
         os.close(handle)
