@@ -135,7 +135,7 @@ def disturb(name: str, kills: int, scratch: Path) -> list[str]:
             fresh(folder, origin)
         elif ended.status in (-signal.SIGKILL, -signal.SIGXFSZ, disturbed.partly, INTERRUPTED) and how != "never":
             left = leftovers(folder, wanted)
-            counts.update([how, *["killed"] * (ended.status != INTERRUPTED), *["temporary"] * bool(left)])
+            counts.update([how, *["killed"] * (how != HOW[-1]), *["temporary"] * bool(left)])
             counts.update({"checkpoint" for path in left if "/.last.pt" in path or "/.best.pt" in path})
             failures += [f"{where}: {text}" for text in half_written(folder)]
             if ended.status == INTERRUPTED:
