@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from mmpareto.files import acquire_lock, atomic_path, file_lock, write_text
+from mmpareto.files import acquire_lock, atomic_path, file_lock, remove_leftovers, write_text
 
 
 def test_an_interrupted_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
@@ -19,6 +19,29 @@ def test_an_interrupted_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_text(path, "neu: ü")
     assert path.read_text(encoding="utf-8") == "neu: ü" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file_whatever_the_library_makes_of_it(tmp_path: Path) -> None:
+    def write() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise AttributeError("what could not be written cannot be closed")  # as matplotlib does
+
+    refused = pytest.raises(OSError, match=r"No space left on device: '.*/made/plot\.pdf'")
+    with refused, atomic_path(tmp_path / "made" / "plot.pdf"):
+        write()
+    assert [*(tmp_path / "made").iterdir()] == []
+
+
+def test_leftovers_are_removed_but_not_files_that_are_being_written(tmp_path: Path) -> None:
+    killed, other = tmp_path / ".a.txt.abcd_123.txt", tmp_path / ".b.txt.abcd_123.txt"
+    killed.touch()
+    other.touch()
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        remove_leftovers(tmp_path, ["a.txt"])
+        assert {*tmp_path.iterdir()} == {temporary, other}
+    assert {*tmp_path.iterdir()} == {tmp_path / "a.txt", other}
 
 
 def test_an_atomic_file_has_the_usual_permissions(tmp_path: Path) -> None:

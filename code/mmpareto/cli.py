@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,7 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
     # on a busy machine, a training step takes twice as long with them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
+    threading.excepthook = _report_thread
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
@@ -55,7 +57,7 @@ def run(main: Callable[[list[str] | None], int]) -> NoReturn:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
         remedy = (
             f"{NO_ROOM[error.errno]} and start again; a run that has a last.pt continues with train.py --resume FOLDER"
         )
@@ -208,6 +210,12 @@ def truth(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
     return text.lower() in ("true", "1")
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Print why a thread failed, but not for want of room: TensorBoard's writer raises that in the main thread, too."""
+    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in NO_ROOM):
+        threading.__excepthook__(failed)
 
 
 class _Terminated(SystemExit):

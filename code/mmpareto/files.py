@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import io
 import json
@@ -87,17 +88,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Creates the folder of `path`. Readers, and whoever looks after a crash, see the old file or the new one, never half
     of one.
+
+    Raises:
+        OSError: it cannot be written. For want of room (`NO_ROOM`), the error names `path`, whatever the block raised
+            because of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
     temporary = Path(name)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # shows `remove_leftovers` that this process lives
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except Exception as error:
+        cause: BaseException | None = error  # a library may raise another error while it closes what it could not write
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in NO_ROOM):
+            cause = cause.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror or "no room", str(path)) from error
+        raise
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
@@ -121,10 +135,18 @@ def write_array(
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove the temporary files that `atomic_path` made for these files in `folder`, and that killed processes left.
 
-    The caller sees to it that no other process is writing them.
+    Those that a process is writing stay. On a file system without locks that cannot be told, and the caller sees to it
+    that there are none.
     """
     for name in names:
         for temporary in folder.glob(f".{name}.????????{Path(name).suffix}"):
+            try:
+                with open_regular(temporary) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            except OSError:
+                pass
             temporary.unlink(missing_ok=True)
 
 

@@ -286,7 +286,11 @@ def test_every_flag_is_accepted_with_dashes(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)  # where there is no data, for --stand_in
     (action,) = (action for action in parser()._actions if action.dest == name)
     value = "" if action.nargs == 0 else VALUES.get(name, "1")
-    needed = {"probe_every": " --objective contrastive", "cosine_scale": " --fusion cosine"}
+    needed = {
+        "probe_every": " --objective contrastive",
+        "cosine_scale": " --fusion cosine",
+        "cache_dir": " --cache",
+    }
     start = CREMAD + needed.get(name, "")
     underscores, dashes = f"{start} --{name} {value}", f"{start} --{name.replace('_', '-')} {value}"
     assert parse(dashes.split()) == parse(underscores.split()) != parse(start.split())

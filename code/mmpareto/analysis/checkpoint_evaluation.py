@@ -20,7 +20,7 @@ from mmpareto.data.loading.options import options_of
 from mmpareto.data.loading.samples import PreparedDataset
 from mmpareto.data.raw.containers import NoAudioError
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path, write_text
+from mmpareto.files import atomic_path, remove_leftovers, write_text
 from mmpareto.training.data import hold_out
 from mmpareto.training.evaluation import Predictions, extra_metrics, head_metrics, predict
 
@@ -303,11 +303,12 @@ def write_results(
     name = dataset.prepared.get("title", DATASETS[trained.dataset].title)
     title = f"{name}, {len(dataset)} clips: % of the true class"
     try:
+        remove_leftovers(out, ("metrics.json", "confusion.png", "per_clip.csv"))
         write_text(out / "metrics.json", json.dumps(content | {"confusion": matrices}, indent=1) + "\n")
-        write_per_clip(out / "per_clip.csv", trained, dataset, predictions, temperatures)
         if matrices:
             with atomic_path(out / "confusion.png") as temporary:
                 confusion_plot(matrices, dataset.classes, title).savefig(temporary, format="png", dpi=120)
+        write_per_clip(out / "per_clip.csv", trained, dataset, predictions, temperatures)  # last: see `job.to_evaluate`
     except OSError as error:
         raise InputError(f"cannot write to {out} ({error.strerror}); give another --out.") from error
 

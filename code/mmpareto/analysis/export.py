@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from mmpareto.analysis.finished_run import JOINT_HEAD
 from mmpareto.analysis.trained import METADATA, Trained, load
 from mmpareto.errors import InputError, one_line
-from mmpareto.files import atomic_path
+from mmpareto.files import atomic_path, remove_leftovers
 from mmpareto.training.checkpoints import FORMAT
 from mmpareto.training.settings import portable_settings
 
@@ -73,6 +74,7 @@ def export(trained: Trained, to: str, out: Path, shapes: Mapping[str, Sequence[i
         {name: torch.randn(size, *shape, generator=generator) for name, shape in shapes.items()} for size in BATCHES
     ]
     try:
+        remove_leftovers(out.parent, [out.name])
         with atomic_path(out) as temporary:
             exported = WRITERS[to](model, content, batches[0], temporary)
             difference = None if exported is None else _difference(model, exported, batches)
@@ -166,16 +168,18 @@ def _write_onnx(model: LogitsByHead, content: dict[str, Any], example: Inputs, p
 
 def _write_torch_export(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:
     with _readable_errors("torch_export"):
-        torch.export.save(_program(model, example), path, extra_files={METADATA_FILE: json.dumps(content)})
+        buffer = io.BytesIO()  # given a path, PyTorch does not say why it cannot write
+        torch.export.save(_program(model, example), buffer, extra_files={METADATA_FILE: json.dumps(content)})
+        path.write_bytes(buffer.getvalue())
         return torch.export.load(path).module()
 
 
 def _write_safetensors(model: LogitsByHead, content: dict[str, Any], example: Inputs, path: Path) -> Network:
     _require("safetensors", "safetensors")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.network.state_dict().items()}
-    save_file(tensors, path, metadata={METADATA: json.dumps(content)})
+    path.write_bytes(save(tensors, metadata={METADATA: json.dumps(content)}))  # `save_file` does not raise an OSError
     return LogitsByHead(load(path)).eval()
 
 

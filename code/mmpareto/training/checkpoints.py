@@ -27,12 +27,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         OSError: it cannot be written; for example, the disk is full.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save({"format": FORMAT} | content, file)
-        except RuntimeError as error:  # raised while PyTorch closes the file that it could not write
-            if isinstance(error.__context__, OSError):
-                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
-            raise
+        torch.save({"format": FORMAT} | content, file)
         file.flush()
         os.fsync(file.fileno())
 

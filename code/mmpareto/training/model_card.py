@@ -14,12 +14,11 @@ from mmpareto.models import ENCODERS
 from mmpareto.models.per_modality import split
 from mmpareto.training.method_labels import label, method_class, objective_details, value_text
 from mmpareto.training.metrics import is_contrastive
-from mmpareto.training.run_folder import CONFIG, SUMMARY, read_config
+from mmpareto.training.run_folder import CONFIG, MODEL_CARD, SUMMARY, read_config
 from mmpareto.training.schema import Summary
 from mmpareto.training.settings import whole_arguments
 from mmpareto.validation import read_checked
 
-MODEL_CARD = "model_card.md"
 # Settings that a reader of the card needs; config.json has all.
 SHOWN = (
     "encoder", "fusion", "blocks", "pretrained", "epochs", "batch_size", "optimizer", "learning_rate", "momentum",

@@ -16,7 +16,7 @@ from mmpareto.data.loading.batches import make_loader, to_device
 from mmpareto.data.loading.labels import task_of_labels
 from mmpareto.data.loading.options import InputOptions
 from mmpareto.errors import InputError
-from mmpareto.files import file_lock
+from mmpareto.files import NO_ROOM, file_lock
 from mmpareto.integration.method import Method
 from mmpareto.models import ENCODERS
 from mmpareto.models.building import build_network, required_fusion
@@ -115,6 +115,7 @@ def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
     method = label(settings.method, settings.variant, settings.options, further, default_variant=True)
     sizes = sizes_text(trainer.data.record)
     print(f"{settings.name}: {method}, {sizes} samples on {where}, into {trainer.folder}", flush=True)
+    resume = f"{_python()} code/train.py --resume {trainer.folder}"
     try:
         with _loggers(trainer, request.resume is None) as logger:
             trainer.fit(logger)
@@ -124,9 +125,16 @@ def _fit(trainer: Trainer, request: Request, banner: str | None) -> int:
             write_model_card(trainer.folder)
     except Stopped as stop:
         where = f"in epoch {trainer.epoch} after step {trainer.steps}" if trainer.steps else "between epochs"
-        resume = f"{_python()} code/train.py --resume {trainer.folder}"
         print(f"stopped by {stop} {where}, and saved; continue with: {resume}")
         return stop.status
+    except (KeyboardInterrupt, SystemExit):  # a second signal: nothing more was saved
+        if processes.is_rank0:
+            print(f"stopped at once; continue from what was saved before with: {resume}", file=sys.stderr)
+        raise
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:  # of TensorBoard's files
+            error.filename = str(trainer.folder)
+        raise
     except NonFiniteError as error:
         last = trainer.folder / LAST
         saved = f"{last} is from before" if last.exists() else "nothing was saved"

@@ -14,7 +14,7 @@ from mmpareto.errors import InputError
 from mmpareto.files import acquire_lock, remove_leftovers, write_text
 
 CONFIG, METRICS, SUMMARY, LAST, BEST = "config.json", "metrics.jsonl", "summary.json", "last.pt", "best.pt"
-GRADIENTS = "gradients.npz"
+GRADIENTS, MODEL_CARD = "gradients.npz", "model_card.md"
 LOCK = ".lock"
 
 
@@ -77,7 +77,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-        remove_leftovers(folder, (CONFIG, METRICS, SUMMARY, LAST, BEST, GRADIENTS))
+        remove_leftovers(folder, (CONFIG, METRICS, SUMMARY, LAST, BEST, GRADIENTS, MODEL_CARD))
         yield
     finally:
         os.ftruncate(descriptor, 0)

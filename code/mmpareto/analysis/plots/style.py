@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmpareto.errors import InputError
-from mmpareto.files import atomic_path
+from mmpareto.files import atomic_path, remove_leftovers
 from mmpareto.training.method_labels import NAMES
 
 # Okabe and Ito's colours, which people with any colour vision can distinguish (jfly.uni-koeln.de/color, 2008), without
@@ -277,6 +277,7 @@ def save(figure: Figure, out: Path, dpi: int = PRINT_DPI) -> list[Path]:
         for path in paths:
             kind = path.suffix[1:]
             try:
+                remove_leftovers(path.parent, [path.name])
                 with atomic_path(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=dpi, metadata=METADATA[kind])
             except OSError as error:

@@ -9,7 +9,7 @@ from mmpareto.analysis.report.latex import latex
 from mmpareto.analysis.report.page import page
 from mmpareto.analysis.report.sheet import Sheet, SheetCell, SheetColumn, SheetPart, SheetRow, verdict_counts
 from mmpareto.errors import InputError
-from mmpareto.files import write_text
+from mmpareto.files import remove_leftovers, write_text
 
 CSV_TITLES = ("table", "part", "group", "column", "row", "quantity", "seed", "value", "text", "protocol", "warning")
 
@@ -28,6 +28,7 @@ def write_report(sheet: Sheet, folder: Path) -> list[Path]:
     }
     paths = [folder / name for name in texts]
     try:
+        remove_leftovers(folder, texts)
         for path, text in zip(paths, texts.values(), strict=True):
             write_text(path, text)
     except OSError as error:
