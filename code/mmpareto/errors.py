@@ -28,7 +28,7 @@ def one_line(error: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def worker_failure(error: RuntimeError, samples: str = "a batch", seconds: float = 0) -> str | None:
+def worker_failure(error: Exception, samples: str = "a batch", seconds: float = 0) -> str | None:
     """The failure of a data loader's worker in one sentence; None for any other error.
 
     Arguments:
@@ -47,11 +47,9 @@ def worker_failure(error: RuntimeError, samples: str = "a batch", seconds: float
             f"the loader workers gave nothing for {seconds:g} s, while reading {samples}: is the disk that holds the "
             "data responding? Give a larger --worker_timeout, or --workers 0 to read in this process."
         )
-    if text.startswith("DataLoader worker"):
-        return (
-            f"a loader worker died while reading {samples} ({text.partition('.')[0]}): if memory ran out, give fewer "
-            "--workers."
-        )
+    if text.startswith("DataLoader worker") or (isinstance(error, ConnectionError | EOFError) and "Caught" not in text):
+        reason = text.partition(".")[0] or "its connection is closed"
+        return f"a loader worker died while reading {samples} ({reason}): if memory ran out, give fewer --workers."
     return None
 
 

@@ -252,6 +252,8 @@ def read_records(path: Path) -> dict[str, np.ndarray]:
         required += [f"layers_{modality}" for modality in records.get("modalities", [])]
         if missing := [name for name in required if name not in records]:
             raise ValueError(f"it lacks {', '.join(missing)}")
+        if records["every"].ndim or records["seed"].ndim:
+            raise ValueError("it has several numbers where there is one")
         per_step = [name for name in records if name == "epoch" or _is_recorded_value(name)]
         if any(len(records[name]) != len(records["step"]) for name in per_step):
             raise ValueError("its arrays are of different lengths")

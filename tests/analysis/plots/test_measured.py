@@ -138,7 +138,7 @@ def test_runs_that_were_measured_differently_are_not_drawn_together(
         ("other data", "is not what .* was trained on.*--data"),
         ("not finite", "NaN or infinite"),
         ("not measured", r"covariance.json: run `python code/figures.py covariance --run"),
-        ("damaged", "lacks checkpoint"),
+        ("damaged", "checkpoint: Field required"),
     ],
 )
 def test_a_run_that_cannot_be_measured_is_refused_in_one_sentence(

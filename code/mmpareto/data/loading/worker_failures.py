@@ -31,7 +31,7 @@ class ReportingLoader(DataLoader[Any]):
                     break
                 except StopIteration:
                     return
-                except RuntimeError as error:
+                except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two: it died while handing over
                     timed_out = "timed out" in str(error)
                     if timed_out and attempt > 1:
                         continue
